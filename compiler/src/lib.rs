@@ -1,0 +1,2 @@
+//! Compiles an ONNX Llama decoder to a CKKS execution plan.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Graphs, types, layouts and the plan format of Cachemir.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! RNS-CKKS with bootstrapping, generic over the backend.
+#![forbid(unsafe_code)]

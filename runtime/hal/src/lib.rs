@@ -1,0 +1,1 @@
+//! Batched modular-arithmetic kernels behind one trait.

@@ -1,0 +1,2 @@
+//! Executes Cachemir plans: client, server, generation.
+#![forbid(unsafe_code)]
