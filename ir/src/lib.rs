@@ -1,2 +1,17 @@
 //! Graphs, types, layouts and the plan format of Cachemir.
+//!
+//! One generic [`graph::Graph`] is instantiated three times: [`tensor`] (the recognised model), [`slots`] (packed
+//! vectors without level or scale) and [`ckks`] (typed ciphertexts). A [`program::Program`] bundles the entry points
+//! of a stage with the state they share. Integers that are public at run time (position, token count) appear as
+//! [`expression::Integer`] expressions, plaintext vectors as [`expression::Vector`] expressions over the slot index.
 #![forbid(unsafe_code)]
+
+pub mod ckks;
+pub mod error;
+pub mod expression;
+pub mod graph;
+pub mod program;
+pub mod slots;
+pub mod tensor;
+
+pub use error::Error;
