@@ -1,1 +1,25 @@
 //! Batched modular-arithmetic kernels behind one trait.
+//!
+//! [`Backend`] is the whole surface: about thirty primitives on buffers of residues
+//! `[polynomials][limbs][N]`, from additions to the fused steps of hybrid key switching.
+//! [`ScalarBackend`] is the plain reference that defines every result; [`CpuBackend`] gives the
+//! same results fast. [`primes`] finds moduli.
+
+mod backend;
+mod buffer;
+mod check;
+mod conversion;
+mod error;
+mod modulus;
+pub mod primes;
+mod scalar;
+mod tables;
+
+pub use backend::{Backend, Representative, Shape};
+pub use buffer::CpuBuffer;
+pub use error::HalError;
+pub use modulus::Modulus;
+pub use scalar::ScalarBackend;
+
+/// The backend to use on a CPU.
+pub type CpuBackend = ScalarBackend;

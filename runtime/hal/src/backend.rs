@@ -1,0 +1,358 @@
+//! The extension surface: one trait over batches of polynomials in residue form.
+//!
+//! # Data
+//! A backend is built over one table of distinct primes q_0, q_1, … (ciphertext moduli, special
+//! moduli and any auxiliary ones), all ≡ 1 modulo 2N. A buffer is an array
+//! `[polynomials][limbs][N]` of canonical residues in `[0, q)`. A buffer does not remember which
+//! modulus a limb belongs to, nor its domain: each primitive is told by a list
+//! `limbs: &[usize]`, where `limbs[i]` is the table index of the modulus of limb position `i`.
+//! Primitives work on the first `limbs.len()` limb positions of each polynomial and leave the
+//! others alone, so an operand at a higher level can be used as it is.
+//!
+//! # Domains
+//! In the coefficient domain position `j` holds the coefficient of X^j. In the NTT domain
+//! position `i` holds the value at ψ^(2·rev(i)+1), where ψ is a primitive 2N-th root of unity
+//! modulo the limb's prime and rev reverses log2 N bits. Every backend uses the same ψ.
+//!
+//! # Batches
+//! Element-wise additions combine polynomial `i` with polynomial `i`. Where the right operand
+//! has fewer polynomials, only so many of the left ones are touched (a plaintext is added to the
+//! first polynomial of a ciphertext). In products, an operand of one polynomial is broadcast.
+//!
+//! # Contract of an implementation
+//! Residues are canonical after every primitive, and results are bit-equal to
+//! [`ScalarBackend`](crate::ScalarBackend)'s; tests/conformance.rs checks both. Work may be
+//! queued: errors of a device may surface later, at [`Backend::download`] or
+//! [`Backend::synchronise`].
+
+use std::fmt::Debug;
+use std::ops::Range;
+
+use crate::HalError;
+
+/// Extent of a buffer; the ring degree is the backend's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Number of polynomials.
+    pub polynomials: usize,
+    /// Number of limbs of each polynomial.
+    pub limbs: usize,
+}
+
+/// Which representative of a residue modulo the source basis a base conversion carries over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Representative {
+    /// x + u·Q with 0 ≤ x < Q and 0 ≤ u < number of source limbs: no correction. The sum is
+    /// taken over integers, so u is a well-defined function of the residues.
+    Approximate,
+    /// The representative in [−Q/2, Q/2], its overflow count found in floating point
+    /// (Halevi–Polyakov–Shoup, ePrint 2018/117). Within 2^-45·Q of the ends of that interval
+    /// either end may be taken.
+    Centred,
+}
+
+/// Modular arithmetic on batches of polynomials. The [module](self) states data layout, batching
+/// and contract.
+pub trait Backend: Clone + Debug + Send + Sync + 'static {
+    /// Storage that the backend owns, of shape `[polynomials][limbs][N]`.
+    type Buffer: Debug + Send + Sync + 'static;
+
+    /// Builds the tables for a ring degree N (a power of two in 2^4…2^17) and a table of distinct
+    /// primes ≡ 1 modulo 2N below [`MODULUS_BOUND`](crate::primes::MODULUS_BOUND).
+    /// Cloning a backend is cheap: tables are shared.
+    fn new(degree: usize, moduli: &[u64]) -> Result<Self, HalError>;
+
+    /// Ring degree N.
+    fn degree(&self) -> usize;
+
+    /// Table of moduli.
+    fn moduli(&self) -> &[u64];
+
+    /// What runs and why, for reports: for instance `cpu avx512ifma (detected)`.
+    fn description(&self) -> String;
+
+    // ----- memory -------------------------------------------------------------------------
+
+    /// A buffer of zeros.
+    fn zeros(&self, polynomials: usize, limbs: usize) -> Result<Self::Buffer, HalError>;
+
+    /// Copies `data`, of length `polynomials`·`limbs`·N and canonical residues, into a buffer.
+    fn upload(
+        &self,
+        data: &[u64],
+        polynomials: usize,
+        limbs: usize,
+    ) -> Result<Self::Buffer, HalError>;
+
+    /// Copies a buffer out, in the order `[polynomials][limbs][N]`. A synchronisation point.
+    fn download(&self, src: &Self::Buffer) -> Result<Vec<u64>, HalError>;
+
+    /// Extent of a buffer.
+    fn shape(&self, src: &Self::Buffer) -> Shape;
+
+    /// A new buffer holding the given polynomials of `src`, and of each the limbs at the given
+    /// positions, in that order.
+    fn select(
+        &self,
+        src: &Self::Buffer,
+        polynomials: Range<usize>,
+        limb_positions: &[usize],
+    ) -> Result<Self::Buffer, HalError>;
+
+    /// Copies the given polynomials and limb positions of `src` over those of `dst` that begin
+    /// at `dst_polynomial` and `dst_limb`.
+    fn copy_into(
+        &self,
+        dst: &mut Self::Buffer,
+        dst_polynomial: usize,
+        dst_limb: usize,
+        src: &Self::Buffer,
+        polynomials: Range<usize>,
+        limb_positions: Range<usize>,
+    ) -> Result<(), HalError>;
+
+    /// A copy of a whole buffer.
+    fn duplicate(&self, src: &Self::Buffer) -> Result<Self::Buffer, HalError> {
+        let shape = self.shape(src);
+        let positions: Vec<usize> = (0..shape.limbs).collect();
+        self.select(src, 0..shape.polynomials, &positions)
+    }
+
+    /// Waits until all queued work is done and reports what failed in it.
+    fn synchronise(&self) -> Result<(), HalError> {
+        Ok(())
+    }
+
+    // ----- element-wise arithmetic, in either domain --------------------------------------
+
+    /// dst ← dst + src, on the first polynomials if `src` has fewer.
+    fn add_assign(
+        &self,
+        dst: &mut Self::Buffer,
+        src: &Self::Buffer,
+        limbs: &[usize],
+    ) -> Result<(), HalError>;
+
+    /// dst ← dst − src, on the first polynomials if `src` has fewer.
+    fn sub_assign(
+        &self,
+        dst: &mut Self::Buffer,
+        src: &Self::Buffer,
+        limbs: &[usize],
+    ) -> Result<(), HalError>;
+
+    /// dst ← −dst.
+    fn negate_assign(&self, dst: &mut Self::Buffer, limbs: &[usize]) -> Result<(), HalError>;
+
+    /// dst ← dst · src, position by position; one polynomial of `src` is broadcast.
+    fn mul_assign(
+        &self,
+        dst: &mut Self::Buffer,
+        src: &Self::Buffer,
+        limbs: &[usize],
+    ) -> Result<(), HalError>;
+
+    /// acc ← acc + a · b, position by position. `a` and `b` each have as many polynomials as
+    /// `acc`, or one, which is broadcast.
+    fn mul_accumulate(
+        &self,
+        acc: &mut Self::Buffer,
+        a: &Self::Buffer,
+        b: &Self::Buffer,
+        limbs: &[usize],
+    ) -> Result<(), HalError> {
+        self.mul_accumulate_many(acc, &[(a, b)], limbs)
+    }
+
+    /// acc ← acc + Σ a_k · b_k over the list of pairs, each as in [`Backend::mul_accumulate`],
+    /// with one reduction at the end. The inner sum of a linear transform.
+    fn mul_accumulate_many(
+        &self,
+        acc: &mut Self::Buffer,
+        pairs: &[(&Self::Buffer, &Self::Buffer)],
+        limbs: &[usize],
+    ) -> Result<(), HalError>;
+
+    /// dst ← residues[i] · dst on limb position i, in all polynomials. `residues` are canonical.
+    fn mul_scalar_assign(
+        &self,
+        dst: &mut Self::Buffer,
+        residues: &[u64],
+        limbs: &[usize],
+    ) -> Result<(), HalError>;
+
+    /// acc ← acc + residues[i] · a on limb position i, on the first polynomials if `a` has fewer.
+    fn mul_scalar_accumulate(
+        &self,
+        acc: &mut Self::Buffer,
+        a: &Self::Buffer,
+        residues: &[u64],
+        limbs: &[usize],
+    ) -> Result<(), HalError>;
+
+    /// Adds residues[i] to every position of limb i of one polynomial. In the NTT domain that
+    /// adds the constant polynomial.
+    fn add_scalar_assign(
+        &self,
+        dst: &mut Self::Buffer,
+        polynomial: usize,
+        residues: &[u64],
+        limbs: &[usize],
+    ) -> Result<(), HalError>;
+
+    // ----- transforms and automorphisms ---------------------------------------------------
+
+    /// Coefficients to NTT domain, in place.
+    fn forward_ntt(&self, dst: &mut Self::Buffer, limbs: &[usize]) -> Result<(), HalError>;
+
+    /// NTT domain to coefficients, in place, normalised.
+    fn inverse_ntt(&self, dst: &mut Self::Buffer, limbs: &[usize]) -> Result<(), HalError>;
+
+    /// dst ← src(X^g) for an odd g < 2N, in the NTT domain (a gather), on the first polynomials
+    /// if `src` has fewer.
+    fn automorphism(
+        &self,
+        dst: &mut Self::Buffer,
+        src: &Self::Buffer,
+        galois_element: usize,
+        limbs: &[usize],
+    ) -> Result<(), HalError>;
+
+    /// acc ← acc + src(X^g), as [`Backend::automorphism`].
+    fn automorphism_accumulate(
+        &self,
+        acc: &mut Self::Buffer,
+        src: &Self::Buffer,
+        galois_element: usize,
+        limbs: &[usize],
+    ) -> Result<(), HalError>;
+
+    // ----- lifting and base conversion, in the coefficient domain -------------------------
+
+    /// Signed integer coefficients (length polynomials·N) reduced into each modulus of `limbs`.
+    /// Coefficient domain.
+    fn lift_signed(&self, coefficients: &[i64], limbs: &[usize]) -> Result<Self::Buffer, HalError>;
+
+    /// As [`Backend::lift_signed`], for wide coefficients.
+    fn lift_signed_wide(
+        &self,
+        coefficients: &[i128],
+        limbs: &[usize],
+    ) -> Result<Self::Buffer, HalError>;
+
+    /// Converts every polynomial of `src`, given modulo the product Q of the moduli `from` (in
+    /// the first limb positions), to the moduli `to`. The sum
+    /// Σ [x·(Q/q_i)^-1]_{q_i}·(Q/q_i) − v·Q is reduced modulo each destination, v as
+    /// `representative` says. Coefficient domain in and out. `to` may repeat moduli of `from`.
+    fn convert_basis(
+        &self,
+        src: &Self::Buffer,
+        from: &[usize],
+        to: &[usize],
+        representative: Representative,
+    ) -> Result<Self::Buffer, HalError>;
+
+    /// ModRaise: every polynomial of `src`, given modulo the one modulus `from` in the coefficient
+    /// domain, lifted to its centred representative modulo the moduli `limbs`. NTT domain out.
+    fn mod_raise(
+        &self,
+        src: &Self::Buffer,
+        from: usize,
+        limbs: &[usize],
+    ) -> Result<Self::Buffer, HalError> {
+        let mut raised = self.convert_basis(src, &[from], limbs, Representative::Centred)?;
+        self.forward_ntt(&mut raised, limbs)?;
+        Ok(raised)
+    }
+
+    // ----- hybrid key switching (ePrint 2019/688 section 3, 2020/1203), in the NTT domain ---
+
+    /// The hoistable half of a key switch. Polynomial `polynomial` of `src`, modulo the moduli
+    /// `limbs`, is cut into digits of `alpha` consecutive limb positions (the last may be
+    /// shorter); digit d, in centred representation, is extended to all of `limbs` followed by
+    /// `special`. Result: `[ceil(limbs.len()/alpha)][limbs.len()+special.len()]`, NTT domain in
+    /// and out. A digit's own limbs are copies of the input.
+    fn decompose(
+        &self,
+        src: &Self::Buffer,
+        polynomial: usize,
+        limbs: &[usize],
+        special: &[usize],
+        alpha: usize,
+    ) -> Result<Self::Buffer, HalError>;
+
+    /// Σ_d digits_d · key_b,d and Σ_d digits_d · key_a,d over all digits: two polynomials modulo
+    /// `limbs` (of all limbs of `digits`, special ones included). The key's halves have at least
+    /// as many polynomials as `digits`, and may have more limbs:
+    /// position i of `digits` meets position `key_positions[i]` of the key.
+    fn inner_product(
+        &self,
+        digits: &Self::Buffer,
+        key_b: &Self::Buffer,
+        key_a: &Self::Buffer,
+        limbs: &[usize],
+        key_positions: &[usize],
+    ) -> Result<Self::Buffer, HalError>;
+
+    /// acc ← acc + φ_g(inner product), φ_g: X ↦ X^g. With a key that switches s to φ_g^-1(s)
+    /// this rotates, the digits being shared by all g (hoisting), and accumulates modulo Q·P
+    /// (double hoisting).
+    #[allow(clippy::too_many_arguments)]
+    fn inner_product_automorphism_accumulate(
+        &self,
+        acc: &mut Self::Buffer,
+        digits: &Self::Buffer,
+        key_b: &Self::Buffer,
+        key_a: &Self::Buffer,
+        galois_element: usize,
+        limbs: &[usize],
+        key_positions: &[usize],
+    ) -> Result<(), HalError> {
+        let product = self.inner_product(digits, key_b, key_a, limbs, key_positions)?;
+        self.automorphism_accumulate(acc, &product, galois_element, limbs)
+    }
+
+    /// Divides every polynomial by the product D of the moduli `drop`, rounding to the nearest
+    /// integer: (x − [x]_D) · D^-1 modulo the moduli `keep`, [x]_D centred. The limbs of `src`
+    /// are those of `keep`, then those of `drop`. NTT domain in and out.
+    ///
+    /// With `drop` the special moduli this is ModDown; with the last modulus, Rescale; with both,
+    /// the two at once.
+    fn mod_down(
+        &self,
+        src: &Self::Buffer,
+        keep: &[usize],
+        drop: &[usize],
+    ) -> Result<Self::Buffer, HalError>;
+
+    /// Divides by the last modulus of `limbs`, rounding to nearest. NTT domain in and out; the
+    /// result has one limb fewer.
+    fn rescale(&self, src: &Self::Buffer, limbs: &[usize]) -> Result<Self::Buffer, HalError> {
+        let kept = limbs.len().saturating_sub(1);
+        self.mod_down(src, &limbs[..kept], &limbs[kept..])
+    }
+
+    /// The product of two ciphertexts (a_0, a_1)·(b_0, b_1): the three polynomials
+    /// a_0·b_0, a_0·b_1 + a_1·b_0, a_1·b_1. NTT domain.
+    fn tensor(
+        &self,
+        a: &Self::Buffer,
+        b: &Self::Buffer,
+        limbs: &[usize],
+    ) -> Result<Self::Buffer, HalError> {
+        let positions: Vec<usize> = (0..limbs.len()).collect();
+        let part = |src, i: usize| self.select(src, i..i + 1, &positions);
+        let (a0, a1) = (part(a, 0)?, part(a, 1)?);
+        let (b0, b1) = (part(b, 0)?, part(b, 1)?);
+        let mut result = self.zeros(3, limbs.len())?;
+        for (i, pairs) in [&[(&a0, &b0)][..], &[(&a0, &b1), (&a1, &b0)], &[(&a1, &b1)]]
+            .into_iter()
+            .enumerate()
+        {
+            let mut sum = self.zeros(1, limbs.len())?;
+            self.mul_accumulate_many(&mut sum, pairs, limbs)?;
+            self.copy_into(&mut result, i, 0, &sum, 0..1, 0..limbs.len())?;
+        }
+        Ok(result)
+    }
+}

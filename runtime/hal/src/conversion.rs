@@ -1,0 +1,48 @@
+//! Tables of a base conversion.
+//!
+//! With Q = Π q_i over the source, y_i = [x · (Q/q_i)^-1]_{q_i} satisfies
+//! x = Σ y_i·(Q/q_i) − v·Q, where v = ⌊Σ y_i/q_i⌋ gives the representative in [0, Q) and
+//! v = ⌊Σ y_i/q_i + 1/2⌋ the one in [−Q/2, Q/2). The same identity holds modulo any destination.
+
+use crate::Modulus;
+
+/// Constants for one pair (source moduli, destination moduli).
+#[derive(Debug)]
+pub(crate) struct ConversionTable {
+    /// (Q/q_i)^-1 modulo q_i.
+    pub(crate) punctured_inverse: Vec<u64>,
+    /// Q/q_i modulo destination j, at `[j][i]`.
+    pub(crate) punctured: Vec<Vec<u64>>,
+    /// −Q modulo destination j.
+    pub(crate) minus_product: Vec<u64>,
+    /// 1/q_i, correctly rounded.
+    pub(crate) reciprocal: Vec<f64>,
+}
+
+impl ConversionTable {
+    pub(crate) fn new(source: &[Modulus], destination: &[Modulus]) -> Self {
+        let others = |i: usize, p: &Modulus| {
+            source
+                .iter()
+                .enumerate()
+                .filter(|(j, _)| *j != i)
+                .fold(1, |product, (_, q)| p.mul(product, p.reduce(q.value())))
+        };
+        Self {
+            punctured_inverse: source
+                .iter()
+                .enumerate()
+                .map(|(i, q)| q.inv(others(i, q)))
+                .collect(),
+            punctured: destination
+                .iter()
+                .map(|p| (0..source.len()).map(|i| others(i, p)).collect())
+                .collect(),
+            minus_product: destination
+                .iter()
+                .map(|p| p.neg(others(usize::MAX, p)))
+                .collect(),
+            reciprocal: source.iter().map(|q| 1.0 / q.value() as f64).collect(),
+        }
+    }
+}

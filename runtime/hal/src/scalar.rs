@@ -1,0 +1,652 @@
+//! The reference backend: every primitive in its plainest form.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::tables::Tables;
+use crate::{Backend, CpuBuffer, HalError, Modulus, Representative, Shape, check};
+
+/// Scalar arithmetic, one residue at a time. Defines the results of every backend.
+#[derive(Clone)]
+pub struct ScalarBackend {
+    tables: Arc<Tables>,
+}
+
+impl fmt::Debug for ScalarBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ScalarBackend")
+            .field("degree", &self.tables.degree)
+            .field("moduli", &self.tables.values)
+            .finish()
+    }
+}
+
+impl ScalarBackend {
+    fn modulus(&self, index: usize) -> Modulus {
+        self.tables.moduli[index]
+    }
+
+    fn check(
+        &self,
+        operation: &'static str,
+        limbs: &[usize],
+        buffers: &[&CpuBuffer],
+    ) -> Result<(), HalError> {
+        check::limbs(operation, limbs, self.tables.moduli.len())?;
+        for buffer in buffers {
+            check::at_least(operation, "limbs", limbs.len(), buffer.shape().limbs)?;
+        }
+        Ok(())
+    }
+
+    /// dst ← f(q, dst, src) position by position, on the first polynomials if `src` has fewer.
+    fn zip(
+        &self,
+        operation: &'static str,
+        dst: &mut CpuBuffer,
+        src: &CpuBuffer,
+        limbs: &[usize],
+        f: impl Fn(&Modulus, u64, u64) -> u64,
+    ) -> Result<(), HalError> {
+        self.check(operation, limbs, &[dst, src])?;
+        check::at_least(
+            operation,
+            "polynomials",
+            src.shape().polynomials,
+            dst.shape().polynomials,
+        )?;
+        for polynomial in 0..src.shape().polynomials {
+            for (position, index) in limbs.iter().enumerate() {
+                let q = self.modulus(*index);
+                let src = src.row(polynomial, position);
+                for (d, s) in dst.row_mut(polynomial, position).iter_mut().zip(src) {
+                    *d = f(&q, *d, *s);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn gather(
+        &self,
+        operation: &'static str,
+        dst: &mut CpuBuffer,
+        src: &CpuBuffer,
+        galois_element: usize,
+        limbs: &[usize],
+        f: impl Fn(&Modulus, u64, u64) -> u64,
+    ) -> Result<(), HalError> {
+        let table = self.tables.automorphism(galois_element)?;
+        self.check(operation, limbs, &[dst, src])?;
+        check::at_least(
+            operation,
+            "polynomials",
+            src.shape().polynomials,
+            dst.shape().polynomials,
+        )?;
+        for polynomial in 0..src.shape().polynomials {
+            for (position, index) in limbs.iter().enumerate() {
+                let q = self.modulus(*index);
+                let src = src.row(polynomial, position);
+                let dst = dst.row_mut(polynomial, position);
+                for (d, i) in dst.iter_mut().zip(table.iter()) {
+                    *d = f(&q, *d, src[*i as usize]);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn lift<T: Copy>(
+        &self,
+        operation: &'static str,
+        coefficients: &[T],
+        limbs: &[usize],
+        reduce: impl Fn(&Modulus, T) -> u64,
+    ) -> Result<CpuBuffer, HalError> {
+        self.check(operation, limbs, &[])?;
+        let degree = self.tables.degree;
+        let polynomials = coefficients.len() / degree;
+        check::equal(
+            operation,
+            "coefficients",
+            polynomials * degree,
+            coefficients.len(),
+        )?;
+        let mut result = CpuBuffer::zeros(polynomials, limbs.len(), degree)?;
+        for (polynomial, coefficients) in coefficients.chunks(degree).enumerate() {
+            for (position, index) in limbs.iter().enumerate() {
+                let q = self.modulus(*index);
+                for (d, c) in result
+                    .row_mut(polynomial, position)
+                    .iter_mut()
+                    .zip(coefficients)
+                {
+                    *d = reduce(&q, *c);
+                }
+            }
+        }
+        Ok(result)
+    }
+
+    fn check_residues(
+        operation: &'static str,
+        residues: &[u64],
+        limbs: &[usize],
+    ) -> Result<(), HalError> {
+        check::equal(operation, "residues", limbs.len(), residues.len())
+    }
+}
+
+impl Backend for ScalarBackend {
+    type Buffer = CpuBuffer;
+
+    fn new(degree: usize, moduli: &[u64]) -> Result<Self, HalError> {
+        Ok(Self {
+            tables: Arc::new(Tables::new(degree, moduli)?),
+        })
+    }
+
+    fn degree(&self) -> usize {
+        self.tables.degree
+    }
+
+    fn moduli(&self) -> &[u64] {
+        &self.tables.values
+    }
+
+    fn description(&self) -> String {
+        "cpu scalar (reference)".to_owned()
+    }
+
+    fn zeros(&self, polynomials: usize, limbs: usize) -> Result<CpuBuffer, HalError> {
+        CpuBuffer::zeros(polynomials, limbs, self.tables.degree)
+    }
+
+    fn upload(
+        &self,
+        data: &[u64],
+        polynomials: usize,
+        limbs: usize,
+    ) -> Result<CpuBuffer, HalError> {
+        let mut result = self.zeros(polynomials, limbs)?;
+        check::equal("upload", "words", result.words().len(), data.len())?;
+        result.words_mut().copy_from_slice(data);
+        Ok(result)
+    }
+
+    fn download(&self, src: &CpuBuffer) -> Result<Vec<u64>, HalError> {
+        let mut words = Vec::new();
+        words
+            .try_reserve_exact(src.words().len())
+            .map_err(|_| HalError::OutOfMemory {
+                bytes: 8 * src.words().len(),
+            })?;
+        words.extend_from_slice(src.words());
+        Ok(words)
+    }
+
+    fn shape(&self, src: &CpuBuffer) -> Shape {
+        src.shape()
+    }
+
+    fn select(
+        &self,
+        src: &CpuBuffer,
+        polynomials: Range<usize>,
+        limb_positions: &[usize],
+    ) -> Result<CpuBuffer, HalError> {
+        let shape = src.shape();
+        check::at_least("select", "polynomials", polynomials.end, shape.polynomials)?;
+        if let Some(last) = limb_positions.iter().max() {
+            check::at_least("select", "limbs", last + 1, shape.limbs)?;
+        }
+        let mut result = self.zeros(polynomials.len(), limb_positions.len())?;
+        for (to, from) in polynomials.enumerate() {
+            for (position, source) in limb_positions.iter().enumerate() {
+                result
+                    .row_mut(to, position)
+                    .copy_from_slice(src.row(from, *source));
+            }
+        }
+        Ok(result)
+    }
+
+    fn copy_into(
+        &self,
+        dst: &mut CpuBuffer,
+        dst_polynomial: usize,
+        dst_limb: usize,
+        src: &CpuBuffer,
+        polynomials: Range<usize>,
+        limb_positions: Range<usize>,
+    ) -> Result<(), HalError> {
+        let (to, from) = (dst.shape(), src.shape());
+        let name = "copy_into";
+        check::at_least(
+            name,
+            "source polynomials",
+            polynomials.end,
+            from.polynomials,
+        )?;
+        check::at_least(name, "source limbs", limb_positions.end, from.limbs)?;
+        check::at_least(
+            name,
+            "polynomials",
+            dst_polynomial + polynomials.len(),
+            to.polynomials,
+        )?;
+        check::at_least(name, "limbs", dst_limb + limb_positions.len(), to.limbs)?;
+        for (i, polynomial) in polynomials.enumerate() {
+            for (j, position) in limb_positions.clone().enumerate() {
+                dst.row_mut(dst_polynomial + i, dst_limb + j)
+                    .copy_from_slice(src.row(polynomial, position));
+            }
+        }
+        Ok(())
+    }
+
+    fn add_assign(
+        &self,
+        dst: &mut CpuBuffer,
+        src: &CpuBuffer,
+        limbs: &[usize],
+    ) -> Result<(), HalError> {
+        self.zip("add_assign", dst, src, limbs, Modulus::add)
+    }
+
+    fn sub_assign(
+        &self,
+        dst: &mut CpuBuffer,
+        src: &CpuBuffer,
+        limbs: &[usize],
+    ) -> Result<(), HalError> {
+        self.zip("sub_assign", dst, src, limbs, Modulus::sub)
+    }
+
+    fn negate_assign(&self, dst: &mut CpuBuffer, limbs: &[usize]) -> Result<(), HalError> {
+        self.check("negate_assign", limbs, &[dst])?;
+        for polynomial in 0..dst.shape().polynomials {
+            for (position, index) in limbs.iter().enumerate() {
+                let q = self.modulus(*index);
+                for d in dst.row_mut(polynomial, position) {
+                    *d = q.neg(*d);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn mul_assign(
+        &self,
+        dst: &mut CpuBuffer,
+        src: &CpuBuffer,
+        limbs: &[usize],
+    ) -> Result<(), HalError> {
+        self.check("mul_assign", limbs, &[dst, src])?;
+        check::broadcast("mul_assign", dst.shape().polynomials, src.shape())?;
+        for polynomial in 0..dst.shape().polynomials {
+            for (position, index) in limbs.iter().enumerate() {
+                let q = self.modulus(*index);
+                let src = src.row(polynomial % src.shape().polynomials, position);
+                for (d, s) in dst.row_mut(polynomial, position).iter_mut().zip(src) {
+                    *d = q.mul(*d, *s);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn mul_accumulate_many(
+        &self,
+        acc: &mut CpuBuffer,
+        pairs: &[(&CpuBuffer, &CpuBuffer)],
+        limbs: &[usize],
+    ) -> Result<(), HalError> {
+        let polynomials = acc.shape().polynomials;
+        for (a, b) in pairs {
+            self.check("mul_accumulate", limbs, &[acc, a, b])?;
+            check::broadcast("mul_accumulate", polynomials, a.shape())?;
+            check::broadcast("mul_accumulate", polynomials, b.shape())?;
+        }
+        for (a, b) in pairs {
+            for polynomial in 0..polynomials {
+                for (position, index) in limbs.iter().enumerate() {
+                    let q = self.modulus(*index);
+                    let a = a.row(polynomial % a.shape().polynomials, position);
+                    let b = b.row(polynomial % b.shape().polynomials, position);
+                    let acc = acc.row_mut(polynomial, position);
+                    for ((d, x), y) in acc.iter_mut().zip(a).zip(b) {
+                        *d = q.add(*d, q.mul(*x, *y));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn mul_scalar_assign(
+        &self,
+        dst: &mut CpuBuffer,
+        residues: &[u64],
+        limbs: &[usize],
+    ) -> Result<(), HalError> {
+        self.check("mul_scalar_assign", limbs, &[dst])?;
+        Self::check_residues("mul_scalar_assign", residues, limbs)?;
+        for polynomial in 0..dst.shape().polynomials {
+            for (position, index) in limbs.iter().enumerate() {
+                let q = self.modulus(*index);
+                for d in dst.row_mut(polynomial, position) {
+                    *d = q.mul(*d, residues[position]);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn mul_scalar_accumulate(
+        &self,
+        acc: &mut CpuBuffer,
+        a: &CpuBuffer,
+        residues: &[u64],
+        limbs: &[usize],
+    ) -> Result<(), HalError> {
+        let name = "mul_scalar_accumulate";
+        self.check(name, limbs, &[acc, a])?;
+        Self::check_residues(name, residues, limbs)?;
+        check::at_least(
+            name,
+            "polynomials",
+            a.shape().polynomials,
+            acc.shape().polynomials,
+        )?;
+        for polynomial in 0..a.shape().polynomials {
+            for (position, index) in limbs.iter().enumerate() {
+                let q = self.modulus(*index);
+                let a = a.row(polynomial, position);
+                for (d, x) in acc.row_mut(polynomial, position).iter_mut().zip(a) {
+                    *d = q.add(*d, q.mul(*x, residues[position]));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn add_scalar_assign(
+        &self,
+        dst: &mut CpuBuffer,
+        polynomial: usize,
+        residues: &[u64],
+        limbs: &[usize],
+    ) -> Result<(), HalError> {
+        let name = "add_scalar_assign";
+        self.check(name, limbs, &[dst])?;
+        Self::check_residues(name, residues, limbs)?;
+        check::at_least(name, "polynomials", polynomial + 1, dst.shape().polynomials)?;
+        for (position, index) in limbs.iter().enumerate() {
+            let q = self.modulus(*index);
+            for d in dst.row_mut(polynomial, position) {
+                *d = q.add(*d, residues[position]);
+            }
+        }
+        Ok(())
+    }
+
+    fn forward_ntt(&self, dst: &mut CpuBuffer, limbs: &[usize]) -> Result<(), HalError> {
+        self.check("forward_ntt", limbs, &[dst])?;
+        for polynomial in 0..dst.shape().polynomials {
+            for (position, index) in limbs.iter().enumerate() {
+                self.tables.plans[*index].fwd(dst.row_mut(polynomial, position));
+            }
+        }
+        Ok(())
+    }
+
+    fn inverse_ntt(&self, dst: &mut CpuBuffer, limbs: &[usize]) -> Result<(), HalError> {
+        self.check("inverse_ntt", limbs, &[dst])?;
+        for polynomial in 0..dst.shape().polynomials {
+            for (position, index) in limbs.iter().enumerate() {
+                let row = dst.row_mut(polynomial, position);
+                self.tables.plans[*index].inv(row);
+                let q = self.modulus(*index);
+                for d in row {
+                    *d = q.mul(q.reduce(*d), self.tables.degree_inverses[*index]);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn automorphism(
+        &self,
+        dst: &mut CpuBuffer,
+        src: &CpuBuffer,
+        galois_element: usize,
+        limbs: &[usize],
+    ) -> Result<(), HalError> {
+        self.gather("automorphism", dst, src, galois_element, limbs, |_, _, s| s)
+    }
+
+    fn automorphism_accumulate(
+        &self,
+        acc: &mut CpuBuffer,
+        src: &CpuBuffer,
+        galois_element: usize,
+        limbs: &[usize],
+    ) -> Result<(), HalError> {
+        self.gather(
+            "automorphism_accumulate",
+            acc,
+            src,
+            galois_element,
+            limbs,
+            Modulus::add,
+        )
+    }
+
+    fn lift_signed(&self, coefficients: &[i64], limbs: &[usize]) -> Result<CpuBuffer, HalError> {
+        self.lift("lift_signed", coefficients, limbs, Modulus::reduce_signed)
+    }
+
+    fn lift_signed_wide(
+        &self,
+        coefficients: &[i128],
+        limbs: &[usize],
+    ) -> Result<CpuBuffer, HalError> {
+        self.lift(
+            "lift_signed_wide",
+            coefficients,
+            limbs,
+            Modulus::reduce_signed_wide,
+        )
+    }
+
+    fn convert_basis(
+        &self,
+        src: &CpuBuffer,
+        from: &[usize],
+        to: &[usize],
+        representative: Representative,
+    ) -> Result<CpuBuffer, HalError> {
+        self.check("convert_basis", from, &[src])?;
+        self.check("convert_basis", to, &[])?;
+        let table = self.tables.conversion(from, to);
+        let degree = self.tables.degree;
+        let polynomials = src.shape().polynomials;
+        let mut result = CpuBuffer::zeros(polynomials, to.len(), degree)?;
+        let mut y = vec![0; from.len()];
+        for polynomial in 0..polynomials {
+            for k in 0..degree {
+                let mut fraction = match representative {
+                    Representative::Approximate => 0.0,
+                    Representative::Centred => 0.5,
+                };
+                for (i, index) in from.iter().enumerate() {
+                    let q = self.modulus(*index);
+                    y[i] = q.mul(src.row(polynomial, i)[k], table.punctured_inverse[i]);
+                    if representative == Representative::Centred {
+                        fraction += y[i] as f64 * table.reciprocal[i];
+                    }
+                }
+                let overflow = fraction as u64;
+                for (j, index) in to.iter().enumerate() {
+                    let p = self.modulus(*index);
+                    let mut sum = p.mul(p.reduce(overflow), table.minus_product[j]);
+                    for (y, c) in y.iter().zip(&table.punctured[j]) {
+                        sum = p.add(sum, p.mul(p.reduce(*y), *c));
+                    }
+                    result.row_mut(polynomial, j)[k] = sum;
+                }
+            }
+        }
+        Ok(result)
+    }
+
+    fn decompose(
+        &self,
+        src: &CpuBuffer,
+        polynomial: usize,
+        limbs: &[usize],
+        special: &[usize],
+        alpha: usize,
+    ) -> Result<CpuBuffer, HalError> {
+        let name = "decompose";
+        self.check(name, limbs, &[src])?;
+        check::at_least(name, "polynomials", polynomial + 1, src.shape().polynomials)?;
+        check::at_least(name, "limbs of a digit", 1, alpha)?;
+        let extended = [limbs, special].concat();
+        self.check(name, &extended, &[])?;
+        let digits = limbs.len().div_ceil(alpha);
+        let mut result = self.zeros(digits, extended.len())?;
+        for digit in 0..digits {
+            let own: Vec<usize> = (digit * alpha..limbs.len().min((digit + 1) * alpha)).collect();
+            let own_limbs = &limbs[own[0]..own[0] + own.len()];
+            let mut part = self.select(src, polynomial..polynomial + 1, &own)?;
+            self.inverse_ntt(&mut part, own_limbs)?;
+            let mut lifted =
+                self.convert_basis(&part, own_limbs, &extended, Representative::Centred)?;
+            self.forward_ntt(&mut lifted, &extended)?;
+            self.copy_into(&mut result, digit, 0, &lifted, 0..1, 0..extended.len())?;
+        }
+        Ok(result)
+    }
+
+    fn inner_product(
+        &self,
+        digits: &CpuBuffer,
+        key_b: &CpuBuffer,
+        key_a: &CpuBuffer,
+        limbs: &[usize],
+        key_positions: &[usize],
+    ) -> Result<CpuBuffer, HalError> {
+        let name = "inner_product";
+        self.check(name, limbs, &[digits])?;
+        check::equal(name, "key positions", limbs.len(), key_positions.len())?;
+        let count = digits.shape().polynomials;
+        let mut result = self.zeros(2, limbs.len())?;
+        for (half, key) in [key_b, key_a].into_iter().enumerate() {
+            check::at_least(name, "digits of the key", count, key.shape().polynomials)?;
+            for (position, (index, key_position)) in limbs.iter().zip(key_positions).enumerate() {
+                check::at_least(
+                    name,
+                    "limbs of the key",
+                    key_position + 1,
+                    key.shape().limbs,
+                )?;
+                let q = self.modulus(*index);
+                let sum = result.row_mut(half, position);
+                for digit in 0..count {
+                    let pairs = digits
+                        .row(digit, position)
+                        .iter()
+                        .zip(key.row(digit, *key_position));
+                    for (s, (d, k)) in sum.iter_mut().zip(pairs) {
+                        *s = q.add(*s, q.mul(*d, *k));
+                    }
+                }
+            }
+        }
+        Ok(result)
+    }
+
+    fn mod_down(
+        &self,
+        src: &CpuBuffer,
+        keep: &[usize],
+        drop: &[usize],
+    ) -> Result<CpuBuffer, HalError> {
+        let name = "mod_down";
+        let all = [keep, drop].concat();
+        self.check(name, keep, &[])?;
+        self.check(name, drop, &[])?;
+        self.check(name, &all, &[src])?;
+        let polynomials = src.shape().polynomials;
+        let positions: Vec<usize> = (0..all.len()).collect();
+        let (kept, dropped) = positions.split_at(keep.len());
+        let mut remainder = self.select(src, 0..polynomials, dropped)?;
+        self.inverse_ntt(&mut remainder, drop)?;
+        let mut remainder = self.convert_basis(&remainder, drop, keep, Representative::Centred)?;
+        self.forward_ntt(&mut remainder, keep)?;
+        let mut result = self.select(src, 0..polynomials, kept)?;
+        self.sub_assign(&mut result, &remainder, keep)?;
+        let inverses: Vec<u64> = keep
+            .iter()
+            .map(|index| {
+                let q = self.modulus(*index);
+                let product = drop
+                    .iter()
+                    .fold(1, |d, p| q.mul(d, q.reduce(self.tables.values[*p])));
+                q.inv(product)
+            })
+            .collect();
+        self.mul_scalar_assign(&mut result, &inverses, keep)?;
+        Ok(result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::primes::primes_of_bits;
+
+    fn words(count: usize, q: u64, seed: u64) -> Vec<u64> {
+        let mut s = seed;
+        (0..count)
+            .map(|_| {
+                s = s
+                    .wrapping_mul(6364136223846793005)
+                    .wrapping_add(1442695040888963407);
+                (s >> 8) % q
+            })
+            .collect()
+    }
+
+    #[test]
+    fn transform_turns_negacyclic_products_into_pointwise_ones() {
+        let n = 32;
+        let primes = primes_of_bits(40, n, 1, &[]).unwrap();
+        let q = Modulus::new(primes[0]);
+        let backend = ScalarBackend::new(n, &primes).unwrap();
+        let (a, b) = (words(n, q.value(), 1), words(n, q.value(), 2));
+        let mut expected = vec![0; n];
+        for i in 0..n {
+            for j in 0..n {
+                let term = q.mul(a[i], b[j]);
+                let k = (i + j) % n;
+                expected[k] = if i + j < n {
+                    q.add(expected[k], term)
+                } else {
+                    q.sub(expected[k], term)
+                };
+            }
+        }
+        let mut x = backend.upload(&a, 1, 1).unwrap();
+        let mut y = backend.upload(&b, 1, 1).unwrap();
+        backend.forward_ntt(&mut x, &[0]).unwrap();
+        backend.forward_ntt(&mut y, &[0]).unwrap();
+        backend.mul_assign(&mut x, &y, &[0]).unwrap();
+        backend.inverse_ntt(&mut x, &[0]).unwrap();
+        assert_eq!(backend.download(&x).unwrap(), expected);
+    }
+}
