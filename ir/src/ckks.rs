@@ -28,9 +28,11 @@ pub struct CiphertextType {
 pub struct Bootstrap {
     /// Whether slots are complex; a real bootstrap drops imaginary parts.
     pub complex: bool,
-    /// Slots to keep, folded into the SlotsToCoeffs matrices.
+    /// Slots to keep: the others become 0. Folded into the SlotsToCoeffs matrices.
     pub keep: Option<Integer>,
-    /// Every kept slot is at most 2^this.
+    /// The result is the input times this, folded into the same matrices.
+    pub factor: f64,
+    /// Every kept slot times `factor` is at most 2^this, in real and imaginary part.
     pub log2_magnitude: u32,
 }
 
@@ -86,7 +88,7 @@ pub enum CkksOp {
         /// Factor of all coefficients, 1 where absent.
         mask: Option<Vector>,
     },
-    /// (a) → a·mask at the bootstrap's output level
+    /// (a) → a·factor in the kept slots, 0 elsewhere, at the bootstrap's output level
     Bootstrap(Bootstrap),
     /// () → element `index` of a state array
     StateRead {
