@@ -1,0 +1,152 @@
+//! Ranges of every value over calibration text.
+//!
+//! Approximations are chosen on intervals; the intervals come from running text through the model in the clear and
+//! widening what was seen by a margin. Besides the entries of each value, the derived quantities that the non-linear
+//! functions work on are recorded: mean squares of norms, and maximum, spread and log-sum-exp of softmax rows.
+
+use super::interpreter::mean_square;
+use super::{Interpreter, TensorModel, TensorOp};
+use crate::Error;
+use crate::graph::{OpId, ValueId};
+
+/// The smallest closed interval that holds all numbers seen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Range {
+    /// The smallest, infinite as long as none was seen.
+    pub min: f64,
+    /// The largest, minus infinite as long as none was seen.
+    pub max: f64,
+}
+
+impl Default for Range {
+    fn default() -> Self {
+        Self { min: f64::INFINITY, max: f64::NEG_INFINITY }
+    }
+}
+
+impl Range {
+    /// Widens the range to hold x.
+    pub fn include(&mut self, x: f64) {
+        self.min = self.min.min(x);
+        self.max = self.max.max(x);
+    }
+
+    /// Whether no number was seen.
+    pub fn is_empty(&self) -> bool {
+        self.min > self.max
+    }
+
+    /// The largest absolute value.
+    pub fn max_abs(&self) -> f64 {
+        self.min.abs().max(self.max.abs())
+    }
+
+    /// The range with both ends moved outwards by `margin` times its width.
+    pub fn widened(&self, margin: f64) -> Self {
+        let extra = margin * (self.max - self.min);
+        Self { min: self.min - extra, max: self.max + extra }
+    }
+
+    /// For quantities that are positive by definition: both ends moved outwards by the factor `1 + margin`.
+    pub fn widened_ratio(&self, margin: f64) -> Self {
+        Self { min: self.min / (1.0 + margin), max: self.max * (1.0 + margin) }
+    }
+}
+
+/// What was seen at one softmax, over all its rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct SoftmaxRanges {
+    /// Largest entry of a row.
+    pub row_max: Range,
+    /// Largest minus smallest entry of a row.
+    pub row_spread: Range,
+    /// ln Σ exp(x) of a row: with c subtracted from each entry, the sum of exponentials is exp of this minus c.
+    pub log_sum_exp: Range,
+}
+
+/// Ranges of a model's values, by the ids of its graph.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ranges {
+    /// Tokens seen.
+    pub tokens: usize,
+    values: Vec<Range>,
+    mean_squares: Vec<Range>,
+    softmaxes: Vec<SoftmaxRanges>,
+}
+
+impl Ranges {
+    /// Ranges of a model that has seen no text yet.
+    pub fn new(model: &TensorModel) -> Self {
+        let ops = model.graph.nodes.len();
+        Self {
+            tokens: 0,
+            values: vec![Range::default(); model.graph.values.len()],
+            mean_squares: vec![Range::default(); ops],
+            softmaxes: vec![SoftmaxRanges::default(); ops],
+        }
+    }
+
+    /// Runs each sequence of tokens through the model from an empty session, up to the context.
+    ///
+    /// # Errors
+    /// [`Error::Execution`] if a token is not in the vocabulary.
+    pub fn calibrate(model: &TensorModel, sequences: &[Vec<u32>]) -> Result<Self, Error> {
+        let mut ranges = Self::new(model);
+        let mut interpreter = Interpreter::new(model)?;
+        for sequence in sequences {
+            interpreter.reset();
+            for &token in sequence.iter().take(model.hyperparameters.context) {
+                interpreter.step(token)?;
+                ranges.record(model, &interpreter);
+            }
+        }
+        Ok(ranges)
+    }
+
+    /// Takes in the values of the interpreter's last step.
+    pub fn record(&mut self, model: &TensorModel, interpreter: &Interpreter<'_>) {
+        self.tokens += 1;
+        let tokens = interpreter.position();
+        for &op in &model.graph.body.ops {
+            let node = model.graph.node(op);
+            // Entries of a cache were recorded as the operand of the append.
+            if !matches!(node.op, TensorOp::KvAppend { .. }) {
+                let result = node.results[0];
+                let range = &mut self.values[result.index()];
+                interpreter.value(result).iter().for_each(|&x| range.include(x));
+            }
+            match node.op {
+                TensorOp::RmsNorm { .. } => {
+                    self.mean_squares[op.index()].include(mean_square(interpreter.value(node.inputs[0])));
+                }
+                TensorOp::Softmax => {
+                    let seen = &mut self.softmaxes[op.index()];
+                    for row in interpreter.value(node.inputs[0]).chunks_exact(tokens) {
+                        let mut range = Range::default();
+                        row.iter().for_each(|&x| range.include(x));
+                        seen.row_max.include(range.max);
+                        seen.row_spread.include(range.max - range.min);
+                        let sum: f64 = row.iter().map(|x| (x - range.max).exp()).sum();
+                        seen.log_sum_exp.include(range.max + sum.ln());
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Range of a value's entries; empty for the token and for caches.
+    pub fn value(&self, id: ValueId) -> Range {
+        self.values[id.index()]
+    }
+
+    /// Range of the mean square, without ε, of the operand of a norm; empty for other ops.
+    pub fn mean_square(&self, op: OpId) -> Range {
+        self.mean_squares[op.index()]
+    }
+
+    /// Ranges of the rows at a softmax; empty for other ops.
+    pub fn softmax(&self, op: OpId) -> SoftmaxRanges {
+        self.softmaxes[op.index()]
+    }
+}
