@@ -1,0 +1,392 @@
+//! Emission of the ckks stage for given decisions.
+//!
+//! Rescales are late: a product is rescaled only when something other than a sum of equal products uses it. Operands of
+//! different levels meet at the lower one. Conversions of a value (rescale, level drop) are made once, in the block that
+//! defines it, so that a loop never repeats them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cachemir_ir::ckks::{self, Bootstrap, CiphertextType, CkksGraph, CkksOp, Levels};
+use cachemir_ir::expression::{Integer, Vector};
+use cachemir_ir::graph::{OpId, OriginId, Region, ValueId};
+use cachemir_ir::slots::{Chebyshev, Domain, Layout, SlotGraph, SlotOp, SlotType};
+
+/// What the search decides for one entry point.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Decisions {
+    /// Refreshes that become bootstraps, with the level to which their result is dropped at once.
+    pub(super) bootstraps: BTreeMap<OpId, u32>,
+}
+
+/// Why decisions are infeasible: an op that does not fit.
+#[derive(Clone, Debug)]
+pub(super) struct Misfit {
+    /// The op of the slots stage.
+    pub(super) op: OpId,
+    /// The operand whose level is too low.
+    pub(super) operand: ValueId,
+    /// What is missing, for people.
+    pub(super) message: String,
+}
+
+/// An emitted entry point and what it asks of the state arrays.
+#[derive(Clone, Debug)]
+pub(super) struct Emitted {
+    /// The graph of the ckks stage.
+    pub(super) graph: CkksGraph,
+    /// By state: the lowest level of a value that is written.
+    pub(super) written: BTreeMap<u32, u32>,
+    /// By state: the highest level at which a read element is used.
+    pub(super) used: BTreeMap<u32, u32>,
+}
+
+/// Emits the ckks stage of one entry point. `state_levels[s]` is the level of state array s.
+pub(super) fn emit(
+    slots: &SlotGraph,
+    decisions: &Decisions,
+    levels: Levels,
+    state_levels: &[u32],
+) -> Result<Emitted, Misfit> {
+    let mut emitter = Emitter {
+        slots,
+        decisions,
+        levels,
+        state_levels,
+        out: CkksGraph { origins: slots.origins.clone(), ..CkksGraph::default() },
+        depth: Vec::new(),
+        blocks: vec![Vec::new()],
+        mapped: vec![None; slots.values.len()],
+        conversions: BTreeMap::new(),
+        reads: BTreeMap::new(),
+        written: BTreeMap::new(),
+        used: BTreeMap::new(),
+        origin: None,
+    };
+    for &input in &slots.inputs {
+        let value = &slots.values[input.index()];
+        let ty = emitter.ciphertext(value.ty, levels.output, false);
+        let id = emitter.out.add_input(&value.name, ty);
+        emitter.depth.push(0);
+        emitter.mapped[input.index()] = Some(id);
+    }
+    emitter.block(&slots.body)?;
+    let mut yields = Vec::new();
+    for &value in &slots.body.yields {
+        let mapped = emitter.get(value);
+        yields.push(emitter.canonical(mapped));
+    }
+    emitter.out.body = Region { ops: emitter.blocks.pop().unwrap_or_default(), yields };
+    Ok(Emitted { graph: emitter.out, written: emitter.written, used: emitter.used })
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Conversion {
+    Rescale,
+    Drop(u32),
+}
+
+struct Emitter<'a> {
+    slots: &'a SlotGraph,
+    decisions: &'a Decisions,
+    levels: Levels,
+    state_levels: &'a [u32],
+    out: CkksGraph,
+    /// Block depth of every emitted value.
+    depth: Vec<usize>,
+    /// Ops of the open blocks, outermost first.
+    blocks: Vec<Vec<OpId>>,
+    mapped: Vec<Option<ValueId>>,
+    conversions: BTreeMap<(ValueId, Conversion), ValueId>,
+    /// Emitted values that are state elements.
+    reads: BTreeMap<ValueId, u32>,
+    written: BTreeMap<u32, u32>,
+    used: BTreeMap<u32, u32>,
+    origin: Option<OriginId>,
+}
+
+impl Emitter<'_> {
+    fn ciphertext(&self, ty: SlotType, level: u32, product: bool) -> CiphertextType {
+        CiphertextType { level, product, layout: ty.layout, max_abs: ty.max_abs }
+    }
+
+    fn get(&self, value: ValueId) -> ValueId {
+        self.mapped[value.index()].expect("operands are emitted before their users")
+    }
+
+    fn level(&self, value: ValueId) -> u32 {
+        self.out.ty(value).level
+    }
+
+    /// Pushes an op at the given block depth; its result has the layout and bound of `like`.
+    fn push_at(&mut self, depth: usize, op: CkksOp, inputs: Vec<ValueId>, like: SlotType) -> ValueId {
+        let operands: Vec<(u32, bool)> =
+            inputs.iter().map(|&value| (self.out.ty(value).level, self.out.ty(value).product)).collect();
+        let state_level = match &op {
+            CkksOp::StateRead { state, .. } | CkksOp::StateWrite { state, .. } => {
+                self.state_levels.get(state.0 as usize).copied()
+            }
+            _ => None,
+        };
+        let (level, product) = ckks::infer(&op, &operands, self.levels, state_level)
+            .expect("the emitter checks levels before it emits")
+            .expect("the op has a result");
+        let ty = self.ciphertext(like, level, product);
+        let (id, results) = self.out.add_node(op, inputs, vec![ty], self.origin, None);
+        self.depth.push(depth);
+        self.blocks[depth].push(id);
+        results[0]
+    }
+
+    fn push(&mut self, op: CkksOp, inputs: Vec<ValueId>, like: SlotType) -> ValueId {
+        self.push_at(self.blocks.len() - 1, op, inputs, like)
+    }
+
+    fn convert(&mut self, value: ValueId, conversion: Conversion, op: CkksOp) -> ValueId {
+        if let Some(&known) = self.conversions.get(&(value, conversion)) {
+            return known;
+        }
+        let ty = *self.out.ty(value);
+        let like = SlotType { layout: ty.layout, max_abs: ty.max_abs };
+        let converted = self.push_at(self.depth[value.index()], op, vec![value], like);
+        self.conversions.insert((value, conversion), converted);
+        converted
+    }
+
+    /// The value, rescaled if it is a product.
+    fn canonical(&mut self, value: ValueId) -> ValueId {
+        if self.out.ty(value).product { self.convert(value, Conversion::Rescale, CkksOp::Rescale) } else { value }
+    }
+
+    /// The value at a level no higher than its own.
+    fn at_level(&mut self, value: ValueId, to: u32) -> ValueId {
+        let value = self.canonical(value);
+        if let Some(&state) = self.reads.get(&value) {
+            let used = self.used.entry(state).or_insert(to);
+            *used = (*used).max(to);
+        }
+        if self.level(value) == to {
+            value
+        } else {
+            self.convert(value, Conversion::Drop(to), CkksOp::DropLevels { to })
+        }
+    }
+
+    /// Marks a state element as used at its own level.
+    fn use_as_is(&mut self, value: ValueId) -> ValueId {
+        let value = self.canonical(value);
+        self.at_level(value, self.level(value))
+    }
+
+    fn block(&mut self, block: &Region) -> Result<(), Misfit> {
+        for &op in &block.ops {
+            self.op(op)?;
+        }
+        Ok(())
+    }
+
+    fn op(&mut self, id: OpId) -> Result<(), Misfit> {
+        let slots = self.slots;
+        let node = slots.node(id);
+        self.origin = node.origin;
+        let operands: Vec<ValueId> = node.inputs.iter().map(|&value| self.get(value)).collect();
+        let like = node.results.first().map(|&result| *slots.ty(result));
+        let misfit = |operand: usize, message: String| Misfit { op: id, operand: node.inputs[operand], message };
+        let result = match (&node.op, like) {
+            (SlotOp::Add, Some(like)) => self.sum(CkksOp::Add, &operands, like),
+            (SlotOp::Subtract, Some(like)) => self.sum(CkksOp::Subtract, &operands, like),
+            (SlotOp::Multiply, Some(like)) => {
+                let (a, b) = (self.canonical(operands[0]), self.canonical(operands[1]));
+                let level = self.level(a).min(self.level(b));
+                if level == 0 {
+                    let lower = usize::from(self.level(b) < self.level(a));
+                    return Err(misfit(lower, "a product needs a level".into()));
+                }
+                let (a, b) = (self.at_level(a, level), self.at_level(b, level));
+                self.push(CkksOp::Multiply, vec![a, b], like)
+            }
+            (SlotOp::MultiplyPlain { plain, .. }, Some(like)) => {
+                let a = self.use_as_is(operands[0]);
+                if self.level(a) == 0 {
+                    return Err(misfit(0, "a product needs a level".into()));
+                }
+                self.multiply_plain(a, plain, like)
+            }
+            (SlotOp::AddPlain { plain }, Some(like)) => {
+                let a = if self.out.ty(operands[0]).product { operands[0] } else { self.use_as_is(operands[0]) };
+                self.push(CkksOp::AddPlain { plain: plain.clone() }, vec![a], like)
+            }
+            (SlotOp::Rotate { by }, Some(like)) => {
+                let a = self.use_as_is(operands[0]);
+                self.push(CkksOp::Rotate { by: by.clone() }, vec![a], like)
+            }
+            (SlotOp::Polynomial { polynomial, mask }, Some(like)) => {
+                let a = self.use_as_is(operands[0]);
+                let depth = super::polynomial_levels(polynomial);
+                if self.level(a) < depth {
+                    return Err(misfit(0, format!("a polynomial takes {depth} levels, {} are left", self.level(a))));
+                }
+                self.polynomial(a, polynomial, mask.as_ref(), like)
+            }
+            (SlotOp::Refresh { keep }, Some(_)) => {
+                self.refresh(id, keep.as_ref(), &operands).map_err(|(operand, message)| misfit(operand, message))?;
+                return Ok(());
+            }
+            (SlotOp::StateRead { state, index }, Some(like)) => {
+                let value = self.push(CkksOp::StateRead { state: *state, index: index.clone() }, Vec::new(), like);
+                self.reads.insert(value, state.0);
+                value
+            }
+            (SlotOp::StateWrite { state, index, mode }, _) => {
+                let value = self.canonical(operands[0]);
+                let kept = self.state_levels[state.0 as usize];
+                let written = self.written.entry(state.0).or_insert(self.levels.output);
+                *written = (*written).min(self.out.ty(value).level);
+                // A level too high for the value is lowered by the caller, which reads `written`.
+                let to = kept.min(self.level(value));
+                let value = self.at_level(value, to);
+                let op = CkksOp::StateWrite { state: *state, index: index.clone(), mode: *mode };
+                let (op, _) = self.out.add_node(op, vec![value], Vec::new(), self.origin, None);
+                self.blocks.last_mut().expect("a block is open").push(op);
+                return Ok(());
+            }
+            (SlotOp::Sum { counter, count }, _) => return self.sum_loop(id, *counter, count),
+            (op, None) => unreachable!("{op:?} has a result"),
+        };
+        self.mapped[node.results[0].index()] = Some(result);
+        Ok(())
+    }
+
+    fn sum(&mut self, op: CkksOp, operands: &[ValueId], like: SlotType) -> ValueId {
+        let (mut a, mut b) = (operands[0], operands[1]);
+        let (left, right) = (self.out.ty(a), self.out.ty(b));
+        if !(left.product && right.product && left.level == right.level) {
+            (a, b) = (self.canonical(a), self.canonical(b));
+            let level = self.level(a).min(self.level(b));
+            (a, b) = (self.at_level(a, level), self.at_level(b, level));
+        }
+        self.push(op, vec![a, b], like)
+    }
+
+    fn multiply_plain(&mut self, a: ValueId, plain: &Vector, like: SlotType) -> ValueId {
+        let op = match plain {
+            Vector::Scalar(factor) => CkksOp::MultiplyScalar { factor: *factor },
+            _ => CkksOp::MultiplyPlain { plain: plain.clone() },
+        };
+        self.push(op, vec![a], like)
+    }
+
+    fn polynomial(&mut self, a: ValueId, polynomial: &Chebyshev, mask: Option<&Vector>, like: SlotType) -> ValueId {
+        let mut u = a;
+        if !polynomial.is_normalised() {
+            let [low, high] = polynomial.interval;
+            let unit = SlotType { max_abs: 1.0, ..like };
+            let scaled = self.push(CkksOp::MultiplyScalar { factor: 2.0 / (high - low) }, vec![u], unit);
+            let shift = -(low + high) / (high - low);
+            u = if shift == 0.0 {
+                scaled
+            } else {
+                self.push(CkksOp::AddPlain { plain: Vector::Scalar(shift) }, vec![scaled], unit)
+            };
+            u = self.canonical(u);
+        }
+        let polynomial = Chebyshev { coefficients: polynomial.coefficients.clone(), interval: [-1.0, 1.0] };
+        self.push(CkksOp::Polynomial { polynomial, mask: mask.cloned() }, vec![u], like)
+    }
+
+    fn refresh(&mut self, id: OpId, keep: Option<&Integer>, operands: &[ValueId]) -> Result<(), (usize, String)> {
+        let slots = self.slots;
+        let node = slots.node(id);
+        let types: Vec<SlotType> = node.results.iter().map(|&result| *slots.ty(result)).collect();
+        let Some(&to) = self.decisions.bootstraps.get(&id) else {
+            for (index, &operand) in operands.iter().enumerate() {
+                let value = match keep {
+                    None => operand,
+                    Some(condition) => {
+                        let a = self.use_as_is(operand);
+                        if self.level(a) == 0 {
+                            return Err((index, "a mask needs a level".into()));
+                        }
+                        self.multiply_plain(a, &Vector::Scalar(1.0).masked(condition.clone()), types[index])
+                    }
+                };
+                self.mapped[node.results[index].index()] = Some(value);
+            }
+            return Ok(());
+        };
+        let needed = self.levels.bootstrap_input;
+        let mut lowered = Vec::new();
+        for (index, &operand) in operands.iter().enumerate() {
+            let operand = self.canonical(operand);
+            if self.level(operand) < needed {
+                return Err((index, format!("a bootstrap needs level {needed}, {} are left", self.level(operand))));
+            }
+            lowered.push(self.at_level(operand, needed));
+        }
+        let max_abs = types.iter().map(|ty| ty.max_abs).fold(0.0, f64::max);
+        let refreshed = match lowered[..] {
+            [a] => {
+                let op = bootstrap(false, keep, 1.0, max_abs);
+                vec![self.push(op, vec![a], types[0])]
+            }
+            [a, b] => {
+                let complex = |max_abs: f64, ty: SlotType| SlotType {
+                    layout: Layout { domain: Domain::Complex, ..ty.layout },
+                    max_abs,
+                };
+                let packed = complex(2.0 * max_abs, types[0]);
+                let imaginary = self.push(CkksOp::MultiplyByI, vec![b], complex(types[1].max_abs, types[1]));
+                let both = self.push(CkksOp::Add, vec![a, imaginary], packed);
+                // Halving in the bootstrap makes up for the doubling of z + z̄ and z − z̄.
+                let half = self.push(bootstrap(true, keep, 0.5, max_abs / 2.0), vec![both], complex(max_abs, types[0]));
+                let conjugate = self.push(CkksOp::Conjugate, vec![half], complex(max_abs, types[0]));
+                let real = self.push(CkksOp::Add, vec![half, conjugate], types[0]);
+                let difference = self.push(CkksOp::Subtract, vec![conjugate, half], complex(max_abs, types[1]));
+                vec![real, self.push(CkksOp::MultiplyByI, vec![difference], types[1])]
+            }
+            _ => unreachable!("the slots verifier allows one or two operands"),
+        };
+        for (index, value) in refreshed.into_iter().enumerate() {
+            let value = self.at_level(value, to);
+            self.mapped[node.results[index].index()] = Some(value);
+        }
+        Ok(())
+    }
+
+    fn sum_loop(&mut self, id: OpId, counter: u32, count: &Integer) -> Result<(), Misfit> {
+        let slots = self.slots;
+        let node = slots.node(id);
+        let region = node.region.as_ref().expect("a sum has a body");
+        self.blocks.push(Vec::new());
+        self.block(region)?;
+        let yields: Vec<ValueId> = region.yields.iter().map(|&value| self.get(value)).collect();
+        let ops = self.blocks.pop().unwrap_or_default();
+        let depth = self.blocks.len() - 1;
+        let closed: BTreeSet<ValueId> = (0..self.depth.len())
+            .filter(|&index| self.depth[index] > depth)
+            .map(|index| ValueId(index as u32))
+            .collect();
+        self.conversions.retain(|(value, _), _| !closed.contains(value));
+        let types = node
+            .results
+            .iter()
+            .zip(&yields)
+            .map(|(&result, &value)| {
+                let ty = self.out.ty(value);
+                self.ciphertext(*slots.ty(result), ty.level, ty.product)
+            })
+            .collect();
+        let op = CkksOp::Sum { counter, count: count.clone() };
+        let (op, results) = self.out.add_node(op, Vec::new(), types, node.origin, Some(Region { ops, yields }));
+        self.depth.resize(self.out.values.len(), depth);
+        self.blocks[depth].push(op);
+        for (&result, value) in node.results.iter().zip(results) {
+            self.mapped[result.index()] = Some(value);
+        }
+        Ok(())
+    }
+}
+
+fn bootstrap(complex: bool, keep: Option<&Integer>, factor: f64, max_abs: f64) -> CkksOp {
+    let log2_magnitude = max_abs.max(1.0).log2().ceil() as u32;
+    CkksOp::Bootstrap(Bootstrap { complex, keep: keep.cloned(), factor, log2_magnitude })
+}

@@ -1,0 +1,282 @@
+//! Placement: from the slots stage to the ckks stage, by deciding where to bootstrap.
+//!
+//! A program of the slots stage marks candidates ([`SlotOp::Refresh`]). The greedy search of this module emits the ckks
+//! stage with no bootstrap at all; the first op that does not fit names an operand, and the latest candidate that the
+//! operand depends on becomes a bootstrap, until everything fits. Then bootstraps that turn out to be needless are
+//! removed, single exchanges that save one are tried, and the result of each bootstrap is dropped to the lowest level
+//! that still fits, which makes all that follows cheaper. K and V caches are state: their levels are found as a fixed
+//! point between what the writers can reach and what the readers use, common to all entry points.
+//!
+//! Before: a valid slots program. After: a valid ckks program; every level and scale agrees with `ckks::infer`.
+
+mod emit;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cachemir_ir::ckks::{self, CiphertextType, CkksOp, Levels};
+use cachemir_ir::graph::{Definition, Graph, OpId, ValueId};
+use cachemir_ir::program::{Entry, Program, State};
+use cachemir_ir::slots::{Chebyshev, SlotGraph, SlotOp, SlotType};
+
+use emit::{Decisions, Emitted, Misfit, emit};
+
+/// Rounds after which the cache levels count as not converging; each round lowers at least one level.
+const MOST_ROUNDS: usize = 64;
+
+/// A bootstrap inside a loop runs several times; this many on average.
+const LOOP_WEIGHT: f64 = 4.0;
+
+/// A candidate that stays a masking product costs this share of a bootstrap.
+const MASK_WEIGHT: f64 = 0.05;
+
+/// An op for which no choice of bootstraps leaves enough levels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Infeasible {
+    /// `decode` or `prefill`.
+    pub entry: &'static str,
+    /// Op type and name of the ONNX node that the op comes from.
+    pub origin: String,
+    /// What does not fit.
+    pub message: String,
+}
+
+/// Levels that a polynomial takes, with its change of variable.
+pub(crate) fn polynomial_levels(polynomial: &Chebyshev) -> u32 {
+    ckks::polynomial_depth(polynomial.degree()) + u32::from(!polynomial.is_normalised())
+}
+
+/// Places bootstraps, rescales and level drops.
+pub fn place(
+    program: &Program<SlotOp, SlotType>,
+    levels: Levels,
+) -> Result<Program<CkksOp, CiphertextType>, Infeasible> {
+    let mut state_levels = vec![levels.output; program.states.len()];
+    let mut decisions = vec![Decisions::default(); program.entries.len()];
+    let name = |entry: &Entry<SlotOp, SlotType>, misfit: Misfit| Infeasible {
+        entry: entry.kind.name(),
+        origin: entry.graph.origin_text(misfit.op),
+        message: misfit.message,
+    };
+    for _ in 0..MOST_ROUNDS {
+        let mut emitted = Vec::with_capacity(program.entries.len());
+        for (entry, decisions) in program.entries.iter().zip(&mut decisions) {
+            let search = Search::new(&entry.graph, levels, &state_levels);
+            emitted.push(search.run(decisions).map_err(|misfit| name(entry, misfit))?);
+        }
+        if !lower_states(&mut state_levels, &emitted) {
+            break;
+        }
+    }
+    let mut emitted = Vec::with_capacity(program.entries.len());
+    for (entry, decisions) in program.entries.iter().zip(&mut decisions) {
+        let search = Search::new(&entry.graph, levels, &state_levels);
+        emitted.push(search.lower(decisions).map_err(|misfit| name(entry, misfit))?);
+    }
+    if lower_states(&mut state_levels, &emitted) {
+        for ((entry, decisions), emitted) in program.entries.iter().zip(&decisions).zip(&mut emitted) {
+            *emitted = emit(&entry.graph, decisions, levels, &state_levels).map_err(|misfit| name(entry, misfit))?;
+        }
+    }
+    Ok(assemble(program, emitted, &state_levels))
+}
+
+/// Lowers state levels to what is written and used; tells whether any changed.
+fn lower_states(state_levels: &mut [u32], emitted: &[Emitted]) -> bool {
+    let mut lowered = false;
+    for (state, level) in state_levels.iter_mut().enumerate() {
+        let state = state as u32;
+        let written = emitted.iter().filter_map(|entry| entry.written.get(&state)).min();
+        let used = emitted.iter().filter_map(|entry| entry.used.get(&state)).max();
+        let wanted = written.into_iter().chain(used).copied().min().unwrap_or(*level);
+        if wanted < *level {
+            *level = wanted;
+            lowered = true;
+        }
+    }
+    lowered
+}
+
+fn assemble(
+    program: &Program<SlotOp, SlotType>,
+    emitted: Vec<Emitted>,
+    state_levels: &[u32],
+) -> Program<CkksOp, CiphertextType> {
+    let states = program
+        .states
+        .iter()
+        .zip(state_levels)
+        .map(|(state, &level)| State { level: Some(level), ..state.clone() })
+        .collect();
+    let entries = program
+        .entries
+        .iter()
+        .zip(emitted)
+        .map(|(entry, emitted)| Entry { kind: entry.kind, graph: emitted.graph })
+        .collect();
+    Program {
+        slots: program.slots,
+        context: program.context,
+        tables: program.tables.clone(),
+        states,
+        entries,
+        embedding: program.embedding.clone(),
+        embedding_scale: program.embedding_scale,
+        logits: program.logits.clone(),
+    }
+}
+
+/// The search over one entry point.
+struct Search<'a> {
+    graph: &'a SlotGraph,
+    levels: Levels,
+    state_levels: &'a [u32],
+    /// All candidates, in execution order, with the cost of a bootstrap there.
+    candidates: Vec<(OpId, f64)>,
+    /// Candidates that mask.
+    masking: BTreeSet<OpId>,
+    /// Position of every op in execution order.
+    order: BTreeMap<OpId, usize>,
+}
+
+impl<'a> Search<'a> {
+    fn new(graph: &'a SlotGraph, levels: Levels, state_levels: &'a [u32]) -> Self {
+        let mut search = Self {
+            graph,
+            levels,
+            state_levels,
+            candidates: Vec::new(),
+            masking: BTreeSet::new(),
+            order: BTreeMap::new(),
+        };
+        graph.for_each_op(|op, depth| {
+            search.order.insert(op, search.order.len());
+            if let SlotOp::Refresh { keep } = &graph.node(op).op {
+                search.candidates.push((op, if depth == 0 { 1.0 } else { LOOP_WEIGHT * depth as f64 }));
+                if keep.is_some() {
+                    search.masking.insert(op);
+                }
+            }
+        });
+        search
+    }
+
+    fn emit(&self, decisions: &Decisions) -> Result<Emitted, Misfit> {
+        emit(self.graph, decisions, self.levels, self.state_levels)
+    }
+
+    fn cost(&self, decisions: &Decisions) -> f64 {
+        let bootstraps = self.candidates.iter().filter(|(op, _)| decisions.bootstraps.contains_key(op));
+        let masks = self.masking.iter().filter(|op| !decisions.bootstraps.contains_key(op)).count();
+        bootstraps.map(|(_, cost)| cost).sum::<f64>() + MASK_WEIGHT * masks as f64
+    }
+
+    fn run(&self, decisions: &mut Decisions) -> Result<Emitted, Misfit> {
+        self.make_feasible(decisions)?;
+        self.prune(decisions);
+        self.exchange(decisions);
+        self.emit(decisions)
+    }
+
+    /// Adds bootstraps until everything fits.
+    fn make_feasible(&self, decisions: &mut Decisions) -> Result<(), Misfit> {
+        loop {
+            match self.emit(decisions) {
+                Ok(_) => return Ok(()),
+                Err(misfit) => {
+                    let candidate = self.latest_candidate(misfit.operand, decisions).ok_or(misfit)?;
+                    decisions.bootstraps.insert(candidate, self.levels.output);
+                }
+            }
+        }
+    }
+
+    /// The last candidate that the value depends on through no other bootstrap.
+    fn latest_candidate(&self, value: ValueId, decisions: &Decisions) -> Option<OpId> {
+        let (mut stack, mut seen, mut best) = (vec![value], BTreeSet::new(), None);
+        while let Some(value) = stack.pop() {
+            let Definition::Result(op, index) = self.graph.values[value.index()].definition else {
+                continue;
+            };
+            if !seen.insert((op, index)) || decisions.bootstraps.contains_key(&op) {
+                continue;
+            }
+            let node = self.graph.node(op);
+            if matches!(node.op, SlotOp::Refresh { .. }) {
+                best = best.max(Some((self.order[&op], op)));
+            }
+            match &node.region {
+                Some(region) => stack.push(region.yields[index as usize]),
+                None => stack.extend(&node.inputs),
+            }
+        }
+        best.map(|(_, op)| op)
+    }
+
+    /// Removes needless bootstraps, the earliest first.
+    fn prune(&self, decisions: &mut Decisions) {
+        for &(op, _) in &self.candidates {
+            let mut without = decisions.clone();
+            if without.bootstraps.remove(&op).is_some()
+                && self.cost(&without) < self.cost(decisions)
+                && self.emit(&without).is_ok()
+            {
+                *decisions = without;
+            }
+        }
+    }
+
+    /// Tries each unused candidate: kept if the cost falls once others became needless.
+    fn exchange(&self, decisions: &mut Decisions) {
+        loop {
+            let before = self.cost(decisions);
+            for &(op, _) in &self.candidates {
+                if decisions.bootstraps.contains_key(&op) {
+                    continue;
+                }
+                let mut with = decisions.clone();
+                with.bootstraps.insert(op, self.levels.output);
+                if self.emit(&with).is_err() {
+                    continue;
+                }
+                self.prune(&mut with);
+                if self.cost(&with) < self.cost(decisions) {
+                    *decisions = with;
+                }
+            }
+            if self.cost(decisions) >= before {
+                return;
+            }
+        }
+    }
+
+    /// Drops the result of every bootstrap to the lowest level that still fits, the last one first, as long as the
+    /// caches stay at their levels.
+    fn lower(&self, decisions: &mut Decisions) -> Result<Emitted, Misfit> {
+        let mut emitted = self.emit(decisions)?;
+        for &(op, _) in self.candidates.iter().rev() {
+            let Some(&level) = decisions.bootstraps.get(&op) else {
+                continue;
+            };
+            for to in (0..level).rev() {
+                let mut lower = decisions.clone();
+                lower.bootstraps.insert(op, to);
+                match self.emit(&lower) {
+                    Ok(lowered) if self.keeps_states(&lowered) => (*decisions, emitted) = (lower, lowered),
+                    _ => break,
+                }
+            }
+        }
+        Ok(emitted)
+    }
+
+    fn keeps_states(&self, emitted: &Emitted) -> bool {
+        emitted.written.iter().all(|(&state, &level)| level >= self.state_levels[state as usize])
+    }
+}
+
+/// Number of bootstraps in execution order of one entry point, loops counted once.
+pub fn bootstraps(graph: &Graph<CkksOp, CiphertextType>) -> usize {
+    let mut found = 0;
+    graph.for_each_op(|op, _| found += usize::from(matches!(graph.node(op).op, CkksOp::Bootstrap(_))));
+    found
+}
