@@ -149,11 +149,17 @@ pub fn infer(
     Ok(Some(match op {
         CkksOp::Add | CkksOp::Subtract => match operands {
             [a, b] if a == b => *a,
-            _ => return Err(fail(format!("operands differ in level or scale: {operands:?}"))),
+            _ => {
+                return Err(fail(format!("operands differ in level or scale: {operands:?}")));
+            }
         },
         CkksOp::Multiply => match operands {
             [(a, false), (b, false)] if a == b && *a > 0 => (*a, true),
-            _ => return Err(fail(format!("operands of a product must be rescaled and of one level above 0: {operands:?}"))),
+            _ => {
+                return Err(fail(format!(
+                    "operands of a product must be rescaled and of one level above 0: {operands:?}"
+                )));
+            }
         },
         CkksOp::MultiplyPlain { .. } | CkksOp::MultiplyScalar { .. } => match canonical()? {
             0 => return Err(fail("a product needs a level above 0".into())),
@@ -166,7 +172,9 @@ pub fn infer(
         | CkksOp::Conjugate => one()?,
         CkksOp::Rescale => match one()? {
             (level, true) if level > 0 => (level - 1, false),
-            (level, product) => return Err(fail(format!("nothing to rescale at level {level} (product: {product})"))),
+            (level, product) => {
+                return Err(fail(format!("nothing to rescale at level {level} (product: {product})")));
+            }
         },
         CkksOp::DropLevels { to } => match canonical()? {
             level if *to <= level => (*to, false),
@@ -176,7 +184,9 @@ pub fn infer(
             let (level, depth) = (canonical()?, polynomial_depth(polynomial.degree()));
             match level.checked_sub(depth) {
                 Some(left) => (left, false),
-                None => return Err(fail(format!("a polynomial of depth {depth} does not fit level {level}"))),
+                None => {
+                    return Err(fail(format!("a polynomial of depth {depth} does not fit level {level}")));
+                }
             }
         }
         CkksOp::Bootstrap(_) => match canonical()? {
@@ -191,7 +201,9 @@ pub fn infer(
         },
         CkksOp::StateWrite { .. } => match (canonical()?, state_level) {
             (level, Some(kept)) if level == kept => return Ok(None),
-            (level, kept) => return Err(fail(format!("a value of level {level} is written to state kept at {kept:?}"))),
+            (level, kept) => {
+                return Err(fail(format!("a value of level {level} is written to state kept at {kept:?}")));
+            }
         },
         CkksOp::Sum { .. } => one()?,
     }))

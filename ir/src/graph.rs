@@ -221,7 +221,11 @@ impl<O, T> Graph<O, T> {
             if let Some(region) = &node.region {
                 self.verify_block(region, visible, problems);
                 if region.yields.len() != node.results.len() {
-                    problems.push(format!("{op} has {} results and yields {}", node.results.len(), region.yields.len()));
+                    problems.push(format!(
+                        "{op} has {} results and yields {}",
+                        node.results.len(),
+                        region.yields.len()
+                    ));
                 }
             }
             for (index, result) in node.results.iter().enumerate() {

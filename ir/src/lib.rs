@@ -7,11 +7,14 @@
 #![forbid(unsafe_code)]
 
 pub mod ckks;
+pub mod diagnostics;
 pub mod error;
 pub mod expression;
 pub mod graph;
+pub mod parameters;
 pub mod program;
 pub mod slots;
 pub mod tensor;
+pub mod text;
 
 pub use error::Error;
