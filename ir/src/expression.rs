@@ -122,6 +122,18 @@ impl From<i64> for Integer {
     }
 }
 
+impl From<i32> for Integer {
+    fn from(value: i32) -> Self {
+        Self::Constant(i64::from(value))
+    }
+}
+
+impl From<u32> for Integer {
+    fn from(value: u32) -> Self {
+        Self::Constant(i64::from(value))
+    }
+}
+
 impl From<usize> for Integer {
     fn from(value: usize) -> Self {
         Self::Constant(value as i64)

@@ -1,0 +1,196 @@
+//! CKKS parameter sets as plain data, shared by compiler and runtime.
+//!
+//! The chain of moduli, from limb 0 upwards, is: the base prime q_0, the primes that SlotsToCoeffs consumes, the primes
+//! for use, those of EvalMod, those of CoeffsToSlots. The special primes serve key switching only. A bootstrap goes
+//! SlotsToCoeffs first, so its input needs the levels of SlotsToCoeffs and its output keeps those and the ones for use.
+//! Which primes are taken is the engine's business; the sizes here fix levels, security and cost.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::ckks::Levels;
+
+/// Name of the preset with no security, which every insecure set's name must contain.
+pub const INSECURE_MARKER: &str = "insecure-test";
+
+/// Names that [`Parameters::preset`] knows.
+pub const PRESET_NAMES: [&str; 2] = ["n16", INSECURE_MARKER];
+
+/// The largest ring degree, as a logarithm, that a set may have.
+pub const MAXIMUM_LOG2_DEGREE: u32 = 17;
+
+/// Largest log2 QP with 128-bit security for a uniform ternary secret and errors of σ = 3.19 at ring degree
+/// 2^`log2_degree` (ePrint 2024/463, table 5.2); `None` outside the rows used here, 2^13 to 2^16.
+pub fn maximum_log2_qp(log2_degree: u32) -> Option<u32> {
+    match log2_degree {
+        13 => Some(214),
+        14 => Some(430),
+        15 => Some(868),
+        16 => Some(1747),
+        _ => None,
+    }
+}
+
+/// Sizes of a CKKS parameter set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parameters {
+    /// Short name, repeated in every report.
+    pub name: String,
+    /// log2 of the ring degree N.
+    pub log2_degree: u32,
+    /// log2 of the canonical scale at the top level for use.
+    pub log2_scale: u32,
+    /// Bits of q_0.
+    pub base_bits: u32,
+    /// Bits of the primes that SlotsToCoeffs consumes, lowest first.
+    pub slots_to_coeffs_bits: Vec<u32>,
+    /// Bits of the primes for use, lowest first.
+    pub use_bits: Vec<u32>,
+    /// Bits of the primes that EvalMod consumes, lowest first.
+    pub eval_mod_bits: Vec<u32>,
+    /// Bits of the primes that CoeffsToSlots consumes, lowest first.
+    pub coeffs_to_slots_bits: Vec<u32>,
+    /// Bits of the special primes; their number is also the number of limbs in a key-switching digit.
+    pub special_bits: Vec<u32>,
+    /// Hamming weight of the ephemeral secret of a bootstrap (ePrint 2022/024).
+    pub ephemeral_weight: u32,
+    /// Whether the set may miss the security table. Its name must then contain [`INSECURE_MARKER`], and not otherwise.
+    pub insecure: bool,
+}
+
+impl Parameters {
+    /// N = 2^16, 13 levels for use after a SlotsToCoeffs-first bootstrap, log2 QP = 1706, 128 bits.
+    pub fn n16() -> Self {
+        Self {
+            name: "n16".to_owned(),
+            log2_degree: 16,
+            log2_scale: 41,
+            base_bits: 50,
+            slots_to_coeffs_bits: vec![41; 3],
+            use_bits: vec![41; 13],
+            eval_mod_bits: vec![50; 10],
+            coeffs_to_slots_bits: vec![50; 3],
+            special_bits: vec![50; 7],
+            ephemeral_weight: 32,
+            insecure: false,
+        }
+    }
+
+    /// The chain of [`n16`](Self::n16) over N = 2^12: the same plans and code, no security whatsoever.
+    pub fn insecure_test() -> Self {
+        Self { name: INSECURE_MARKER.to_owned(), log2_degree: 12, insecure: true, ..Self::n16() }
+    }
+
+    /// The preset of a name.
+    pub fn preset(name: &str) -> Result<Self, Error> {
+        match name {
+            "n16" => Ok(Self::n16()),
+            INSECURE_MARKER => Ok(Self::insecure_test()),
+            _ => Err(Error::Parameters(format!(
+                "there is no parameter preset `{name}`; the presets are {}",
+                PRESET_NAMES.join(", ")
+            ))),
+        }
+    }
+
+    /// Most slots of a ciphertext, N/2.
+    pub fn maximum_slots(&self) -> u32 {
+        1 << (self.log2_degree - 1)
+    }
+
+    /// The levels that programs see: fresh ciphertexts and bootstraps come out at the top level for use, and a bootstrap
+    /// takes what SlotsToCoeffs consumes.
+    pub fn levels(&self) -> Levels {
+        let bootstrap_input = self.slots_to_coeffs_bits.len() as u32;
+        Levels { output: bootstrap_input + self.use_bits.len() as u32, bootstrap_input }
+    }
+
+    /// Index of the last limb of Q.
+    pub fn maximum_level(&self) -> u32 {
+        self.levels().output + (self.eval_mod_bits.len() + self.coeffs_to_slots_bits.len()) as u32
+    }
+
+    /// Bits of every limb of Q, by level.
+    pub fn limb_bits(&self) -> Vec<u32> {
+        let sections = [&self.slots_to_coeffs_bits, &self.use_bits, &self.eval_mod_bits, &self.coeffs_to_slots_bits];
+        std::iter::once(self.base_bits).chain(sections.into_iter().flatten().copied()).collect()
+    }
+
+    /// log2 QP: the sum of all sizes.
+    pub fn log2_qp(&self) -> u32 {
+        self.limb_bits().iter().sum::<u32>() + self.special_bits.iter().sum::<u32>()
+    }
+
+    /// Security in bits by the table, or `None` for an insecure set.
+    pub fn security_bits(&self) -> Option<u32> {
+        (!self.insecure).then_some(128)
+    }
+
+    /// Checks sizes, security and name.
+    pub fn validate(&self) -> Result<(), Error> {
+        let fail = |message: String| Err(Error::Parameters(format!("parameters `{}`: {message}", self.name)));
+        if !(5..=MAXIMUM_LOG2_DEGREE).contains(&self.log2_degree) {
+            return fail(format!("log2 N = {} is outside 5..={MAXIMUM_LOG2_DEGREE}", self.log2_degree));
+        }
+        if self.special_bits.is_empty() || self.use_bits.is_empty() {
+            return fail("at least one prime for use and one special prime are needed".to_owned());
+        }
+        // A chain longer than this is no parameter set; the bound also keeps the sum of the sizes from overflowing.
+        let limbs = self.limb_bits();
+        if limbs.len() + self.special_bits.len() > 256 {
+            return fail(format!("{} primes are too many", limbs.len() + self.special_bits.len()));
+        }
+        if let Some(bits) = limbs.iter().chain(&self.special_bits).find(|bits| !(20..=60).contains(*bits)) {
+            return fail(format!("a prime of {bits} bits is outside 20..=60"));
+        }
+        if !(20..=60).contains(&self.log2_scale) {
+            return fail(format!("log2 of the scale is {}, outside 20..=60", self.log2_scale));
+        }
+        if self.ephemeral_weight == 0 || u64::from(self.ephemeral_weight) > 1 << self.log2_degree {
+            return fail(format!("an ephemeral secret of weight {} is impossible", self.ephemeral_weight));
+        }
+        if self.insecure != self.name.contains(INSECURE_MARKER) {
+            return fail(format!("a set's name contains `{INSECURE_MARKER}` if and only if it is insecure"));
+        }
+        match maximum_log2_qp(self.log2_degree) {
+            _ if self.insecure => Ok(()),
+            None => fail(format!("the 128-bit security table has no row for N = 2^{}", self.log2_degree)),
+            Some(maximum) if self.log2_qp() > maximum => fail(format!(
+                "log2 QP = {} exceeds {maximum}, the bound for 128-bit security at N = 2^{}, by {} bits",
+                self.log2_qp(),
+                self.log2_degree,
+                self.log2_qp() - maximum
+            )),
+            Some(_) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presets_have_the_levels_and_the_security_they_promise() {
+        let parameters = Parameters::n16();
+        parameters.validate().unwrap();
+        assert_eq!(parameters.log2_qp(), 1706);
+        assert_eq!(parameters.levels(), Levels { output: 16, bootstrap_input: 3 });
+        assert_eq!(parameters.maximum_level(), 29);
+        assert_eq!(parameters.limb_bits().len(), 30);
+        assert_eq!(parameters.security_bits(), Some(128));
+        let insecure = Parameters::preset("insecure-test").unwrap();
+        insecure.validate().unwrap();
+        assert_eq!(insecure.security_bits(), None);
+        assert_eq!(insecure.levels(), parameters.levels());
+        assert!(Parameters::preset("n17").unwrap_err().to_string().contains("n16, insecure-test"));
+    }
+
+    #[test]
+    fn an_insecure_set_must_say_so() {
+        let small = Parameters { log2_degree: 15, ..Parameters::n16() };
+        assert!(small.validate().unwrap_err().to_string().contains("exceeds 868"));
+        let unnamed = Parameters { name: "fast".to_owned(), ..Parameters::insecure_test() };
+        assert!(unnamed.validate().is_err());
+    }
+}
