@@ -12,6 +12,7 @@
 //! [`EvaluationKeys`]; no type among those can name a secret key.
 #![forbid(unsafe_code)]
 
+pub mod circuits;
 pub mod ckks;
 pub mod error;
 pub mod parameters;

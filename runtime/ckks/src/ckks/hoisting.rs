@@ -1,0 +1,257 @@
+//! Rotations, conjugation, and the pieces of key switching that can be shared between them.
+//!
+//! A rotation is decomposition (most of the work), inner product with the key, division by P. Hoisting shares the decomposition between
+//! rotations of one ciphertext ([`Evaluator::decompose`]); double hoisting (ePrint 2020/1203, section 4) also shares the division by P
+//! between the terms of a sum ([`ExtendedCiphertext`]).
+
+use cachemir_hal::Backend;
+
+use crate::ckks::ciphertext::{Ciphertext, ExtendedCiphertext, ExtendedPlaintext};
+use crate::ckks::evaluator::{Evaluator, check_scales};
+use crate::error::CkksError;
+use crate::rlwe::keys::{EvaluationKeys, KeySwitchKey};
+use crate::rlwe::switching;
+
+/// The key-switching digits of a ciphertext's second polynomial, valid for that ciphertext only.
+#[derive(Debug)]
+pub struct Digits<B: Backend> {
+    buffer: B::Buffer,
+    level: usize,
+}
+
+impl<B: Backend> Digits<B> {
+    /// Level of the ciphertext that was decomposed.
+    pub fn level(&self) -> usize {
+        self.level
+    }
+}
+
+impl<B: Backend> Evaluator<B> {
+    /// `rotation` modulo the number of slots.
+    fn normalise(slots: usize, rotation: i64) -> usize {
+        rotation.rem_euclid(slots as i64) as usize
+    }
+
+    /// Decomposes a ciphertext for any number of rotations and conjugations.
+    pub fn decompose(&self, a: &Ciphertext<B>) -> Result<Digits<B>, CkksError> {
+        self.check_polynomials("decompose", a, 2)?;
+        let special = self.ring.parameters().digit_limbs();
+        Ok(Digits { buffer: switching::decompose(&self.ring, &a.buffer, 1, a.level, special)?, level: a.level })
+    }
+
+    /// P·(c_0 + u_0, u_1) modulo Q·P, where (u_0, u_1) is the key-switched c_1.
+    fn switch_extended(
+        &self,
+        a: &Ciphertext<B>,
+        digits: &B::Buffer,
+        key: &KeySwitchKey<B>,
+    ) -> Result<B::Buffer, CkksError> {
+        let (ring, level) = (&self.ring, a.level);
+        let mut extended = switching::inner_product(ring, digits, key, level)?;
+        let first = ring.backend().select(&a.buffer, 0..1, ring.chain(level))?;
+        switching::accumulate_times_special(ring, &mut extended, &first, level, key.special())?;
+        Ok(extended)
+    }
+
+    /// φ(a) by the key from s to φ^-1(s).
+    fn automorphism(
+        &self,
+        a: &Ciphertext<B>,
+        digits: &Digits<B>,
+        key: &KeySwitchKey<B>,
+        element: usize,
+    ) -> Result<Ciphertext<B>, CkksError> {
+        let (ring, level) = (&self.ring, a.level);
+        let backend = ring.backend();
+        let extended = self.switch_extended(a, &digits.buffer, key)?;
+        let switched = switching::mod_down(ring, &extended, level, key.special())?;
+        let mut buffer = backend.zeros(2, level + 1)?;
+        backend.automorphism(&mut buffer, &switched, element, ring.chain(level))?;
+        Ok(Ciphertext { buffer, ..*a })
+    }
+
+    /// Rotates the slots to the left by `rotation` modulo their number: slot j of the result is slot j + rotation of the operand.
+    pub fn rotate(&self, a: &Ciphertext<B>, rotation: i64, keys: &EvaluationKeys<B>) -> Result<Ciphertext<B>, CkksError> {
+        self.check_polynomials("rotate", a, 2)?;
+        let amount = Self::normalise(a.slots, rotation);
+        if amount == 0 {
+            return self.truncate(a, a.level);
+        }
+        let key = keys.rotation(amount, a.level)?;
+        self.automorphism(a, &self.decompose(a)?, key, self.ring.galois_element(amount))
+    }
+
+    /// As [`rotate`](Self::rotate), with the digits of `a` at hand.
+    pub fn rotate_decomposed(
+        &self,
+        a: &Ciphertext<B>,
+        digits: &Digits<B>,
+        rotation: i64,
+        keys: &EvaluationKeys<B>,
+    ) -> Result<Ciphertext<B>, CkksError> {
+        let amount = Self::normalise(a.slots, rotation);
+        if amount == 0 {
+            return self.truncate(a, a.level);
+        }
+        self.automorphism(a, digits, keys.rotation(amount, a.level)?, self.ring.galois_element(amount))
+    }
+
+    /// Several rotations of one ciphertext, decomposed once.
+    pub fn hoisted_rotations(
+        &self,
+        a: &Ciphertext<B>,
+        rotations: &[i64],
+        keys: &EvaluationKeys<B>,
+    ) -> Result<Vec<Ciphertext<B>>, CkksError> {
+        let digits = self.decompose(a)?;
+        rotations.iter().map(|&rotation| self.rotate_decomposed(a, &digits, rotation, keys)).collect()
+    }
+
+    /// Conjugates every slot.
+    pub fn conjugate(&self, a: &Ciphertext<B>, keys: &EvaluationKeys<B>) -> Result<Ciphertext<B>, CkksError> {
+        self.conjugate_decomposed(a, &self.decompose(a)?, keys)
+    }
+
+    /// As [`conjugate`](Self::conjugate), with the digits of `a` at hand.
+    pub fn conjugate_decomposed(
+        &self,
+        a: &Ciphertext<B>,
+        digits: &Digits<B>,
+        keys: &EvaluationKeys<B>,
+    ) -> Result<Ciphertext<B>, CkksError> {
+        self.automorphism(a, digits, keys.conjugation(a.level)?, self.ring.conjugation_element())
+    }
+
+    /// The same message under the secret that the key leads to.
+    pub fn switch_key(&self, a: &Ciphertext<B>, key: &KeySwitchKey<B>) -> Result<Ciphertext<B>, CkksError> {
+        self.check_polynomials("switch_key", a, 2)?;
+        if a.level > key.level() {
+            return Err(CkksError::KeyLevel { key: "a change of secret".to_owned(), key_level: key.level(), level: a.level });
+        }
+        let digits = switching::decompose(&self.ring, &a.buffer, 1, a.level, key.special())?;
+        let extended = self.switch_extended(a, &digits, key)?;
+        Ok(Ciphertext { buffer: switching::mod_down(&self.ring, &extended, a.level, key.special())?, ..*a })
+    }
+
+    /// Zero modulo Q·P, to accumulate into.
+    pub fn zero_extended(&self, level: usize, scale: f64, slots: usize) -> Result<ExtendedCiphertext<B>, CkksError> {
+        self.ring.check_level(level)?;
+        let buffer = self.ring.backend().zeros(2, level + 1 + self.ring.parameters().digit_limbs())?;
+        Ok(ExtendedCiphertext { buffer, level, scale, slots })
+    }
+
+    /// P·a modulo Q·P.
+    pub fn extend(&self, a: &Ciphertext<B>) -> Result<ExtendedCiphertext<B>, CkksError> {
+        self.check_polynomials("extend", a, 2)?;
+        let special = self.ring.parameters().digit_limbs();
+        let mut extended = self.zero_extended(a.level, a.scale, a.slots)?;
+        switching::accumulate_times_special(&self.ring, &mut extended.buffer, &a.buffer, a.level, special)?;
+        Ok(extended)
+    }
+
+    /// A rotation before its division by P.
+    pub fn rotate_extended(
+        &self,
+        a: &Ciphertext<B>,
+        digits: &Digits<B>,
+        rotation: i64,
+        keys: &EvaluationKeys<B>,
+    ) -> Result<ExtendedCiphertext<B>, CkksError> {
+        let amount = Self::normalise(a.slots, rotation);
+        if amount == 0 {
+            return self.extend(a);
+        }
+        let key = keys.rotation(amount, a.level)?;
+        let mut result = self.zero_extended(a.level, a.scale, a.slots)?;
+        let extended = self.switch_extended(a, &digits.buffer, key)?;
+        let limbs = self.ring.extended(a.level, key.special());
+        let element = self.ring.galois_element(amount);
+        self.ring.backend().automorphism(&mut result.buffer, &extended, element, &limbs)?;
+        Ok(result)
+    }
+
+    /// accumulator ← accumulator + the rotation of `a` before its division by P. Levels must be equal.
+    pub fn rotate_accumulate_extended(
+        &self,
+        accumulator: &mut ExtendedCiphertext<B>,
+        a: &Ciphertext<B>,
+        rotation: i64,
+        keys: &EvaluationKeys<B>,
+    ) -> Result<(), CkksError> {
+        check_scales("rotate_accumulate_extended", accumulator.scale, a.scale)?;
+        Self::check_extended_level("rotate_accumulate_extended", accumulator, a.level)?;
+        let amount = Self::normalise(a.slots, rotation);
+        if amount == 0 {
+            let special = self.ring.parameters().digit_limbs();
+            return switching::accumulate_times_special(&self.ring, &mut accumulator.buffer, &a.buffer, a.level, special);
+        }
+        let key = keys.rotation(amount, a.level)?;
+        let digits = self.decompose(a)?;
+        let extended = self.switch_extended(a, &digits.buffer, key)?;
+        let limbs = self.ring.extended(a.level, key.special());
+        let element = self.ring.galois_element(amount);
+        self.ring.backend().automorphism_accumulate(&mut accumulator.buffer, &extended, element, &limbs)?;
+        Ok(())
+    }
+
+    /// accumulator ← accumulator + a. Levels must be equal.
+    pub fn add_extended_assign(
+        &self,
+        accumulator: &mut ExtendedCiphertext<B>,
+        a: &ExtendedCiphertext<B>,
+    ) -> Result<(), CkksError> {
+        check_scales("add_extended", accumulator.scale, a.scale)?;
+        Self::check_extended_level("add_extended", accumulator, a.level)?;
+        let limbs = self.ring.extended(a.level, self.ring.parameters().digit_limbs());
+        self.ring.backend().add_assign(&mut accumulator.buffer, &a.buffer, &limbs)?;
+        Ok(())
+    }
+
+    /// accumulator ← accumulator + Σ a_k·p_k modulo Q·P, with one modular reduction. All levels must be equal, and each pair's scales
+    /// must multiply to the accumulator's.
+    pub fn mul_plain_accumulate_extended(
+        &self,
+        accumulator: &mut ExtendedCiphertext<B>,
+        pairs: &[(&ExtendedCiphertext<B>, &ExtendedPlaintext<B>)],
+    ) -> Result<(), CkksError> {
+        for (a, p) in pairs {
+            check_scales("mul_plain_accumulate_extended", accumulator.scale, a.scale * p.scale)?;
+            Self::check_extended_level("mul_plain_accumulate_extended", accumulator, a.level)?;
+            Self::check_extended_level("mul_plain_accumulate_extended", accumulator, p.level)?;
+        }
+        let buffers: Vec<_> = pairs.iter().map(|(a, p)| (&a.buffer, &p.buffer)).collect();
+        let limbs = self.ring.extended(accumulator.level, self.ring.parameters().digit_limbs());
+        self.ring.backend().mul_accumulate_many(&mut accumulator.buffer, &buffers, &limbs)?;
+        Ok(())
+    }
+
+    fn check_extended_level(
+        operation: &'static str,
+        accumulator: &ExtendedCiphertext<B>,
+        level: usize,
+    ) -> Result<(), CkksError> {
+        if accumulator.level == level {
+            return Ok(());
+        }
+        Err(CkksError::LevelMismatch { operation, left: accumulator.level, right: level })
+    }
+
+    /// Divides by P.
+    pub fn mod_down(&self, a: &ExtendedCiphertext<B>) -> Result<Ciphertext<B>, CkksError> {
+        let &ExtendedCiphertext { level, scale, slots, .. } = a;
+        let buffer = switching::mod_down(&self.ring, &a.buffer, level, self.ring.parameters().digit_limbs())?;
+        Ok(Ciphertext { buffer, level, scale, slots })
+    }
+
+    /// Divides by P and rescales, in one step.
+    pub fn mod_down_rescale(&self, a: &ExtendedCiphertext<B>) -> Result<Ciphertext<B>, CkksError> {
+        let &ExtendedCiphertext { level, scale, slots, .. } = a;
+        if level == 0 {
+            return Err(CkksError::LevelExhausted { operation: "rescale", level, needed: 1 });
+        }
+        let special = self.ring.parameters().digit_limbs();
+        let buffer = switching::mod_down_and_rescale(&self.ring, &a.buffer, level, special)?;
+        let scale = scale / self.ring.parameters().primes()[level] as f64;
+        Ok(Ciphertext { buffer, level: level - 1, scale, slots })
+    }
+}

@@ -1,0 +1,637 @@
+//! CKKS parameters: the literal that a person writes, and the validated set that everything else uses.
+//!
+//! # The modulus chain
+//! Limb 0 is the base prime `q_0`; above it lie, in this order, the primes that SlotsToCoeffs consumes, the primes for use,
+//! those of EvalMod and those of CoeffsToSlots. A ciphertext at *level* ℓ has the limbs `q_0 … q_ℓ`, so the level is the index
+//! of the highest limb and one rescale consumes `q_ℓ`. The special primes `p_0 … p_{α-1}` serve hybrid key switching
+//! (ePrint 2020/1203, section 3) only. All primes are congruent to 1 modulo 2N and below [`PRIME_LIMIT`].
+//!
+//! # Canonical scales
+//! Every level ℓ has exactly one canonical scale Δ_ℓ, and Δ_{ℓ-1} = Δ_ℓ² / q_ℓ, so that a product of two canonical ciphertexts
+//! of level ℓ, once rescaled, is canonical at ℓ-1. The recursion is anchored at the top level for use, Δ_top = 2^`log2_scale`,
+//! and holds in both directions. Each prime for use is the free one nearest to 2^bits · (Δ_ℓ / Δ_top)², which keeps the scales
+//! from drifting: the deviation of one level is corrected by the prime of the next.
+//!
+//! # Security
+//! The main secret is uniform ternary with errors of σ = 3.19. log2 QP is checked against ePrint 2024/463, table 5.2,
+//! 128 bits ([`maximum_log2_qp`]). Only a literal flagged insecure may exceed it, and its name then says so.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::ops::Range;
+
+/// Every prime is below this bound, so that one basis serves 52-bit multipliers on CPUs and double-precision units elsewhere.
+pub const PRIME_LIMIT: u64 = 1 << 50;
+
+/// Standard deviation of the error distribution.
+pub const ERROR_STANDARD_DEVIATION: f64 = 3.19;
+
+/// The name that every insecure parameter set's name must contain.
+pub const INSECURE_MARKER: &str = "insecure-test";
+
+/// Largest log2 QP with 128-bit security for a uniform ternary secret and σ = 3.19 (ePrint 2024/463, table 5.2);
+/// `None` for ring degrees that the table, as used here, does not cover.
+pub fn maximum_log2_qp(log2_degree: u32) -> Option<f64> {
+    match log2_degree {
+        13 => Some(214.0),
+        14 => Some(430.0),
+        15 => Some(868.0),
+        16 => Some(1747.0),
+        _ => None,
+    }
+}
+
+/// Why a literal does not describe a usable parameter set.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ParameterError {
+    /// The modulus is too large for 128-bit security at this ring degree.
+    #[error(
+        "parameters `{name}`: log2 QP = {log2_qp:.1} exceeds {maximum:.1}, the bound for 128-bit security at N = 2^{log2_degree}, by {excess:.1} bits"
+    )]
+    Insecure {
+        /// Name of the literal.
+        name: String,
+        /// log2 of the ring degree.
+        log2_degree: u32,
+        /// log2 of the whole modulus.
+        log2_qp: f64,
+        /// The table's bound.
+        maximum: f64,
+        /// `log2_qp - maximum`.
+        excess: f64,
+    },
+    /// The security table has no row for this ring degree.
+    #[error("parameters `{name}`: the 128-bit security table has no row for N = 2^{log2_degree} (rows: 2^13 to 2^16)")]
+    UnknownSecurity {
+        /// Name of the literal.
+        name: String,
+        /// log2 of the ring degree.
+        log2_degree: u32,
+    },
+    /// The insecure flag and the name disagree.
+    #[error("parameters `{name}`: a set's name contains `{INSECURE_MARKER}` if and only if it is flagged insecure")]
+    MisleadingName {
+        /// Name of the literal.
+        name: String,
+    },
+    /// The ring degree is outside the supported range.
+    #[error("parameters `{name}`: log2 N = {log2_degree} is outside 5..=17")]
+    Degree {
+        /// Name of the literal.
+        name: String,
+        /// log2 of the ring degree.
+        log2_degree: u32,
+    },
+    /// A part of the chain is missing or a count is out of range.
+    #[error("parameters `{name}`: {what} must lie in {minimum}..={maximum}, found {found}")]
+    Range {
+        /// Name of the literal.
+        name: String,
+        /// The quantity.
+        what: &'static str,
+        /// Smallest allowed value.
+        minimum: u64,
+        /// Largest allowed value.
+        maximum: u64,
+        /// The value in the literal.
+        found: u64,
+    },
+    /// There are not enough primes of the requested size.
+    #[error("parameters `{name}`: no free {bits}-bit prime congruent to 1 modulo 2^{log2_order} is left")]
+    NoPrime {
+        /// Name of the literal.
+        name: String,
+        /// Requested size.
+        bits: u32,
+        /// log2 of 2N.
+        log2_order: u32,
+    },
+    /// A key-switching digit is larger than the special modulus, so the key-switching noise would be too large.
+    #[error("parameters `{name}`: digit {digit} has {digit_bits:.1} bits, the special primes only {special_bits:.1}")]
+    DigitTooLarge {
+        /// Name of the literal.
+        name: String,
+        /// Index of the digit.
+        digit: usize,
+        /// log2 of the digit's modulus.
+        digit_bits: f64,
+        /// log2 of P.
+        special_bits: f64,
+    },
+    /// The canonical scale of a level leaves its allowed range.
+    #[error("parameters `{name}`: the canonical scale of level {level} is 2^{log2_scale:.3}, more than a factor 2 from 2^{log2_target}")]
+    ScaleDrift {
+        /// Name of the literal.
+        name: String,
+        /// The level.
+        level: usize,
+        /// log2 of its canonical scale.
+        log2_scale: f64,
+        /// log2 of the scale asked for.
+        log2_target: u32,
+    },
+    /// There is no preset of this name.
+    #[error("unknown parameter preset `{name}`; known: {known}")]
+    UnknownPreset {
+        /// The name asked for.
+        name: String,
+        /// Known names, separated by commas.
+        known: String,
+    },
+}
+
+/// What a person writes: sizes only, nothing checked yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParametersLiteral {
+    /// Short name, repeated in every description.
+    pub name: String,
+    /// log2 of the ring degree N.
+    pub log2_degree: u32,
+    /// log2 of the canonical scale at the top level for use.
+    pub log2_scale: u32,
+    /// Bits of q_0.
+    pub base_bits: u32,
+    /// Bits of the primes that SlotsToCoeffs consumes, lowest first.
+    pub slots_to_coeffs_bits: Vec<u32>,
+    /// Bits of the primes for use, lowest first.
+    pub use_bits: Vec<u32>,
+    /// Bits of the primes that EvalMod consumes, lowest first.
+    pub eval_mod_bits: Vec<u32>,
+    /// Bits of the primes that CoeffsToSlots consumes, lowest first.
+    pub coeffs_to_slots_bits: Vec<u32>,
+    /// Bits of the special primes; their number α is also the number of limbs in a key-switching digit.
+    pub special_bits: Vec<u32>,
+    /// Hamming weight of the ephemeral secret of a bootstrap (ePrint 2022/024).
+    pub ephemeral_weight: usize,
+    /// Whether the set may miss the security table. Its name must then contain [`INSECURE_MARKER`], and not otherwise.
+    pub insecure: bool,
+}
+
+impl ParametersLiteral {
+    /// N = 2^16, 13 levels for use after a SlotsToCoeffs-first bootstrap, log2 QP = 1706, five key-switching digits, 128 bits.
+    pub fn n16() -> Self {
+        Self {
+            name: "n16".to_owned(),
+            log2_degree: 16,
+            log2_scale: 41,
+            base_bits: 50,
+            slots_to_coeffs_bits: vec![41; 3],
+            use_bits: vec![41; 13],
+            eval_mod_bits: vec![50; 10],
+            coeffs_to_slots_bits: vec![50; 3],
+            special_bits: vec![50; 7],
+            ephemeral_weight: 32,
+            insecure: false,
+        }
+    }
+
+    /// The chain of [`n16`](Self::n16) over N = 2^12: the same plans and code, no security whatsoever.
+    pub fn insecure_test() -> Self {
+        Self { name: INSECURE_MARKER.to_owned(), log2_degree: 12, insecure: true, ..Self::n16() }
+    }
+
+    /// The preset called `name`.
+    pub fn preset(name: &str) -> Result<Self, ParameterError> {
+        match name {
+            "n16" => Ok(Self::n16()),
+            INSECURE_MARKER => Ok(Self::insecure_test()),
+            _ => Err(ParameterError::UnknownPreset { name: name.to_owned(), known: PRESET_NAMES.join(", ") }),
+        }
+    }
+
+    /// Checks the literal and generates its primes, always the same ones for the same literal.
+    pub fn validate(&self) -> Result<Parameters, ParameterError> {
+        Parameters::new(self.clone())
+    }
+}
+
+/// Names that [`ParametersLiteral::preset`] knows.
+pub const PRESET_NAMES: [&str; 2] = ["n16", INSECURE_MARKER];
+
+/// The part of the chain that a limb belongs to, by what its rescale is meant for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Section {
+    /// q_0.
+    Base,
+    /// Consumed by SlotsToCoeffs.
+    SlotsToCoeffs,
+    /// For the program.
+    Use,
+    /// Consumed by EvalMod.
+    EvalMod,
+    /// Consumed by CoeffsToSlots.
+    CoeffsToSlots,
+}
+
+/// A validated parameter set with its primes and canonical scales.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Parameters {
+    literal: ParametersLiteral,
+    primes: Vec<u64>,
+    special_primes: Vec<u64>,
+    canonical_scales: Vec<f64>,
+    log2_qp: f64,
+}
+
+impl Parameters {
+    fn new(literal: ParametersLiteral) -> Result<Self, ParameterError> {
+        let name = literal.name.clone();
+        check_ranges(&literal)?;
+        let mut pool = PrimePool { name: &name, log2_order: literal.log2_degree + 1, taken: BTreeSet::new() };
+
+        let use_top = literal.slots_to_coeffs_bits.len() + literal.use_bits.len();
+        let anchor = exp2(literal.log2_scale);
+        let chain_bits: Vec<u32> = std::iter::once(&literal.base_bits)
+            .chain(&literal.slots_to_coeffs_bits)
+            .chain(&literal.use_bits)
+            .chain(&literal.eval_mod_bits)
+            .chain(&literal.coeffs_to_slots_bits)
+            .copied()
+            .collect();
+        let mut primes = vec![0_u64; chain_bits.len()];
+        let mut canonical_scales = vec![0_f64; chain_bits.len()];
+
+        canonical_scales[use_top] = anchor;
+        for level in (1..=use_top).rev() {
+            let scale = canonical_scales[level];
+            let deviation = scale / anchor;
+            primes[level] = pool.take(chain_bits[level], exp2(chain_bits[level]) * deviation * deviation)?;
+            let lower = scale * scale / primes[level] as f64;
+            if !(anchor / 2.0..=anchor * 2.0).contains(&lower) {
+                return Err(ParameterError::ScaleDrift {
+                    name,
+                    level: level - 1,
+                    log2_scale: lower.log2(),
+                    log2_target: literal.log2_scale,
+                });
+            }
+            canonical_scales[level - 1] = lower;
+        }
+        primes[0] = pool.take(chain_bits[0], exp2(chain_bits[0]))?;
+        for level in use_top + 1..chain_bits.len() {
+            primes[level] = pool.take(chain_bits[level], exp2(chain_bits[level]))?;
+            canonical_scales[level] = (canonical_scales[level - 1] * primes[level] as f64).sqrt();
+        }
+        let special_primes = literal
+            .special_bits
+            .iter()
+            .map(|&bits| pool.take(bits, exp2(bits)))
+            .collect::<Result<Vec<_>, _>>()?;
+
+        let special_bits = log2_product(&special_primes);
+        for (digit, limbs) in primes.chunks(special_primes.len()).enumerate() {
+            let digit_bits = log2_product(limbs);
+            if digit_bits > special_bits + 1.0 {
+                return Err(ParameterError::DigitTooLarge { name, digit, digit_bits, special_bits });
+            }
+        }
+        let log2_qp = log2_product(&primes) + special_bits;
+        check_security(&literal, log2_qp)?;
+        Ok(Self { literal, primes, special_primes, canonical_scales, log2_qp })
+    }
+
+    /// The validated preset called `name`.
+    pub fn preset(name: &str) -> Result<Self, ParameterError> {
+        ParametersLiteral::preset(name)?.validate()
+    }
+
+    /// The literal that this set was made from.
+    pub fn literal(&self) -> &ParametersLiteral {
+        &self.literal
+    }
+
+    /// The set's name.
+    pub fn name(&self) -> &str {
+        &self.literal.name
+    }
+
+    /// log2 N.
+    pub fn log2_degree(&self) -> u32 {
+        self.literal.log2_degree
+    }
+
+    /// The ring degree N.
+    pub fn degree(&self) -> usize {
+        1 << self.literal.log2_degree
+    }
+
+    /// The largest number of slots, N/2.
+    pub fn maximum_slots(&self) -> usize {
+        self.degree() / 2
+    }
+
+    /// q_0, q_1, … in the order of the levels.
+    pub fn primes(&self) -> &[u64] {
+        &self.primes
+    }
+
+    /// p_0, p_1, …
+    pub fn special_primes(&self) -> &[u64] {
+        &self.special_primes
+    }
+
+    /// α: the number of special primes and of limbs in a key-switching digit.
+    pub fn digit_limbs(&self) -> usize {
+        self.special_primes.len()
+    }
+
+    /// Number of key-switching digits of a ciphertext at `level`.
+    pub fn digits(&self, level: usize) -> usize {
+        (level + 1).div_ceil(self.digit_limbs())
+    }
+
+    /// The highest level, where ModRaise arrives.
+    pub fn maximum_level(&self) -> usize {
+        self.primes.len() - 1
+    }
+
+    /// The highest level for use, where a bootstrap's output arrives.
+    pub fn use_top_level(&self) -> usize {
+        self.literal.slots_to_coeffs_bits.len() + self.literal.use_bits.len()
+    }
+
+    /// The lowest level at which a ciphertext can enter a bootstrap: SlotsToCoeffs takes it from here to level 0.
+    pub fn bootstrap_input_level(&self) -> usize {
+        self.literal.slots_to_coeffs_bits.len()
+    }
+
+    /// The limbs (equivalently, the levels whose rescale consumes them) of a section of the chain.
+    pub fn section(&self, section: Section) -> Range<usize> {
+        let slots_to_coeffs_end = 1 + self.literal.slots_to_coeffs_bits.len();
+        let use_end = slots_to_coeffs_end + self.literal.use_bits.len();
+        let eval_mod_end = use_end + self.literal.eval_mod_bits.len();
+        match section {
+            Section::Base => 0..1,
+            Section::SlotsToCoeffs => 1..slots_to_coeffs_end,
+            Section::Use => slots_to_coeffs_end..use_end,
+            Section::EvalMod => use_end..eval_mod_end,
+            Section::CoeffsToSlots => eval_mod_end..self.primes.len(),
+        }
+    }
+
+    /// Δ_ℓ, the one canonical scale of `level`.
+    ///
+    /// # Panics
+    /// If `level` exceeds [`maximum_level`](Self::maximum_level).
+    pub fn canonical_scale(&self, level: usize) -> f64 {
+        self.canonical_scales[level]
+    }
+
+    /// log2 of q_0 ⋯ q_ℓ.
+    pub fn log2_q(&self, level: usize) -> f64 {
+        log2_product(&self.primes[..=level])
+    }
+
+    /// log2 of the whole modulus QP.
+    pub fn log2_qp(&self) -> f64 {
+        self.log2_qp
+    }
+
+    /// Security in bits by the table, or `None` for an insecure set.
+    pub fn security_bits(&self) -> Option<u32> {
+        (!self.literal.insecure).then_some(128)
+    }
+
+    /// Hamming weight of the ephemeral secret.
+    pub fn ephemeral_weight(&self) -> usize {
+        self.literal.ephemeral_weight
+    }
+
+    /// A 64-bit fingerprint (FNV-1a) of the degree, primes and secret distributions. It tells sets apart by accident, not
+    /// against an adversary.
+    pub fn fingerprint(&self) -> u64 {
+        let words = [u64::from(self.literal.log2_degree), u64::from(self.literal.log2_scale)]
+            .into_iter()
+            .chain([self.primes.len() as u64, self.special_primes.len() as u64])
+            .chain([self.literal.ephemeral_weight as u64, self.bootstrap_input_level() as u64, self.use_top_level() as u64])
+            .chain(self.primes.iter().copied())
+            .chain(self.special_primes.iter().copied());
+        words.flat_map(u64::to_le_bytes).fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        })
+    }
+}
+
+impl fmt::Display for Parameters {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "{}: N = 2^{}, {} + {} primes, {} levels for use, log2 QP = {:.0}, {} key-switching digits, ",
+            self.name(),
+            self.log2_degree(),
+            self.primes.len(),
+            self.special_primes.len(),
+            self.literal.use_bits.len(),
+            self.log2_qp,
+            self.digits(self.maximum_level()),
+        )?;
+        match self.security_bits() {
+            Some(bits) => write!(formatter, "{bits}-bit security"),
+            None => write!(formatter, "NO SECURITY ({INSECURE_MARKER})"),
+        }
+    }
+}
+
+fn check_ranges(literal: &ParametersLiteral) -> Result<(), ParameterError> {
+    let name = || literal.name.clone();
+    if literal.insecure != literal.name.contains(INSECURE_MARKER) {
+        return Err(ParameterError::MisleadingName { name: name() });
+    }
+    if !(5..=17).contains(&literal.log2_degree) {
+        return Err(ParameterError::Degree { name: name(), log2_degree: literal.log2_degree });
+    }
+    let range = |what, minimum: u64, maximum: u64, found: u64| {
+        if (minimum..=maximum).contains(&found) {
+            Ok(())
+        } else {
+            Err(ParameterError::Range { name: name(), what, minimum, maximum, found })
+        }
+    };
+    let smallest_prime_bits = u64::from(literal.log2_degree) + 6;
+    let largest_prime_bits = u64::from(PRIME_LIMIT.ilog2());
+    let sections = [
+        &literal.slots_to_coeffs_bits,
+        &literal.use_bits,
+        &literal.eval_mod_bits,
+        &literal.coeffs_to_slots_bits,
+        &literal.special_bits,
+    ];
+    for &bits in sections.into_iter().flatten().chain([&literal.base_bits]) {
+        range("the bit size of a prime", smallest_prime_bits, largest_prime_bits, u64::from(bits))?;
+    }
+    let limbs: usize = sections.iter().map(|bits| bits.len()).sum();
+    range("the number of primes", 2, 128, limbs as u64 + 1)?;
+    range("the number of special primes", 1, 64, literal.special_bits.len() as u64)?;
+    range("the number of primes for use", 1, 64, literal.use_bits.len() as u64)?;
+    range("log2 of the scale", 10, largest_prime_bits, u64::from(literal.log2_scale))?;
+    range("the ephemeral secret's weight", 1, 1 << literal.log2_degree, literal.ephemeral_weight as u64)
+}
+
+fn check_security(literal: &ParametersLiteral, log2_qp: f64) -> Result<(), ParameterError> {
+    if literal.insecure {
+        return Ok(());
+    }
+    let (name, log2_degree) = (literal.name.clone(), literal.log2_degree);
+    match maximum_log2_qp(log2_degree) {
+        None => Err(ParameterError::UnknownSecurity { name, log2_degree }),
+        Some(maximum) if log2_qp > maximum => {
+            Err(ParameterError::Insecure { name, log2_degree, log2_qp, maximum, excess: log2_qp - maximum })
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+fn exp2(bits: u32) -> f64 {
+    f64::from(bits).exp2()
+}
+
+fn log2_product(primes: &[u64]) -> f64 {
+    primes.iter().map(|&prime| (prime as f64).log2()).sum()
+}
+
+/// Hands out distinct primes congruent to 1 modulo 2^`log2_order`.
+struct PrimePool<'a> {
+    name: &'a str,
+    log2_order: u32,
+    taken: BTreeSet<u64>,
+}
+
+impl PrimePool<'_> {
+    /// The free prime nearest to `target`, searched alternately on both sides, below [`PRIME_LIMIT`] and within a factor 2.
+    fn take(&mut self, bits: u32, target: f64) -> Result<u64, ParameterError> {
+        let step = 1_u64 << self.log2_order;
+        let centre = (target / step as f64).round() as u64 * step + 1;
+        let free = |candidate: u64| {
+            candidate < PRIME_LIMIT && !self.taken.contains(&candidate) && is_prime(candidate)
+        };
+        let found = (0..centre / (2 * step)).find_map(|distance| {
+            let below = centre - distance * step;
+            let above = centre + distance * step;
+            [below, above].into_iter().find(|&candidate| free(candidate))
+        });
+        let prime = found.ok_or_else(|| ParameterError::NoPrime {
+            name: self.name.to_owned(),
+            bits,
+            log2_order: self.log2_order,
+        })?;
+        self.taken.insert(prime);
+        Ok(prime)
+    }
+}
+
+/// Deterministic Miller–Rabin; the first twelve primes are witnesses enough for every 64-bit number.
+fn is_prime(candidate: u64) -> bool {
+    const WITNESSES: [u64; 12] = [2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37];
+    if candidate < 2 {
+        return false;
+    }
+    if let Some(&divisor) = WITNESSES.iter().find(|&&witness| candidate.is_multiple_of(witness)) {
+        return candidate == divisor;
+    }
+    let multiply = |a: u64, b: u64| (u128::from(a) * u128::from(b) % u128::from(candidate)) as u64;
+    let twos = (candidate - 1).trailing_zeros();
+    let odd = (candidate - 1) >> twos;
+    WITNESSES.into_iter().all(|witness| {
+        let mut power = 1;
+        for bit in (0..u64::BITS - odd.leading_zeros()).rev() {
+            power = multiply(power, power);
+            if odd >> bit & 1 == 1 {
+                power = multiply(power, witness);
+            }
+        }
+        power == 1
+            || (0..twos).any(|_| {
+                let minus_one = power == candidate - 1;
+                power = multiply(power, power);
+                minus_one
+            })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn primality_agrees_with_trial_division() {
+        for candidate in 0..5000_u64 {
+            let expected = candidate >= 2 && (2..candidate).take_while(|d| d * d <= candidate).all(|d| candidate % d != 0);
+            assert_eq!(is_prime(candidate), expected, "{candidate}");
+        }
+        assert!(is_prime((1 << 61) - 1));
+        assert!(!is_prime(3_215_031_751), "strong pseudoprime to the bases 2, 3, 5 and 7");
+    }
+
+    #[test]
+    fn presets_have_the_documented_shape() {
+        for name in PRESET_NAMES {
+            let parameters = Parameters::preset(name).unwrap();
+            assert_eq!(parameters.maximum_level(), 29);
+            assert_eq!(parameters.use_top_level(), 16);
+            assert_eq!(parameters.bootstrap_input_level(), 3);
+            assert_eq!(parameters.section(Section::Use), 4..17);
+            assert_eq!(parameters.section(Section::CoeffsToSlots), 27..30);
+            assert_eq!(parameters.digits(29), 5);
+            assert!((parameters.log2_qp() - 1706.0).abs() < 0.1, "{}", parameters.log2_qp());
+            assert!(parameters.to_string().contains(name));
+            let all: BTreeSet<u64> = parameters.primes().iter().chain(parameters.special_primes()).copied().collect();
+            assert_eq!(all.len(), 37, "distinct primes");
+            for &prime in &all {
+                assert!(is_prime(prime) && prime < PRIME_LIMIT);
+                assert_eq!(prime % (2 * parameters.degree() as u64), 1);
+            }
+        }
+        assert_eq!(Parameters::preset("n16").unwrap().security_bits(), Some(128));
+        assert_eq!(Parameters::preset("insecure-test").unwrap().security_bits(), None);
+    }
+
+    #[test]
+    fn canonical_scales_follow_the_recursion_and_stay_near_the_target() {
+        let parameters = Parameters::preset("n16").unwrap();
+        for level in 1..=parameters.maximum_level() {
+            let scale = parameters.canonical_scale(level);
+            let lower = scale * scale / parameters.primes()[level] as f64;
+            assert!((lower / parameters.canonical_scale(level - 1) - 1.0).abs() < 1e-12);
+        }
+        for level in 0..=parameters.use_top_level() {
+            let deviation = parameters.canonical_scale(level) / 41_f64.exp2() - 1.0;
+            assert!(deviation.abs() < 1e-4, "level {level}: {deviation}");
+        }
+        assert!((parameters.canonical_scale(29).log2() - 50.0).abs() < 0.01);
+    }
+
+    #[test]
+    fn validation_is_deterministic() {
+        assert_eq!(Parameters::preset("n16").unwrap(), Parameters::preset("n16").unwrap());
+        assert_ne!(
+            Parameters::preset("n16").unwrap().fingerprint(),
+            Parameters::preset("insecure-test").unwrap().fingerprint()
+        );
+    }
+
+    #[test]
+    fn a_modulus_above_the_table_is_refused_with_the_excess() {
+        let literal = ParametersLiteral { use_bits: vec![41; 15], name: "wide".into(), ..ParametersLiteral::n16() };
+        match literal.validate() {
+            Err(ParameterError::Insecure { excess, .. }) => assert!((excess - (1788.0 - 1747.0)).abs() < 0.1, "{excess}"),
+            other => panic!("{other:?}"),
+        }
+        let small = ParametersLiteral { log2_degree: 12, name: "small".into(), ..ParametersLiteral::n16() };
+        assert!(matches!(small.validate(), Err(ParameterError::UnknownSecurity { log2_degree: 12, .. })));
+    }
+
+    #[test]
+    fn the_insecure_flag_and_the_name_go_together() {
+        let silent = ParametersLiteral { name: "fast".into(), ..ParametersLiteral::insecure_test() };
+        assert!(matches!(silent.validate(), Err(ParameterError::MisleadingName { .. })));
+        let loud = ParametersLiteral { insecure: false, ..ParametersLiteral::insecure_test() };
+        assert!(matches!(loud.validate(), Err(ParameterError::MisleadingName { .. })));
+    }
+
+    #[test]
+    fn a_digit_above_the_special_modulus_is_refused() {
+        let literal = ParametersLiteral { special_bits: vec![41; 7], ..ParametersLiteral::insecure_test() };
+        assert!(matches!(literal.validate(), Err(ParameterError::DigitTooLarge { digit: 2, .. })));
+    }
+}

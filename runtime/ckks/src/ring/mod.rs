@@ -1,0 +1,140 @@
+//! R_Q = Z_Q[X]/(X^N + 1) in residue form: the backend built for one parameter set, and randomness.
+
+use std::sync::Arc;
+
+use cachemir_hal::{Backend, Modulus};
+
+use crate::error::CkksError;
+use crate::parameters::Parameters;
+
+pub mod sampling;
+
+/// A parameter set with the backend built over its primes: table indices `0 ..= maximum_level` are the chain, those after it the
+/// special primes. Cloning is cheap.
+#[derive(Debug, Clone)]
+pub struct Ring<B: Backend> {
+    backend: B,
+    parameters: Arc<Parameters>,
+    /// 0, 1, … over the chain, then the special primes.
+    indices: Arc<[usize]>,
+    moduli: Arc<[Modulus]>,
+}
+
+impl<B: Backend> Ring<B> {
+    /// Builds the backend's tables for these parameters.
+    pub fn new(parameters: Parameters) -> Result<Self, CkksError> {
+        let primes: Vec<u64> = parameters.primes().iter().chain(parameters.special_primes()).copied().collect();
+        Ok(Self {
+            backend: B::new(parameters.degree(), &primes)?,
+            indices: (0..primes.len()).collect(),
+            moduli: primes.into_iter().map(Modulus::new).collect(),
+            parameters: Arc::new(parameters),
+        })
+    }
+
+    /// The backend.
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// The parameters.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// Ring degree N.
+    pub fn degree(&self) -> usize {
+        self.parameters.degree()
+    }
+
+    /// Table indices of q_0 … q_level.
+    pub fn chain(&self, level: usize) -> &[usize] {
+        &self.indices[..=level]
+    }
+
+    /// Table indices of the first `count` special primes.
+    pub fn special(&self, count: usize) -> &[usize] {
+        let start = self.parameters.primes().len();
+        &self.indices[start..start + count]
+    }
+
+    /// Table indices of q_0 … q_level followed by those of the first `special` special primes.
+    pub fn extended(&self, level: usize, special: usize) -> Vec<usize> {
+        [self.chain(level), self.special(special)].concat()
+    }
+
+    /// Arithmetic modulo the prime at a table index.
+    pub fn modulus(&self, index: usize) -> &Modulus {
+        &self.moduli[index]
+    }
+
+    /// Residues of an integer modulo the primes at these table indices.
+    pub fn residues(&self, value: i128, limbs: &[usize]) -> Vec<u64> {
+        limbs.iter().map(|&limb| self.moduli[limb].reduce_signed_wide(value)).collect()
+    }
+
+    /// Residues of p_0 ⋯ p_{count-1} modulo the primes at these table indices.
+    pub fn special_product(&self, count: usize, limbs: &[usize]) -> Vec<u64> {
+        limbs
+            .iter()
+            .map(|&limb| {
+                let modulus = &self.moduli[limb];
+                self.special(count)
+                    .iter()
+                    .fold(1, |product, &special| modulus.mul(product, modulus.reduce(self.moduli[special].value())))
+            })
+            .collect()
+    }
+
+    /// Refuses a level above the chain.
+    pub fn check_level(&self, level: usize) -> Result<(), CkksError> {
+        let maximum = self.parameters.maximum_level();
+        if level > maximum {
+            return Err(CkksError::LevelOutOfRange { level, maximum });
+        }
+        Ok(())
+    }
+
+    /// Refuses numbers of slots that are no power of two up to N/2.
+    pub fn check_slots(&self, slots: usize) -> Result<(), CkksError> {
+        let maximum = self.parameters.maximum_slots();
+        if !slots.is_power_of_two() || slots > maximum {
+            return Err(CkksError::Slots { slots, maximum });
+        }
+        Ok(())
+    }
+
+    /// The Galois element 5^k mod 2N, whose automorphism rotates the slots to the left by k.
+    pub fn galois_element(&self, rotation: usize) -> usize {
+        let mask = 2 * self.degree() - 1;
+        let (mut result, mut square, mut exponent) = (1_usize, 5_usize, rotation);
+        while exponent > 0 {
+            if exponent & 1 == 1 {
+                result = result.wrapping_mul(square) & mask;
+            }
+            square = square.wrapping_mul(square) & mask;
+            exponent >>= 1;
+        }
+        result
+    }
+
+    /// The Galois element 2N - 1 of complex conjugation.
+    pub fn conjugation_element(&self) -> usize {
+        2 * self.degree() - 1
+    }
+
+    /// The inverse of a Galois element modulo 2N.
+    pub fn inverse_galois_element(&self, element: usize) -> usize {
+        let mask = 2 * self.degree() - 1;
+        // The group of odd residues modulo 2N has exponent N/2.
+        let (mut result, mut square, mut exponent) = (1_usize, element, self.degree() / 2 - 1);
+        while exponent > 0 {
+            if exponent & 1 == 1 {
+                result = result.wrapping_mul(square) & mask;
+            }
+            square = square.wrapping_mul(square) & mask;
+            exponent >>= 1;
+        }
+        result
+    }
+}

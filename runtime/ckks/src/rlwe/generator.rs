@@ -1,0 +1,245 @@
+//! Key generation and encryptions of zero.
+
+use std::collections::BTreeMap;
+
+use cachemir_hal::Backend;
+use rand_chacha::ChaCha20Rng;
+use rayon::prelude::*;
+use zeroize::Zeroizing;
+
+use crate::error::CkksError;
+use crate::ring::Ring;
+use crate::ring::sampling::{self, GaussianSampler, Seed};
+use crate::rlwe::keys::{EvaluationKeys, KeyManifest, KeySwitchKey, PublicKey, switching_key_bytes};
+use crate::rlwe::secret::{SecretKey, SecretResidues};
+
+/// Uniform polynomials `[polynomials][limbs]` in the NTT domain, expanded from a public seed. Polynomial d modulo the prime of table
+/// index i is stream 256·d + i, so that leaving limbs out leaves the others unchanged.
+pub(crate) fn expand_uniform<B: Backend>(
+    ring: &Ring<B>,
+    seed: &Seed,
+    polynomials: usize,
+    limbs: &[usize],
+) -> Result<B::Buffer, CkksError> {
+    let mut words = vec![0_u64; polynomials * limbs.len() * ring.degree()];
+    words.par_chunks_mut(ring.degree()).enumerate().for_each(|(row, residues)| {
+        let (polynomial, limb) = (row / limbs.len(), limbs[row % limbs.len()]);
+        let mut generator = sampling::stream(seed, (256 * polynomial + limb) as u64);
+        sampling::uniform_residues(&mut generator, ring.modulus(limb).value(), residues);
+    });
+    Ok(ring.backend().upload(&words, polynomials, limbs.len())?)
+}
+
+/// Gaussian errors `[polynomials][limbs]` in the NTT domain.
+pub(crate) fn errors<B: Backend>(
+    ring: &Ring<B>,
+    gaussian: &GaussianSampler,
+    generator: &mut ChaCha20Rng,
+    polynomials: usize,
+    limbs: &[usize],
+) -> Result<B::Buffer, CkksError> {
+    let samples = gaussian.sample(generator, polynomials * ring.degree());
+    let wide = Zeroizing::new(samples.iter().map(|&e| i64::from(e)).collect::<Vec<_>>());
+    let mut buffer = ring.backend().lift_signed(&wide, limbs)?;
+    ring.backend().forward_ntt(&mut buffer, limbs)?;
+    Ok(buffer)
+}
+
+/// A fresh encryption of zero modulo q_0 ⋯ q_level under a secret: (-a·s + e, a).
+pub(crate) fn encrypt_zero<B: Backend>(
+    ring: &Ring<B>,
+    gaussian: &GaussianSampler,
+    secret: &SecretKey,
+    level: usize,
+) -> Result<B::Buffer, CkksError> {
+    let backend = ring.backend();
+    let limbs = ring.chain(level);
+    let mut minus_secret = secret.residues(ring, limbs)?;
+    backend.negate_assign(minus_secret.buffer_mut(), limbs)?;
+    let a = expand_uniform(ring, &*sampling::os_seed()?, 1, limbs)?;
+    let mut b = errors(ring, gaussian, &mut sampling::os_generator()?, 1, limbs)?;
+    backend.mul_accumulate(&mut b, &a, minus_secret.buffer(), limbs)?;
+    let mut pair = backend.zeros(2, limbs.len())?;
+    backend.copy_into(&mut pair, 0, 0, &b, 0..1, 0..limbs.len())?;
+    backend.copy_into(&mut pair, 1, 0, &a, 0..1, 0..limbs.len())?;
+    Ok(pair)
+}
+
+/// A fresh encryption of zero modulo q_0 ⋯ q_level under a public key: (b·u + e_0, a·u + e_1) with a ternary u.
+pub(crate) fn encrypt_zero_public<B: Backend>(
+    ring: &Ring<B>,
+    gaussian: &GaussianSampler,
+    key: &PublicKey<B>,
+    level: usize,
+) -> Result<B::Buffer, CkksError> {
+    if level > key.level {
+        return Err(CkksError::KeyLevel { key: "public encryption".to_owned(), key_level: key.level, level });
+    }
+    let limbs = ring.chain(level);
+    let mut generator = sampling::os_generator()?;
+    let mask = SecretKey::from_coefficients(sampling::ternary(&mut generator, ring.degree())).residues(ring, limbs)?;
+    let mut pair = errors(ring, gaussian, &mut generator, 2, limbs)?;
+    ring.backend().mul_accumulate(&mut pair, &key.pair, mask.buffer(), limbs)?;
+    Ok(pair)
+}
+
+/// Makes keys. All randomness is the operating system's.
+#[derive(Debug, Clone)]
+pub struct KeyGenerator<B: Backend> {
+    ring: Ring<B>,
+    gaussian: GaussianSampler,
+}
+
+impl<B: Backend> KeyGenerator<B> {
+    /// A generator for the keys of one parameter set.
+    pub fn new(ring: Ring<B>) -> Self {
+        Self { ring, gaussian: GaussianSampler::new() }
+    }
+
+    /// A fresh main secret: uniform ternary.
+    pub fn secret_key(&self) -> Result<SecretKey, CkksError> {
+        SecretKey::dense(self.ring.degree())
+    }
+
+    /// A fresh ephemeral secret of the parameters' weight.
+    pub fn ephemeral_secret_key(&self) -> Result<SecretKey, CkksError> {
+        SecretKey::sparse(self.ring.degree(), self.ring.parameters().ephemeral_weight())
+    }
+
+    /// A public key for encryption up to `level`.
+    pub fn public_key(&self, secret: &SecretKey, level: usize) -> Result<PublicKey<B>, CkksError> {
+        self.ring.check_level(level)?;
+        Ok(PublicKey { pair: encrypt_zero(&self.ring, &self.gaussian, secret, level)?, level })
+    }
+
+    /// A key that takes ciphertexts of up to `level` from one secret to another, with the first `special` special primes.
+    pub fn switching_key(
+        &self,
+        from: &SecretKey,
+        to: &SecretKey,
+        level: usize,
+        special: usize,
+    ) -> Result<KeySwitchKey<B>, CkksError> {
+        self.ring.check_level(level)?;
+        self.switching_key_from(from.residues(&self.ring, self.ring.chain(level))?, to, level, special)
+    }
+
+    /// The key from s² to s.
+    pub fn relinearisation_key(&self, secret: &SecretKey, level: usize) -> Result<KeySwitchKey<B>, CkksError> {
+        self.ring.check_level(level)?;
+        let limbs = self.ring.chain(level);
+        let mut square = secret.residues(&self.ring, limbs)?;
+        let once = secret.residues(&self.ring, limbs)?;
+        self.ring.backend().mul_assign(square.buffer_mut(), once.buffer(), limbs)?;
+        self.switching_key_from(square, secret, level, self.ring.parameters().digit_limbs())
+    }
+
+    /// The key of the rotation to the left by `rotation`.
+    pub fn rotation_key(&self, secret: &SecretKey, rotation: usize, level: usize) -> Result<KeySwitchKey<B>, CkksError> {
+        self.galois_key(secret, self.ring.galois_element(rotation), level)
+    }
+
+    /// The key of complex conjugation.
+    pub fn conjugation_key(&self, secret: &SecretKey, level: usize) -> Result<KeySwitchKey<B>, CkksError> {
+        self.galois_key(secret, self.ring.conjugation_element(), level)
+    }
+
+    /// Bytes of memory that the keys of a manifest take.
+    pub fn key_bytes(&self, manifest: &KeyManifest) -> u64 {
+        manifest.key_bytes(self.ring.parameters())
+    }
+
+    /// All keys of a manifest. After each key, `progress` is told the bytes made so far and in all.
+    pub fn evaluation_keys(
+        &self,
+        secret: &SecretKey,
+        manifest: &KeyManifest,
+        mut progress: impl FnMut(u64, u64),
+    ) -> Result<EvaluationKeys<B>, CkksError> {
+        let parameters = self.ring.parameters();
+        let total = manifest.key_bytes(parameters);
+        let mut made = 0;
+        let mut count = |key: KeySwitchKey<B>| {
+            made += switching_key_bytes(parameters, key.level, key.special);
+            progress(made, total);
+            key
+        };
+        let mut keys = EvaluationKeys {
+            rotations: BTreeMap::new(),
+            conjugation: None,
+            relinearisation: None,
+            dense_to_sparse: None,
+            sparse_to_dense: None,
+        };
+        if let Some(level) = manifest.relinearisation {
+            keys.relinearisation = Some(count(self.relinearisation_key(secret, level)?));
+        }
+        if let Some(level) = manifest.conjugation {
+            keys.conjugation = Some(count(self.conjugation_key(secret, level)?));
+        }
+        if manifest.encapsulation {
+            let ephemeral = self.ephemeral_secret_key()?;
+            let (top, special) = (parameters.maximum_level(), parameters.digit_limbs());
+            keys.dense_to_sparse = Some(count(self.switching_key(secret, &ephemeral, 0, 1)?));
+            keys.sparse_to_dense = Some(count(self.switching_key(&ephemeral, secret, top, special)?));
+        }
+        for (&rotation, &level) in &manifest.rotations {
+            keys.rotations.insert(rotation, count(self.rotation_key(secret, rotation, level)?));
+        }
+        Ok(keys)
+    }
+
+    /// The key of an automorphism φ: from s to φ^-1(s).
+    fn galois_key(&self, secret: &SecretKey, element: usize, level: usize) -> Result<KeySwitchKey<B>, CkksError> {
+        self.ring.check_level(level)?;
+        let backend = self.ring.backend();
+        let special = self.ring.parameters().digit_limbs();
+        let limbs = self.ring.extended(level, special);
+        let from = secret.residues(&self.ring, self.ring.chain(level))?;
+        let plain = secret.residues(&self.ring, &limbs)?;
+        let mut to = SecretResidues::new(backend.clone(), backend.zeros(1, limbs.len())?, &limbs);
+        backend.automorphism(to.buffer_mut(), plain.buffer(), self.ring.inverse_galois_element(element), &limbs)?;
+        self.switching_key_between(from, to, level, special)
+    }
+
+    fn switching_key_from(
+        &self,
+        from: SecretResidues<B>,
+        to: &SecretKey,
+        level: usize,
+        special: usize,
+    ) -> Result<KeySwitchKey<B>, CkksError> {
+        let to = to.residues(&self.ring, &self.ring.extended(level, special))?;
+        self.switching_key_between(from, to, level, special)
+    }
+
+    /// `from` modulo q_0 … q_level, `to` modulo these and the special primes.
+    fn switching_key_between(
+        &self,
+        mut from: SecretResidues<B>,
+        mut to: SecretResidues<B>,
+        level: usize,
+        special: usize,
+    ) -> Result<KeySwitchKey<B>, CkksError> {
+        let (ring, backend) = (&self.ring, self.ring.backend());
+        let chain = ring.chain(level);
+        let limbs = ring.extended(level, special);
+        let digits = (level + 1).div_ceil(special);
+
+        let seed = *sampling::os_seed()?;
+        let a = expand_uniform(ring, &seed, digits, &limbs)?;
+        let mut b = errors(ring, &self.gaussian, &mut sampling::os_generator()?, digits, &limbs)?;
+        backend.negate_assign(to.buffer_mut(), &limbs)?;
+        backend.mul_accumulate(&mut b, &a, to.buffer(), &limbs)?;
+
+        backend.mul_scalar_assign(from.buffer_mut(), &ring.special_product(special, chain), chain)?;
+        let mut gadget = SecretResidues::new(backend.clone(), backend.zeros(digits, limbs.len())?, &limbs);
+        for digit in 0..digits {
+            let first = digit * special;
+            let end = (first + special).min(level + 1);
+            backend.copy_into(gadget.buffer_mut(), digit, first, from.buffer(), 0..1, first..end)?;
+        }
+        backend.add_assign(&mut b, gadget.buffer(), gadget.limbs())?;
+        Ok(KeySwitchKey { b, a, seed, level, special })
+    }
+}

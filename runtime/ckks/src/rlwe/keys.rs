@@ -1,0 +1,204 @@
+//! Public and evaluation keys, and the manifest that says which of them a program needs.
+
+use std::collections::BTreeMap;
+
+use cachemir_hal::Backend;
+
+use crate::error::CkksError;
+use crate::parameters::Parameters;
+use crate::ring::sampling::Seed;
+
+/// The evaluation keys that a program needs, each with the highest level at which it is used.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KeyManifest {
+    /// Rotation to the left, in 1 .. N/2, → highest level.
+    pub rotations: BTreeMap<usize, usize>,
+    /// Highest level of a conjugation.
+    pub conjugation: Option<usize>,
+    /// Highest level of a relinearisation.
+    pub relinearisation: Option<usize>,
+    /// Whether the two keys to and from the ephemeral sparse secret of a bootstrap are needed.
+    pub encapsulation: bool,
+}
+
+impl KeyManifest {
+    /// Asks for a rotation at a level; rotation 0 needs no key.
+    pub fn require_rotation(&mut self, rotation: usize, level: usize) {
+        if rotation != 0 {
+            let highest = self.rotations.entry(rotation).or_default();
+            *highest = level.max(*highest);
+        }
+    }
+
+    /// Asks for conjugation at a level.
+    pub fn require_conjugation(&mut self, level: usize) {
+        self.conjugation = self.conjugation.max(Some(level));
+    }
+
+    /// Asks for relinearisation at a level.
+    pub fn require_relinearisation(&mut self, level: usize) {
+        self.relinearisation = self.relinearisation.max(Some(level));
+    }
+
+    /// Everything that either of two manifests asks for.
+    pub fn merge(&mut self, other: &Self) {
+        for (&rotation, &level) in &other.rotations {
+            self.require_rotation(rotation, level);
+        }
+        self.conjugation = self.conjugation.max(other.conjugation);
+        self.relinearisation = self.relinearisation.max(other.relinearisation);
+        self.encapsulation |= other.encapsulation;
+    }
+
+    /// Number of keys.
+    pub fn len(&self) -> usize {
+        self.rotations.len()
+            + usize::from(self.conjugation.is_some())
+            + usize::from(self.relinearisation.is_some())
+            + 2 * usize::from(self.encapsulation)
+    }
+
+    /// Whether no key is needed.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes of memory that the keys take.
+    pub fn key_bytes(&self, parameters: &Parameters) -> u64 {
+        let special = parameters.digit_limbs();
+        let mut bytes: u64 = self
+            .rotations
+            .values()
+            .chain(&self.conjugation)
+            .chain(&self.relinearisation)
+            .map(|&level| switching_key_bytes(parameters, level, special))
+            .sum();
+        if self.encapsulation {
+            bytes += switching_key_bytes(parameters, 0, 1);
+            bytes += switching_key_bytes(parameters, parameters.maximum_level(), special);
+        }
+        bytes
+    }
+}
+
+/// Bytes of memory of one key-switching key with `special` special primes that reaches `level`.
+pub fn switching_key_bytes(parameters: &Parameters, level: usize, special: usize) -> u64 {
+    let digits = (level + 1).div_ceil(special);
+    (2 * digits * (level + 1 + special) * parameters.degree() * size_of::<u64>()) as u64
+}
+
+/// A hybrid key-switching key: for each digit a pair (b_d, a_d) modulo q_0 ⋯ q_level · p_0 ⋯ p_{α-1}, in the NTT domain.
+#[derive(Debug)]
+pub struct KeySwitchKey<B: Backend> {
+    pub(crate) b: B::Buffer,
+    pub(crate) a: B::Buffer,
+    pub(crate) seed: Seed,
+    pub(crate) level: usize,
+    pub(crate) special: usize,
+}
+
+impl<B: Backend> KeySwitchKey<B> {
+    /// The b-halves, `[digits][level + 1 + α][N]`.
+    pub fn b(&self) -> &B::Buffer {
+        &self.b
+    }
+
+    /// The a-halves, of the same shape.
+    pub fn a(&self) -> &B::Buffer {
+        &self.a
+    }
+
+    /// The public seed that the a-halves are expanded from.
+    pub fn seed(&self) -> &Seed {
+        &self.seed
+    }
+
+    /// The highest level at which the key can be used.
+    pub fn level(&self) -> usize {
+        self.level
+    }
+
+    /// α: the number of special primes, and of limbs in a digit.
+    pub fn special(&self) -> usize {
+        self.special
+    }
+
+    /// Limb positions in the key's buffers of q_0 … q_level, p_0 … p_{α-1}.
+    pub fn positions(&self, level: usize) -> Vec<usize> {
+        (0..=level).chain(self.level + 1..=self.level + self.special).collect()
+    }
+}
+
+/// An encryption of zero under a secret, with which anyone can encrypt up to its level.
+#[derive(Debug)]
+pub struct PublicKey<B: Backend> {
+    /// (b, a), in the NTT domain.
+    pub(crate) pair: B::Buffer,
+    pub(crate) level: usize,
+}
+
+impl<B: Backend> PublicKey<B> {
+    /// The highest level that can be encrypted to.
+    pub fn level(&self) -> usize {
+        self.level
+    }
+}
+
+/// The keys that a server needs to execute a program.
+#[derive(Debug)]
+pub struct EvaluationKeys<B: Backend> {
+    pub(crate) rotations: BTreeMap<usize, KeySwitchKey<B>>,
+    pub(crate) conjugation: Option<KeySwitchKey<B>>,
+    pub(crate) relinearisation: Option<KeySwitchKey<B>>,
+    pub(crate) dense_to_sparse: Option<KeySwitchKey<B>>,
+    pub(crate) sparse_to_dense: Option<KeySwitchKey<B>>,
+}
+
+fn find<B: Backend>(
+    key: Option<&KeySwitchKey<B>>,
+    level: usize,
+    name: impl Fn() -> String,
+) -> Result<&KeySwitchKey<B>, CkksError> {
+    match key {
+        None => Err(CkksError::MissingKey { key: name() }),
+        Some(key) if key.level < level => Err(CkksError::KeyLevel { key: name(), key_level: key.level, level }),
+        Some(key) => Ok(key),
+    }
+}
+
+impl<B: Backend> EvaluationKeys<B> {
+    /// The key of the rotation to the left by `rotation` in 1 .. N/2, if it reaches `level`.
+    pub fn rotation(&self, rotation: usize, level: usize) -> Result<&KeySwitchKey<B>, CkksError> {
+        find(self.rotations.get(&rotation), level, || format!("rotation by {rotation}"))
+    }
+
+    /// The key of complex conjugation, if it reaches `level`.
+    pub fn conjugation(&self, level: usize) -> Result<&KeySwitchKey<B>, CkksError> {
+        find(self.conjugation.as_ref(), level, || "conjugation".to_owned())
+    }
+
+    /// The key from s² to s, if it reaches `level`.
+    pub fn relinearisation(&self, level: usize) -> Result<&KeySwitchKey<B>, CkksError> {
+        find(self.relinearisation.as_ref(), level, || "relinearisation".to_owned())
+    }
+
+    /// The key from the main to the ephemeral secret: level 0, one special prime.
+    pub fn dense_to_sparse(&self) -> Result<&KeySwitchKey<B>, CkksError> {
+        find(self.dense_to_sparse.as_ref(), 0, || "the switch to the ephemeral secret".to_owned())
+    }
+
+    /// The key from the ephemeral to the main secret, if it reaches `level`.
+    pub fn sparse_to_dense(&self, level: usize) -> Result<&KeySwitchKey<B>, CkksError> {
+        find(self.sparse_to_dense.as_ref(), level, || "the switch back from the ephemeral secret".to_owned())
+    }
+
+    /// What these keys can do.
+    pub fn manifest(&self) -> KeyManifest {
+        KeyManifest {
+            rotations: self.rotations.iter().map(|(&rotation, key)| (rotation, key.level)).collect(),
+            conjugation: self.conjugation.as_ref().map(KeySwitchKey::level),
+            relinearisation: self.relinearisation.as_ref().map(KeySwitchKey::level),
+            encapsulation: self.dense_to_sparse.is_some() && self.sparse_to_dense.is_some(),
+        }
+    }
+}

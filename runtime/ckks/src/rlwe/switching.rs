@@ -1,0 +1,64 @@
+//! The three steps of a hybrid key switch on buffers in the NTT domain.
+
+use cachemir_hal::Backend;
+
+use crate::error::CkksError;
+use crate::ring::Ring;
+use crate::rlwe::keys::KeySwitchKey;
+
+/// The digits of one polynomial modulo q_0 ⋯ q_level, extended by `special` special primes: `[digits][level + 1 + special][N]`.
+pub(crate) fn decompose<B: Backend>(
+    ring: &Ring<B>,
+    source: &B::Buffer,
+    polynomial: usize,
+    level: usize,
+    special: usize,
+) -> Result<B::Buffer, CkksError> {
+    Ok(ring.backend().decompose(source, polynomial, ring.chain(level), ring.special(special), special)?)
+}
+
+/// P·(u_0, u_1) modulo Q·P, where (u_0, u_1) is the key-switched polynomial whose digits are given.
+pub(crate) fn inner_product<B: Backend>(
+    ring: &Ring<B>,
+    digits: &B::Buffer,
+    key: &KeySwitchKey<B>,
+    level: usize,
+) -> Result<B::Buffer, CkksError> {
+    let limbs = ring.extended(level, key.special());
+    Ok(ring.backend().inner_product(digits, key.b(), key.a(), &limbs, &key.positions(level))?)
+}
+
+/// accumulator ← accumulator + P·source modulo Q (P·source being zero modulo P), on the first polynomials.
+pub(crate) fn accumulate_times_special<B: Backend>(
+    ring: &Ring<B>,
+    accumulator: &mut B::Buffer,
+    source: &B::Buffer,
+    level: usize,
+    special: usize,
+) -> Result<(), CkksError> {
+    let limbs = ring.chain(level);
+    let factors = ring.special_product(special, limbs);
+    Ok(ring.backend().mul_scalar_accumulate(accumulator, source, &factors, limbs)?)
+}
+
+/// Division by P, from modulo q_0 ⋯ q_level · P to modulo q_0 ⋯ q_level.
+pub(crate) fn mod_down<B: Backend>(
+    ring: &Ring<B>,
+    source: &B::Buffer,
+    level: usize,
+    special: usize,
+) -> Result<B::Buffer, CkksError> {
+    Ok(ring.backend().mod_down(source, ring.chain(level), ring.special(special))?)
+}
+
+/// Division by q_level · P in one step, from modulo q_0 ⋯ q_level · P to modulo q_0 ⋯ q_{level-1}.
+pub(crate) fn mod_down_and_rescale<B: Backend>(
+    ring: &Ring<B>,
+    source: &B::Buffer,
+    level: usize,
+    special: usize,
+) -> Result<B::Buffer, CkksError> {
+    let limbs = ring.extended(level, special);
+    let (keep, drop) = limbs.split_at(level);
+    Ok(ring.backend().mod_down(source, keep, drop)?)
+}
