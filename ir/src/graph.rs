@@ -49,6 +49,9 @@ id!(
     "!"
 );
 
+/// Most blocks that may be nested in each other.
+pub const MAXIMUM_NESTING: usize = 32;
+
 /// The ONNX node that an op was made from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Origin {
@@ -195,8 +198,119 @@ impl<O, T> Graph<O, T> {
         walk(self, &self.body, 0, &mut visit);
     }
 
+    /// Checks that all ids are in range, that every op is in exactly one block, that every value has one definition, and
+    /// that blocks are nested at most [`MAXIMUM_NESTING`] deep; returns one message for each violation. A graph that
+    /// passes can be walked safely, whatever it was read from.
+    pub fn check_ids(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut defined = vec![0_u32; self.values.len()];
+        let mut define = |value: ValueId, definition: Definition, problems: &mut Vec<String>| {
+            match self.values.get(value.index()) {
+                Some(known) if known.definition == definition => defined[value.index()] += 1,
+                Some(_) => problems.push(format!("{value} has another definition than {definition:?}")),
+                None => problems.push(format!("{value} is not in the graph")),
+            }
+        };
+        for (index, input) in self.inputs.iter().enumerate() {
+            define(*input, Definition::Input(index as u32), &mut problems);
+        }
+        let mut seen = vec![false; self.nodes.len()];
+        let mut blocks = vec![(&self.body, 0)];
+        while let Some((block, depth)) = blocks.pop() {
+            for op in &block.ops {
+                match seen.get_mut(op.index()) {
+                    None => problems.push(format!("{op} is not in the graph")),
+                    Some(true) => problems.push(format!("{op} is in a block twice, or in two blocks")),
+                    Some(seen) => {
+                        *seen = true;
+                        let node = self.node(*op);
+                        for (index, result) in node.results.iter().enumerate() {
+                            define(*result, Definition::Result(*op, index as u32), &mut problems);
+                        }
+                        if node.origin.is_some_and(|origin| origin.index() >= self.origins.len()) {
+                            problems.push(format!("{op} has an origin that is not in the graph"));
+                        }
+                        match &node.region {
+                            Some(_) if depth == MAXIMUM_NESTING => {
+                                problems.push(format!("{op} is nested more than {MAXIMUM_NESTING} blocks deep"));
+                            }
+                            Some(region) => blocks.push((region, depth + 1)),
+                            None => {}
+                        }
+                    }
+                }
+            }
+        }
+        for (index, _) in seen.iter().enumerate().filter(|(_, seen)| !**seen) {
+            problems.push(format!("{} is in no block", OpId(index as u32)));
+        }
+        for (index, _) in defined.iter().enumerate().filter(|(_, count)| **count != 1) {
+            problems.push(format!("{} is not defined exactly once", ValueId(index as u32)));
+        }
+        problems
+    }
+
+    /// The same graph without ops, values and origins that no block mentions, numbered in execution order; an op with a
+    /// body comes after the ops of its body.
+    #[must_use]
+    pub fn compact(self) -> Self {
+        let mut order = Vec::new();
+        fn walk<O, T>(graph: &Graph<O, T>, block: &Region, order: &mut Vec<OpId>) {
+            for &op in &block.ops {
+                if let Some(region) = &graph.node(op).region {
+                    walk(graph, region, order);
+                }
+                order.push(op);
+            }
+        }
+        walk(&self, &self.body, &mut order);
+        let mut ops = vec![OpId(0); self.nodes.len()];
+        for (index, op) in order.iter().enumerate() {
+            ops[op.index()] = OpId(index as u32);
+        }
+        let results = order.iter().flat_map(|op| self.node(*op).results.iter());
+        let kept: Vec<ValueId> = self.inputs.iter().chain(results).copied().collect();
+        let mut values = vec![ValueId(0); self.values.len()];
+        for (index, value) in kept.iter().enumerate() {
+            values[value.index()] = ValueId(index as u32);
+        }
+        let renamed = |ids: &[ValueId]| ids.iter().map(|id| values[id.index()]).collect::<Vec<_>>();
+        let region = |block: &Region| Region {
+            ops: block.ops.iter().map(|op| ops[op.index()]).collect(),
+            yields: renamed(&block.yields),
+        };
+        let inputs = renamed(&self.inputs);
+        let body = region(&self.body);
+        let mut graph = Self { inputs, body, ..Self::default() };
+        let mut nodes: Vec<Option<Node<O>>> = self.nodes.into_iter().map(Some).collect();
+        for op in &order {
+            let Some(node) = nodes[op.index()].take() else { continue };
+            let origin = node.origin.map(|origin| graph.intern_origin(self.origins[origin.index()].clone()));
+            graph.nodes.push(Node {
+                inputs: renamed(&node.inputs),
+                results: renamed(&node.results),
+                origin,
+                region: node.region.as_ref().map(&region),
+                op: node.op,
+            });
+        }
+        let mut old_values: Vec<Option<Value<T>>> = self.values.into_iter().map(Some).collect();
+        for value in &kept {
+            let Some(mut value) = old_values[value.index()].take() else { continue };
+            if let Definition::Result(op, _) = &mut value.definition {
+                *op = ops[op.index()];
+            }
+            graph.values.push(value);
+        }
+        graph
+    }
+
     /// Checks the structural invariants of the module docs; returns one message for each violation.
     pub fn verify_structure(&self) -> Vec<String> {
+        let problems = self.check_ids();
+        if !problems.is_empty() {
+            return problems;
+        }
         let mut visible = vec![false; self.values.len()];
         for input in &self.inputs {
             visible[input.index()] = true;

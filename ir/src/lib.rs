@@ -11,10 +11,14 @@ pub mod diagnostics;
 pub mod error;
 pub mod expression;
 pub mod graph;
+pub mod manifest;
 pub mod parameters;
+pub mod plan;
 pub mod program;
 pub mod slots;
+pub mod slots_interpreter;
 pub mod tensor;
 pub mod text;
+pub mod verify;
 
 pub use error::Error;

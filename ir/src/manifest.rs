@@ -1,0 +1,226 @@
+//! Which evaluation keys a program needs, and up to which level.
+//!
+//! A key switches ciphertexts of any level up to the one that it was made for, so one highest level a key suffices. Keys
+//! that a bootstrap uses inside itself are the engine's own and are not listed; the bootstraps' variants are.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::ckks::{Bootstrap, CiphertextType, CkksGraph, CkksOp};
+use crate::expression::{Environment, Integer, Variable};
+use crate::graph::Region;
+use crate::program::{EntryKind, Program};
+
+/// A kind of bootstrap that the program executes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BootstrapVariant {
+    /// Whether slots are complex.
+    pub complex: bool,
+    /// Slots are at most 2^this.
+    pub log2_magnitude: u32,
+}
+
+/// The keys of a program.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyManifest {
+    /// Rotation to the left, in 1..n, → highest level of a ciphertext that is rotated by it.
+    pub rotations: BTreeMap<u32, u32>,
+    /// Highest level of a conjugation.
+    pub conjugation: Option<u32>,
+    /// Highest level of a product of ciphertexts.
+    pub relinearisation: Option<u32>,
+    /// The bootstraps that occur.
+    pub bootstraps: BTreeSet<BootstrapVariant>,
+}
+
+impl KeyManifest {
+    /// The keys that any call of any entry point uses, at any position of the context.
+    pub fn of(program: &Program<CkksOp, CiphertextType>) -> Self {
+        let mut manifest = Self::default();
+        for entry in &program.entries {
+            let mut collector = Collector {
+                graph: &entry.graph,
+                kind: entry.kind,
+                slots: program.slots,
+                context: program.context,
+                known: BTreeMap::new(),
+                manifest: &mut manifest,
+            };
+            collector.block(&entry.graph.body, &mut Vec::new());
+        }
+        manifest
+    }
+}
+
+fn raise(level: &mut Option<u32>, to: u32) {
+    *level = Some(level.map_or(to, |known| known.max(to)));
+}
+
+/// An enclosing loop: its counter's number and its count.
+type Loop = (u32, Integer);
+
+struct Collector<'p> {
+    graph: &'p CkksGraph,
+    kind: EntryKind,
+    slots: u32,
+    context: u32,
+    /// Rotations of the amounts seen so far, by amount and the enclosing loops that matter.
+    known: BTreeMap<(Integer, Vec<Loop>), BTreeSet<u32>>,
+    manifest: &'p mut KeyManifest,
+}
+
+impl Collector<'_> {
+    fn block(&mut self, block: &Region, loops: &mut Vec<Loop>) {
+        for op in &block.ops {
+            let node = self.graph.node(*op);
+            let level = node.inputs.first().map_or(0, |input| self.graph.ty(*input).level);
+            match &node.op {
+                CkksOp::Rotate { by } => {
+                    for rotation in self.rotations(by, loops) {
+                        let known = self.manifest.rotations.entry(rotation).or_insert(level);
+                        *known = (*known).max(level);
+                    }
+                }
+                CkksOp::Conjugate => raise(&mut self.manifest.conjugation, level),
+                CkksOp::Multiply | CkksOp::Polynomial { .. } => raise(&mut self.manifest.relinearisation, level),
+                CkksOp::Bootstrap(Bootstrap { complex, log2_magnitude, .. }) => {
+                    let variant = BootstrapVariant { complex: *complex, log2_magnitude: *log2_magnitude };
+                    self.manifest.bootstraps.insert(variant);
+                }
+                _ => {}
+            }
+            if let Some(region) = &node.region {
+                let enclosing = match &node.op {
+                    CkksOp::Sum { counter, count } => Some((*counter, count.clone())),
+                    _ => None,
+                };
+                let depth = loops.len();
+                loops.extend(enclosing);
+                self.block(region, loops);
+                loops.truncate(depth);
+            }
+        }
+    }
+
+    fn rotations(&mut self, by: &Integer, loops: &[Loop]) -> BTreeSet<u32> {
+        // Loops on whose counter the amount depends, directly or through the count of another such loop.
+        let mut relevant: Vec<Loop> = Vec::new();
+        for (counter, count) in loops.iter().rev() {
+            let variable = Variable::Loop(*counter);
+            if by.mentions(variable) || relevant.iter().any(|(_, inner)| inner.mentions(variable)) {
+                relevant.insert(0, (*counter, count.clone()));
+            }
+        }
+        let key = (by.clone(), relevant);
+        if !self.known.contains_key(&key) {
+            let found = self.enumerate(&key.0, &key.1);
+            self.known.insert(key.clone(), found);
+        }
+        self.known[&key].clone()
+    }
+
+    fn enumerate(&self, by: &Integer, loops: &[Loop]) -> BTreeSet<u32> {
+        let depends = |variable| by.mentions(variable) || loops.iter().any(|(_, count)| count.mentions(variable));
+        let mut found = BTreeSet::new();
+        for (position, count) in calls(self.kind, self.context, depends(Variable::Position), depends(Variable::Count)) {
+            self.enumerate_loops(by, loops, &mut Environment::new(position, count), &mut found);
+        }
+        found
+    }
+
+    fn enumerate_loops(&self, by: &Integer, loops: &[Loop], environment: &mut Environment, found: &mut BTreeSet<u32>) {
+        match loops {
+            [] => {
+                let rotation = by.evaluate(environment).rem_euclid(i64::from(self.slots.max(1))) as u32;
+                if rotation != 0 {
+                    found.insert(rotation);
+                }
+            }
+            [(counter, count), inner @ ..] => {
+                for value in 0..count.evaluate(environment) {
+                    environment.set_loop(*counter, value);
+                    self.enumerate_loops(by, inner, environment, found);
+                }
+            }
+        }
+    }
+}
+
+/// Positions and counts of an entry point's calls within a context; only 0 (or the largest count) for those that do not matter.
+fn calls(kind: EntryKind, context: u32, by_position: bool, by_count: bool) -> Vec<(i64, i64)> {
+    let context = i64::from(context);
+    let (step, largest) = match kind {
+        EntryKind::Decode => (1, 1),
+        EntryKind::Prefill { chunk } => (i64::from(chunk.max(1)), i64::from(chunk.max(1))),
+    };
+    let positions = if by_position || by_count { context } else { 1 };
+    let mut calls = Vec::new();
+    for position in (0..positions.max(1)).step_by(step as usize) {
+        let most = largest.min((context - position).max(1));
+        let least = if by_count { 1 } else { most };
+        calls.extend((least..=most).map(|count| (position, count)));
+    }
+    calls
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::Graph;
+    use crate::program::{Entry, Placement};
+    use crate::slots::{Domain, Fill, Layout};
+
+    fn ty(level: u32) -> CiphertextType {
+        let layout = Layout { stride: 1, fill: Fill::Junk, domain: Domain::Real };
+        CiphertextType { level, product: false, layout, max_abs: 1.0 }
+    }
+
+    #[test]
+    fn every_rotation_of_every_call_is_found_at_its_highest_level() {
+        let mut graph = CkksGraph::default();
+        let x = graph.add_input("x", ty(9));
+        let y = graph.add_input("y", ty(4));
+        let mut ops = Vec::new();
+        let landing = (Integer::position() % 8).less(4).select(-2, 3);
+        for (value, by) in [(x, landing), (x, Integer::from(64)), (y, Integer::from(3)), (y, Integer::from(5))] {
+            let level = graph.ty(value).level;
+            ops.push(graph.add_node(CkksOp::Rotate { by }, vec![value], vec![ty(level)], None, None).0);
+        }
+        let by = Integer::counter(0) * 8 + Integer::counter(1);
+        let (inner, inner_values) = graph.add_node(CkksOp::Rotate { by }, vec![y], vec![ty(4)], None, None);
+        let region = Region { ops: vec![inner], yields: inner_values };
+        let op = CkksOp::Sum { counter: 1, count: Integer::counter(0) + 1 };
+        let (middle, middle_values) = graph.add_node(op, vec![], vec![ty(4)], None, Some(region));
+        let region = Region { ops: vec![middle], yields: middle_values };
+        let op = CkksOp::Sum { counter: 0, count: Integer::position() / 2 + 1 };
+        ops.push(graph.add_node(op, vec![], vec![ty(4)], None, Some(region)).0);
+        ops.push(graph.add_node(CkksOp::Conjugate, vec![y], vec![ty(4)], None, None).0);
+        ops.push(graph.add_node(CkksOp::Conjugate, vec![x], vec![ty(9)], None, None).0);
+        graph.body = Region { ops, yields: vec![x] };
+        assert_eq!(graph.verify_structure(), Vec::<String>::new());
+        let placement = Placement { index_to_slot: vec![0], token_stride: 1 };
+        let program = Program {
+            slots: 64,
+            context: 5,
+            tables: vec![],
+            states: vec![],
+            entries: vec![Entry { kind: EntryKind::Decode, graph }],
+            embedding: placement.clone(),
+            embedding_scale: 1.0,
+            logits: placement,
+        };
+        let manifest = KeyManifest::of(&program);
+        // Position 4 gives the landing 3 at level 9; loops run over (0,0), (1,0), (1,1), (2,0), (2,1), (2,2).
+        let expected = [(62, 9), (3, 9), (5, 4), (8, 4), (9, 4), (16, 4), (17, 4), (18, 4)];
+        assert_eq!(manifest.rotations, expected.into_iter().collect());
+        assert_eq!(manifest.conjugation, Some(9));
+        assert_eq!(manifest.relinearisation, None);
+    }
+
+    #[test]
+    fn calls_stay_within_the_context() {
+        assert_eq!(calls(EntryKind::Decode, 3, true, true), vec![(0, 1), (1, 1), (2, 1)]);
+        assert_eq!(calls(EntryKind::Prefill { chunk: 2 }, 3, true, true), vec![(0, 1), (0, 2), (2, 1)]);
+        assert_eq!(calls(EntryKind::Prefill { chunk: 4 }, 8, false, false), vec![(0, 4)]);
+        assert!(Graph::<CkksOp, CiphertextType>::default().check_ids().is_empty());
+    }
+}

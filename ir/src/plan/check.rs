@@ -1,0 +1,129 @@
+//! Whether a plan's parts make sense and fit together.
+
+use super::{CkksProgram, ClientModel, ClientPlan, Plan};
+use crate::Error;
+use crate::manifest::KeyManifest;
+use crate::parameters::Parameters;
+use crate::program::{EntryKind, Placement};
+use crate::verify;
+
+/// The most tokens, slots of a placement, and similar sizes that a plan may declare.
+const MAXIMUM_CONTEXT: u32 = 1 << 24;
+
+fn require(condition: bool, message: impl FnOnce() -> String) -> Result<(), Error> {
+    if condition { Ok(()) } else { Err(Error::Plan(message())) }
+}
+
+/// Checks a server's plan.
+pub(super) fn plan(plan: &Plan) -> Result<(), Error> {
+    let program = &plan.program;
+    plan.parameters.validate()?;
+    shared(
+        &plan.parameters,
+        &plan.keys,
+        &plan.model,
+        &Shape {
+            slots: program.slots,
+            context: program.context,
+            kinds: program.entries.iter().map(|entry| entry.kind).collect(),
+            embedding: &program.embedding,
+            embedding_scale: program.embedding_scale,
+            logits: &program.logits,
+        },
+    )?;
+    interfaces(program)?;
+    verify::ckks(program, plan.levels())?;
+    let predicted = plan.provenance.predicted_ns_per_token;
+    require(predicted.is_finite() && predicted >= 0.0, || format!("its predicted cost is {predicted} ns"))
+}
+
+/// Checks a client's plan.
+pub(super) fn client(plan: &ClientPlan) -> Result<(), Error> {
+    plan.parameters.validate()?;
+    let shape = Shape {
+        slots: plan.slots,
+        context: plan.context,
+        kinds: plan.entries.iter().map(|entry| entry.kind).collect(),
+        embedding: &plan.embedding,
+        embedding_scale: plan.embedding_scale,
+        logits: &plan.logits,
+    };
+    shared(&plan.parameters, &plan.keys, &plan.model, &shape)?;
+    let top = plan.parameters.levels().output;
+    for entry in &plan.entries {
+        let name = entry.kind.name();
+        require(entry.input_levels.len() == 1 && entry.output_levels.len() == 1, || {
+            format!("entry `{name}` has not one input and one output")
+        })?;
+        require(entry.input_levels.iter().chain(&entry.output_levels).all(|level| *level <= top), || {
+            format!("entry `{name}` takes or gives a ciphertext above level {top}")
+        })?;
+    }
+    Ok(())
+}
+
+fn interfaces(program: &CkksProgram) -> Result<(), Error> {
+    for entry in &program.entries {
+        let (inputs, outputs) = (entry.graph.inputs.len(), entry.graph.body.yields.len());
+        require(inputs == 1 && outputs == 1, || {
+            format!("entry `{}` has {inputs} inputs and {outputs} outputs, not one of each", entry.kind.name())
+        })?;
+    }
+    Ok(())
+}
+
+/// What both plans say about slots and tokens.
+struct Shape<'p> {
+    slots: u32,
+    context: u32,
+    kinds: Vec<EntryKind>,
+    embedding: &'p Placement,
+    embedding_scale: f64,
+    logits: &'p Placement,
+}
+
+fn shared(parameters: &Parameters, keys: &KeyManifest, model: &ClientModel, shape: &Shape<'_>) -> Result<(), Error> {
+    let Shape { slots, context, .. } = *shape;
+    require(slots.is_power_of_two() && slots <= parameters.maximum_slots(), || {
+        format!("{slots} slots are no power of two up to {}, which its parameters offer", parameters.maximum_slots())
+    })?;
+    require((1..=MAXIMUM_CONTEXT).contains(&context), || format!("a context of {context} tokens is out of range"))?;
+    let mut names: Vec<&str> = shape.kinds.iter().map(|kind| kind.name()).collect();
+    names.sort_unstable();
+    names.dedup();
+    require(names.len() == shape.kinds.len() && names.contains(&"decode"), || {
+        "it must have one entry `decode` and at most one entry `prefill`".to_owned()
+    })?;
+    for kind in &shape.kinds {
+        if let EntryKind::Prefill { chunk } = kind {
+            require((1..=slots).contains(chunk), || format!("a prefill of {chunk} tokens a chunk is out of range"))?;
+        }
+    }
+    placement("embedding", shape.embedding, model.hidden, slots)?;
+    placement("logits", shape.logits, model.vocabulary, slots)?;
+    let scale = shape.embedding_scale;
+    require(scale.is_finite() && scale != 0.0, || format!("its embedding scale is {scale}"))?;
+    let entries = u64::from(model.vocabulary) * u64::from(model.hidden);
+    require(model.embedding.len() as u64 == entries && entries > 0, || {
+        let (vocabulary, hidden) = (model.vocabulary, model.hidden);
+        format!("its embedding has {} entries, not {vocabulary}·{hidden}", model.embedding.len())
+    })?;
+    for token in model.eos.iter().chain(&model.bos) {
+        require(*token < model.vocabulary, || format!("special token {token} is not in its vocabulary"))?;
+    }
+    let top = parameters.levels().output;
+    let levels = keys.rotations.values().chain(&keys.conjugation).chain(&keys.relinearisation);
+    for level in levels {
+        require(*level <= top, || format!("a key of level {level} lies above the top level {top}"))?;
+    }
+    for rotation in keys.rotations.keys() {
+        require((1..slots).contains(rotation), || format!("a key for a rotation by {rotation} of {slots} slots"))?;
+    }
+    Ok(())
+}
+
+fn placement(what: &str, placement: &Placement, entries: u32, slots: u32) -> Result<(), Error> {
+    let found = placement.index_to_slot.len();
+    require(found == entries as usize, || format!("{entries} {what} entries are placed in {found} slots"))?;
+    require(placement.index_to_slot.iter().all(|slot| *slot < slots), || format!("a slot of the {what} is out of range"))
+}

@@ -1,0 +1,387 @@
+//! Plans to protobuf messages and back. Reading checks shapes and ids as far as it needs to build the types; what they
+//! mean is checked afterwards, by [`super::check`].
+
+use super::container::{Blobs, BlobsRead};
+use super::{CkksProgram, ClientModel, ClientPlan, EntryInterface, Plan, Provenance, wire};
+use crate::Error;
+use crate::ckks::{CiphertextType, CkksGraph, CkksOp};
+use crate::graph::{Definition, Node, OpId, Origin, OriginId, Region, Value, ValueId};
+use crate::manifest::{BootstrapVariant, KeyManifest};
+use crate::parameters::Parameters;
+use crate::program::{Entry, EntryKind, Placement, Program, State, Table};
+use crate::slots::Layout;
+use crate::text::cursor::Cursor;
+use crate::text::{TextOp, TextType};
+
+fn missing(what: &str) -> Error {
+    Error::Plan(format!("its {what} is missing"))
+}
+
+fn required<M>(message: Option<M>, what: &str) -> Result<M, Error> {
+    message.ok_or_else(|| missing(what))
+}
+
+fn hash_from(bytes: &[u8], what: &str) -> Result<[u8; 32], Error> {
+    bytes.try_into().map_err(|_| Error::Plan(format!("its {what} is no 32-byte hash")))
+}
+
+/// Reads a string that is in text syntax as a whole.
+fn from_text<R>(text: &str, read: impl FnOnce(&mut Cursor<'_>) -> Result<R, Error>) -> Result<R, Error> {
+    let mut cursor = Cursor::new(text, 1);
+    let result = read(&mut cursor).and_then(|result| cursor.finish().map(|()| result));
+    result.map_err(|error| match error {
+        Error::Parse { message, .. } => Error::Plan(message),
+        other => other,
+    })
+}
+
+fn text_of(ty: &impl TextType) -> String {
+    let mut text = String::new();
+    ty.write(&mut text);
+    text
+}
+
+fn chunk_of(kind: EntryKind) -> Option<u32> {
+    match kind {
+        EntryKind::Decode => None,
+        EntryKind::Prefill { chunk } => Some(chunk),
+    }
+}
+
+fn kind_of(chunk: Option<u32>) -> EntryKind {
+    chunk.map_or(EntryKind::Decode, |chunk| EntryKind::Prefill { chunk })
+}
+
+fn parameters_to_wire(parameters: &Parameters) -> wire::Parameters {
+    let Parameters {
+        name,
+        log2_degree,
+        log2_scale,
+        base_bits,
+        slots_to_coeffs_bits,
+        use_bits,
+        eval_mod_bits,
+        coeffs_to_slots_bits,
+        special_bits,
+        ephemeral_weight,
+        insecure,
+    } = parameters.clone();
+    wire::Parameters {
+        name,
+        log2_degree,
+        log2_scale,
+        base_bits,
+        slots_to_coeffs_bits,
+        use_bits,
+        eval_mod_bits,
+        coeffs_to_slots_bits,
+        special_bits,
+        ephemeral_weight,
+        insecure,
+    }
+}
+
+fn parameters_from_wire(parameters: wire::Parameters) -> Parameters {
+    let wire::Parameters {
+        name,
+        log2_degree,
+        log2_scale,
+        base_bits,
+        slots_to_coeffs_bits,
+        use_bits,
+        eval_mod_bits,
+        coeffs_to_slots_bits,
+        special_bits,
+        ephemeral_weight,
+        insecure,
+    } = parameters;
+    Parameters {
+        name,
+        log2_degree,
+        log2_scale,
+        base_bits,
+        slots_to_coeffs_bits,
+        use_bits,
+        eval_mod_bits,
+        coeffs_to_slots_bits,
+        special_bits,
+        ephemeral_weight,
+        insecure,
+    }
+}
+
+fn placement_to_wire(placement: &Placement) -> wire::Placement {
+    wire::Placement { index_to_slot: placement.index_to_slot.clone(), token_stride: placement.token_stride }
+}
+
+fn placement_from_wire(placement: wire::Placement) -> Placement {
+    Placement { index_to_slot: placement.index_to_slot, token_stride: placement.token_stride }
+}
+
+fn packing_to_wire(embedding: &Placement, embedding_scale: f64, logits: &Placement) -> wire::Packing {
+    wire::Packing {
+        embedding: Some(placement_to_wire(embedding)),
+        embedding_scale,
+        logits: Some(placement_to_wire(logits)),
+    }
+}
+
+/// Placement of embeddings, their scale, and the placement of the logits.
+fn packing_from_wire(packing: Option<wire::Packing>) -> Result<(Placement, f64, Placement), Error> {
+    let packing = required(packing, "packing")?;
+    let embedding = placement_from_wire(required(packing.embedding, "embedding's packing")?);
+    Ok((embedding, packing.embedding_scale, placement_from_wire(required(packing.logits, "logits' layout")?)))
+}
+
+fn keys_to_wire(keys: &KeyManifest) -> wire::Keys {
+    let bootstraps = keys.bootstraps.iter();
+    wire::Keys {
+        rotations: keys.rotations.clone(),
+        conjugation: keys.conjugation,
+        relinearisation: keys.relinearisation,
+        bootstraps: bootstraps
+            .map(|variant| wire::BootstrapVariant {
+                complex: variant.complex,
+                log2_magnitude: variant.log2_magnitude,
+            })
+            .collect(),
+    }
+}
+
+fn keys_from_wire(keys: wire::Keys) -> KeyManifest {
+    let bootstraps = keys.bootstraps.into_iter();
+    KeyManifest {
+        rotations: keys.rotations,
+        conjugation: keys.conjugation,
+        relinearisation: keys.relinearisation,
+        bootstraps: bootstraps
+            .map(|variant| BootstrapVariant { complex: variant.complex, log2_magnitude: variant.log2_magnitude })
+            .collect(),
+    }
+}
+
+fn model_to_wire(model: &ClientModel, blobs: &mut Blobs) -> wire::Model {
+    wire::Model {
+        name: model.name.clone(),
+        tokenizer_blob: blobs.add(model.tokenizer.clone()),
+        vocabulary: model.vocabulary,
+        hidden: model.hidden,
+        embedding_blob: blobs.add_floats(&model.embedding),
+        bos: model.bos,
+        eos: model.eos.clone(),
+    }
+}
+
+fn model_from_wire(model: wire::Model, blobs: &BlobsRead<'_>) -> Result<ClientModel, Error> {
+    let entries = u64::from(model.vocabulary) * u64::from(model.hidden);
+    Ok(ClientModel {
+        name: model.name,
+        tokenizer: blobs.get(model.tokenizer_blob)?.to_vec(),
+        vocabulary: model.vocabulary,
+        hidden: model.hidden,
+        embedding: blobs.floats(model.embedding_blob, entries)?,
+        bos: model.bos,
+        eos: model.eos,
+    })
+}
+
+fn region_to_wire(region: &Region) -> wire::Region {
+    wire::Region {
+        ops: region.ops.iter().map(|op| op.0).collect(),
+        yields: region.yields.iter().map(|value| value.0).collect(),
+    }
+}
+
+fn region_from_wire(region: wire::Region) -> Region {
+    Region {
+        ops: region.ops.into_iter().map(OpId).collect(),
+        yields: region.yields.into_iter().map(ValueId).collect(),
+    }
+}
+
+fn entry_to_wire(entry: &Entry<CkksOp, CiphertextType>) -> wire::Entry {
+    let graph = &entry.graph;
+    let node = |node: &Node<CkksOp>| {
+        let mut attributes = String::new();
+        node.op.write_attributes(&mut attributes);
+        wire::Node {
+            mnemonic: node.op.mnemonic().to_owned(),
+            attributes: attributes.trim_start().to_owned(),
+            inputs: node.inputs.iter().map(|value| value.0).collect(),
+            results: node.results.iter().map(|value| value.0).collect(),
+            origin: node.origin.map(|origin| origin.0),
+            region: node.region.as_ref().map(region_to_wire),
+        }
+    };
+    let values = graph.values.iter().map(|value| wire::Value { ty: text_of(&value.ty), name: value.name.clone() });
+    let origins = graph.origins.iter().cloned().map(|Origin { node, op_type }| wire::Origin { node, op_type });
+    wire::Entry {
+        chunk: chunk_of(entry.kind),
+        values: values.collect(),
+        nodes: graph.nodes.iter().map(node).collect(),
+        inputs: graph.inputs.iter().map(|value| value.0).collect(),
+        body: Some(region_to_wire(&graph.body)),
+        origins: origins.collect(),
+    }
+}
+
+fn entry_from_wire(entry: wire::Entry) -> Result<Entry<CkksOp, CiphertextType>, Error> {
+    let mut definitions = vec![None; entry.values.len()];
+    let inputs: Vec<ValueId> = entry.inputs.into_iter().map(ValueId).collect();
+    let mut define = |value: ValueId, definition: Definition| match definitions.get_mut(value.index()) {
+        Some(known @ None) => {
+            *known = Some(definition);
+            Ok(())
+        }
+        Some(Some(_)) => Err(Error::Plan(format!("{value} is defined twice"))),
+        None => Err(Error::Plan(format!("{value} is not in its graph"))),
+    };
+    for (index, input) in inputs.iter().enumerate() {
+        define(*input, Definition::Input(index as u32))?;
+    }
+    let mut nodes = Vec::with_capacity(entry.nodes.len());
+    for (op, node) in entry.nodes.into_iter().enumerate() {
+        let results: Vec<ValueId> = node.results.into_iter().map(ValueId).collect();
+        for (index, result) in results.iter().enumerate() {
+            define(*result, Definition::Result(OpId(op as u32), index as u32))?;
+        }
+        nodes.push(Node {
+            op: from_text(&node.attributes, |cursor| CkksOp::read_attributes(&node.mnemonic, cursor))?,
+            inputs: node.inputs.into_iter().map(ValueId).collect(),
+            results,
+            origin: node.origin.map(OriginId),
+            region: node.region.map(region_from_wire),
+        });
+    }
+    let mut values = Vec::with_capacity(entry.values.len());
+    for (index, (value, definition)) in entry.values.into_iter().zip(definitions).enumerate() {
+        let definition = definition.ok_or_else(|| Error::Plan(format!("%{index} is defined nowhere")))?;
+        values.push(Value { ty: from_text(&value.ty, CiphertextType::read)?, definition, name: value.name });
+    }
+    let body = region_from_wire(required(entry.body, "body")?);
+    let origins = entry.origins.into_iter().map(|wire::Origin { node, op_type }| Origin { node, op_type }).collect();
+    Ok(Entry { kind: kind_of(entry.chunk), graph: CkksGraph { values, nodes, inputs, body, origins } })
+}
+
+fn program_to_wire(program: &CkksProgram, blobs: &mut Blobs) -> wire::Program {
+    let tables = program.tables.iter().map(|table| wire::Table {
+        name: table.name.clone(),
+        shape: table.shape.clone(),
+        blob: blobs.add_floats(&table.values),
+    });
+    let states = program.states.iter().map(|state| wire::State {
+        name: state.name.clone(),
+        capacity: state.capacity,
+        layout: text_of(&state.layout),
+        level: state.level,
+    });
+    wire::Program {
+        slots: program.slots,
+        context: program.context,
+        tables: tables.collect(),
+        states: states.collect(),
+        entries: program.entries.iter().map(entry_to_wire).collect(),
+        client: Some(packing_to_wire(&program.embedding, program.embedding_scale, &program.logits)),
+    }
+}
+
+fn program_from_wire(program: wire::Program, blobs: &BlobsRead<'_>) -> Result<CkksProgram, Error> {
+    let mut tables = Vec::with_capacity(program.tables.len());
+    for table in program.tables {
+        let entries = table.shape.iter().try_fold(1_u64, |product, extent| product.checked_mul(u64::from(*extent)));
+        let entries = entries.ok_or_else(|| Error::Plan(format!("table `{}` is too large", table.name)))?;
+        let values = blobs.floats(table.blob, entries)?;
+        tables.push(Table { name: table.name, shape: table.shape, values });
+    }
+    let mut states = Vec::with_capacity(program.states.len());
+    for state in program.states {
+        let layout = from_text(&state.layout, Layout::read)?;
+        states.push(State { name: state.name, capacity: state.capacity, layout, level: state.level });
+    }
+    let (embedding, embedding_scale, logits) = packing_from_wire(program.client)?;
+    Ok(Program {
+        slots: program.slots,
+        context: program.context,
+        tables,
+        states,
+        entries: program.entries.into_iter().map(entry_from_wire).collect::<Result<_, _>>()?,
+        embedding,
+        embedding_scale,
+        logits,
+    })
+}
+
+pub(super) fn plan_to_wire(plan: &Plan, blobs: &mut Blobs) -> wire::PlanHeader {
+    let provenance = &plan.provenance;
+    wire::PlanHeader {
+        blobs: Vec::new(),
+        parameters: Some(parameters_to_wire(&plan.parameters)),
+        program: Some(program_to_wire(&plan.program, blobs)),
+        keys: Some(keys_to_wire(&plan.keys)),
+        model: Some(model_to_wire(&plan.model, blobs)),
+        provenance: Some(wire::Provenance {
+            model_hash: provenance.model_hash.to_vec(),
+            compiler_version: provenance.compiler_version.clone(),
+            options: provenance.options.clone(),
+            predicted_ns_per_token: provenance.predicted_ns_per_token,
+        }),
+        counts: plan.counts.clone(),
+    }
+}
+
+pub(super) fn plan_from_wire(header: wire::PlanHeader, blobs: &BlobsRead<'_>) -> Result<Plan, Error> {
+    let provenance = required(header.provenance, "provenance")?;
+    Ok(Plan {
+        parameters: parameters_from_wire(required(header.parameters, "parameter set")?),
+        program: program_from_wire(required(header.program, "program")?, blobs)?,
+        keys: keys_from_wire(required(header.keys, "key manifest")?),
+        model: model_from_wire(required(header.model, "client part")?, blobs)?,
+        provenance: Provenance {
+            model_hash: hash_from(&provenance.model_hash, "model hash")?,
+            compiler_version: provenance.compiler_version,
+            options: provenance.options,
+            predicted_ns_per_token: provenance.predicted_ns_per_token,
+        },
+        counts: header.counts,
+    })
+}
+
+pub(super) fn client_to_wire(plan: &ClientPlan, blobs: &mut Blobs) -> wire::ClientHeader {
+    let interface = |entry: &EntryInterface| wire::EntryInterface {
+        chunk: chunk_of(entry.kind),
+        input_levels: entry.input_levels.clone(),
+        output_levels: entry.output_levels.clone(),
+    };
+    wire::ClientHeader {
+        blobs: Vec::new(),
+        parameters: Some(parameters_to_wire(&plan.parameters)),
+        keys: Some(keys_to_wire(&plan.keys)),
+        model: Some(model_to_wire(&plan.model, blobs)),
+        slots: plan.slots,
+        context: plan.context,
+        entries: plan.entries.iter().map(interface).collect(),
+        client: Some(packing_to_wire(&plan.embedding, plan.embedding_scale, &plan.logits)),
+        plan_hash: plan.plan_hash.to_vec(),
+    }
+}
+
+pub(super) fn client_from_wire(header: wire::ClientHeader, blobs: &BlobsRead<'_>) -> Result<ClientPlan, Error> {
+    let (embedding, embedding_scale, logits) = packing_from_wire(header.client)?;
+    let interface = |entry: wire::EntryInterface| EntryInterface {
+        kind: kind_of(entry.chunk),
+        input_levels: entry.input_levels,
+        output_levels: entry.output_levels,
+    };
+    Ok(ClientPlan {
+        parameters: parameters_from_wire(required(header.parameters, "parameter set")?),
+        keys: keys_from_wire(required(header.keys, "key manifest")?),
+        model: model_from_wire(required(header.model, "client part")?, blobs)?,
+        slots: header.slots,
+        context: header.context,
+        entries: header.entries.into_iter().map(interface).collect(),
+        embedding,
+        embedding_scale,
+        logits,
+        plan_hash: hash_from(&header.plan_hash, "plan hash")?,
+    })
+}

@@ -1,0 +1,202 @@
+//! The plan: what the compiler hands to the runtime, as two self-contained files.
+//!
+//! `plan.bin` is the server's: parameters, the ckks program with its weights, the key manifest, provenance, and the
+//! client's part. Its sibling `plan.client` holds all that key generation and a client need and nothing else. Both carry
+//! a format version and a checksum over every byte ([`container`]); a plan of another version, a truncated or an altered
+//! one is refused with a message that says so. The same plan always gives the same bytes.
+//!
+//! Ops, types and expressions are stored in their text syntax ([`crate::text`]) inside protobuf messages, so that one
+//! grammar is read and checked; weights are little-endian `f32` blobs, aligned for memory mapping and stored once for
+//! equal contents.
+
+mod check;
+mod container;
+mod convert;
+mod file;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::collections::BTreeMap;
+
+pub use container::FORMAT_VERSION;
+pub use file::client_path;
+
+use crate::Error;
+use crate::ckks::{CiphertextType, CkksOp, Levels};
+use crate::manifest::KeyManifest;
+use crate::parameters::Parameters;
+use crate::program::{EntryKind, Placement, Program};
+
+/// A program of the ckks stage.
+pub type CkksProgram = Program<CkksOp, CiphertextType>;
+
+/// What a client needs of the model. All of it is public.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClientModel {
+    /// The model's name, for people.
+    pub name: String,
+    /// The contents of `tokenizer.json`.
+    pub tokenizer: Vec<u8>,
+    /// Number of tokens.
+    pub vocabulary: u32,
+    /// Width of the embedding.
+    pub hidden: u32,
+    /// The embedding, `[vocabulary][hidden]`, row-major and unscaled.
+    pub embedding: Vec<f32>,
+    /// Token that starts a prompt, if the model has one.
+    pub bos: Option<u32>,
+    /// Tokens that end a text.
+    pub eos: Vec<u32>,
+}
+
+impl ClientModel {
+    /// The embedding of a token.
+    pub fn embedding_of(&self, token: u32) -> Option<&[f32]> {
+        let width = self.hidden as usize;
+        let start = (token as usize).checked_mul(width)?;
+        self.embedding.get(start..start.checked_add(width)?)
+    }
+}
+
+/// Where a plan comes from.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Provenance {
+    /// BLAKE3 hash of the model's contents.
+    pub model_hash: [u8; 32],
+    /// Version of the compiler.
+    pub compiler_version: String,
+    /// Options that the plan was compiled with, by name.
+    pub options: BTreeMap<String, String>,
+    /// Cost of a decode step by the compiler's cost table, in nanoseconds on one thread.
+    pub predicted_ns_per_token: f64,
+}
+
+/// The server's plan.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// Sizes of the cryptosystem.
+    pub parameters: Parameters,
+    /// The entry points over their state and weights.
+    pub program: CkksProgram,
+    /// Keys that the entry points use.
+    pub keys: KeyManifest,
+    /// The client's part.
+    pub model: ClientModel,
+    /// Where the plan comes from.
+    pub provenance: Provenance,
+    /// Figures of the compile summary, by name, e.g. `decode.rotations`.
+    pub counts: BTreeMap<String, u64>,
+}
+
+/// What a client must know of an entry point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntryInterface {
+    /// What the entry point does.
+    pub kind: EntryKind,
+    /// Level at which each input is encrypted.
+    pub input_levels: Vec<u32>,
+    /// Level of each output.
+    pub output_levels: Vec<u32>,
+}
+
+/// The client's plan.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClientPlan {
+    /// Sizes of the cryptosystem.
+    pub parameters: Parameters,
+    /// Keys that the server needs.
+    pub keys: KeyManifest,
+    /// The model's public part.
+    pub model: ClientModel,
+    /// Slots n of every ciphertext.
+    pub slots: u32,
+    /// Most tokens in a session.
+    pub context: u32,
+    /// The server's entry points.
+    pub entries: Vec<EntryInterface>,
+    /// How embeddings are packed, after a product with `embedding_scale`.
+    pub embedding: Placement,
+    /// Factor of embeddings ahead of encryption.
+    pub embedding_scale: f64,
+    /// Where the logits are.
+    pub logits: Placement,
+    /// Checksum of the server's plan, [`Plan::hash_of`].
+    pub plan_hash: [u8; 32],
+}
+
+impl Plan {
+    /// The levels that the parameters offer to programs.
+    pub fn levels(&self) -> Levels {
+        self.parameters.levels()
+    }
+
+    /// The client's plan for a server's plan with this hash.
+    pub fn client(&self, plan_hash: [u8; 32]) -> ClientPlan {
+        let program = &self.program;
+        let levels = |graph: &crate::ckks::CkksGraph, values: &[crate::graph::ValueId]| {
+            values.iter().map(|value| graph.ty(*value).level).collect()
+        };
+        let interface = |entry: &crate::program::Entry<CkksOp, CiphertextType>| EntryInterface {
+            kind: entry.kind,
+            input_levels: levels(&entry.graph, &entry.graph.inputs),
+            output_levels: levels(&entry.graph, &entry.graph.body.yields),
+        };
+        ClientPlan {
+            parameters: self.parameters.clone(),
+            keys: self.keys.clone(),
+            model: self.model.clone(),
+            slots: program.slots,
+            context: program.context,
+            entries: program.entries.iter().map(interface).collect(),
+            embedding: program.embedding.clone(),
+            embedding_scale: program.embedding_scale,
+            logits: program.logits.clone(),
+            plan_hash,
+        }
+    }
+
+    /// The file's contents. Fails where the plan would be refused by [`Plan::from_bytes`].
+    pub fn to_bytes(&self) -> Result<Vec<u8>, Error> {
+        check::plan(self)?;
+        let mut blobs = container::Blobs::default();
+        let header = convert::plan_to_wire(self, &mut blobs);
+        Ok(container::write(container::Kind::Server, &header, blobs))
+    }
+
+    /// Reads and checks a file's contents. Any bytes are either a valid plan or refused; nothing panics.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
+        let (header, blobs) = container::read(container::Kind::Server, bytes)?;
+        let plan = convert::plan_from_wire(header, &blobs)?;
+        check::plan(&plan)?;
+        Ok(plan)
+    }
+
+    /// The hash of a file's contents: the checksum that they carry.
+    pub fn hash_of(bytes: &[u8]) -> Result<[u8; 32], Error> {
+        container::checksum(container::Kind::Server, bytes)
+    }
+}
+
+impl ClientPlan {
+    /// The file's contents. Fails where the plan would be refused by [`ClientPlan::from_bytes`].
+    pub fn to_bytes(&self) -> Result<Vec<u8>, Error> {
+        check::client(self)?;
+        let mut blobs = container::Blobs::default();
+        let header = convert::client_to_wire(self, &mut blobs);
+        Ok(container::write(container::Kind::Client, &header, blobs))
+    }
+
+    /// Reads and checks a file's contents. Any bytes are either a valid plan or refused; nothing panics.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
+        let (header, blobs) = container::read(container::Kind::Client, bytes)?;
+        let plan = convert::client_from_wire(header, &blobs)?;
+        check::client(&plan)?;
+        Ok(plan)
+    }
+
+    /// The entry point of the given name, `decode` or `prefill`.
+    pub fn entry(&self, name: &str) -> Option<&EntryInterface> {
+        self.entries.iter().find(|entry| entry.kind.name() == name)
+    }
+}

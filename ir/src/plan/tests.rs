@@ -1,0 +1,206 @@
+//! Plans survive writing and reading, and nothing else is read.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::ckks::{Bootstrap, CkksGraph};
+use crate::expression::{Integer, TableId, Vector};
+use crate::graph::{Origin, Region};
+use crate::program::{Entry, State, Table};
+use crate::slots::{Chebyshev, Domain, Fill, Layout, StateId, WriteMode};
+
+/// A small plan that uses every part of the format.
+pub(crate) fn example() -> Plan {
+    let layout = Layout { stride: 4, fill: Fill::Junk, domain: Domain::Real };
+    let ty = |level, product| CiphertextType { level, product, layout, max_abs: 0.75 };
+    let mut graph = CkksGraph::default();
+    let x = graph.add_input("x", ty(4, false));
+    let origin = Some(graph.intern_origin(Origin { node: "/model/q proj".into(), op_type: "MatMul".into() }));
+    let mut body = Region::default();
+    let mut push = |graph: &mut CkksGraph, op, inputs: &[crate::graph::ValueId], result: Option<CiphertextType>| {
+        let (op, results) = graph.add_node(op, inputs.to_vec(), result.into_iter().collect(), origin, None);
+        body.ops.push(op);
+        results.first().copied().unwrap_or(x)
+    };
+    let plain = Vector::Table(TableId(0), Integer::slot() % 6).masked(Integer::slot().less(24)).times(0.1);
+    let product = push(&mut graph, CkksOp::MultiplyPlain { plain }, &[x], Some(ty(4, true)));
+    let rescaled = push(&mut graph, CkksOp::Rescale, &[product], Some(ty(3, false)));
+    let index = Integer::position() / 8;
+    let write = CkksOp::StateWrite { state: StateId(0), index, mode: WriteMode::Accumulate };
+    push(&mut graph, write, &[rescaled], None);
+    let keep = Some((Integer::slot() % 4).equal(0));
+    let bootstrap = CkksOp::Bootstrap(Bootstrap { complex: false, keep, factor: 0.5, log2_magnitude: 0 });
+    let fresh = push(&mut graph, bootstrap, &[rescaled], Some(ty(16, false)));
+    let polynomial = Chebyshev { coefficients: vec![0.1, -0.0, 1e-300, 2.5], interval: [-1.0, 1.0] };
+    let result = push(&mut graph, CkksOp::Polynomial { polynomial, mask: None }, &[fresh], Some(ty(14, false)));
+    let by = (Integer::position() % 8).less(4).select(-4, 4);
+    let landed = push(&mut graph, CkksOp::Rotate { by }, &[result], Some(ty(14, false)));
+    let read = CkksOp::StateRead { state: StateId(0), index: Integer::counter(0) };
+    let (inner, values) = graph.add_node(read, vec![], vec![ty(3, false)], None, None);
+    let region = Region { ops: vec![inner], yields: values };
+    let sum = CkksOp::Sum { counter: 0, count: Integer::position() / 8 + 1 };
+    let (sum, _) = graph.add_node(sum, vec![], vec![ty(3, false)], origin, Some(region));
+    body.ops.push(sum);
+    body.yields = vec![landed];
+    graph.body = body;
+    let placement = Placement { index_to_slot: vec![0, 4, 8], token_stride: 1 };
+    let program = Program {
+        slots: 32,
+        context: 16,
+        tables: vec![Table { name: "w".into(), shape: vec![2, 3], values: vec![1.0, -2.0, 0.5, 1e-9, 0.0, 7.0] }],
+        states: vec![State { name: "cache".into(), capacity: 2, layout, level: Some(3) }],
+        entries: vec![Entry { kind: EntryKind::Decode, graph }],
+        embedding: placement.clone(),
+        embedding_scale: 0.25,
+        logits: placement,
+    };
+    Plan {
+        parameters: Parameters::insecure_test(),
+        keys: KeyManifest::of(&program),
+        program,
+        model: ClientModel {
+            name: "tiny".into(),
+            tokenizer: b"{}".to_vec(),
+            vocabulary: 3,
+            hidden: 3,
+            embedding: vec![0.5; 9],
+            bos: Some(1),
+            eos: vec![2],
+        },
+        provenance: Provenance { model_hash: [7; 32], predicted_ns_per_token: 1.5e9, ..Provenance::default() },
+        counts: [("decode.rotations".to_owned(), 1)].into_iter().collect(),
+    }
+}
+
+#[test]
+fn plans_round_trip_and_are_reproducible() {
+    let plan = example();
+    let bytes = plan.to_bytes().unwrap();
+    assert_eq!(bytes, plan.to_bytes().unwrap());
+    let back = Plan::from_bytes(&bytes).unwrap();
+    assert_eq!(back, plan);
+    let client = plan.client(Plan::hash_of(&bytes).unwrap());
+    assert_eq!(ClientPlan::from_bytes(&client.to_bytes().unwrap()).unwrap(), client);
+    assert_eq!(client.entry("decode").unwrap().input_levels, [4]);
+    assert_eq!(client.model.embedding_of(2), Some(&[0.5_f32; 3][..]));
+    assert_eq!(client.model.embedding_of(3), None);
+    assert_eq!(plan.keys.rotations, [(28, 14), (4, 14)].into_iter().collect());
+}
+
+#[test]
+fn the_two_files_are_not_mistaken_for_each_other() {
+    let bytes = example().to_bytes().unwrap();
+    assert!(matches!(ClientPlan::from_bytes(&bytes), Err(Error::NotAPlan { expected: "client plan" })));
+}
+
+#[test]
+fn every_truncation_and_every_flipped_bit_is_refused() {
+    let bytes = example().to_bytes().unwrap();
+    for length in 0..bytes.len() {
+        let error = Plan::from_bytes(&bytes[..length]).unwrap_err();
+        assert!(matches!(error, Error::PlanLength { .. }) || length == 0, "{length}: {error}");
+    }
+    let mut longer = bytes.clone();
+    longer.push(0);
+    assert!(matches!(Plan::from_bytes(&longer), Err(Error::PlanLength { .. })));
+    for offset in 0..bytes.len() {
+        let mut altered = bytes.clone();
+        altered[offset] ^= 1 << (offset % 8);
+        let error = Plan::from_bytes(&altered).unwrap_err();
+        let expected = match offset {
+            0..8 => "plan-magic",
+            8..12 => "plan-version",
+            16..24 => "plan-length",
+            _ => "plan-altered",
+        };
+        assert_eq!(error.code(), expected, "byte {offset}");
+    }
+}
+
+#[test]
+fn a_newer_version_is_refused_with_both_versions() {
+    let mut bytes = example().to_bytes().unwrap();
+    bytes[8..12].copy_from_slice(&7_u32.to_le_bytes());
+    let message = Plan::from_bytes(&bytes).unwrap_err().to_string();
+    assert!(message.contains("version 7") && message.contains("version 1"), "{message}");
+}
+
+#[test]
+fn files_are_written_in_pairs_and_whole() {
+    let folder = std::env::temp_dir().join(format!("cachemir-plan-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = folder.join("tiny.bin");
+    let plan = example();
+    plan.write(&path).unwrap();
+    assert_eq!(Plan::read(&path).unwrap(), plan);
+    let client = ClientPlan::read(&client_path(&path)).unwrap();
+    assert_eq!(client.plan_hash, Plan::hash_of(&std::fs::read(&path).unwrap()).unwrap());
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2);
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert_eq!(plan.write(&path).unwrap_err().code(), "plan-file");
+    assert_eq!(Plan::read(&path).unwrap_err().code(), "plan-file");
+}
+
+#[test]
+fn plans_that_make_no_sense_are_not_written() {
+    let refuse = |change: fn(&mut Plan), expected: &str| {
+        let mut plan = example();
+        change(&mut plan);
+        let message = plan.to_bytes().unwrap_err().to_string();
+        assert!(message.contains(expected), "{message}");
+    };
+    refuse(|plan| plan.program.slots = 33, "power of two");
+    refuse(|plan| plan.program.context = 0, "context");
+    refuse(|plan| plan.program.tables.clear(), "table t0");
+    refuse(|plan| plan.program.states.clear(), "state array c0");
+    refuse(|plan| plan.program.logits.index_to_slot[0] = 32, "out of range");
+    refuse(|plan| plan.model.vocabulary = 4, "entries");
+    refuse(|plan| plan.model.eos = vec![3], "special token 3");
+    refuse(|plan| plan.parameters.name = "fast".into(), "insecure-test");
+    refuse(|plan| plan.keys.rotations.extend([(32, 1)]), "rotation by 32");
+    refuse(|plan| plan.program.entries[0].graph.values[2].ty.level = 9, "level 9");
+    refuse(|plan| plan.program.entries[0].graph.values[2].ty.max_abs = f64::NAN, "bound NaN");
+    refuse(|plan| plan.program.embedding_scale = f64::INFINITY, "scale");
+    refuse(|plan| drop(plan.program.entries.pop()), "decode");
+}
+
+/// The file with its checksum set right again, as an attacker would.
+fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
+    if bytes.len() >= 64 {
+        let length = bytes.len() as u64;
+        bytes[16..24].copy_from_slice(&length.to_le_bytes());
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&bytes[..32]);
+        hasher.update(&bytes[64..]);
+        bytes[32..64].copy_from_slice(hasher.finalize().as_bytes());
+    }
+    bytes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+
+    #[test]
+    fn forged_files_do_not_panic(changes in prop::collection::vec((0_usize..4000, any::<u8>()), 1..4), cut in 0_usize..4000) {
+        let mut bytes = example().to_bytes().unwrap();
+        for (offset, byte) in changes {
+            let offset = 24 + offset % (bytes.len() - 24);
+            bytes[offset] = byte;
+        }
+        if cut % 4 == 0 {
+            bytes.truncate(64 + cut % (bytes.len() - 64));
+        }
+        if let Ok(plan) = Plan::from_bytes(&sealed(bytes)) {
+            prop_assert!(plan.to_bytes().is_ok());
+        }
+    }
+
+    #[test]
+    fn random_bytes_do_not_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        prop_assert!(Plan::from_bytes(&bytes).is_err());
+        for (to, from) in bytes.iter_mut().zip(b"CMIRPLAN\x01\0\0\0\0\0\0\0") {
+            *to = *from;
+        }
+        prop_assert!(Plan::from_bytes(&sealed(bytes)).is_err());
+    }
+}

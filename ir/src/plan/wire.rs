@@ -1,0 +1,283 @@
+//! The protobuf messages of plan files. A field's number is never reused.
+
+use std::collections::BTreeMap;
+
+use prost::Message;
+
+use super::container::Header;
+
+/// Header of the server's file.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct PlanHeader {
+    #[prost(message, repeated, tag = "1")]
+    pub(super) blobs: Vec<Blob>,
+    #[prost(message, optional, tag = "2")]
+    pub(super) parameters: Option<Parameters>,
+    #[prost(message, optional, tag = "3")]
+    pub(super) program: Option<Program>,
+    #[prost(message, optional, tag = "4")]
+    pub(super) keys: Option<Keys>,
+    #[prost(message, optional, tag = "5")]
+    pub(super) model: Option<Model>,
+    #[prost(message, optional, tag = "6")]
+    pub(super) provenance: Option<Provenance>,
+    #[prost(btree_map = "string, uint64", tag = "7")]
+    pub(super) counts: BTreeMap<String, u64>,
+}
+
+/// Header of the client's file.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ClientHeader {
+    #[prost(message, repeated, tag = "1")]
+    pub(super) blobs: Vec<Blob>,
+    #[prost(message, optional, tag = "2")]
+    pub(super) parameters: Option<Parameters>,
+    #[prost(message, optional, tag = "4")]
+    pub(super) keys: Option<Keys>,
+    #[prost(message, optional, tag = "5")]
+    pub(super) model: Option<Model>,
+    #[prost(uint32, tag = "8")]
+    pub(super) slots: u32,
+    #[prost(uint32, tag = "9")]
+    pub(super) context: u32,
+    #[prost(message, repeated, tag = "10")]
+    pub(super) entries: Vec<EntryInterface>,
+    #[prost(message, optional, tag = "11")]
+    pub(super) client: Option<Packing>,
+    #[prost(bytes = "vec", tag = "12")]
+    pub(super) plan_hash: Vec<u8>,
+}
+
+impl Header for PlanHeader {
+    fn blobs(&self) -> &[Blob] {
+        &self.blobs
+    }
+
+    fn set_blobs(&mut self, blobs: Vec<Blob>) {
+        self.blobs = blobs;
+    }
+}
+
+impl Header for ClientHeader {
+    fn blobs(&self) -> &[Blob] {
+        &self.blobs
+    }
+
+    fn set_blobs(&mut self, blobs: Vec<Blob>) {
+        self.blobs = blobs;
+    }
+}
+
+/// Bytes behind the header. The offset counts from the first blob.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Blob {
+    #[prost(uint64, tag = "1")]
+    pub(super) offset: u64,
+    #[prost(uint64, tag = "2")]
+    pub(super) length: u64,
+    #[prost(bytes = "vec", tag = "3")]
+    pub(super) hash: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Parameters {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    #[prost(uint32, tag = "2")]
+    pub(super) log2_degree: u32,
+    #[prost(uint32, tag = "3")]
+    pub(super) log2_scale: u32,
+    #[prost(uint32, tag = "4")]
+    pub(super) base_bits: u32,
+    #[prost(uint32, repeated, tag = "5")]
+    pub(super) slots_to_coeffs_bits: Vec<u32>,
+    #[prost(uint32, repeated, tag = "6")]
+    pub(super) use_bits: Vec<u32>,
+    #[prost(uint32, repeated, tag = "7")]
+    pub(super) eval_mod_bits: Vec<u32>,
+    #[prost(uint32, repeated, tag = "8")]
+    pub(super) coeffs_to_slots_bits: Vec<u32>,
+    #[prost(uint32, repeated, tag = "9")]
+    pub(super) special_bits: Vec<u32>,
+    #[prost(uint32, tag = "10")]
+    pub(super) ephemeral_weight: u32,
+    #[prost(bool, tag = "11")]
+    pub(super) insecure: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Program {
+    #[prost(uint32, tag = "1")]
+    pub(super) slots: u32,
+    #[prost(uint32, tag = "2")]
+    pub(super) context: u32,
+    #[prost(message, repeated, tag = "3")]
+    pub(super) tables: Vec<Table>,
+    #[prost(message, repeated, tag = "4")]
+    pub(super) states: Vec<State>,
+    #[prost(message, repeated, tag = "5")]
+    pub(super) entries: Vec<Entry>,
+    #[prost(message, optional, tag = "6")]
+    pub(super) client: Option<Packing>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Table {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    #[prost(uint32, repeated, tag = "2")]
+    pub(super) shape: Vec<u32>,
+    #[prost(uint32, tag = "3")]
+    pub(super) blob: u32,
+}
+
+/// A state array; the layout in text.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct State {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    #[prost(uint32, tag = "2")]
+    pub(super) capacity: u32,
+    #[prost(string, tag = "3")]
+    pub(super) layout: String,
+    #[prost(uint32, optional, tag = "4")]
+    pub(super) level: Option<u32>,
+}
+
+/// An entry point: prefill where it has a chunk.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Entry {
+    #[prost(uint32, optional, tag = "1")]
+    pub(super) chunk: Option<u32>,
+    #[prost(message, repeated, tag = "2")]
+    pub(super) values: Vec<Value>,
+    #[prost(message, repeated, tag = "3")]
+    pub(super) nodes: Vec<Node>,
+    #[prost(uint32, repeated, tag = "4")]
+    pub(super) inputs: Vec<u32>,
+    #[prost(message, optional, tag = "5")]
+    pub(super) body: Option<Region>,
+    #[prost(message, repeated, tag = "6")]
+    pub(super) origins: Vec<Origin>,
+}
+
+/// A value with its type in text.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Value {
+    #[prost(string, tag = "1")]
+    pub(super) ty: String,
+    #[prost(string, tag = "2")]
+    pub(super) name: String,
+}
+
+/// An op: its mnemonic and its attributes in text.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Node {
+    #[prost(string, tag = "1")]
+    pub(super) mnemonic: String,
+    #[prost(string, tag = "2")]
+    pub(super) attributes: String,
+    #[prost(uint32, repeated, tag = "3")]
+    pub(super) inputs: Vec<u32>,
+    #[prost(uint32, repeated, tag = "4")]
+    pub(super) results: Vec<u32>,
+    #[prost(uint32, optional, tag = "5")]
+    pub(super) origin: Option<u32>,
+    #[prost(message, optional, tag = "6")]
+    pub(super) region: Option<Region>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Region {
+    #[prost(uint32, repeated, tag = "1")]
+    pub(super) ops: Vec<u32>,
+    #[prost(uint32, repeated, tag = "2")]
+    pub(super) yields: Vec<u32>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Origin {
+    #[prost(string, tag = "1")]
+    pub(super) node: String,
+    #[prost(string, tag = "2")]
+    pub(super) op_type: String,
+}
+
+/// How the client packs embeddings and finds logits.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Packing {
+    #[prost(message, optional, tag = "1")]
+    pub(super) embedding: Option<Placement>,
+    #[prost(double, tag = "2")]
+    pub(super) embedding_scale: f64,
+    #[prost(message, optional, tag = "3")]
+    pub(super) logits: Option<Placement>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Placement {
+    #[prost(uint32, repeated, tag = "1")]
+    pub(super) index_to_slot: Vec<u32>,
+    #[prost(uint32, tag = "2")]
+    pub(super) token_stride: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Keys {
+    #[prost(btree_map = "uint32, uint32", tag = "1")]
+    pub(super) rotations: BTreeMap<u32, u32>,
+    #[prost(uint32, optional, tag = "2")]
+    pub(super) conjugation: Option<u32>,
+    #[prost(uint32, optional, tag = "3")]
+    pub(super) relinearisation: Option<u32>,
+    #[prost(message, repeated, tag = "4")]
+    pub(super) bootstraps: Vec<BootstrapVariant>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct BootstrapVariant {
+    #[prost(bool, tag = "1")]
+    pub(super) complex: bool,
+    #[prost(uint32, tag = "2")]
+    pub(super) log2_magnitude: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Model {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    #[prost(uint32, tag = "2")]
+    pub(super) tokenizer_blob: u32,
+    #[prost(uint32, tag = "3")]
+    pub(super) vocabulary: u32,
+    #[prost(uint32, tag = "4")]
+    pub(super) hidden: u32,
+    #[prost(uint32, tag = "5")]
+    pub(super) embedding_blob: u32,
+    #[prost(uint32, optional, tag = "6")]
+    pub(super) bos: Option<u32>,
+    #[prost(uint32, repeated, tag = "7")]
+    pub(super) eos: Vec<u32>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Provenance {
+    #[prost(bytes = "vec", tag = "1")]
+    pub(super) model_hash: Vec<u8>,
+    #[prost(string, tag = "2")]
+    pub(super) compiler_version: String,
+    #[prost(btree_map = "string, string", tag = "3")]
+    pub(super) options: BTreeMap<String, String>,
+    #[prost(double, tag = "4")]
+    pub(super) predicted_ns_per_token: f64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct EntryInterface {
+    #[prost(uint32, optional, tag = "1")]
+    pub(super) chunk: Option<u32>,
+    #[prost(uint32, repeated, tag = "2")]
+    pub(super) input_levels: Vec<u32>,
+    #[prost(uint32, repeated, tag = "3")]
+    pub(super) output_levels: Vec<u32>,
+}

@@ -1,0 +1,496 @@
+//! Invariants of the slots and ckks stages, beyond those of every graph ([`Graph::verify_structure`]):
+//!
+//! - every op has the number of operands and results that it needs, and a body exactly if it repeats one;
+//! - tables and state arrays that are named exist; a table has as many entries as its shape says;
+//! - a loop's counter is used by that loop alone, and only inside it; the slot index occurs only where a value for every
+//!   slot is asked for: in plaintext vectors and masks;
+//! - numbers are finite; a polynomial's interval is not empty, and is [-1, 1] in the ckks stage;
+//! - strides lie in 1..=n; bounds are not negative and, from calibration on, finite;
+//! - ckks: level and scale of every value are what [`crate::ckks::infer`] says; what enters a polynomial is at most 1, and
+//!   what enters a bootstrap is at most the bootstrap's magnitude in the slots that are kept.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use crate::Error;
+use crate::ckks::{self, CiphertextType, CkksOp, Levels};
+use crate::expression::{Integer, Variable, Vector};
+use crate::graph::{Graph, OpId, Region};
+use crate::program::{Program, State};
+use crate::slots::{Chebyshev, Layout, SlotOp, SlotType, StateId};
+use crate::text::TextOp;
+
+/// What is wrong, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The entry point's name, if the problem is in one.
+    pub entry: Option<&'static str>,
+    /// The op, if the problem is at one.
+    pub op: Option<OpId>,
+    /// The ONNX node that the op was made from.
+    pub origin: Option<String>,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(entry) = self.entry {
+            write!(f, "{entry}: ")?;
+        }
+        if let Some(op) = self.op {
+            write!(f, "{op}: ")?;
+        }
+        f.write_str(&self.message)?;
+        match &self.origin {
+            Some(origin) => write!(f, " ({origin})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Checks a program of the slots stage. Bounds may be infinite unless it is said to be calibrated.
+pub fn slots(program: &Program<SlotOp, SlotType>, calibrated: bool) -> Result<(), Error> {
+    refuse("slots", &slots_problems(program, calibrated))
+}
+
+/// Checks a program of the ckks stage for parameters with these levels.
+pub fn ckks(program: &Program<CkksOp, CiphertextType>, levels: Levels) -> Result<(), Error> {
+    refuse("ckks", &ckks_problems(program, levels))
+}
+
+fn refuse(stage: &'static str, problems: &[Problem]) -> Result<(), Error> {
+    match problems {
+        [] => Ok(()),
+        _ => Err(Error::Invalid { stage, problems: problems.iter().map(ToString::to_string).collect() }),
+    }
+}
+
+/// All problems of a program of the slots stage.
+pub fn slots_problems(program: &Program<SlotOp, SlotType>, calibrated: bool) -> Vec<Problem> {
+    problems(program, calibrated, |_, _, _| Vec::new())
+}
+
+/// All problems of a program of the ckks stage.
+pub fn ckks_problems(program: &Program<CkksOp, CiphertextType>, levels: Levels) -> Vec<Problem> {
+    let mut found = problems(program, true, |graph, op, states| ckks_op(graph, op, states, levels));
+    for state in &program.states {
+        if state.level.is_none_or(|level| level > levels.output) {
+            let level = state.level.map_or("none".to_owned(), |level| level.to_string());
+            found.push(whole(format!("state array `{}` is kept at level {level} of {}", state.name, levels.output)));
+        }
+    }
+    for entry in &program.entries {
+        for input in &entry.graph.inputs {
+            if let Some(ty) = entry.graph.values.get(input.index()).map(|value| &value.ty)
+                && (ty.level > levels.output || ty.product)
+            {
+                let message = format!("input {input} is no fresh ciphertext up to level {}", levels.output);
+                found.push(Problem { entry: Some(entry.kind.name()), op: None, origin: None, message });
+            }
+        }
+    }
+    found
+}
+
+fn whole(message: String) -> Problem {
+    Problem { entry: None, op: None, origin: None, message }
+}
+
+/// What the stages' ops have in common, as far as the verifier is concerned.
+trait Checked: TextOp {
+    /// Least and largest number of operands.
+    fn arity(&self) -> (usize, usize);
+    /// Whether the op has a result.
+    fn has_result(&self) -> bool;
+    fn vectors(&self) -> Vec<&Vector>;
+    /// Expressions with one value a call.
+    fn integers(&self) -> Vec<&Integer>;
+    /// Conditions with a value a slot.
+    fn masks(&self) -> Vec<&Integer>;
+    fn numbers(&self) -> Vec<f64>;
+    fn state(&self) -> Option<StateId>;
+    fn counter(&self) -> Option<u32>;
+    fn polynomial(&self) -> Option<&Chebyshev>;
+}
+
+impl Checked for SlotOp {
+    fn arity(&self) -> (usize, usize) {
+        match self {
+            Self::Add | Self::Subtract | Self::Multiply => (2, 2),
+            Self::Refresh { .. } => (1, 2),
+            Self::StateRead { .. } | Self::Sum { .. } => (0, 0),
+            _ => (1, 1),
+        }
+    }
+
+    fn has_result(&self) -> bool {
+        !matches!(self, Self::StateWrite { .. })
+    }
+
+    fn vectors(&self) -> Vec<&Vector> {
+        match self {
+            Self::MultiplyPlain { plain, .. } | Self::AddPlain { plain } => vec![plain],
+            Self::Polynomial { mask, .. } => mask.iter().collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn integers(&self) -> Vec<&Integer> {
+        match self {
+            Self::Rotate { by } => vec![by],
+            Self::StateRead { index, .. } | Self::StateWrite { index, .. } => vec![index],
+            Self::Sum { count, .. } => vec![count],
+            _ => Vec::new(),
+        }
+    }
+
+    fn masks(&self) -> Vec<&Integer> {
+        match self {
+            Self::Refresh { keep } => keep.iter().collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn numbers(&self) -> Vec<f64> {
+        Vec::new()
+    }
+
+    fn state(&self) -> Option<StateId> {
+        match self {
+            Self::StateRead { state, .. } | Self::StateWrite { state, .. } => Some(*state),
+            _ => None,
+        }
+    }
+
+    fn counter(&self) -> Option<u32> {
+        match self {
+            Self::Sum { counter, .. } => Some(*counter),
+            _ => None,
+        }
+    }
+
+    fn polynomial(&self) -> Option<&Chebyshev> {
+        match self {
+            Self::Polynomial { polynomial, .. } => Some(polynomial),
+            _ => None,
+        }
+    }
+}
+
+impl Checked for CkksOp {
+    fn arity(&self) -> (usize, usize) {
+        match self {
+            Self::Add | Self::Subtract | Self::Multiply => (2, 2),
+            Self::StateRead { .. } | Self::Sum { .. } => (0, 0),
+            _ => (1, 1),
+        }
+    }
+
+    fn has_result(&self) -> bool {
+        !matches!(self, Self::StateWrite { .. })
+    }
+
+    fn vectors(&self) -> Vec<&Vector> {
+        match self {
+            Self::MultiplyPlain { plain } | Self::AddPlain { plain } => vec![plain],
+            Self::Polynomial { mask, .. } => mask.iter().collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn integers(&self) -> Vec<&Integer> {
+        match self {
+            Self::Rotate { by } => vec![by],
+            Self::StateRead { index, .. } | Self::StateWrite { index, .. } => vec![index],
+            Self::Sum { count, .. } => vec![count],
+            _ => Vec::new(),
+        }
+    }
+
+    fn masks(&self) -> Vec<&Integer> {
+        match self {
+            Self::Bootstrap(bootstrap) => bootstrap.keep.iter().collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn numbers(&self) -> Vec<f64> {
+        match self {
+            Self::MultiplyScalar { factor } => vec![*factor],
+            Self::Bootstrap(bootstrap) => vec![bootstrap.factor],
+            _ => Vec::new(),
+        }
+    }
+
+    fn state(&self) -> Option<StateId> {
+        match self {
+            Self::StateRead { state, .. } | Self::StateWrite { state, .. } => Some(*state),
+            _ => None,
+        }
+    }
+
+    fn counter(&self) -> Option<u32> {
+        match self {
+            Self::Sum { counter, .. } => Some(*counter),
+            _ => None,
+        }
+    }
+
+    fn polynomial(&self) -> Option<&Chebyshev> {
+        match self {
+            Self::Polynomial { polynomial, .. } => Some(polynomial),
+            _ => None,
+        }
+    }
+}
+
+/// What the stages' types have in common.
+trait Bounded {
+    fn layout(&self) -> Layout;
+    fn max_abs(&self) -> f64;
+}
+
+impl Bounded for SlotType {
+    fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    fn max_abs(&self) -> f64 {
+        self.max_abs
+    }
+}
+
+impl Bounded for CiphertextType {
+    fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    fn max_abs(&self) -> f64 {
+        self.max_abs
+    }
+}
+
+fn problems<O: Checked<Type: Bounded>>(
+    program: &Program<O, O::Type>,
+    calibrated: bool,
+    check_op: impl Fn(&Graph<O, O::Type>, OpId, &[State]) -> Vec<String>,
+) -> Vec<Problem> {
+    let mut found = Vec::new();
+    for table in &program.tables {
+        let entries = table.shape.iter().try_fold(1_usize, |product, extent| product.checked_mul(*extent as usize));
+        if entries != Some(table.values.len()) {
+            let (name, shape, length) = (&table.name, &table.shape, table.values.len());
+            found.push(whole(format!("table `{name}` of shape {shape:?} has {length} entries")));
+        }
+    }
+    for state in &program.states {
+        if !(1..=program.slots).contains(&state.layout.stride) || state.capacity == 0 {
+            found.push(whole(format!("state array `{}` is empty, or its stride is out of range", state.name)));
+        }
+    }
+    for entry in &program.entries {
+        let graph = &entry.graph;
+        let name = Some(entry.kind.name());
+        let structure = graph.verify_structure();
+        if !structure.is_empty() {
+            let problem = |message| Problem { entry: name, op: None, origin: None, message };
+            found.extend(structure.into_iter().map(problem));
+            continue;
+        }
+        let mut messages = Vec::new();
+        let mut scope = Scope { program, graph, counters: BTreeSet::new(), open: Vec::new(), found: &mut messages };
+        scope.block(&graph.body);
+        graph.for_each_op(|op, _| messages.extend(check_op(graph, op, &program.states).into_iter().map(|m| (op, m))));
+        messages.sort_by_key(|(op, _)| *op);
+        found.extend(messages.into_iter().map(|(op, message)| Problem {
+            entry: name,
+            op: Some(op),
+            origin: graph.node(op).origin.map(|_| graph.origin_text(op)),
+            message: format!("{}: {message}", graph.node(op).op.mnemonic()),
+        }));
+        for (index, value) in graph.values.iter().enumerate() {
+            let (stride, bound) = (value.ty.layout().stride, value.ty.max_abs());
+            if !(1..=program.slots).contains(&stride) {
+                let message = format!("%{index} has stride {stride} in {} slots", program.slots);
+                found.push(Problem { entry: name, op: None, origin: None, message });
+            }
+            if bound.is_nan() || bound < 0.0 || (calibrated && bound.is_infinite()) {
+                let message = format!("%{index} has the bound {bound}");
+                found.push(Problem { entry: name, op: None, origin: None, message });
+            }
+        }
+    }
+    found
+}
+
+/// A walk through the blocks of a graph that knows which loops are open.
+struct Scope<'p, O: Checked> {
+    program: &'p Program<O, O::Type>,
+    graph: &'p Graph<O, O::Type>,
+    counters: BTreeSet<u32>,
+    open: Vec<u32>,
+    found: &'p mut Vec<(OpId, String)>,
+}
+
+impl<O: Checked> Scope<'_, O> {
+    fn block(&mut self, block: &Region) {
+        for &op in &block.ops {
+            let node = self.graph.node(op);
+            let (least, most) = node.op.arity();
+            if !(least..=most).contains(&node.inputs.len()) {
+                self.problem(op, format!("{} operands", node.inputs.len()));
+            }
+            if node.op.has_result() != (node.results.len() == 1) || node.results.len() > 1 {
+                // A bootstrap of two operands has a result for each.
+                let paired = most == 2 && least == 1 && node.results.len() == node.inputs.len();
+                if !paired {
+                    self.problem(op, format!("{} results", node.results.len()));
+                }
+            }
+            if node.op.has_body() != node.region.is_some() {
+                self.problem(op, "a body is missing, or there is one too many".to_owned());
+            }
+            self.expressions(op);
+            if let (Some(region), counter) = (&node.region, node.op.counter()) {
+                if let Some(counter) = counter
+                    && !self.counters.insert(counter)
+                {
+                    self.problem(op, format!("the counter i{counter} belongs to another loop too"));
+                }
+                let depth = self.open.len();
+                self.open.extend(counter);
+                self.block(region);
+                self.open.truncate(depth);
+            }
+        }
+    }
+
+    fn problem(&mut self, op: OpId, message: String) {
+        self.found.push((op, message));
+    }
+
+    fn expressions(&mut self, op: OpId) {
+        let node = self.graph.node(op);
+        for integer in node.op.integers() {
+            self.integer(op, integer, false);
+        }
+        for mask in node.op.masks() {
+            self.integer(op, mask, true);
+        }
+        for vector in node.op.vectors() {
+            self.vector(op, vector);
+        }
+        for number in node.op.numbers() {
+            self.finite(op, number);
+        }
+        if let Some(state) = node.op.state()
+            && state.0 as usize >= self.program.states.len()
+        {
+            self.problem(op, format!("there is no state array c{}", state.0));
+        }
+        if let Some(polynomial) = node.op.polynomial() {
+            polynomial.coefficients.iter().chain(&polynomial.interval).for_each(|number| self.finite(op, *number));
+            let [low, high] = polynomial.interval;
+            if low >= high || polynomial.coefficients.is_empty() {
+                self.problem(op, "a polynomial on an empty interval, or without coefficients".to_owned());
+            }
+        }
+    }
+
+    fn finite(&mut self, op: OpId, number: f64) {
+        if !number.is_finite() {
+            self.problem(op, format!("the number {number}"));
+        }
+    }
+
+    fn vector(&mut self, op: OpId, vector: &Vector) {
+        match vector {
+            Vector::Scalar(value) => self.finite(op, *value),
+            Vector::Table(table, index) => {
+                if table.0 as usize >= self.program.tables.len() {
+                    self.problem(op, format!("there is no table {table}"));
+                }
+                self.integer(op, index, true);
+            }
+            Vector::Mask(condition, inner) => {
+                self.integer(op, condition, true);
+                self.vector(op, inner);
+            }
+            Vector::Sum(a, b) | Vector::Product(a, b) => {
+                self.vector(op, a);
+                self.vector(op, b);
+            }
+        }
+    }
+
+    fn integer(&mut self, op: OpId, integer: &Integer, in_slots: bool) {
+        match integer {
+            Integer::Constant(_) | Integer::Variable(Variable::Position | Variable::Count) => {}
+            Integer::Variable(Variable::Slot) if in_slots => {}
+            Integer::Variable(Variable::Loop(counter)) if self.open.contains(counter) => {}
+            Integer::Variable(variable) => self.problem(op, format!("`{variable}` means nothing here")),
+            Integer::Binary(_, a, b) => {
+                self.integer(op, a, in_slots);
+                self.integer(op, b, in_slots);
+            }
+            Integer::Select(a, b, c) => [a, b, c].into_iter().for_each(|part| self.integer(op, part, in_slots)),
+        }
+    }
+}
+
+/// Relative slack for bounds that were computed in floating point.
+const SLACK: f64 = 1.0 + 1e-9;
+
+fn ckks_op(graph: &Graph<CkksOp, CiphertextType>, op: OpId, states: &[State], levels: Levels) -> Vec<String> {
+    let mut found = Vec::new();
+    let node = graph.node(op);
+    let operands: Vec<(u32, bool)> = match &node.region {
+        Some(region) => region.yields.iter().map(|value| state_of(graph.ty(*value))).collect(),
+        None => node.inputs.iter().map(|value| state_of(graph.ty(*value))).collect(),
+    };
+    let state_level = node.op.state().and_then(|state| states.get(state.0 as usize)).and_then(|state| state.level);
+    match ckks::infer(&node.op, &operands, levels, state_level) {
+        Ok(expected) => {
+            for result in &node.results {
+                let ty = graph.ty(*result);
+                if expected != Some(state_of(ty)) {
+                    let shown = expected.map_or("no result".to_owned(), |(level, product)| describe(level, product));
+                    found.push(format!("{result} has {}, and the op gives {shown}", describe(ty.level, ty.product)));
+                }
+            }
+        }
+        Err(error) => found.push(error.to_string()),
+    }
+    let (Some(input), Some(result)) = (node.inputs.first(), node.results.first()) else { return found };
+    let (input, result) = (graph.ty(*input).max_abs, graph.ty(*result).max_abs);
+    match &node.op {
+        CkksOp::Polynomial { polynomial, .. } => {
+            if !polynomial.is_normalised() {
+                found.push(format!("the interval is {:?}, not [-1, 1]", polynomial.interval));
+            }
+            if input > SLACK {
+                found.push(format!("slots of up to {input} leave the interval [-1, 1]"));
+            }
+        }
+        CkksOp::Bootstrap(bootstrap) => {
+            // The bound is on real and imaginary part, so a complex slot may be √2 times larger.
+            let part = if bootstrap.complex { std::f64::consts::SQRT_2 } else { 1.0 };
+            let most = part * f64::from(bootstrap.log2_magnitude).exp2();
+            let kept = if bootstrap.keep.is_some() { result } else { result.max(input * bootstrap.factor.abs()) };
+            if kept > most * SLACK {
+                found.push(format!("kept slots of up to {kept} exceed the magnitude 2^{}", bootstrap.log2_magnitude));
+            }
+        }
+        _ => {}
+    }
+    found
+}
+
+fn state_of(ty: &CiphertextType) -> (u32, bool) {
+    (ty.level, ty.product)
+}
+
+fn describe(level: u32, product: bool) -> String {
+    format!("level {level}{}", if product { " before its rescale" } else { "" })
+}
