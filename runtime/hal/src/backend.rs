@@ -77,12 +77,7 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
     fn zeros(&self, polynomials: usize, limbs: usize) -> Result<Self::Buffer, HalError>;
 
     /// Copies `data`, of length `polynomials`·`limbs`·N and canonical residues, into a buffer.
-    fn upload(
-        &self,
-        data: &[u64],
-        polynomials: usize,
-        limbs: usize,
-    ) -> Result<Self::Buffer, HalError>;
+    fn upload(&self, data: &[u64], polynomials: usize, limbs: usize) -> Result<Self::Buffer, HalError>;
 
     /// Copies a buffer out, in the order `[polynomials][limbs][N]`. A synchronisation point.
     fn download(&self, src: &Self::Buffer) -> Result<Vec<u64>, HalError>;
@@ -126,31 +121,16 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
     // ----- element-wise arithmetic, in either domain --------------------------------------
 
     /// dst ← dst + src, on the first polynomials if `src` has fewer.
-    fn add_assign(
-        &self,
-        dst: &mut Self::Buffer,
-        src: &Self::Buffer,
-        limbs: &[usize],
-    ) -> Result<(), HalError>;
+    fn add_assign(&self, dst: &mut Self::Buffer, src: &Self::Buffer, limbs: &[usize]) -> Result<(), HalError>;
 
     /// dst ← dst − src, on the first polynomials if `src` has fewer.
-    fn sub_assign(
-        &self,
-        dst: &mut Self::Buffer,
-        src: &Self::Buffer,
-        limbs: &[usize],
-    ) -> Result<(), HalError>;
+    fn sub_assign(&self, dst: &mut Self::Buffer, src: &Self::Buffer, limbs: &[usize]) -> Result<(), HalError>;
 
     /// dst ← −dst.
     fn negate_assign(&self, dst: &mut Self::Buffer, limbs: &[usize]) -> Result<(), HalError>;
 
     /// dst ← dst · src, position by position; one polynomial of `src` is broadcast.
-    fn mul_assign(
-        &self,
-        dst: &mut Self::Buffer,
-        src: &Self::Buffer,
-        limbs: &[usize],
-    ) -> Result<(), HalError>;
+    fn mul_assign(&self, dst: &mut Self::Buffer, src: &Self::Buffer, limbs: &[usize]) -> Result<(), HalError>;
 
     /// acc ← acc + a · b, position by position. `a` and `b` each have as many polynomials as
     /// `acc`, or one, which is broadcast.
@@ -174,12 +154,7 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
     ) -> Result<(), HalError>;
 
     /// dst ← residues[i] · dst on limb position i, in all polynomials. `residues` are canonical.
-    fn mul_scalar_assign(
-        &self,
-        dst: &mut Self::Buffer,
-        residues: &[u64],
-        limbs: &[usize],
-    ) -> Result<(), HalError>;
+    fn mul_scalar_assign(&self, dst: &mut Self::Buffer, residues: &[u64], limbs: &[usize]) -> Result<(), HalError>;
 
     /// acc ← acc + residues[i] · a on limb position i, on the first polynomials if `a` has fewer.
     fn mul_scalar_accumulate(
@@ -234,11 +209,7 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
     fn lift_signed(&self, coefficients: &[i64], limbs: &[usize]) -> Result<Self::Buffer, HalError>;
 
     /// As [`Backend::lift_signed`], for wide coefficients.
-    fn lift_signed_wide(
-        &self,
-        coefficients: &[i128],
-        limbs: &[usize],
-    ) -> Result<Self::Buffer, HalError>;
+    fn lift_signed_wide(&self, coefficients: &[i128], limbs: &[usize]) -> Result<Self::Buffer, HalError>;
 
     /// Converts every polynomial of `src`, given modulo the product Q of the moduli `from` (in
     /// the first limb positions), to the moduli `to`. The sum
@@ -254,12 +225,7 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
 
     /// ModRaise: every polynomial of `src`, given modulo the one modulus `from` in the coefficient
     /// domain, lifted to its centred representative modulo the moduli `limbs`. NTT domain out.
-    fn mod_raise(
-        &self,
-        src: &Self::Buffer,
-        from: usize,
-        limbs: &[usize],
-    ) -> Result<Self::Buffer, HalError> {
+    fn mod_raise(&self, src: &Self::Buffer, from: usize, limbs: &[usize]) -> Result<Self::Buffer, HalError> {
         let mut raised = self.convert_basis(src, &[from], limbs, Representative::Centred)?;
         self.forward_ntt(&mut raised, limbs)?;
         Ok(raised)
@@ -318,12 +284,7 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
     ///
     /// With `drop` the special moduli this is ModDown; with the last modulus, Rescale; with both,
     /// the two at once.
-    fn mod_down(
-        &self,
-        src: &Self::Buffer,
-        keep: &[usize],
-        drop: &[usize],
-    ) -> Result<Self::Buffer, HalError>;
+    fn mod_down(&self, src: &Self::Buffer, keep: &[usize], drop: &[usize]) -> Result<Self::Buffer, HalError>;
 
     /// Divides by the last modulus of `limbs`, rounding to nearest. NTT domain in and out; the
     /// result has one limb fewer.
@@ -334,21 +295,13 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
 
     /// The product of two ciphertexts (a_0, a_1)·(b_0, b_1): the three polynomials
     /// a_0·b_0, a_0·b_1 + a_1·b_0, a_1·b_1. NTT domain.
-    fn tensor(
-        &self,
-        a: &Self::Buffer,
-        b: &Self::Buffer,
-        limbs: &[usize],
-    ) -> Result<Self::Buffer, HalError> {
+    fn tensor(&self, a: &Self::Buffer, b: &Self::Buffer, limbs: &[usize]) -> Result<Self::Buffer, HalError> {
         let positions: Vec<usize> = (0..limbs.len()).collect();
         let part = |src, i: usize| self.select(src, i..i + 1, &positions);
         let (a0, a1) = (part(a, 0)?, part(a, 1)?);
         let (b0, b1) = (part(b, 0)?, part(b, 1)?);
         let mut result = self.zeros(3, limbs.len())?;
-        for (i, pairs) in [&[(&a0, &b0)][..], &[(&a0, &b1), (&a1, &b0)], &[(&a1, &b1)]]
-            .into_iter()
-            .enumerate()
-        {
+        for (i, pairs) in [&[(&a0, &b0)][..], &[(&a0, &b1), (&a1, &b0)], &[(&a1, &b1)]].into_iter().enumerate() {
             let mut sum = self.zeros(1, limbs.len())?;
             self.mul_accumulate_many(&mut sum, pairs, limbs)?;
             self.copy_into(&mut result, i, 0, &sum, 0..1, 0..limbs.len())?;

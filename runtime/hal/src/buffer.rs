@@ -1,35 +1,42 @@
-//! The CPU's buffer: one 64-byte-aligned allocation.
+//! The CPU's buffer: one aligned allocation, drawn from a pool.
 
-use aligned_vec::{AVec, ConstAlign};
+use aligned_vec::AVec;
 
+use crate::pool::{Pool, Words};
 use crate::{HalError, Shape};
 
-/// Residues `[polynomials][limbs][N]` in one allocation aligned to cache lines.
+/// Residues `[polynomials][limbs][N]` in one allocation aligned to cache lines. Goes back to its
+/// backend's pool when dropped.
 #[derive(Debug)]
 pub struct CpuBuffer {
-    words: AVec<u64, ConstAlign<64>>,
+    words: Words,
     shape: Shape,
     degree: usize,
+    pool: Pool,
+}
+
+impl Drop for CpuBuffer {
+    fn drop(&mut self) {
+        let words = std::mem::replace(&mut self.words, AVec::new(64));
+        self.pool.give(words);
+    }
 }
 
 impl CpuBuffer {
-    /// A buffer of zeros, or [`HalError::OutOfMemory`].
-    pub(crate) fn zeros(polynomials: usize, limbs: usize, degree: usize) -> Result<Self, HalError> {
+    /// A buffer of unspecified content, or [`HalError::OutOfMemory`].
+    pub(crate) fn new(pool: &Pool, polynomials: usize, limbs: usize, degree: usize) -> Result<Self, HalError> {
         let length = polynomials
             .checked_mul(limbs)
-            .and_then(|n| n.checked_mul(degree))
-            .filter(|n| *n <= isize::MAX as usize / 8)
+            .and_then(|rows| rows.checked_mul(degree))
             .ok_or(HalError::OutOfMemory { bytes: usize::MAX })?;
-        let mut words = AVec::new(64);
-        words
-            .try_reserve_exact(length)
-            .map_err(|_| HalError::OutOfMemory { bytes: 8 * length })?;
-        words.resize(length, 0);
-        Ok(Self {
-            words,
-            shape: Shape { polynomials, limbs },
-            degree,
-        })
+        Ok(Self { words: pool.take(length)?, shape: Shape { polynomials, limbs }, degree, pool: pool.clone() })
+    }
+
+    /// A buffer of zeros, or [`HalError::OutOfMemory`].
+    pub(crate) fn zeros(pool: &Pool, polynomials: usize, limbs: usize, degree: usize) -> Result<Self, HalError> {
+        let mut buffer = Self::new(pool, polynomials, limbs, degree)?;
+        buffer.words.fill(0);
+        Ok(buffer)
     }
 
     pub(crate) fn shape(&self) -> Shape {
@@ -44,15 +51,19 @@ impl CpuBuffer {
         &mut self.words
     }
 
+    fn row_start(&self, polynomial: usize, position: usize) -> usize {
+        (polynomial * self.shape.limbs + position) * self.degree
+    }
+
     /// One limb of one polynomial.
     pub(crate) fn row(&self, polynomial: usize, position: usize) -> &[u64] {
-        let start = (polynomial * self.shape.limbs + position) * self.degree;
+        let start = self.row_start(polynomial, position);
         &self.words[start..start + self.degree]
     }
 
     /// One limb of one polynomial, to be written.
     pub(crate) fn row_mut(&mut self, polynomial: usize, position: usize) -> &mut [u64] {
-        let start = (polynomial * self.shape.limbs + position) * self.degree;
+        let start = self.row_start(polynomial, position);
         &mut self.words[start..start + self.degree]
     }
 }

@@ -2,17 +2,9 @@
 
 use crate::{HalError, Shape};
 
-pub(crate) fn limbs(
-    operation: &'static str,
-    limbs: &[usize],
-    moduli: usize,
-) -> Result<(), HalError> {
+pub(crate) fn limbs(operation: &'static str, limbs: &[usize], moduli: usize) -> Result<(), HalError> {
     if limbs.is_empty() || limbs.iter().any(|i| *i >= moduli) {
-        return Err(HalError::Limbs {
-            operation,
-            limbs: limbs.to_vec(),
-            moduli,
-        });
+        return Err(HalError::Limbs { operation, limbs: limbs.to_vec(), moduli });
     }
     Ok(())
 }
@@ -24,12 +16,7 @@ pub(crate) fn at_least(
     found: usize,
 ) -> Result<(), HalError> {
     if found < expected {
-        return Err(HalError::Shape {
-            operation,
-            what,
-            expected,
-            found,
-        });
+        return Err(HalError::Shape { operation, what, expected, found });
     }
     Ok(())
 }
@@ -41,29 +28,15 @@ pub(crate) fn equal(
     found: usize,
 ) -> Result<(), HalError> {
     if found != expected {
-        return Err(HalError::Shape {
-            operation,
-            what,
-            expected,
-            found,
-        });
+        return Err(HalError::Shape { operation, what, expected, found });
     }
     Ok(())
 }
 
 /// An operand of a product: the batch's number of polynomials, or one.
-pub(crate) fn broadcast(
-    operation: &'static str,
-    polynomials: usize,
-    operand: Shape,
-) -> Result<(), HalError> {
+pub(crate) fn broadcast(operation: &'static str, polynomials: usize, operand: Shape) -> Result<(), HalError> {
     if operand.polynomials == 1 {
         return Ok(());
     }
-    equal(
-        operation,
-        "polynomials of an operand",
-        polynomials,
-        operand.polynomials,
-    )
+    equal(operation, "polynomials of an operand", polynomials, operand.polynomials)
 }

@@ -11,10 +11,8 @@ use crate::Modulus;
 pub(crate) struct ConversionTable {
     /// (Q/q_i)^-1 modulo q_i.
     pub(crate) punctured_inverse: Vec<u64>,
-    /// Q/q_i modulo destination j, at `[j][i]`.
-    pub(crate) punctured: Vec<Vec<u64>>,
-    /// −Q modulo destination j.
-    pub(crate) minus_product: Vec<u64>,
+    /// For each destination: Q/q_i for all i, then −Q.
+    pub(crate) constants: Vec<Vec<u64>>,
     /// 1/q_i, correctly rounded.
     pub(crate) reciprocal: Vec<f64>,
 }
@@ -29,18 +27,14 @@ impl ConversionTable {
                 .fold(1, |product, (_, q)| p.mul(product, p.reduce(q.value())))
         };
         Self {
-            punctured_inverse: source
+            punctured_inverse: source.iter().enumerate().map(|(i, q)| q.inv(others(i, q))).collect(),
+            constants: destination
                 .iter()
-                .enumerate()
-                .map(|(i, q)| q.inv(others(i, q)))
-                .collect(),
-            punctured: destination
-                .iter()
-                .map(|p| (0..source.len()).map(|i| others(i, p)).collect())
-                .collect(),
-            minus_product: destination
-                .iter()
-                .map(|p| p.neg(others(usize::MAX, p)))
+                .map(|p| {
+                    let minus_product = p.neg(others(usize::MAX, p));
+                    let punctured = (0..source.len()).map(|i| others(i, p));
+                    punctured.chain([minus_product]).collect()
+                })
                 .collect(),
             reciprocal: source.iter().map(|q| 1.0 / q.value() as f64).collect(),
         }

@@ -9,17 +9,21 @@ mod backend;
 mod buffer;
 mod check;
 mod conversion;
+mod cpu;
 mod error;
+mod kernels;
 mod modulus;
+mod ntt;
+mod permutation;
+mod pool;
 pub mod primes;
 mod scalar;
 mod tables;
 
 pub use backend::{Backend, Representative, Shape};
 pub use buffer::CpuBuffer;
+pub use cpu::CpuBackend;
 pub use error::HalError;
+pub use kernels::{Isa, selected_isa};
 pub use modulus::Modulus;
 pub use scalar::ScalarBackend;
-
-/// The backend to use on a CPU.
-pub type CpuBackend = ScalarBackend;

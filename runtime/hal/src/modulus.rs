@@ -16,11 +16,7 @@ impl Modulus {
     pub fn new(value: u64) -> Self {
         debug_assert!((2..1 << 52).contains(&value));
         let bits = value.ilog2() + 1;
-        Self {
-            value,
-            bits,
-            barrett: ((1_u128 << (2 * bits)) / u128::from(value)) as u64,
-        }
+        Self { value, bits, barrett: ((1_u128 << (2 * bits)) / u128::from(value)) as u64 }
     }
 
     /// The modulus itself.

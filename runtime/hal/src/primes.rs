@@ -54,20 +54,10 @@ pub fn is_prime(n: u64) -> bool {
 /// first, leaving out those in `excluded` and all at or above [`MODULUS_BOUND`].
 ///
 /// Taking them alternately from both sides keeps the product close to a power of `target`.
-pub fn primes_near(
-    target: u64,
-    degree: usize,
-    count: usize,
-    excluded: &[u64],
-) -> Result<Vec<u64>, HalError> {
+pub fn primes_near(target: u64, degree: usize, count: usize, excluded: &[u64]) -> Result<Vec<u64>, HalError> {
     let step = 2 * degree as u64;
     if target >= MODULUS_BOUND {
-        return Err(HalError::PrimesExhausted {
-            bits: target.ilog2() + 1,
-            step,
-            wanted: count,
-            found: 0,
-        });
+        return Err(HalError::PrimesExhausted { bits: target.ilog2() + 1, step, wanted: count, found: 0 });
     }
     let mut below = target - target % step + 1;
     if below > target {
@@ -108,19 +98,9 @@ fn take_below(below: &mut u64, step: u64) -> u64 {
 }
 
 /// The `count` primes congruent to 1 modulo 2·`degree` nearest to 2^`bits` (see [`primes_near`]).
-pub fn primes_of_bits(
-    bits: u32,
-    degree: usize,
-    count: usize,
-    excluded: &[u64],
-) -> Result<Vec<u64>, HalError> {
+pub fn primes_of_bits(bits: u32, degree: usize, count: usize, excluded: &[u64]) -> Result<Vec<u64>, HalError> {
     if !(2..=50).contains(&bits) {
-        return Err(HalError::PrimesExhausted {
-            bits,
-            step: 2 * degree as u64,
-            wanted: count,
-            found: 0,
-        });
+        return Err(HalError::PrimesExhausted { bits, step: 2 * degree as u64, wanted: count, found: 0 });
     }
     primes_near(1 << bits, degree, count, excluded)
 }
@@ -155,10 +135,7 @@ mod tests {
 
     #[test]
     fn exhaustion_is_an_error() {
-        assert!(matches!(
-            primes_near(u64::MAX, 1 << 16, 1, &[]),
-            Err(HalError::PrimesExhausted { .. })
-        ));
+        assert!(matches!(primes_near(u64::MAX, 1 << 16, 1, &[]), Err(HalError::PrimesExhausted { .. })));
         assert!(primes_of_bits(51, 16, 1, &[]).is_err());
     }
 }

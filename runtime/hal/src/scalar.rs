@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::ntt::ScalarTransform;
 use crate::tables::Tables;
 use crate::{Backend, CpuBuffer, HalError, Modulus, Representative, Shape, check};
 
@@ -11,6 +12,7 @@ use crate::{Backend, CpuBuffer, HalError, Modulus, Representative, Shape, check}
 #[derive(Clone)]
 pub struct ScalarBackend {
     tables: Arc<Tables>,
+    transforms: Arc<[ScalarTransform]>,
 }
 
 impl fmt::Debug for ScalarBackend {
@@ -27,12 +29,7 @@ impl ScalarBackend {
         self.tables.moduli[index]
     }
 
-    fn check(
-        &self,
-        operation: &'static str,
-        limbs: &[usize],
-        buffers: &[&CpuBuffer],
-    ) -> Result<(), HalError> {
+    fn check(&self, operation: &'static str, limbs: &[usize], buffers: &[&CpuBuffer]) -> Result<(), HalError> {
         check::limbs(operation, limbs, self.tables.moduli.len())?;
         for buffer in buffers {
             check::at_least(operation, "limbs", limbs.len(), buffer.shape().limbs)?;
@@ -50,12 +47,7 @@ impl ScalarBackend {
         f: impl Fn(&Modulus, u64, u64) -> u64,
     ) -> Result<(), HalError> {
         self.check(operation, limbs, &[dst, src])?;
-        check::at_least(
-            operation,
-            "polynomials",
-            src.shape().polynomials,
-            dst.shape().polynomials,
-        )?;
+        check::at_least(operation, "polynomials", src.shape().polynomials, dst.shape().polynomials)?;
         for polynomial in 0..src.shape().polynomials {
             for (position, index) in limbs.iter().enumerate() {
                 let q = self.modulus(*index);
@@ -77,21 +69,16 @@ impl ScalarBackend {
         limbs: &[usize],
         f: impl Fn(&Modulus, u64, u64) -> u64,
     ) -> Result<(), HalError> {
-        let table = self.tables.automorphism(galois_element)?;
+        let permutation = self.tables.automorphism(galois_element)?;
         self.check(operation, limbs, &[dst, src])?;
-        check::at_least(
-            operation,
-            "polynomials",
-            src.shape().polynomials,
-            dst.shape().polynomials,
-        )?;
+        check::at_least(operation, "polynomials", src.shape().polynomials, dst.shape().polynomials)?;
         for polynomial in 0..src.shape().polynomials {
             for (position, index) in limbs.iter().enumerate() {
                 let q = self.modulus(*index);
                 let src = src.row(polynomial, position);
                 let dst = dst.row_mut(polynomial, position);
-                for (d, i) in dst.iter_mut().zip(table.iter()) {
-                    *d = f(&q, *d, src[*i as usize]);
+                for (i, d) in dst.iter_mut().enumerate() {
+                    *d = f(&q, *d, src[permutation.source(i)]);
                 }
             }
         }
@@ -108,21 +95,12 @@ impl ScalarBackend {
         self.check(operation, limbs, &[])?;
         let degree = self.tables.degree;
         let polynomials = coefficients.len() / degree;
-        check::equal(
-            operation,
-            "coefficients",
-            polynomials * degree,
-            coefficients.len(),
-        )?;
-        let mut result = CpuBuffer::zeros(polynomials, limbs.len(), degree)?;
+        check::equal(operation, "coefficients", polynomials * degree, coefficients.len())?;
+        let mut result = CpuBuffer::zeros(&self.tables.pool, polynomials, limbs.len(), degree)?;
         for (polynomial, coefficients) in coefficients.chunks(degree).enumerate() {
             for (position, index) in limbs.iter().enumerate() {
                 let q = self.modulus(*index);
-                for (d, c) in result
-                    .row_mut(polynomial, position)
-                    .iter_mut()
-                    .zip(coefficients)
-                {
+                for (d, c) in result.row_mut(polynomial, position).iter_mut().zip(coefficients) {
                     *d = reduce(&q, *c);
                 }
             }
@@ -130,11 +108,7 @@ impl ScalarBackend {
         Ok(result)
     }
 
-    fn check_residues(
-        operation: &'static str,
-        residues: &[u64],
-        limbs: &[usize],
-    ) -> Result<(), HalError> {
+    fn check_residues(operation: &'static str, residues: &[u64], limbs: &[usize]) -> Result<(), HalError> {
         check::equal(operation, "residues", limbs.len(), residues.len())
     }
 }
@@ -143,9 +117,8 @@ impl Backend for ScalarBackend {
     type Buffer = CpuBuffer;
 
     fn new(degree: usize, moduli: &[u64]) -> Result<Self, HalError> {
-        Ok(Self {
-            tables: Arc::new(Tables::new(degree, moduli)?),
-        })
+        let tables = Tables::new(degree, moduli)?;
+        Ok(Self { transforms: tables.scalar_transforms().into(), tables: Arc::new(tables) })
     }
 
     fn degree(&self) -> usize {
@@ -161,15 +134,10 @@ impl Backend for ScalarBackend {
     }
 
     fn zeros(&self, polynomials: usize, limbs: usize) -> Result<CpuBuffer, HalError> {
-        CpuBuffer::zeros(polynomials, limbs, self.tables.degree)
+        CpuBuffer::zeros(&self.tables.pool, polynomials, limbs, self.tables.degree)
     }
 
-    fn upload(
-        &self,
-        data: &[u64],
-        polynomials: usize,
-        limbs: usize,
-    ) -> Result<CpuBuffer, HalError> {
+    fn upload(&self, data: &[u64], polynomials: usize, limbs: usize) -> Result<CpuBuffer, HalError> {
         let mut result = self.zeros(polynomials, limbs)?;
         check::equal("upload", "words", result.words().len(), data.len())?;
         result.words_mut().copy_from_slice(data);
@@ -180,9 +148,7 @@ impl Backend for ScalarBackend {
         let mut words = Vec::new();
         words
             .try_reserve_exact(src.words().len())
-            .map_err(|_| HalError::OutOfMemory {
-                bytes: 8 * src.words().len(),
-            })?;
+            .map_err(|_| HalError::OutOfMemory { bytes: 8 * src.words().len() })?;
         words.extend_from_slice(src.words());
         Ok(words)
     }
@@ -205,9 +171,7 @@ impl Backend for ScalarBackend {
         let mut result = self.zeros(polynomials.len(), limb_positions.len())?;
         for (to, from) in polynomials.enumerate() {
             for (position, source) in limb_positions.iter().enumerate() {
-                result
-                    .row_mut(to, position)
-                    .copy_from_slice(src.row(from, *source));
+                result.row_mut(to, position).copy_from_slice(src.row(from, *source));
             }
         }
         Ok(result)
@@ -224,44 +188,23 @@ impl Backend for ScalarBackend {
     ) -> Result<(), HalError> {
         let (to, from) = (dst.shape(), src.shape());
         let name = "copy_into";
-        check::at_least(
-            name,
-            "source polynomials",
-            polynomials.end,
-            from.polynomials,
-        )?;
+        check::at_least(name, "source polynomials", polynomials.end, from.polynomials)?;
         check::at_least(name, "source limbs", limb_positions.end, from.limbs)?;
-        check::at_least(
-            name,
-            "polynomials",
-            dst_polynomial + polynomials.len(),
-            to.polynomials,
-        )?;
+        check::at_least(name, "polynomials", dst_polynomial + polynomials.len(), to.polynomials)?;
         check::at_least(name, "limbs", dst_limb + limb_positions.len(), to.limbs)?;
         for (i, polynomial) in polynomials.enumerate() {
             for (j, position) in limb_positions.clone().enumerate() {
-                dst.row_mut(dst_polynomial + i, dst_limb + j)
-                    .copy_from_slice(src.row(polynomial, position));
+                dst.row_mut(dst_polynomial + i, dst_limb + j).copy_from_slice(src.row(polynomial, position));
             }
         }
         Ok(())
     }
 
-    fn add_assign(
-        &self,
-        dst: &mut CpuBuffer,
-        src: &CpuBuffer,
-        limbs: &[usize],
-    ) -> Result<(), HalError> {
+    fn add_assign(&self, dst: &mut CpuBuffer, src: &CpuBuffer, limbs: &[usize]) -> Result<(), HalError> {
         self.zip("add_assign", dst, src, limbs, Modulus::add)
     }
 
-    fn sub_assign(
-        &self,
-        dst: &mut CpuBuffer,
-        src: &CpuBuffer,
-        limbs: &[usize],
-    ) -> Result<(), HalError> {
+    fn sub_assign(&self, dst: &mut CpuBuffer, src: &CpuBuffer, limbs: &[usize]) -> Result<(), HalError> {
         self.zip("sub_assign", dst, src, limbs, Modulus::sub)
     }
 
@@ -278,12 +221,7 @@ impl Backend for ScalarBackend {
         Ok(())
     }
 
-    fn mul_assign(
-        &self,
-        dst: &mut CpuBuffer,
-        src: &CpuBuffer,
-        limbs: &[usize],
-    ) -> Result<(), HalError> {
+    fn mul_assign(&self, dst: &mut CpuBuffer, src: &CpuBuffer, limbs: &[usize]) -> Result<(), HalError> {
         self.check("mul_assign", limbs, &[dst, src])?;
         check::broadcast("mul_assign", dst.shape().polynomials, src.shape())?;
         for polynomial in 0..dst.shape().polynomials {
@@ -326,12 +264,7 @@ impl Backend for ScalarBackend {
         Ok(())
     }
 
-    fn mul_scalar_assign(
-        &self,
-        dst: &mut CpuBuffer,
-        residues: &[u64],
-        limbs: &[usize],
-    ) -> Result<(), HalError> {
+    fn mul_scalar_assign(&self, dst: &mut CpuBuffer, residues: &[u64], limbs: &[usize]) -> Result<(), HalError> {
         self.check("mul_scalar_assign", limbs, &[dst])?;
         Self::check_residues("mul_scalar_assign", residues, limbs)?;
         for polynomial in 0..dst.shape().polynomials {
@@ -355,12 +288,7 @@ impl Backend for ScalarBackend {
         let name = "mul_scalar_accumulate";
         self.check(name, limbs, &[acc, a])?;
         Self::check_residues(name, residues, limbs)?;
-        check::at_least(
-            name,
-            "polynomials",
-            a.shape().polynomials,
-            acc.shape().polynomials,
-        )?;
+        check::at_least(name, "polynomials", a.shape().polynomials, acc.shape().polynomials)?;
         for polynomial in 0..a.shape().polynomials {
             for (position, index) in limbs.iter().enumerate() {
                 let q = self.modulus(*index);
@@ -397,7 +325,7 @@ impl Backend for ScalarBackend {
         self.check("forward_ntt", limbs, &[dst])?;
         for polynomial in 0..dst.shape().polynomials {
             for (position, index) in limbs.iter().enumerate() {
-                self.tables.plans[*index].fwd(dst.row_mut(polynomial, position));
+                self.transforms[*index].forward(dst.row_mut(polynomial, position));
             }
         }
         Ok(())
@@ -407,12 +335,7 @@ impl Backend for ScalarBackend {
         self.check("inverse_ntt", limbs, &[dst])?;
         for polynomial in 0..dst.shape().polynomials {
             for (position, index) in limbs.iter().enumerate() {
-                let row = dst.row_mut(polynomial, position);
-                self.tables.plans[*index].inv(row);
-                let q = self.modulus(*index);
-                for d in row {
-                    *d = q.mul(q.reduce(*d), self.tables.degree_inverses[*index]);
-                }
+                self.transforms[*index].inverse(dst.row_mut(polynomial, position));
             }
         }
         Ok(())
@@ -435,31 +358,15 @@ impl Backend for ScalarBackend {
         galois_element: usize,
         limbs: &[usize],
     ) -> Result<(), HalError> {
-        self.gather(
-            "automorphism_accumulate",
-            acc,
-            src,
-            galois_element,
-            limbs,
-            Modulus::add,
-        )
+        self.gather("automorphism_accumulate", acc, src, galois_element, limbs, Modulus::add)
     }
 
     fn lift_signed(&self, coefficients: &[i64], limbs: &[usize]) -> Result<CpuBuffer, HalError> {
         self.lift("lift_signed", coefficients, limbs, Modulus::reduce_signed)
     }
 
-    fn lift_signed_wide(
-        &self,
-        coefficients: &[i128],
-        limbs: &[usize],
-    ) -> Result<CpuBuffer, HalError> {
-        self.lift(
-            "lift_signed_wide",
-            coefficients,
-            limbs,
-            Modulus::reduce_signed_wide,
-        )
+    fn lift_signed_wide(&self, coefficients: &[i128], limbs: &[usize]) -> Result<CpuBuffer, HalError> {
+        self.lift("lift_signed_wide", coefficients, limbs, Modulus::reduce_signed_wide)
     }
 
     fn convert_basis(
@@ -474,7 +381,7 @@ impl Backend for ScalarBackend {
         let table = self.tables.conversion(from, to);
         let degree = self.tables.degree;
         let polynomials = src.shape().polynomials;
-        let mut result = CpuBuffer::zeros(polynomials, to.len(), degree)?;
+        let mut result = CpuBuffer::zeros(&self.tables.pool, polynomials, to.len(), degree)?;
         let mut y = vec![0; from.len()];
         for polynomial in 0..polynomials {
             for k in 0..degree {
@@ -492,8 +399,8 @@ impl Backend for ScalarBackend {
                 let overflow = fraction as u64;
                 for (j, index) in to.iter().enumerate() {
                     let p = self.modulus(*index);
-                    let mut sum = p.mul(p.reduce(overflow), table.minus_product[j]);
-                    for (y, c) in y.iter().zip(&table.punctured[j]) {
+                    let mut sum = p.mul(p.reduce(overflow), table.constants[j][from.len()]);
+                    for (y, c) in y.iter().zip(&table.constants[j]) {
                         sum = p.add(sum, p.mul(p.reduce(*y), *c));
                     }
                     result.row_mut(polynomial, j)[k] = sum;
@@ -524,8 +431,7 @@ impl Backend for ScalarBackend {
             let own_limbs = &limbs[own[0]..own[0] + own.len()];
             let mut part = self.select(src, polynomial..polynomial + 1, &own)?;
             self.inverse_ntt(&mut part, own_limbs)?;
-            let mut lifted =
-                self.convert_basis(&part, own_limbs, &extended, Representative::Centred)?;
+            let mut lifted = self.convert_basis(&part, own_limbs, &extended, Representative::Centred)?;
             self.forward_ntt(&mut lifted, &extended)?;
             self.copy_into(&mut result, digit, 0, &lifted, 0..1, 0..extended.len())?;
         }
@@ -548,19 +454,11 @@ impl Backend for ScalarBackend {
         for (half, key) in [key_b, key_a].into_iter().enumerate() {
             check::at_least(name, "digits of the key", count, key.shape().polynomials)?;
             for (position, (index, key_position)) in limbs.iter().zip(key_positions).enumerate() {
-                check::at_least(
-                    name,
-                    "limbs of the key",
-                    key_position + 1,
-                    key.shape().limbs,
-                )?;
+                check::at_least(name, "limbs of the key", key_position + 1, key.shape().limbs)?;
                 let q = self.modulus(*index);
                 let sum = result.row_mut(half, position);
                 for digit in 0..count {
-                    let pairs = digits
-                        .row(digit, position)
-                        .iter()
-                        .zip(key.row(digit, *key_position));
+                    let pairs = digits.row(digit, position).iter().zip(key.row(digit, *key_position));
                     for (s, (d, k)) in sum.iter_mut().zip(pairs) {
                         *s = q.add(*s, q.mul(*d, *k));
                     }
@@ -570,12 +468,7 @@ impl Backend for ScalarBackend {
         Ok(result)
     }
 
-    fn mod_down(
-        &self,
-        src: &CpuBuffer,
-        keep: &[usize],
-        drop: &[usize],
-    ) -> Result<CpuBuffer, HalError> {
+    fn mod_down(&self, src: &CpuBuffer, keep: &[usize], drop: &[usize]) -> Result<CpuBuffer, HalError> {
         let name = "mod_down";
         let all = [keep, drop].concat();
         self.check(name, keep, &[])?;
@@ -590,63 +483,8 @@ impl Backend for ScalarBackend {
         self.forward_ntt(&mut remainder, keep)?;
         let mut result = self.select(src, 0..polynomials, kept)?;
         self.sub_assign(&mut result, &remainder, keep)?;
-        let inverses: Vec<u64> = keep
-            .iter()
-            .map(|index| {
-                let q = self.modulus(*index);
-                let product = drop
-                    .iter()
-                    .fold(1, |d, p| q.mul(d, q.reduce(self.tables.values[*p])));
-                q.inv(product)
-            })
-            .collect();
+        let inverses = self.tables.quotient_constants(keep, drop);
         self.mul_scalar_assign(&mut result, &inverses, keep)?;
         Ok(result)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::primes::primes_of_bits;
-
-    fn words(count: usize, q: u64, seed: u64) -> Vec<u64> {
-        let mut s = seed;
-        (0..count)
-            .map(|_| {
-                s = s
-                    .wrapping_mul(6364136223846793005)
-                    .wrapping_add(1442695040888963407);
-                (s >> 8) % q
-            })
-            .collect()
-    }
-
-    #[test]
-    fn transform_turns_negacyclic_products_into_pointwise_ones() {
-        let n = 32;
-        let primes = primes_of_bits(40, n, 1, &[]).unwrap();
-        let q = Modulus::new(primes[0]);
-        let backend = ScalarBackend::new(n, &primes).unwrap();
-        let (a, b) = (words(n, q.value(), 1), words(n, q.value(), 2));
-        let mut expected = vec![0; n];
-        for i in 0..n {
-            for j in 0..n {
-                let term = q.mul(a[i], b[j]);
-                let k = (i + j) % n;
-                expected[k] = if i + j < n {
-                    q.add(expected[k], term)
-                } else {
-                    q.sub(expected[k], term)
-                };
-            }
-        }
-        let mut x = backend.upload(&a, 1, 1).unwrap();
-        let mut y = backend.upload(&b, 1, 1).unwrap();
-        backend.forward_ntt(&mut x, &[0]).unwrap();
-        backend.forward_ntt(&mut y, &[0]).unwrap();
-        backend.mul_assign(&mut x, &y, &[0]).unwrap();
-        backend.inverse_ntt(&mut x, &[0]).unwrap();
-        assert_eq!(backend.download(&x).unwrap(), expected);
     }
 }

@@ -6,6 +6,9 @@ use std::sync::{Arc, RwLock};
 use tfhe_ntt::prime64::Plan;
 
 use crate::conversion::ConversionTable;
+use crate::ntt::ScalarTransform;
+use crate::permutation::Permutation;
+use crate::pool::Pool;
 use crate::primes::{MODULUS_BOUND, is_prime};
 use crate::{HalError, Modulus};
 
@@ -25,18 +28,16 @@ pub(crate) struct Tables {
     pub(crate) roots: Vec<u64>,
     /// N^-1 of each modulus.
     pub(crate) degree_inverses: Vec<u64>,
-    automorphisms: RwLock<BTreeMap<usize, Arc<[u32]>>>,
+    /// Where buffers come from.
+    pub(crate) pool: Pool,
+    automorphisms: RwLock<BTreeMap<usize, Arc<Permutation>>>,
     conversions: RwLock<BTreeMap<ConversionKey, Arc<ConversionTable>>>,
 }
 
 impl Tables {
     pub(crate) fn new(degree: usize, values: &[u64]) -> Result<Self, HalError> {
         if !degree.is_power_of_two() || !(MINIMUM_DEGREE..=MAXIMUM_DEGREE).contains(&degree) {
-            return Err(HalError::Degree {
-                degree,
-                minimum: MINIMUM_DEGREE,
-                maximum: MAXIMUM_DEGREE,
-            });
+            return Err(HalError::Degree { degree, minimum: MINIMUM_DEGREE, maximum: MAXIMUM_DEGREE });
         }
         let mut plans = Vec::with_capacity(values.len());
         let mut roots = Vec::with_capacity(values.len());
@@ -54,8 +55,7 @@ impl Tables {
             if !is_prime(modulus) {
                 return Err(refuse("it is not prime"));
             }
-            let plan = Plan::try_new(degree, modulus)
-                .ok_or_else(|| refuse("the transform has no plan for it"))?;
+            let plan = Plan::try_new(degree, modulus).ok_or_else(|| refuse("the transform has no plan for it"))?;
             roots.push(
                 check_order(&plan, modulus, degree)
                     .ok_or_else(|| refuse("its transform is not in bit-reversed order"))?,
@@ -70,13 +70,20 @@ impl Tables {
             moduli,
             plans,
             roots,
+            pool: Pool::default(),
             automorphisms: RwLock::default(),
             conversions: RwLock::default(),
         })
     }
 
-    /// Gather indices of X ↦ X^g in the NTT domain: the value at ψ^e moves to where e·g was.
-    pub(crate) fn automorphism(&self, element: usize) -> Result<Arc<[u32]>, HalError> {
+    /// Plain transforms of all moduli.
+    pub(crate) fn scalar_transforms(&self) -> Vec<ScalarTransform> {
+        let pairs = self.moduli.iter().zip(&self.roots);
+        pairs.map(|(q, root)| ScalarTransform::new(*q, *root, self.degree)).collect()
+    }
+
+    /// The permutation of the NTT domain that X ↦ X^`element` is.
+    pub(crate) fn automorphism(&self, element: usize) -> Result<Arc<Permutation>, HalError> {
         let bound = 2 * self.degree;
         if element % 2 == 0 || element >= bound {
             return Err(HalError::GaloisElement { element, bound });
@@ -84,16 +91,19 @@ impl Tables {
         if let Some(table) = read(&self.automorphisms).get(&element) {
             return Ok(Arc::clone(table));
         }
-        let log2_degree = self.degree.ilog2();
-        let table: Arc<[u32]> = (0..self.degree)
-            .map(|i| {
-                let exponent = 2 * reverse_bits(i, log2_degree) + 1;
-                let image = exponent * element % bound;
-                reverse_bits((image - 1) / 2, log2_degree) as u32
-            })
-            .collect();
+        let table = Arc::new(Permutation::automorphism(element, self.degree));
         write(&self.automorphisms).insert(element, Arc::clone(&table));
         Ok(table)
+    }
+
+    /// 1/Π D modulo each modulus of `keep`, D over the moduli of `drop`.
+    pub(crate) fn quotient_constants(&self, keep: &[usize], drop: &[usize]) -> Vec<u64> {
+        keep.iter()
+            .map(|index| {
+                let q = &self.moduli[*index];
+                q.inv(drop.iter().fold(1, |product, dropped| q.mul(product, q.reduce(self.values[*dropped]))))
+            })
+            .collect()
     }
 
     /// Conversion constants for lists of table indices.
@@ -111,22 +121,16 @@ impl Tables {
 
 // A poisoned lock holds a map that is complete after every insertion, so it stays usable.
 fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
-    lock.read()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
+    lock.read().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
-    lock.write()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
+    lock.write().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// Reverses the low `bits` bits of `i`.
 pub(crate) fn reverse_bits(i: usize, bits: u32) -> usize {
-    if bits == 0 {
-        0
-    } else {
-        i.reverse_bits() >> (usize::BITS - bits)
-    }
+    if bits == 0 { 0 } else { i.reverse_bits() >> (usize::BITS - bits) }
 }
 
 /// Transforms X, whose value at ψ^e is ψ^e itself: reads ψ off the first position and checks

@@ -1,0 +1,100 @@
+//! Times of the primitives that dominate a bootstrap, at ring degree 2^16 with 30 + 7 limbs.
+//!
+//! `RAYON_NUM_THREADS=1 cargo run --release -p cachemir-hal --example kernel_times`
+#![allow(clippy::print_stdout)]
+
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+use cachemir_hal::{Backend, CpuBackend, primes};
+
+const DEGREE: usize = 1 << 16;
+const LEVELS: usize = 30;
+const SPECIAL: usize = 7;
+
+/// Best time of several runs.
+fn best(mut f: impl FnMut()) -> Duration {
+    f();
+    let start = Instant::now();
+    let mut shortest = Duration::MAX;
+    let mut runs = 0;
+    while runs < 5 || (start.elapsed() < Duration::from_secs(1) && runs < 200) {
+        let run = Instant::now();
+        f();
+        shortest = shortest.min(run.elapsed());
+        runs += 1;
+    }
+    shortest
+}
+
+fn random(backend: &CpuBackend, polynomials: usize, limbs: &[usize]) -> Vec<u64> {
+    let mut state = 1_u64;
+    let mut words = Vec::with_capacity(polynomials * limbs.len() * DEGREE);
+    for _ in 0..polynomials {
+        for limb in limbs {
+            words.extend((0..DEGREE).map(|_| {
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                (state >> 13) % backend.moduli()[*limb]
+            }));
+        }
+    }
+    words
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let moduli = primes::primes_of_bits(50, DEGREE, LEVELS + SPECIAL, &[])?;
+    let backend = CpuBackend::new(DEGREE, &moduli)?;
+    let threads = rayon::current_num_threads();
+    println!("{}, {threads} threads, N = {DEGREE}", backend.description());
+
+    let upload =
+        |polynomials, limbs: &[usize]| backend.upload(&random(&backend, polynomials, limbs), polynomials, limbs.len());
+    let mut row = upload(1, &[0])?;
+    let (a, b) = (upload(1, &[0])?, upload(1, &[0])?);
+    let mut report = |name: &str, f: &mut dyn FnMut() -> Result<(), cachemir_hal::HalError>| {
+        let time = best(|| f().expect("the shapes fit"));
+        println!("{name:<44} {:>12.1} us", time.as_secs_f64() * 1e6);
+    };
+    report("forward NTT, 1 limb", &mut || backend.forward_ntt(&mut row, &[0]));
+    report("inverse NTT, 1 limb", &mut || backend.inverse_ntt(&mut row, &[0]));
+    report("multiply, 1 limb", &mut || backend.mul_assign(&mut row, &a, &[0]));
+    report("multiply-accumulate, 1 limb", &mut || backend.mul_accumulate(&mut row, &a, &b, &[0]));
+    report("multiply-accumulate 8 pairs, 1 limb", &mut || backend.mul_accumulate_many(&mut row, &[(&a, &b); 8], &[0]));
+    report("automorphism, 1 limb", &mut || backend.automorphism(&mut row, &a, 5, &[0]));
+
+    for (levels, dnum) in [(30, 5), (14, 2)] {
+        let limbs: Vec<usize> = (0..levels).collect();
+        let special: Vec<usize> = (LEVELS..LEVELS + SPECIAL).collect();
+        let all = [&limbs[..], &special].concat();
+        let positions: Vec<usize> = (0..all.len()).collect();
+        println!("-- {levels} + {SPECIAL} limbs, {dnum} digits");
+        let ciphertext = upload(2, &limbs)?;
+        let (key_b, key_a) = (upload(dnum, &all)?, upload(dnum, &all)?);
+        let digits = backend.decompose(&ciphertext, 1, &limbs, &special, SPECIAL)?;
+        let product = backend.inner_product(&digits, &key_b, &key_a, &all, &positions)?;
+        let mut acc = backend.zeros(2, all.len())?;
+        report("decompose", &mut || backend.decompose(&ciphertext, 1, &limbs, &special, SPECIAL).map(drop));
+        report("inner product", &mut || backend.inner_product(&digits, &key_b, &key_a, &all, &positions).map(drop));
+        report("inner product, rotated, accumulated", &mut || {
+            backend.inner_product_automorphism_accumulate(&mut acc, &digits, &key_b, &key_a, 5, &all, &positions)
+        });
+        report("mod down, 2 polynomials", &mut || backend.mod_down(&product, &limbs, &special).map(drop));
+        report("rescale, 2 polynomials", &mut || backend.rescale(&ciphertext, &limbs).map(drop));
+        report("key switch (decompose, inner product, down)", &mut || {
+            let digits = backend.decompose(&ciphertext, 1, &limbs, &special, SPECIAL)?;
+            let product = backend.inner_product(&digits, &key_b, &key_a, &all, &positions)?;
+            backend.mod_down(&product, &limbs, &special).map(drop)
+        });
+        let mut rotated = backend.zeros(2, levels)?;
+        report("rotation of a ciphertext", &mut || {
+            let digits = backend.decompose(&ciphertext, 1, &limbs, &special, SPECIAL)?;
+            let product = backend.inner_product(&digits, &key_b, &key_a, &all, &positions)?;
+            let mut switched = backend.mod_down(&product, &limbs, &special)?;
+            let first = backend.select(&ciphertext, 0..1, &limbs)?;
+            backend.add_assign(&mut switched, &first, &limbs)?;
+            backend.automorphism(&mut rotated, &switched, 5, &limbs)
+        });
+        report("tensor", &mut || backend.tensor(&ciphertext, &ciphertext, &limbs).map(drop));
+    }
+    Ok(())
+}

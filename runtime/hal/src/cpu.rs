@@ -1,0 +1,457 @@
+//! The fast CPU backend: a kernel table chosen at run time, rows shared out by rayon.
+//!
+//! A task is a row, that is one limb of one polynomial, or a run of rows; below
+//! [`WORDS_PER_TASK`] rows are grouped, so that small rings do not pay for scheduling.
+
+mod convert;
+mod key_switch;
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use crate::kernels::{Isa, Kernels, Multiplier, RowModulus, selected_isa};
+use crate::ntt::ScalarTransform;
+use crate::tables::Tables;
+use crate::{Backend, CpuBuffer, HalError, Representative, Shape, check};
+
+/// Words below which a task is not worth handing to another thread.
+const WORDS_PER_TASK: usize = 1 << 14;
+
+/// Words of a block that several rows are worked on together in, so that they stay in the first
+/// cache level.
+const BLOCK_WORDS: usize = 1 << 9;
+
+/// Vector kernels chosen from what the processor has ([`selected_isa`]), all cores of the
+/// current rayon pool.
+#[derive(Clone)]
+pub struct CpuBackend(Arc<Inner>);
+
+struct Inner {
+    tables: Tables,
+    rows: Vec<RowModulus>,
+    kernels: &'static Kernels,
+    isa: Isa,
+    reason: &'static str,
+    /// Used in place of the vectorised transform when all code is to be scalar.
+    scalar_transforms: Option<Vec<ScalarTransform>>,
+}
+
+impl fmt::Debug for CpuBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CpuBackend")
+            .field("degree", &self.0.tables.degree)
+            .field("moduli", &self.0.tables.values)
+            .field("isa", &self.0.isa)
+            .finish()
+    }
+}
+
+impl CpuBackend {
+    /// A backend on a chosen instruction set, or [`HalError::Isa`] if the processor lacks it.
+    pub fn with_isa(degree: usize, moduli: &[u64], isa: Isa) -> Result<Self, HalError> {
+        isa.require()?;
+        Self::build(degree, moduli, isa, "requested by the program")
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.0.isa
+    }
+
+    fn build(degree: usize, moduli: &[u64], isa: Isa, reason: &'static str) -> Result<Self, HalError> {
+        let tables = Tables::new(degree, moduli)?;
+        Ok(Self(Arc::new(Inner {
+            rows: moduli.iter().map(|q| RowModulus::new(*q)).collect(),
+            kernels: isa.kernels(),
+            isa,
+            reason,
+            scalar_transforms: (isa == Isa::Scalar).then(|| tables.scalar_transforms()),
+            tables,
+        })))
+    }
+
+    /// A buffer of unspecified content.
+    fn buffer(&self, polynomials: usize, limbs: usize) -> Result<CpuBuffer, HalError> {
+        CpuBuffer::new(&self.0.tables.pool, polynomials, limbs, self.0.tables.degree)
+    }
+
+    fn check(&self, operation: &'static str, limbs: &[usize], buffers: &[&CpuBuffer]) -> Result<(), HalError> {
+        check::limbs(operation, limbs, self.0.tables.moduli.len())?;
+        for buffer in buffers {
+            check::at_least(operation, "limbs", limbs.len(), buffer.shape().limbs)?;
+        }
+        Ok(())
+    }
+
+    /// Checks that the left operand has all polynomials of the right one.
+    fn check_prefix(
+        &self,
+        operation: &'static str,
+        dst: &CpuBuffer,
+        src: &CpuBuffer,
+        limbs: &[usize],
+    ) -> Result<(), HalError> {
+        self.check(operation, limbs, &[dst, src])?;
+        let (wanted, found) = (src.shape().polynomials, dst.shape().polynomials);
+        check::at_least(operation, "polynomials", wanted, found)
+    }
+
+    /// Runs `f(polynomial, position, row)` on the first `limbs` rows of the first `polynomials`
+    /// polynomials.
+    fn for_rows(
+        &self,
+        dst: &mut CpuBuffer,
+        polynomials: usize,
+        limbs: usize,
+        f: impl Fn(usize, usize, &mut [u64]) + Sync,
+    ) {
+        let (degree, stride) = (self.0.tables.degree, dst.shape().limbs);
+        dst.words_mut()[..polynomials * stride * degree]
+            .par_chunks_mut(degree)
+            .enumerate()
+            .with_min_len(WORDS_PER_TASK.div_ceil(degree))
+            .for_each(|(row, words)| {
+                let (polynomial, position) = (row / stride, row % stride);
+                if position < limbs {
+                    f(polynomial, position, words);
+                }
+            });
+    }
+
+    fn forward_row(&self, index: usize, row: &mut [u64]) {
+        match &self.0.scalar_transforms {
+            Some(transforms) => transforms[index].forward(row),
+            None => self.0.tables.plans[index].fwd(row),
+        }
+    }
+
+    /// Inverse transform times a constant.
+    fn inverse_row_scaled(&self, index: usize, row: &mut [u64], factor: u64) {
+        let modulus = &self.0.tables.moduli[index];
+        let factor = match &self.0.scalar_transforms {
+            Some(transforms) => {
+                transforms[index].inverse(row);
+                factor
+            }
+            None => {
+                self.0.tables.plans[index].inv(row);
+                modulus.mul(factor, self.0.tables.degree_inverses[index])
+            }
+        };
+        if factor != 1 {
+            let q = modulus.value();
+            (self.0.kernels.scale)(row, Multiplier::new(factor, q), q);
+        }
+    }
+
+    /// One multiplier a limb, from canonical residues.
+    fn multipliers(
+        &self,
+        operation: &'static str,
+        residues: &[u64],
+        limbs: &[usize],
+    ) -> Result<Vec<Multiplier>, HalError> {
+        check::equal(operation, "residues", limbs.len(), residues.len())?;
+        let moduli = limbs.iter().map(|index| self.0.tables.values[*index]);
+        Ok(residues.iter().zip(moduli).map(|(r, q)| Multiplier::new(*r % q, q)).collect())
+    }
+
+    fn q(&self, index: usize) -> u64 {
+        self.0.tables.values[index]
+    }
+}
+
+impl Backend for CpuBackend {
+    type Buffer = CpuBuffer;
+
+    fn new(degree: usize, moduli: &[u64]) -> Result<Self, HalError> {
+        let (isa, reason) = selected_isa()?;
+        Self::build(degree, moduli, isa, reason)
+    }
+
+    fn degree(&self) -> usize {
+        self.0.tables.degree
+    }
+
+    fn moduli(&self) -> &[u64] {
+        &self.0.tables.values
+    }
+
+    fn description(&self) -> String {
+        format!("cpu {} ({})", self.0.isa.name(), self.0.reason)
+    }
+
+    fn zeros(&self, polynomials: usize, limbs: usize) -> Result<CpuBuffer, HalError> {
+        CpuBuffer::zeros(&self.0.tables.pool, polynomials, limbs, self.0.tables.degree)
+    }
+
+    fn upload(&self, data: &[u64], polynomials: usize, limbs: usize) -> Result<CpuBuffer, HalError> {
+        let mut result = self.buffer(polynomials, limbs)?;
+        check::equal("upload", "words", result.words().len(), data.len())?;
+        result.words_mut().copy_from_slice(data);
+        Ok(result)
+    }
+
+    fn download(&self, src: &CpuBuffer) -> Result<Vec<u64>, HalError> {
+        let mut words = Vec::new();
+        words
+            .try_reserve_exact(src.words().len())
+            .map_err(|_| HalError::OutOfMemory { bytes: 8 * src.words().len() })?;
+        words.extend_from_slice(src.words());
+        Ok(words)
+    }
+
+    fn shape(&self, src: &CpuBuffer) -> Shape {
+        src.shape()
+    }
+
+    fn select(
+        &self,
+        src: &CpuBuffer,
+        polynomials: Range<usize>,
+        limb_positions: &[usize],
+    ) -> Result<CpuBuffer, HalError> {
+        let shape = src.shape();
+        check::at_least("select", "polynomials", polynomials.end, shape.polynomials)?;
+        if let Some(last) = limb_positions.iter().max() {
+            check::at_least("select", "limbs", last + 1, shape.limbs)?;
+        }
+        let mut result = self.buffer(polynomials.len(), limb_positions.len())?;
+        let count = polynomials.len();
+        self.for_rows(&mut result, count, limb_positions.len(), |i, j, row| {
+            row.copy_from_slice(src.row(polynomials.start + i, limb_positions[j]));
+        });
+        Ok(result)
+    }
+
+    fn copy_into(
+        &self,
+        dst: &mut CpuBuffer,
+        dst_polynomial: usize,
+        dst_limb: usize,
+        src: &CpuBuffer,
+        polynomials: Range<usize>,
+        limb_positions: Range<usize>,
+    ) -> Result<(), HalError> {
+        let (to, from) = (dst.shape(), src.shape());
+        let name = "copy_into";
+        check::at_least(name, "source polynomials", polynomials.end, from.polynomials)?;
+        check::at_least(name, "source limbs", limb_positions.end, from.limbs)?;
+        let (last_polynomial, last_limb) = (dst_polynomial + polynomials.len(), dst_limb + limb_positions.len());
+        check::at_least(name, "polynomials", last_polynomial, to.polynomials)?;
+        check::at_least(name, "limbs", last_limb, to.limbs)?;
+        for (i, polynomial) in polynomials.enumerate() {
+            for (j, position) in limb_positions.clone().enumerate() {
+                dst.row_mut(dst_polynomial + i, dst_limb + j).copy_from_slice(src.row(polynomial, position));
+            }
+        }
+        Ok(())
+    }
+
+    fn add_assign(&self, dst: &mut CpuBuffer, src: &CpuBuffer, limbs: &[usize]) -> Result<(), HalError> {
+        self.check_prefix("add_assign", dst, src, limbs)?;
+        self.for_rows(dst, src.shape().polynomials, limbs.len(), |i, j, row| {
+            (self.0.kernels.add)(row, src.row(i, j), self.q(limbs[j]));
+        });
+        Ok(())
+    }
+
+    fn sub_assign(&self, dst: &mut CpuBuffer, src: &CpuBuffer, limbs: &[usize]) -> Result<(), HalError> {
+        self.check_prefix("sub_assign", dst, src, limbs)?;
+        self.for_rows(dst, src.shape().polynomials, limbs.len(), |i, j, row| {
+            (self.0.kernels.sub)(row, src.row(i, j), self.q(limbs[j]));
+        });
+        Ok(())
+    }
+
+    fn negate_assign(&self, dst: &mut CpuBuffer, limbs: &[usize]) -> Result<(), HalError> {
+        self.check("negate_assign", limbs, &[dst])?;
+        self.for_rows(dst, dst.shape().polynomials, limbs.len(), |_, j, row| {
+            (self.0.kernels.neg)(row, self.q(limbs[j]));
+        });
+        Ok(())
+    }
+
+    fn mul_assign(&self, dst: &mut CpuBuffer, src: &CpuBuffer, limbs: &[usize]) -> Result<(), HalError> {
+        self.check("mul_assign", limbs, &[dst, src])?;
+        let (polynomials, operands) = (dst.shape().polynomials, src.shape().polynomials);
+        check::broadcast("mul_assign", polynomials, src.shape())?;
+        self.for_rows(dst, polynomials, limbs.len(), |i, j, row| {
+            (self.0.kernels.mul)(row, src.row(i % operands, j), &self.0.rows[limbs[j]]);
+        });
+        Ok(())
+    }
+
+    fn mul_accumulate_many(
+        &self,
+        acc: &mut CpuBuffer,
+        pairs: &[(&CpuBuffer, &CpuBuffer)],
+        limbs: &[usize],
+    ) -> Result<(), HalError> {
+        let polynomials = acc.shape().polynomials;
+        for (a, b) in pairs {
+            self.check("mul_accumulate", limbs, &[acc, a, b])?;
+            check::broadcast("mul_accumulate", polynomials, a.shape())?;
+            check::broadcast("mul_accumulate", polynomials, b.shape())?;
+        }
+        self.for_rows(acc, polynomials, limbs.len(), |i, j, row| {
+            let pick = |x: &&'_ CpuBuffer| i % x.shape().polynomials;
+            let rows: Vec<_> = pairs.iter().map(|(a, b)| (a.row(pick(a), j), b.row(pick(b), j))).collect();
+            (self.0.kernels.dot)(row, &rows, true, &self.0.rows[limbs[j]]);
+        });
+        Ok(())
+    }
+
+    fn mul_scalar_assign(&self, dst: &mut CpuBuffer, residues: &[u64], limbs: &[usize]) -> Result<(), HalError> {
+        self.check("mul_scalar_assign", limbs, &[dst])?;
+        let factors = self.multipliers("mul_scalar_assign", residues, limbs)?;
+        self.for_rows(dst, dst.shape().polynomials, limbs.len(), |_, j, row| {
+            (self.0.kernels.scale)(row, factors[j], self.q(limbs[j]));
+        });
+        Ok(())
+    }
+
+    fn mul_scalar_accumulate(
+        &self,
+        acc: &mut CpuBuffer,
+        a: &CpuBuffer,
+        residues: &[u64],
+        limbs: &[usize],
+    ) -> Result<(), HalError> {
+        self.check_prefix("mul_scalar_accumulate", acc, a, limbs)?;
+        let factors = self.multipliers("mul_scalar_accumulate", residues, limbs)?;
+        self.for_rows(acc, a.shape().polynomials, limbs.len(), |i, j, row| {
+            (self.0.kernels.scale_add)(row, a.row(i, j), factors[j], self.q(limbs[j]));
+        });
+        Ok(())
+    }
+
+    fn add_scalar_assign(
+        &self,
+        dst: &mut CpuBuffer,
+        polynomial: usize,
+        residues: &[u64],
+        limbs: &[usize],
+    ) -> Result<(), HalError> {
+        let name = "add_scalar_assign";
+        self.check(name, limbs, &[dst])?;
+        check::equal(name, "residues", limbs.len(), residues.len())?;
+        check::at_least(name, "polynomials", polynomial + 1, dst.shape().polynomials)?;
+        for (j, index) in limbs.iter().enumerate() {
+            let row = dst.row_mut(polynomial, j);
+            (self.0.kernels.add_constant)(row, residues[j], self.q(*index));
+        }
+        Ok(())
+    }
+
+    fn forward_ntt(&self, dst: &mut CpuBuffer, limbs: &[usize]) -> Result<(), HalError> {
+        self.check("forward_ntt", limbs, &[dst])?;
+        self.for_rows(dst, dst.shape().polynomials, limbs.len(), |_, j, row| {
+            self.forward_row(limbs[j], row);
+        });
+        Ok(())
+    }
+
+    fn inverse_ntt(&self, dst: &mut CpuBuffer, limbs: &[usize]) -> Result<(), HalError> {
+        self.check("inverse_ntt", limbs, &[dst])?;
+        self.for_rows(dst, dst.shape().polynomials, limbs.len(), |_, j, row| {
+            self.inverse_row_scaled(limbs[j], row, 1);
+        });
+        Ok(())
+    }
+
+    fn automorphism(
+        &self,
+        dst: &mut CpuBuffer,
+        src: &CpuBuffer,
+        galois_element: usize,
+        limbs: &[usize],
+    ) -> Result<(), HalError> {
+        let permutation = self.0.tables.automorphism(galois_element)?;
+        self.check_prefix("automorphism", dst, src, limbs)?;
+        self.for_rows(dst, src.shape().polynomials, limbs.len(), |i, j, row| {
+            (self.0.kernels.permute)(row, src.row(i, j), &permutation);
+        });
+        Ok(())
+    }
+
+    fn automorphism_accumulate(
+        &self,
+        acc: &mut CpuBuffer,
+        src: &CpuBuffer,
+        galois_element: usize,
+        limbs: &[usize],
+    ) -> Result<(), HalError> {
+        let permutation = self.0.tables.automorphism(galois_element)?;
+        self.check_prefix("automorphism_accumulate", acc, src, limbs)?;
+        self.for_rows(acc, src.shape().polynomials, limbs.len(), |i, j, row| {
+            (self.0.kernels.permute_add)(row, src.row(i, j), &permutation, self.q(limbs[j]));
+        });
+        Ok(())
+    }
+
+    fn lift_signed(&self, coefficients: &[i64], limbs: &[usize]) -> Result<CpuBuffer, HalError> {
+        self.lift(coefficients, limbs)
+    }
+
+    fn lift_signed_wide(&self, coefficients: &[i128], limbs: &[usize]) -> Result<CpuBuffer, HalError> {
+        self.lift_wide(coefficients, limbs)
+    }
+
+    fn convert_basis(
+        &self,
+        src: &CpuBuffer,
+        from: &[usize],
+        to: &[usize],
+        representative: Representative,
+    ) -> Result<CpuBuffer, HalError> {
+        self.convert(src, from, to, representative)
+    }
+
+    fn decompose(
+        &self,
+        src: &CpuBuffer,
+        polynomial: usize,
+        limbs: &[usize],
+        special: &[usize],
+        alpha: usize,
+    ) -> Result<CpuBuffer, HalError> {
+        self.extend_digits(src, polynomial, limbs, special, alpha)
+    }
+
+    fn inner_product(
+        &self,
+        digits: &CpuBuffer,
+        key_b: &CpuBuffer,
+        key_a: &CpuBuffer,
+        limbs: &[usize],
+        key_positions: &[usize],
+    ) -> Result<CpuBuffer, HalError> {
+        self.key_product(digits, [key_b, key_a], limbs, key_positions)
+    }
+
+    fn inner_product_automorphism_accumulate(
+        &self,
+        acc: &mut CpuBuffer,
+        digits: &CpuBuffer,
+        key_b: &CpuBuffer,
+        key_a: &CpuBuffer,
+        galois_element: usize,
+        limbs: &[usize],
+        key_positions: &[usize],
+    ) -> Result<(), HalError> {
+        let key = [key_b, key_a];
+        self.key_product_permuted(acc, digits, key, galois_element, limbs, key_positions)
+    }
+
+    fn mod_down(&self, src: &CpuBuffer, keep: &[usize], drop: &[usize]) -> Result<CpuBuffer, HalError> {
+        self.divide(src, keep, drop)
+    }
+
+    fn tensor(&self, a: &CpuBuffer, b: &CpuBuffer, limbs: &[usize]) -> Result<CpuBuffer, HalError> {
+        self.tensor_product(a, b, limbs)
+    }
+}

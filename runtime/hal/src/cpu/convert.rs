@@ -1,0 +1,207 @@
+//! Lifting, base conversion and division by dropped moduli.
+//!
+//! A conversion from k moduli has two steps. Sources: each row times (Q/q_i)^-1, and one more
+//! row, the overflow counts; together k+1 rows. Combination: each destination row is the sum of
+//! these rows times constants. Runs of destination rows are combined block by block, so that the
+//! sources' blocks stay in the first cache level.
+
+use rayon::prelude::*;
+
+use super::{BLOCK_WORDS, CpuBackend, WORDS_PER_TASK};
+use crate::conversion::ConversionTable;
+use crate::kernels::Multiplier;
+use crate::{CpuBuffer, HalError, Representative, check};
+
+/// Coefficients of a wide lift that are split at a time.
+const WIDE_BLOCK: usize = 256;
+/// Bits of one part of a wide coefficient.
+const PART_BITS: u32 = 42;
+
+impl CpuBackend {
+    pub(super) fn lift(&self, coefficients: &[i64], limbs: &[usize]) -> Result<CpuBuffer, HalError> {
+        let mut result = self.lift_target("lift_signed", coefficients.len(), limbs)?;
+        let (degree, polynomials) = (self.0.tables.degree, result.shape().polynomials);
+        self.for_rows(&mut result, polynomials, limbs.len(), |i, j, row| {
+            let coefficients = &coefficients[i * degree..(i + 1) * degree];
+            (self.0.kernels.lift)(row, coefficients, &self.0.rows[limbs[j]]);
+        });
+        Ok(result)
+    }
+
+    /// Each coefficient is (a·2^42 + b)·2^42 + c with 0 ≤ b, c < 2^42 and a signed.
+    pub(super) fn lift_wide(&self, coefficients: &[i128], limbs: &[usize]) -> Result<CpuBuffer, HalError> {
+        let mut result = self.lift_target("lift_signed_wide", coefficients.len(), limbs)?;
+        let (degree, polynomials) = (self.0.tables.degree, result.shape().polynomials);
+        let kernels = self.0.kernels;
+        self.for_rows(&mut result, polynomials, limbs.len(), |i, j, row| {
+            let m = &self.0.rows[limbs[j]];
+            let shift = Multiplier::new((1 << PART_BITS) % m.q, m.q);
+            let coefficients = &coefficients[i * degree..(i + 1) * degree];
+            let mut part = [0; WIDE_BLOCK];
+            let mut residues = [0; WIDE_BLOCK];
+            for (block, coefficients) in row.chunks_mut(WIDE_BLOCK).zip(coefficients.chunks(WIDE_BLOCK)) {
+                let (part, residues) = (&mut part[..block.len()], &mut residues[..block.len()]);
+                for (p, c) in part.iter_mut().zip(coefficients) {
+                    *p = (c >> (2 * PART_BITS)) as i64;
+                }
+                (kernels.lift)(block, part, m);
+                for down in [PART_BITS, 0] {
+                    for (p, c) in part.iter_mut().zip(coefficients) {
+                        *p = (c >> down) as i64 & ((1 << PART_BITS) - 1);
+                    }
+                    (kernels.lift)(residues, part, m);
+                    (kernels.scale)(block, shift, m.q);
+                    (kernels.add)(block, residues, m.q);
+                }
+            }
+        });
+        Ok(result)
+    }
+
+    fn lift_target(
+        &self,
+        operation: &'static str,
+        coefficients: usize,
+        limbs: &[usize],
+    ) -> Result<CpuBuffer, HalError> {
+        self.check(operation, limbs, &[])?;
+        let degree = self.0.tables.degree;
+        let polynomials = coefficients / degree;
+        check::equal(operation, "coefficients", polynomials * degree, coefficients)?;
+        self.buffer(polynomials, limbs.len())
+    }
+
+    /// Rows that a task combines together: enough tasks for all threads, enough rows to make
+    /// good use of the sources' blocks.
+    pub(super) fn rows_per_task(&self, rows: usize, rows_per_batch: usize) -> usize {
+        let tasks = 4 * rayon::current_num_threads();
+        let at_least = WORDS_PER_TASK.div_ceil(self.0.tables.degree).max(4);
+        rows.div_ceil(tasks).max(at_least).min(rows_per_batch)
+    }
+
+    /// Fills the overflow row that follows `count` source rows.
+    pub(super) fn fill_overflow(&self, sources: &mut [u64], count: usize, table: &ConversionTable) {
+        let degree = self.0.tables.degree;
+        let (rows, overflow) = sources.split_at_mut(count * degree);
+        overflow[..degree]
+            .par_chunks_mut(BLOCK_WORDS.min(degree))
+            .enumerate()
+            .with_min_len(WORDS_PER_TASK.div_ceil(BLOCK_WORDS))
+            .for_each(|(block, overflow)| {
+                let rows = blocks(rows, degree, block, overflow.len());
+                (self.0.kernels.overflow)(overflow, &rows, &table.reciprocal);
+            });
+    }
+
+    /// Overwrites destination rows `(j, row)`, modulo table entry `to[j]`, by the combination of
+    /// the source rows.
+    pub(super) fn combine_rows(
+        &self,
+        rows: &mut [(usize, &mut [u64])],
+        to: &[usize],
+        sources: &[u64],
+        table: &ConversionTable,
+    ) {
+        let degree = self.0.tables.degree;
+        let length = BLOCK_WORDS.min(degree);
+        let count = sources.len() / degree;
+        for block in 0..degree / length {
+            let sources = blocks(sources, degree, block, length);
+            for (j, row) in rows.iter_mut() {
+                let row = &mut row[block * length..(block + 1) * length];
+                let constants = &table.constants[*j][..count];
+                (self.0.kernels.combine)(row, &sources, constants, &self.0.rows[to[*j]]);
+            }
+        }
+    }
+
+    pub(super) fn convert(
+        &self,
+        src: &CpuBuffer,
+        from: &[usize],
+        to: &[usize],
+        representative: Representative,
+    ) -> Result<CpuBuffer, HalError> {
+        self.check("convert_basis", from, &[src])?;
+        self.check("convert_basis", to, &[])?;
+        let table = self.0.tables.conversion(from, to);
+        let polynomials = src.shape().polynomials;
+        let mut sources = self.buffer(polynomials, from.len() + 1)?;
+        self.for_rows(&mut sources, polynomials, from.len(), |i, j, row| {
+            let q = self.q(from[j]);
+            row.copy_from_slice(src.row(i, j));
+            (self.0.kernels.scale)(row, Multiplier::new(table.punctured_inverse[j], q), q);
+        });
+        let mut result = self.buffer(polynomials, to.len())?;
+        self.combine_batch(&mut result, &mut sources, to, representative, &table, |_, _, _| ());
+        Ok(result)
+    }
+
+    /// The second step of a conversion for a batch: fills overflow rows, combines into all rows
+    /// of `result`, then calls `finish(polynomial, position, row)` on each.
+    fn combine_batch(
+        &self,
+        result: &mut CpuBuffer,
+        sources: &mut CpuBuffer,
+        to: &[usize],
+        representative: Representative,
+        table: &ConversionTable,
+        finish: impl Fn(usize, usize, &mut [u64]) + Sync,
+    ) {
+        let degree = self.0.tables.degree;
+        let batch = sources.shape().limbs * degree;
+        let count = table.reciprocal.len();
+        let used = match representative {
+            Representative::Approximate => count,
+            Representative::Centred => {
+                for sources in sources.words_mut().chunks_mut(batch) {
+                    self.fill_overflow(sources, count, table);
+                }
+                count + 1
+            }
+        };
+        let sources = sources.words();
+        let run = self.rows_per_task(result.shape().polynomials * to.len(), to.len());
+        result
+            .words_mut()
+            .par_chunks_mut(to.len() * degree)
+            .enumerate()
+            .flat_map(|(polynomial, rows)| {
+                rows.par_chunks_mut(run * degree).enumerate().map(move |(i, rows)| (polynomial, i * run, rows))
+            })
+            .for_each(|(polynomial, first, rows)| {
+                let sources = &sources[polynomial * batch..][..used * degree];
+                let mut rows: Vec<_> = (first..).zip(rows.chunks_mut(degree)).collect();
+                self.combine_rows(&mut rows, to, sources, table);
+                for (position, row) in rows {
+                    finish(polynomial, position, row);
+                }
+            });
+    }
+
+    pub(super) fn divide(&self, src: &CpuBuffer, keep: &[usize], drop: &[usize]) -> Result<CpuBuffer, HalError> {
+        let name = "mod_down";
+        self.check(name, keep, &[])?;
+        self.check(name, drop, &[])?;
+        check::at_least(name, "limbs", keep.len() + drop.len(), src.shape().limbs)?;
+        let table = self.0.tables.conversion(drop, keep);
+        let polynomials = src.shape().polynomials;
+        let mut sources = self.buffer(polynomials, drop.len() + 1)?;
+        self.for_rows(&mut sources, polynomials, drop.len(), |i, j, row| {
+            row.copy_from_slice(src.row(i, keep.len() + j));
+            self.inverse_row_scaled(drop[j], row, table.punctured_inverse[j]);
+        });
+        let inverses = self.multipliers(name, &self.0.tables.quotient_constants(keep, drop), keep)?;
+        let mut result = self.buffer(polynomials, keep.len())?;
+        self.combine_batch(&mut result, &mut sources, keep, Representative::Centred, &table, |i, j, row| {
+            self.forward_row(keep[j], row);
+            (self.0.kernels.sub_scale)(row, src.row(i, j), inverses[j], self.q(keep[j]));
+        });
+        Ok(result)
+    }
+}
+
+/// Block number `block`, of `length` words, of each row.
+fn blocks(rows: &[u64], degree: usize, block: usize, length: usize) -> Vec<&[u64]> {
+    rows.chunks(degree).map(|row| &row[block * length..(block + 1) * length]).collect()
+}
