@@ -6,6 +6,7 @@
 //! stored once and a layout is visible as the formula of its index. Comparisons give 1 or 0; division and remainder
 //! round towards minus infinity, so `a % m` lies in `0..m` for positive `m`.
 
+use std::collections::BTreeSet;
 use std::ops;
 
 use crate::Error;
@@ -231,6 +232,18 @@ impl Integer {
         }
     }
 
+    /// Adds the variables that occur.
+    pub fn collect_variables(&self, found: &mut BTreeSet<Variable>) {
+        match self {
+            Self::Constant(_) => {}
+            Self::Variable(variable) => {
+                found.insert(*variable);
+            }
+            Self::Binary(_, a, b) => [a, b].into_iter().for_each(|part| part.collect_variables(found)),
+            Self::Select(a, b, c) => [a, b, c].into_iter().for_each(|part| part.collect_variables(found)),
+        }
+    }
+
     /// The values in slots `0..slots`.
     pub fn evaluate_slots(&self, environment: &Environment, slots: usize) -> Vec<i64> {
         if !self.mentions(Variable::Slot) {
@@ -340,6 +353,19 @@ impl Vector {
             Self::Table(_, index) => index.mentions(variable),
             Self::Mask(condition, inner) => condition.mentions(variable) || inner.mentions(variable),
             Self::Sum(a, b) | Self::Product(a, b) => a.mentions(variable) || b.mentions(variable),
+        }
+    }
+
+    /// Adds the variables that occur.
+    pub fn collect_variables(&self, found: &mut BTreeSet<Variable>) {
+        match self {
+            Self::Scalar(_) => {}
+            Self::Table(_, index) => index.collect_variables(found),
+            Self::Mask(condition, inner) => {
+                condition.collect_variables(found);
+                inner.collect_variables(found);
+            }
+            Self::Sum(a, b) | Self::Product(a, b) => [a, b].into_iter().for_each(|part| part.collect_variables(found)),
         }
     }
 

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod ckks;
+pub mod ckks_interpreter;
 pub mod diagnostics;
 pub mod error;
 pub mod expression;

@@ -14,7 +14,7 @@ mod container;
 mod convert;
 mod file;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod wire;
 
 use std::collections::BTreeMap;

@@ -1,10 +1,51 @@
 //! The text form of every stage: one op a line, read back exactly.
+//!
+//! ```text
+//! cachemir slots
+//! slots 4096
+//! context 256
+//! embedding_scale 1.0
+//! embedding token_stride 1 slots 0:64:64
+//! logits token_stride 0 slots 0:8:512
+//! table t0 layers.0.self_attn.q_proj [64, 64] blake3 …
+//! state c0 layers.0.k_cache of 4 : zero stride 64
+//!
+//! entry decode (%0 x : zero stride 64 max 4.0) {
+//!   %1 = rotate %0 by (pos % 8 < 4 ? -4 : 4) : junk stride 64 max 4.0  ; @0 !0 MatMul /model/q_proj/MatMul
+//!   %4 = sum i0 in 0..(pos / 64 + 1) : junk stride 64 max 9.5 {  ; @3
+//!     %2 = state_read c0[i0] : zero stride 64 max 2.0  ; @1
+//!     %3 = multiply %2, %1 : junk stride 64 max 8.0  ; @2
+//!     yield %3
+//!   }
+//!   yield %4
+//! }
+//! ```
+//!
+//! A line holds results with their names, `=`, mnemonic, operands, attributes, `:`, the results' types and, behind `;`,
+//! the op's id and the ONNX node it was made from. Slots of placements are runs `first:step:number`. A line that starts with
+//! `;` is a comment; problems found by a verifier are printed as such below their op. Weights appear as hashes of their
+//! contents: reading asks the caller for the numbers.
 
 mod ckks_ops;
 pub mod cursor;
 pub mod expression;
+mod parse;
+mod print;
 mod slot_ops;
 mod stage;
-mod types;
+mod tensor_ops;
+#[cfg(test)]
+mod tests;
+pub(crate) mod types;
 
+pub use parse::{FindValues, parse, parse_model};
+pub use print::{hash_of, hexadecimal, print, print_model, print_with_problems};
 pub use stage::{TextOp, TextType};
+
+use crate::program::Table;
+
+/// Finds values among tables, for [`parse`].
+pub fn values_of(tables: &[Table]) -> impl Fn(&[u8; 32]) -> Option<Vec<f32>> {
+    let by_hash: Vec<_> = tables.iter().map(|table| (hash_of(&table.values), table)).collect();
+    move |hash| by_hash.iter().find(|(known, _)| known == hash).map(|(_, table)| table.values.clone())
+}
