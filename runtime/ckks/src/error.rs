@@ -113,6 +113,22 @@ pub enum CkksError {
         /// What is required.
         condition: &'static str,
     },
+    /// The parameters' primes do not fit a bootstrap's depth.
+    #[error(
+        "parameters `{name}`: bootstrapping takes {eval_mod} primes for EvalMod and at least one each for SlotsToCoeffs and CoeffsToSlots, found {eval_mod_found}, {slots_to_coeffs_found} and {coeffs_to_slots_found}"
+    )]
+    BootstrapLevels {
+        /// Name of the parameters.
+        name: String,
+        /// Primes that EvalMod consumes.
+        eval_mod: usize,
+        /// Primes for EvalMod in the parameters.
+        eval_mod_found: usize,
+        /// Primes for SlotsToCoeffs.
+        slots_to_coeffs_found: usize,
+        /// Primes for CoeffsToSlots.
+        coeffs_to_slots_found: usize,
+    },
     /// Serialised data is not what it should be.
     #[error("serialised {object}: {problem}")]
     Format {

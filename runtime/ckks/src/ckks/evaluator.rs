@@ -88,19 +88,20 @@ impl<B: Backend> Evaluator<B> {
         Ok(Ciphertext { buffer, level, ..*ciphertext })
     }
 
-    /// Brings a ciphertext to the canonical scale of a lower level. Where its scale differs, it is multiplied by the integer nearest to
-    /// q_{t+1}·Δ_t/scale at level t+1 = `level` + 1 and rescaled; the rounding changes the slots by a relative 2^-40 or so, less than
-    /// the rescale's own noise.
+    /// Brings a ciphertext to the canonical scale of a lower level t. Where its scale differs by more than a relative 2^-40, it is
+    /// multiplied by the integer nearest to q_{t+1}·Δ_t/scale at level t+1 and rescaled; that integer's rounding changes the slots by a
+    /// relative 2^-40 or so, less than the rescale's own noise.
     pub fn drop_to_level(&self, ciphertext: &Ciphertext<B>, level: usize) -> Result<Ciphertext<B>, CkksError> {
         check_needed_level("drop_to_level", ciphertext.level, level)?;
         let canonical = self.ring.parameters().canonical_scale(level);
-        if check_scales("drop_to_level", ciphertext.scale, canonical).is_ok() {
-            return self.truncate(ciphertext, level);
+        if (ciphertext.scale / canonical - 1.0).abs() <= (-40_f64).exp2() {
+            let mut result = self.truncate(ciphertext, level)?;
+            result.scale = canonical;
+            return Ok(result);
         }
         check_needed_level("drop_to_level", ciphertext.level, level + 1)?;
         let mut above = self.truncate(ciphertext, level + 1)?;
         let factor = self.canonical_factor(&above)?;
-        above.scale = ciphertext.scale;
         self.mul_scalar_at_assign(&mut above, 1.0, factor)?;
         let mut result = self.rescale(&above)?;
         result.scale = canonical;

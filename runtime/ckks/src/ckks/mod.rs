@@ -17,3 +17,5 @@ pub mod evaluator;
 mod hoisting;
 mod scalars;
 pub mod serialization;
+#[cfg(test)]
+pub(crate) mod tests;

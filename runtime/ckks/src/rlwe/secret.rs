@@ -18,6 +18,11 @@ impl SecretKey {
         Ok(Self { coefficients: sampling::ternary(&mut sampling::os_generator()?, degree) })
     }
 
+    /// The secret with independent uniform ternary coefficients that a seed determines, for owners that keep the seed only.
+    pub fn from_seed(degree: usize, seed: &sampling::Seed) -> Self {
+        Self { coefficients: sampling::ternary(&mut sampling::stream(seed, 0), degree) }
+    }
+
     /// A secret of exactly `weight` coefficients ±1. Safe under a small modulus only.
     pub fn sparse(degree: usize, weight: usize) -> Result<Self, CkksError> {
         Ok(Self { coefficients: sampling::sparse_ternary(&mut sampling::os_generator()?, degree, weight) })
