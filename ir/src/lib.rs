@@ -8,6 +8,7 @@
 
 pub mod ckks;
 pub mod ckks_interpreter;
+pub mod cost;
 pub mod diagnostics;
 pub mod error;
 pub mod expression;

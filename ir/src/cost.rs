@@ -1,0 +1,341 @@
+//! What ops cost: a table of measured times as data, and predictions from it.
+//!
+//! A [`CostTable`] gives each [`CostKind`] at a few levels in nanoseconds on one thread; between two levels the cost is
+//! interpolated linearly, beyond the ends it continues their slope. Tables are written by `cachemir-run bench ops` and say
+//! where they come from; regenerate one when kernels or parameters change.
+//!
+//! The built-in table is derived, not measured: it counts number-theoretic transforms (NTTs) for ring degree 2^16 at
+//! 74.5 µs each, the time of a forward transform at a 50-bit prime on one core of an AMD EPYC (Zen 5), and limb-wise
+//! multiply-accumulates (MACs) at 13.8 µs. With k = ℓ+1 limbs, α special primes and d = ⌈k/α⌉ digits, key switching takes
+//! k + (d·(k+α) − k) + 2·(α+k) NTTs and 2·d·(k+α) MACs (ePrint 2020/1203, section 3); a rescale 2·k NTTs; an encoding
+//! k + 2 NTTs, where 2 stand for the transform to coefficients. Bootstraps are counted in DESIGN section 7.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::ckks::{CiphertextType, CkksGraph, CkksOp};
+use crate::expression::{Environment, Integer, Variable, Vector};
+use crate::graph::{OpId, Region};
+use crate::parameters::Parameters;
+use crate::program::{EntryKind, Program};
+
+/// Version of the table's JSON form.
+pub const COST_TABLE_VERSION: u32 = 1;
+
+/// What is timed by level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CostKind {
+    /// Sum or difference of two ciphertexts, or a product with an integer or i.
+    Add,
+    /// Product of two ciphertexts, with relinearisation and without rescale.
+    Multiply,
+    /// Product with an encoded plaintext.
+    MultiplyPlain,
+    /// Encoding of a plaintext.
+    Encode,
+    /// Rescale.
+    Rescale,
+    /// Rotation or conjugation.
+    Rotate,
+}
+
+/// A measured point.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CostPoint {
+    /// Level of the operands.
+    pub level: u32,
+    /// Time in nanoseconds.
+    pub ns: f64,
+}
+
+/// A measured bootstrap.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BootstrapCost {
+    /// Whether slots are complex.
+    pub complex: bool,
+    /// log2 of the number of slots.
+    pub log2_slots: u32,
+    /// Time in nanoseconds.
+    pub ns: f64,
+}
+
+/// Times of all ops for one parameter set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CostTable {
+    /// [`COST_TABLE_VERSION`]
+    pub format_version: u32,
+    /// Where the numbers come from: machine, backend, date, or the model that they follow.
+    pub provenance: String,
+    /// Name of the parameter set.
+    pub parameters: String,
+    /// By kind: points in ascending order of level.
+    pub by_level: BTreeMap<CostKind, Vec<CostPoint>>,
+    /// Bootstraps, in ascending order of slots for each variant.
+    pub bootstraps: Vec<BootstrapCost>,
+}
+
+/// Straight lines through points in ascending order; the ends' lines continue, but not below zero.
+fn interpolate(points: &[(f64, f64)], at: f64) -> f64 {
+    match points {
+        [] => 0.0,
+        [(_, only)] => *only,
+        _ => {
+            let upper = points.iter().position(|(x, _)| *x >= at).unwrap_or(points.len() - 1).max(1);
+            let ((x0, y0), (x1, y1)) = (points[upper - 1], points[upper]);
+            (y0 + (y1 - y0) * (at - x0) / (x1 - x0)).max(0.0)
+        }
+    }
+}
+
+const NTT_NS: f64 = 74_500.0;
+const MAC_NS: f64 = 13_800.0;
+
+impl Default for CostTable {
+    /// The derived table of the preset `n16`.
+    fn default() -> Self {
+        Self::derived(&Parameters::n16())
+    }
+}
+
+impl CostTable {
+    /// The derived table of the module docs, for a parameter set; a ring of degree N counts as (N·log2 N)/(2^16·16) of one
+    /// of degree 2^16.
+    pub fn derived(parameters: &Parameters) -> Self {
+        let log2_degree = f64::from(parameters.log2_degree);
+        let relative = (log2_degree - 16.0).exp2() * log2_degree / 16.0;
+        let special = parameters.special_bits.len() as f64;
+        let levels = [1, 8, parameters.levels().output.max(9), parameters.maximum_level().max(10)];
+        let curve = |cost: &dyn Fn(f64) -> f64| -> Vec<CostPoint> {
+            levels.iter().map(|level| CostPoint { level: *level, ns: relative * cost(f64::from(*level) + 1.0) }).collect()
+        };
+        let key_switch = |limbs: f64| {
+            let digits = (limbs / special).ceil();
+            let transforms = digits * (limbs + special) + 2.0 * (special + limbs);
+            transforms * NTT_NS + 2.0 * digits * (limbs + special) * MAC_NS
+        };
+        let by_level = [
+            (CostKind::Add, curve(&|limbs| 0.5 * limbs * MAC_NS)),
+            (CostKind::Multiply, curve(&|limbs| key_switch(limbs) + 4.0 * limbs * MAC_NS)),
+            (CostKind::MultiplyPlain, curve(&|limbs| 2.0 * limbs * MAC_NS)),
+            (CostKind::Encode, curve(&|limbs| (limbs + 2.0) * NTT_NS)),
+            (CostKind::Rescale, curve(&|limbs| 2.0 * limbs * NTT_NS)),
+            (CostKind::Rotate, curve(&key_switch)),
+        ];
+        // Counted for all slots, and for the goal at 2^12; a real bootstrap saves one of the two evaluations of EvalMod.
+        let bootstrap = |complex, log2_slots, transforms: f64| BootstrapCost {
+            complex,
+            log2_slots,
+            ns: relative * transforms * NTT_NS,
+        };
+        Self {
+            format_version: COST_TABLE_VERSION,
+            provenance: "derived from counts of transforms at 74.5 µs, not measured".to_owned(),
+            parameters: parameters.name.clone(),
+            by_level: by_level.into_iter().collect(),
+            bootstraps: vec![
+                bootstrap(false, 12, 16_800.0),
+                bootstrap(false, 15, 22_000.0),
+                bootstrap(true, 12, 20_000.0),
+                bootstrap(true, 15, 27_000.0),
+            ],
+        }
+    }
+
+    /// Reads and checks a table's JSON form.
+    pub fn from_json(text: &str) -> Result<Self, Error> {
+        let table: Self = serde_json::from_str(text).map_err(|error| Error::CostTable(error.to_string()))?;
+        if table.format_version != COST_TABLE_VERSION {
+            let found = table.format_version;
+            return Err(Error::CostTable(format!("its version is {found}, and {COST_TABLE_VERSION} is understood")));
+        }
+        for (kind, points) in &table.by_level {
+            if points.is_empty() || points.windows(2).any(|pair| pair[0].level >= pair[1].level) {
+                return Err(Error::CostTable(format!("the levels of {kind:?} are not in ascending order")));
+            }
+        }
+        let times = table.by_level.values().flatten().map(|point| point.ns);
+        if times.chain(table.bootstraps.iter().map(|row| row.ns)).any(|ns| !ns.is_finite() || ns < 0.0) {
+            return Err(Error::CostTable("a time is negative".to_owned()));
+        }
+        Ok(table)
+    }
+
+    /// The table's JSON form.
+    pub fn to_json(&self) -> String {
+        let mut text = serde_json::to_string_pretty(self).unwrap_or_default();
+        text.push('\n');
+        text
+    }
+
+    /// Time of one kind at a level, in nanoseconds.
+    pub fn ns(&self, kind: CostKind, level: f64) -> f64 {
+        let points = self.by_level.get(&kind).map_or(&[][..], |points| points);
+        let points: Vec<_> = points.iter().map(|point| (f64::from(point.level), point.ns)).collect();
+        interpolate(&points, level)
+    }
+
+    /// Time of a bootstrap, in nanoseconds.
+    pub fn bootstrap_ns(&self, complex: bool, slots: u32) -> f64 {
+        let rows = self.bootstraps.iter().filter(|row| row.complex == complex);
+        let points: Vec<_> = rows.map(|row| (f64::from(row.log2_slots), row.ns)).collect();
+        interpolate(&points, f64::from(slots.max(1)).log2())
+    }
+
+    /// Time of one execution of an op at its operands' level, in nanoseconds. Loops cost what their bodies cost.
+    /// Plaintexts that depend on position or count are encoded at each execution; others are held encoded.
+    pub fn op_ns(&self, op: &CkksOp, level: u32, slots: u32) -> f64 {
+        let at = f64::from(level);
+        let plain_ns = |plain: &Vector, kind: CostKind| {
+            let varies = plain.mentions(Variable::Position) || plain.mentions(Variable::Count);
+            self.ns(kind, at) + if varies { self.ns(CostKind::Encode, at) } else { 0.0 }
+        };
+        match op {
+            CkksOp::Add
+            | CkksOp::Subtract
+            | CkksOp::MultiplyInteger { .. }
+            | CkksOp::MultiplyByI
+            | CkksOp::StateWrite { .. } => self.ns(CostKind::Add, at),
+            CkksOp::Multiply => self.ns(CostKind::Multiply, at),
+            CkksOp::MultiplyPlain { plain } => plain_ns(plain, CostKind::MultiplyPlain),
+            CkksOp::AddPlain { plain } => plain_ns(plain, CostKind::Add),
+            CkksOp::MultiplyScalar { .. } => self.ns(CostKind::MultiplyPlain, at),
+            CkksOp::Rescale => self.ns(CostKind::Rescale, at),
+            CkksOp::DropLevels { to } if *to < level => self.ns(CostKind::Rescale, f64::from(to + 1)),
+            CkksOp::Rotate { by: Integer::Constant(0) }
+            | CkksOp::DropLevels { .. }
+            | CkksOp::StateRead { .. }
+            | CkksOp::Sum { .. } => 0.0,
+            CkksOp::Rotate { .. } | CkksOp::Conjugate => self.ns(CostKind::Rotate, at),
+            CkksOp::Polynomial { polynomial, mask } => {
+                let (products, depth) = polynomial_products(polynomial.degree());
+                let middle = (at - f64::from(depth) / 2.0).max(1.0);
+                let product = self.ns(CostKind::Multiply, middle) + self.ns(CostKind::Rescale, middle);
+                let terms = polynomial.coefficients.len() as f64;
+                let encodings = if mask.is_some() { terms * self.ns(CostKind::Encode, middle) } else { 0.0 };
+                products * product + terms * self.ns(CostKind::MultiplyPlain, middle) + encodings
+            }
+            CkksOp::Bootstrap(bootstrap) => self.bootstrap_ns(bootstrap.complex, slots),
+        }
+    }
+
+    /// Predicted time of a call from `position` on, in nanoseconds on one thread: a decode step, or a prefill of a whole
+    /// chunk; 0 for an entry point that the program does not have.
+    pub fn predict(&self, program: &Program<CkksOp, CiphertextType>, entry: &str, position: i64) -> f64 {
+        let count = match program.entry(entry).map(|entry| entry.kind) {
+            Some(EntryKind::Prefill { chunk }) => i64::from(chunk).min(i64::from(program.context) - position),
+            _ => 1,
+        };
+        let slots = i64::from(program.slots.max(1));
+        let mut total = 0.0;
+        for_each_execution(program, entry, position, count, &mut |graph, op, environment| {
+            let node = graph.node(op);
+            if matches!(&node.op, CkksOp::Rotate { by } if by.evaluate(environment).rem_euclid(slots) == 0) {
+                return;
+            }
+            let level = node.inputs.first().or(node.results.first()).map_or(0, |value| graph.ty(*value).level);
+            total += self.op_ns(&node.op, level, program.slots);
+            if matches!(node.op, CkksOp::Sum { .. }) {
+                total += self.ns(CostKind::Add, f64::from(level));
+            }
+        });
+        total
+    }
+}
+
+/// Products of two ciphertexts that a polynomial takes by baby steps and giant steps, and its depth.
+pub fn polynomial_products(degree: usize) -> (f64, u32) {
+    let depth = crate::ckks::polynomial_depth(degree);
+    let baby = 1_u32 << depth.div_ceil(2);
+    let giant = (1_u32 << depth) / baby;
+    // T_2, …, T_{baby-1}; if there are giant steps, T_baby, T_{2·baby}, … by squaring, and a product for each step.
+    let squarings = depth - depth.div_ceil(2);
+    (f64::from(baby.saturating_sub(2) + squarings + giant.saturating_sub(1)), depth)
+}
+
+/// Sees a graph, one of its ops, and the variables at its execution.
+pub type Visit<'v> = &'v mut dyn FnMut(&CkksGraph, OpId, &Environment);
+
+/// Visits every op of a call as often as it is executed; a loop once for each pass through its body.
+pub fn for_each_execution(
+    program: &Program<CkksOp, CiphertextType>,
+    entry: &str,
+    position: i64,
+    count: i64,
+    visit: Visit<'_>,
+) {
+    fn block(graph: &CkksGraph, region: &Region, environment: &mut Environment, visit: Visit<'_>) {
+        for op in &region.ops {
+            let node = graph.node(*op);
+            match (&node.op, &node.region) {
+                (CkksOp::Sum { counter, count }, Some(body)) => {
+                    for value in 0..count.evaluate(environment) {
+                        environment.set_loop(*counter, value);
+                        visit(graph, *op, environment);
+                        block(graph, body, environment, visit);
+                    }
+                }
+                _ => visit(graph, *op, environment),
+            }
+        }
+    }
+    if let Some(entry) = program.entry(entry) {
+        let mut environment = Environment::new(position, count);
+        block(&entry.graph, &entry.graph.body, &mut environment, visit);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn costs_are_interpolated_and_continued() {
+        let points = [(2.0, 10.0), (4.0, 30.0), (8.0, 40.0)];
+        for (at, expected) in [(2.0, 10.0), (3.0, 20.0), (4.0, 30.0), (6.0, 35.0), (10.0, 45.0), (1.0, 0.0), (0.0, 0.0)] {
+            assert_eq!(interpolate(&points, at), expected, "at {at}");
+        }
+        assert_eq!(interpolate(&points[..1], 7.0), 10.0);
+    }
+
+    #[test]
+    fn tables_round_trip_and_are_checked() {
+        let table = CostTable::derived(&Parameters::n16());
+        assert_eq!(CostTable::from_json(&table.to_json()).unwrap(), table);
+        let newer = table.to_json().replace("\"format_version\": 1", "\"format_version\": 2");
+        assert!(CostTable::from_json(&newer).unwrap_err().to_string().contains("version is 2"));
+        assert!(CostTable::from_json("{}").is_err());
+        // Key switching at 14 limbs: 84 transforms and as many multiply-accumulates.
+        let expected = 84.0 * NTT_NS + 84.0 * MAC_NS;
+        assert!((table.ns(CostKind::Rotate, 13.0) / expected - 1.0).abs() < 0.3);
+    }
+
+    #[test]
+    fn predictions_follow_loops_and_positions() {
+        let plan = crate::plan::tests::example();
+        let program = &plan.program;
+        let reads = |position| {
+            let mut reads = 0;
+            for_each_execution(program, "decode", position, 1, &mut |graph, op, _| {
+                reads += u32::from(matches!(graph.node(op).op, CkksOp::StateRead { .. }));
+            });
+            reads
+        };
+        assert_eq!((reads(0), reads(15)), (1, 2));
+        let table = CostTable::derived(&plan.parameters);
+        assert!(table.predict(program, "decode", 0) > table.bootstrap_ns(false, program.slots));
+        assert!(table.predict(program, "decode", 15) > table.predict(program, "decode", 0));
+        assert_eq!(table.predict(program, "prefill", 0), 0.0);
+    }
+
+    #[test]
+    fn polynomials_take_baby_and_giant_steps() {
+        // Degree 3: T_2 and one giant step. Degree 31: T_2 … T_7, then T_8 and T_16, and three giant steps.
+        let expected = [(1, (0.0, 1)), (3, (2.0, 2)), (31, (11.0, 5))];
+        for (degree, products) in expected {
+            assert_eq!(polynomial_products(degree), products, "degree {degree}");
+        }
+    }
+}
