@@ -12,8 +12,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::kernels::{Isa, Kernels, Multiplier, RowModulus, selected_isa};
-use crate::ntt::ScalarTransform;
+use crate::kernels::{Isa, Kernels, Multiplier, RowModulus, RowTransform, selected_isa};
 use crate::tables::Tables;
 use crate::{Backend, CpuBuffer, HalError, Representative, Shape, check};
 
@@ -35,8 +34,7 @@ struct Inner {
     kernels: &'static Kernels,
     isa: Isa,
     reason: &'static str,
-    /// Used in place of the vectorised transform when all code is to be scalar.
-    scalar_transforms: Option<Vec<ScalarTransform>>,
+    transforms: Vec<RowTransform>,
 }
 
 impl fmt::Debug for CpuBackend {
@@ -62,13 +60,15 @@ impl CpuBackend {
     }
 
     fn build(degree: usize, moduli: &[u64], isa: Isa, reason: &'static str) -> Result<Self, HalError> {
-        let tables = Tables::new(degree, moduli)?;
+        let (tables, plans) = Tables::new(degree, moduli)?;
+        let roots = tables.moduli.iter().zip(&tables.roots);
+        let transforms = roots.zip(plans).map(|((q, root), plan)| RowTransform::new(isa, *q, *root, plan)).collect();
         Ok(Self(Arc::new(Inner {
             rows: moduli.iter().map(|q| RowModulus::new(*q)).collect(),
             kernels: isa.kernels(),
             isa,
             reason,
-            scalar_transforms: (isa == Isa::Scalar).then(|| tables.scalar_transforms()),
+            transforms,
             tables,
         })))
     }
@@ -122,29 +122,12 @@ impl CpuBackend {
     }
 
     fn forward_row(&self, index: usize, row: &mut [u64]) {
-        match &self.0.scalar_transforms {
-            Some(transforms) => transforms[index].forward(row),
-            None => self.0.tables.plans[index].fwd(row),
-        }
+        self.0.transforms[index].forward(row);
     }
 
-    /// Inverse transform times a constant.
+    /// Inverse transform times a residue.
     fn inverse_row_scaled(&self, index: usize, row: &mut [u64], factor: u64) {
-        let modulus = &self.0.tables.moduli[index];
-        let factor = match &self.0.scalar_transforms {
-            Some(transforms) => {
-                transforms[index].inverse(row);
-                factor
-            }
-            None => {
-                self.0.tables.plans[index].inv(row);
-                modulus.mul(factor, self.0.tables.degree_inverses[index])
-            }
-        };
-        if factor != 1 {
-            let q = modulus.value();
-            (self.0.kernels.scale)(row, Multiplier::new(factor, q), q);
-        }
+        self.0.transforms[index].inverse_scaled(row, factor, &self.0.rows[index], self.0.isa);
     }
 
     /// One multiplier a limb, from canonical residues.

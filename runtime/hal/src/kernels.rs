@@ -6,7 +6,12 @@
 
 #[cfg(target_arch = "x86_64")]
 mod ifma;
+#[cfg(target_arch = "x86_64")]
+mod ifma_transform;
 mod portable;
+mod transform;
+
+pub(crate) use transform::RowTransform;
 
 use crate::HalError;
 use crate::permutation::Permutation;

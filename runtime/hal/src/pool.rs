@@ -18,6 +18,30 @@ const RETAINED_BYTES: usize = 768 << 20;
 /// Shorter allocations are left to the allocator.
 const SHORTEST_WORDS: usize = 1 << 12;
 
+/// Allocations at least this long ask for huge pages.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+/// Asks the kernel to back the reserved memory by huge pages: a row of 2^16 words spans 128 small
+/// pages, more than the first-level translation buffers hold. Refusal does no harm.
+#[cfg(target_os = "linux")]
+fn advise_huge_pages(words: &Words) {
+    const PAGE: usize = 4096;
+    const MADV_HUGEPAGE: i32 = 14;
+    unsafe extern "C" {
+        fn madvise(address: *mut u64, length: usize, advice: i32) -> i32;
+    }
+    let start = words.as_ptr() as usize;
+    let (first, end) = (start.next_multiple_of(PAGE), (start + 8 * words.capacity()) / PAGE * PAGE);
+    if first < end {
+        // SAFETY: the range is whole pages inside one live allocation, and this advice changes
+        // neither its contents nor its accessibility.
+        let _ = unsafe { madvise(words.as_ptr().with_addr(first).cast_mut(), end - first, MADV_HUGEPAGE) };
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn advise_huge_pages(_words: &Words) {}
+
 #[derive(Debug, Default)]
 struct Shelf {
     words: BTreeMap<usize, Vec<Words>>,
@@ -56,6 +80,9 @@ impl Pool {
         }
         let mut words = AVec::new(64);
         words.try_reserve_exact(length).map_err(|_| refused)?;
+        if 8 * length >= HUGE_PAGE_BYTES {
+            advise_huge_pages(&words);
+        }
         words.resize(length, 0);
         Ok(words)
     }

@@ -117,7 +117,7 @@ impl Backend for ScalarBackend {
     type Buffer = CpuBuffer;
 
     fn new(degree: usize, moduli: &[u64]) -> Result<Self, HalError> {
-        let tables = Tables::new(degree, moduli)?;
+        let (tables, _) = Tables::new(degree, moduli)?;
         Ok(Self { transforms: tables.scalar_transforms().into(), tables: Arc::new(tables) })
     }
 

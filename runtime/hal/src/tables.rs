@@ -23,11 +23,8 @@ pub(crate) struct Tables {
     pub(crate) degree: usize,
     pub(crate) values: Vec<u64>,
     pub(crate) moduli: Vec<Modulus>,
-    pub(crate) plans: Vec<Plan>,
     /// ψ of each modulus.
     pub(crate) roots: Vec<u64>,
-    /// N^-1 of each modulus.
-    pub(crate) degree_inverses: Vec<u64>,
     /// Where buffers come from.
     pub(crate) pool: Pool,
     automorphisms: RwLock<BTreeMap<usize, Arc<Permutation>>>,
@@ -35,7 +32,8 @@ pub(crate) struct Tables {
 }
 
 impl Tables {
-    pub(crate) fn new(degree: usize, values: &[u64]) -> Result<Self, HalError> {
+    /// Checks everything. Also gives the plan of each modulus, which made its ψ known.
+    pub(crate) fn new(degree: usize, values: &[u64]) -> Result<(Self, Vec<Plan>), HalError> {
         if !degree.is_power_of_two() || !(MINIMUM_DEGREE..=MAXIMUM_DEGREE).contains(&degree) {
             return Err(HalError::Degree { degree, minimum: MINIMUM_DEGREE, maximum: MAXIMUM_DEGREE });
         }
@@ -63,17 +61,16 @@ impl Tables {
             plans.push(plan);
         }
         let moduli: Vec<Modulus> = values.iter().map(|q| Modulus::new(*q)).collect();
-        Ok(Self {
+        let tables = Self {
             degree,
             values: values.to_vec(),
-            degree_inverses: moduli.iter().map(|q| q.inv(degree as u64)).collect(),
             moduli,
-            plans,
             roots,
             pool: Pool::default(),
             automorphisms: RwLock::default(),
             conversions: RwLock::default(),
-        })
+        };
+        Ok((tables, plans))
     }
 
     /// Plain transforms of all moduli.

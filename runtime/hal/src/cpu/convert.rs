@@ -12,6 +12,8 @@ use crate::conversion::ConversionTable;
 use crate::kernels::Multiplier;
 use crate::{CpuBuffer, HalError, Representative, check};
 
+/// Source rows that may be read again for every destination row.
+const FEW_SOURCES: usize = 2;
 /// Coefficients of a wide lift that are split at a time.
 const WIDE_BLOCK: usize = 256;
 /// Bits of one part of a wide coefficient.
@@ -71,12 +73,14 @@ impl CpuBackend {
         self.buffer(polynomials, limbs.len())
     }
 
-    /// Rows that a task combines together: enough tasks for all threads, enough rows to make
-    /// good use of the sources' blocks.
-    pub(super) fn rows_per_task(&self, rows: usize, rows_per_batch: usize) -> usize {
+    /// Rows that a task combines together: enough tasks for all threads, and enough rows to
+    /// spread the cost of reading the sources; but with few sources, single rows, which then stay
+    /// in the second cache level for the transform that follows.
+    pub(super) fn rows_per_task(&self, rows: usize, rows_per_batch: usize, sources: usize) -> usize {
         let tasks = 4 * rayon::current_num_threads();
-        let at_least = WORDS_PER_TASK.div_ceil(self.0.tables.degree).max(4);
-        rows.div_ceil(tasks).max(at_least).min(rows_per_batch)
+        let fewest = WORDS_PER_TASK.div_ceil(self.0.tables.degree);
+        let many = if sources <= FEW_SOURCES { fewest } else { rows.div_ceil(tasks).max(4) };
+        many.max(fewest).min(rows_per_batch)
     }
 
     /// Fills the overflow row that follows `count` source rows.
@@ -161,7 +165,7 @@ impl CpuBackend {
             }
         };
         let sources = sources.words();
-        let run = self.rows_per_task(result.shape().polynomials * to.len(), to.len());
+        let run = self.rows_per_task(result.shape().polynomials * to.len(), to.len(), used);
         result
             .words_mut()
             .par_chunks_mut(to.len() * degree)

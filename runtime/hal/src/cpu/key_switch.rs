@@ -45,7 +45,7 @@ impl CpuBackend {
 
         let sources = sources.words();
         let mut result = self.buffer(digits, extended.len())?;
-        let run = self.rows_per_task(digits * extended.len(), extended.len());
+        let run = self.rows_per_task(digits * extended.len(), extended.len(), alpha + 1);
         result
             .words_mut()
             .par_chunks_mut(extended.len() * degree)

@@ -1,0 +1,70 @@
+//! The choice of a transform for each modulus.
+
+use tfhe_ntt::prime64::Plan;
+
+use super::Isa;
+#[cfg(target_arch = "x86_64")]
+use super::ifma_transform::IfmaTransform;
+use super::{Multiplier, RowModulus};
+use crate::Modulus;
+use crate::ntt::ScalarTransform;
+
+/// The negacyclic transform of one modulus. All variants give the same values in the same order.
+#[derive(Debug)]
+pub(crate) enum RowTransform {
+    /// Plain loops.
+    Scalar(ScalarTransform),
+    /// The general vectorised transform of `tfhe-ntt`, with N^-1.
+    General { plan: Box<Plan>, degree_inverse: u64 },
+    /// 52-bit multiply-add.
+    #[cfg(target_arch = "x86_64")]
+    Ifma(Box<IfmaTransform>),
+}
+
+impl RowTransform {
+    /// The fastest transform of an instruction set. `plan` is that of the modulus, and `root` its
+    /// ψ.
+    pub(crate) fn new(isa: Isa, modulus: Modulus, root: u64, plan: Plan) -> Self {
+        let degree = plan.ntt_size();
+        if isa == Isa::Scalar {
+            return Self::Scalar(ScalarTransform::new(modulus, root, degree));
+        }
+        #[cfg(target_arch = "x86_64")]
+        if isa == Isa::Avx512Ifma
+            && let Some(transform) = IfmaTransform::new(modulus, root, degree)
+        {
+            return Self::Ifma(Box::new(transform));
+        }
+        Self::General { plan: Box::new(plan), degree_inverse: modulus.inv(degree as u64) }
+    }
+
+    /// Coefficients to values.
+    pub(crate) fn forward(&self, row: &mut [u64]) {
+        match self {
+            Self::Scalar(transform) => transform.forward(row),
+            Self::General { plan, .. } => plan.fwd(row),
+            #[cfg(target_arch = "x86_64")]
+            Self::Ifma(transform) => transform.forward(row),
+        }
+    }
+
+    /// Values to coefficients, times a residue.
+    pub(crate) fn inverse_scaled(&self, row: &mut [u64], factor: u64, m: &RowModulus, isa: Isa) {
+        let scale = isa.kernels().scale;
+        match self {
+            Self::Scalar(transform) => {
+                transform.inverse(row);
+                if factor != 1 {
+                    scale(row, Multiplier::new(factor, m.q), m.q);
+                }
+            }
+            Self::General { plan, degree_inverse } => {
+                plan.inv(row);
+                let factor = Modulus::new(m.q).mul(factor, *degree_inverse);
+                scale(row, Multiplier::new(factor, m.q), m.q);
+            }
+            #[cfg(target_arch = "x86_64")]
+            Self::Ifma(transform) => transform.inverse_scaled(row, factor),
+        }
+    }
+}
