@@ -1,0 +1,226 @@
+//! What `--check` watches: ranges in the clear, and the precision of what decrypts.
+
+use cachemir_ckks::Ciphertext;
+use cachemir_hal::Backend;
+use cachemir_ir::ckks::CkksOp;
+use num_complex::Complex64;
+
+use crate::Error;
+use crate::client::SecretCipher;
+use crate::executor::{ClearCiphertext, Observer, Site};
+
+/// Relative slack of the range checks, for rounding.
+const SLACK: f64 = 1e-6;
+
+/// Representations that carry the exact slots.
+pub trait ClearPart {
+    /// The exact slots.
+    fn clear(&self) -> &ClearCiphertext;
+}
+
+impl ClearPart for ClearCiphertext {
+    fn clear(&self) -> &ClearCiphertext {
+        self
+    }
+}
+
+impl<L> ClearPart for (L, ClearCiphertext) {
+    fn clear(&self) -> &ClearCiphertext {
+        &self.1
+    }
+}
+
+/// Sees that every slot that enters a polynomial lies in its interval, and every one that a bootstrap keeps within its
+/// magnitude.
+#[derive(Clone, Debug, Default)]
+pub struct RangeCheck {
+    violations: usize,
+    first: Option<String>,
+    bootstraps: usize,
+    fullest: f64,
+}
+
+impl RangeCheck {
+    /// The largest slot of a bootstrap's input so far, as a fraction of the bootstrap's magnitude.
+    pub fn fullest_bootstrap(&self) -> f64 {
+        self.fullest
+    }
+
+    /// Bootstraps seen.
+    pub fn bootstraps(&self) -> usize {
+        self.bootstraps
+    }
+
+    /// Values that left their range.
+    pub fn violations(&self) -> usize {
+        self.violations
+    }
+
+    /// An error if any value left its range.
+    pub fn finish(&self) -> Result<(), Error> {
+        match &self.first {
+            None => Ok(()),
+            Some(first) => Err(Error::Check { count: self.violations, first: first.clone() }),
+        }
+    }
+
+    fn violation(&mut self, site: Site<'_>, message: &str) {
+        self.violations += 1;
+        if self.first.is_none() {
+            let position = site.environment.position;
+            self.first = Some(format!("{} ({} at position {position}): {message}", site.graph.origin_text(site.op), site.op));
+        }
+    }
+}
+
+impl<C: ClearPart> Observer<C> for RangeCheck {
+    fn before(&mut self, site: Site<'_>, operands: &[&C]) -> Result<(), Error> {
+        let Some(operand) = operands.first() else { return Ok(()) };
+        let slots = &operand.clear().slots;
+        match &site.graph.node(site.op).op {
+            CkksOp::Polynomial { polynomial, .. } => {
+                let [low, high] = polynomial.interval;
+                let slack = SLACK * (high - low);
+                let outside = |slot: &&Complex64| {
+                    !(slot.re >= low - slack && slot.re <= high + slack && slot.im.abs() <= slack)
+                };
+                if let Some(slot) = slots.iter().find(outside) {
+                    self.violation(site, &format!("a slot holds {slot}, outside the polynomial's [{low}, {high}]"));
+                }
+            }
+            CkksOp::Bootstrap(variant) => {
+                self.bootstraps += 1;
+                let magnitude = f64::from(variant.log2_magnitude).exp2();
+                let keep = variant.keep.as_ref().map(|keep| keep.evaluate_slots(site.environment, slots.len()));
+                let kept = slots.iter().enumerate().filter(|(index, _)| keep.as_ref().is_none_or(|k| k[*index] != 0));
+                let largest = |most: f64, (_, slot): (usize, &Complex64)| {
+                    let imaginary = if variant.complex { slot.im.abs() } else { 0.0 };
+                    // NaN is passed on.
+                    let part = (slot.re.abs().max(imaginary) + 0.0 * slot.re) * variant.factor.abs() / magnitude;
+                    if part > most || part.is_nan() { part } else { most }
+                };
+                let fullest = kept.fold(0.0, largest);
+                self.fullest = self.fullest.max(fullest);
+                if !(fullest <= 1.0 + SLACK) {
+                    let message = format!("a slot has {fullest:.3} times the bootstrap's magnitude {magnitude}");
+                    self.violation(site, &message);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Precision of the values of one layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerPrecision {
+    /// `layer 0`, `layer 1`, … or `head`.
+    pub layer: String,
+    /// −log2 of the largest error of a slot, relative to the largest slot of its value; the worst value.
+    pub precision_bits_min: f64,
+    /// −log2 of the mean error of the slots, relative to the largest slot of its value; the mean of all values.
+    pub precision_bits_mean: f64,
+    values: usize,
+}
+
+/// Decrypts every value and compares it with the exact one. Only `--check` and tests make a probe: it needs the client's
+/// key.
+pub struct Probe<'a, B: Backend> {
+    cipher: &'a SecretCipher<B>,
+    layers: Vec<LayerPrecision>,
+    layer: String,
+}
+
+impl<'a, B: Backend> Probe<'a, B> {
+    /// A probe that decrypts with the client's cipher.
+    pub fn new(cipher: &'a SecretCipher<B>) -> Self {
+        Self { cipher, layers: Vec::new(), layer: "head".to_owned() }
+    }
+
+    /// Precision by layer, in the order of execution.
+    pub fn layers(&self) -> &[LayerPrecision] {
+        &self.layers
+    }
+
+    /// The worst precision of all values; `None` before the first.
+    pub fn precision_bits_min(&self) -> Option<f64> {
+        self.layers.iter().map(|layer| layer.precision_bits_min).reduce(f64::min)
+    }
+
+    fn record(&mut self, worst: f64, mean: f64) {
+        let layer = match self.layers.iter_mut().find(|layer| layer.layer == self.layer) {
+            Some(layer) => layer,
+            None => {
+                let layer = self.layer.clone();
+                let (precision_bits_min, precision_bits_mean) = (f64::INFINITY, 0.0);
+                self.layers.push(LayerPrecision { layer, precision_bits_min, precision_bits_mean, values: 0 });
+                self.layers.last_mut().expect("one was just added")
+            }
+        };
+        layer.values += 1;
+        layer.precision_bits_min = layer.precision_bits_min.min(worst);
+        layer.precision_bits_mean += (mean - layer.precision_bits_mean) / layer.values as f64;
+    }
+}
+
+/// The layer that a node's name speaks of: `…layers.3…` or `…layers/3…`.
+fn layer_of(node: &str) -> Option<u32> {
+    let rest = &node[node.find("layers")? + "layers".len()..];
+    let digits = rest.get(1..)?;
+    let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+    digits[..end].parse().ok()
+}
+
+/// −log2 of the largest and of the mean error, relative to the largest exact slot; `None` where that is all but zero.
+pub fn precision_bits(found: &[Complex64], exact: &[Complex64]) -> Option<(f64, f64)> {
+    let largest = exact.iter().map(|slot| slot.norm()).fold(0.0, f64::max);
+    if !(largest > 1e-9) {
+        return None;
+    }
+    let errors: Vec<f64> = found.iter().zip(exact).map(|(found, exact)| (found - exact).norm() / largest).collect();
+    let worst = errors.iter().fold(0.0, |most: f64, &error| if error.is_nan() { f64::INFINITY } else { most.max(error) });
+    let mean = errors.iter().sum::<f64>() / errors.len() as f64;
+    // An exact result has the precision of the doubles that it is compared in.
+    let bits = |error: f64| -error.max(f64::EPSILON).log2();
+    Some((bits(worst), bits(mean)))
+}
+
+impl<B: Backend> Observer<(Ciphertext<B>, ClearCiphertext)> for Probe<'_, B> {
+    fn after(&mut self, site: Site<'_>, result: Option<&(Ciphertext<B>, ClearCiphertext)>) -> Result<(), Error> {
+        if let Some(origin) = site.graph.node(site.op).origin {
+            let node = &site.graph.origins[origin.index()].node;
+            self.layer = layer_of(node).map_or_else(|| "head".to_owned(), |layer| format!("layer {layer}"));
+        }
+        let Some((ciphertext, exact)) = result else { return Ok(()) };
+        let found = self.cipher.decrypt_complex(ciphertext)?;
+        if let Some((worst, mean)) = precision_bits(&found, &exact.slots) {
+            self.record(worst, mean);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_found_in_names() {
+        assert_eq!(layer_of("/model/layers.12/self_attn/MatMul"), Some(12));
+        assert_eq!(layer_of("node_layers/3/mlp"), Some(3));
+        assert_eq!(layer_of("/lm_head/MatMul"), None);
+        assert_eq!(layer_of("layers"), None);
+    }
+
+    #[test]
+    fn precision_is_relative_to_the_largest_slot() {
+        let exact: Vec<Complex64> = [4.0, 0.0, 1.0, 0.0].map(Complex64::from).to_vec();
+        let found: Vec<Complex64> = [4.0, 0.5, 1.0, 0.0].map(Complex64::from).to_vec();
+        assert_eq!(precision_bits(&found, &exact), Some((3.0, 5.0)));
+        assert_eq!(precision_bits(&exact, &exact), Some((52.0, 52.0)));
+        assert_eq!(precision_bits(&found, &[Complex64::ZERO; 4]), None);
+        let broken = [Complex64::new(f64::NAN, 0.0); 4];
+        assert!(precision_bits(&broken, &exact).unwrap().0 < 0.0);
+    }
+}

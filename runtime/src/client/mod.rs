@@ -1,0 +1,98 @@
+//! The client's role: it owns the secret key, the text and the choice of tokens.
+//!
+//! It turns text into tokens, looks their embeddings up, packs and encrypts them; it decrypts logits and samples. All it
+//! needs is the plan's client file. The server's modules use nothing of this one.
+
+mod cipher;
+pub mod packing;
+pub mod sampling;
+mod saved;
+mod tokenizer;
+
+use cachemir_ir::plan::ClientPlan;
+use cachemir_ir::program::EntryKind;
+
+pub use cipher::{CheckedCipher, Cipher, ClearCipher, SecretCipher};
+pub(crate) use cipher::check_levels;
+pub use saved::SavedClient;
+pub use tokenizer::{TextStream, Tokenizer};
+
+use crate::Error;
+
+/// A client with its plan, tokenizer and cipher.
+#[derive(Debug)]
+pub struct Client<C> {
+    plan: ClientPlan,
+    tokenizer: Tokenizer,
+    cipher: C,
+}
+
+impl<C: Cipher> Client<C> {
+    /// A client that encrypts with the given cipher.
+    pub fn new(plan: ClientPlan, cipher: C) -> Result<Self, Error> {
+        let tokenizer = Tokenizer::from_bytes(&plan.model.tokenizer)?;
+        Ok(Self { plan, tokenizer, cipher })
+    }
+
+    /// The client's plan.
+    pub fn plan(&self) -> &ClientPlan {
+        &self.plan
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The cipher.
+    pub fn cipher(&self) -> &C {
+        &self.cipher
+    }
+
+    /// The most tokens of a session.
+    pub fn context(&self) -> usize {
+        self.plan.context as usize
+    }
+
+    /// The most tokens of one prefill call; `None` where the plan has no prefill.
+    pub fn chunk(&self) -> Option<usize> {
+        self.plan.entries.iter().find_map(|entry| match entry.kind {
+            EntryKind::Prefill { chunk } => Some(chunk as usize),
+            EntryKind::Decode => None,
+        })
+    }
+
+    /// The tokens of a prompt, start token included. Fails where there is no text or no room for an answer.
+    pub fn prompt_tokens(&self, prompt: &str) -> Result<Vec<u32>, Error> {
+        if prompt.is_empty() {
+            return Err(Error::EmptyPrompt);
+        }
+        let tokens = self.tokenizer.encode(prompt, self.plan.model.bos)?;
+        if tokens.len() > self.context() {
+            return Err(Error::PromptTooLong { tokens: tokens.len(), context: self.context() });
+        }
+        Ok(tokens)
+    }
+
+    /// Encrypts the embeddings of tokens for an entry point, `decode` or `prefill`.
+    pub fn encrypt(&self, entry: &str, tokens: &[u32]) -> Result<C::Ciphertext, Error> {
+        let level = self.level(entry)?;
+        let slots = packing::pack(&self.plan, tokens)?;
+        self.cipher.encrypt(&slots, level)
+    }
+
+    /// Decrypts the logits.
+    pub fn decrypt(&self, output: &C::Ciphertext) -> Result<Vec<f64>, Error> {
+        packing::unpack(&self.cipher.decrypt(output)?, &self.plan.logits)
+    }
+
+    /// Whether a token ends the text.
+    pub fn is_end(&self, token: u32) -> bool {
+        self.plan.model.eos.contains(&token)
+    }
+
+    fn level(&self, entry: &str) -> Result<u32, Error> {
+        let interface = self.plan.entry(entry).and_then(|entry| entry.input_levels.first().copied());
+        interface.ok_or_else(|| Error::PlanInvalid(format!("the plan has no entry point {entry}")))
+    }
+}

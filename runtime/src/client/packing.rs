@@ -1,0 +1,81 @@
+//! Between a client's vectors and the slots of a ciphertext, as the plan's placements say.
+
+use cachemir_ir::plan::ClientPlan;
+use cachemir_ir::program::Placement;
+
+use crate::Error;
+
+/// Packs the scaled embeddings of consecutive tokens; all other slots are zero.
+pub fn pack(plan: &ClientPlan, tokens: &[u32]) -> Result<Vec<f64>, Error> {
+    let slots = plan.slots as usize;
+    let mut packed = vec![0.0; slots];
+    for (index, &token) in tokens.iter().enumerate() {
+        let shift = index * plan.embedding.token_stride as usize;
+        let row = plan.model.embedding_of(token).ok_or_else(|| {
+            let tokens = plan.model.vocabulary;
+            Error::Tokenizer(format!("token {token} has no embedding: the model has {tokens} tokens"))
+        })?;
+        for (&value, &slot) in row.iter().zip(&plan.embedding.index_to_slot) {
+            let entry = packed.get_mut(slot as usize + shift).ok_or_else(|| {
+                Error::PlanInvalid(format!("the placement puts a value of token {index} beyond the {slots} slots"))
+            })?;
+            *entry = f64::from(value) * plan.embedding_scale;
+        }
+    }
+    Ok(packed)
+}
+
+/// Takes a vector out of the slots: entry i lies in slot `index_to_slot[i]`.
+pub fn unpack(slots: &[f64], placement: &Placement) -> Result<Vec<f64>, Error> {
+    let entry = |&slot: &u32| {
+        let value = slots.get(slot as usize).copied();
+        value.ok_or_else(|| Error::PlanInvalid(format!("the placement reads slot {slot} of {}", slots.len())))
+    };
+    placement.index_to_slot.iter().map(entry).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cachemir_ir::manifest::KeyManifest;
+    use cachemir_ir::parameters::Parameters;
+    use cachemir_ir::plan::ClientModel;
+
+    fn plan(token_stride: u32) -> ClientPlan {
+        ClientPlan {
+            parameters: Parameters::insecure_test(),
+            keys: KeyManifest::default(),
+            model: ClientModel {
+                name: String::new(),
+                tokenizer: Vec::new(),
+                vocabulary: 2,
+                hidden: 2,
+                embedding: vec![1.0, 2.0, 3.0, 4.0],
+                bos: None,
+                eos: vec![],
+            },
+            slots: 8,
+            context: 4,
+            entries: vec![],
+            embedding: Placement { index_to_slot: vec![0, 4], token_stride },
+            embedding_scale: 0.5,
+            logits: Placement { index_to_slot: vec![4, 1], token_stride: 0 },
+            plan_hash: [0; 32],
+        }
+    }
+
+    #[test]
+    fn tokens_interleave_by_their_stride() {
+        let plan = plan(1);
+        let packed = pack(&plan, &[1, 0, 1]).unwrap();
+        assert_eq!(packed, [1.5, 0.5, 1.5, 0.0, 2.0, 1.0, 2.0, 0.0]);
+        assert_eq!(unpack(&packed, &plan.logits).unwrap(), [2.0, 0.5]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_an_error() {
+        assert_eq!(pack(&plan(4), &[2]).unwrap_err().code(), "CMR-R004");
+        assert_eq!(pack(&plan(4), &[0, 1]).unwrap_err().code(), "CMR-R002");
+        assert_eq!(unpack(&[0.0; 4], &plan(4).logits).unwrap_err().code(), "CMR-R002");
+    }
+}

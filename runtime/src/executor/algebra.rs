@@ -1,0 +1,124 @@
+//! What the executor asks of a representation of ciphertexts.
+
+use cachemir_ir::ckks::{Bootstrap, CiphertextType};
+use cachemir_ir::slots::Chebyshev;
+
+use crate::Error;
+
+/// The arithmetic of the ckks stage over one representation: encrypted, in the clear, or both side by side.
+///
+/// Levels and scales are the callers' business: an operation is only asked for where [`cachemir_ir::ckks::infer`] allows
+/// it, and an implementation may fail, but must not repair, where they do not fit. Rotation amounts lie in `1..slots`
+/// and are to the left.
+pub trait Algebra {
+    /// A ciphertext.
+    type Ciphertext;
+    /// A ciphertext's second half, decomposed once for any number of rotations (hoisting, ePrint 2018/244).
+    type Decomposition;
+    /// An encoded plaintext vector.
+    type Plaintext;
+
+    /// Number n of slots.
+    fn slots(&self) -> usize;
+
+    /// Level of a ciphertext, and whether it is a product that awaits its rescale.
+    fn level(&self, a: &Self::Ciphertext) -> (u32, bool);
+
+    /// A copy.
+    fn duplicate(&self, a: &Self::Ciphertext) -> Result<Self::Ciphertext, Error>;
+
+    /// A ciphertext of zeros, transparent: state that was not yet written.
+    fn zero(&self, ty: &CiphertextType) -> Result<Self::Ciphertext, Error>;
+
+    /// a ← a + b
+    fn add_assign(&self, a: &mut Self::Ciphertext, b: &Self::Ciphertext) -> Result<(), Error>;
+
+    /// a ← a − b
+    fn subtract_assign(&self, a: &mut Self::Ciphertext, b: &Self::Ciphertext) -> Result<(), Error>;
+
+    /// a·b, relinearised
+    fn multiply(&self, a: &Self::Ciphertext, b: &Self::Ciphertext) -> Result<Self::Ciphertext, Error>;
+
+    /// Encodes a factor of ciphertexts of the given level, at the level's canonical scale.
+    fn encode_factor(&self, values: &[f64], level: u32) -> Result<Self::Plaintext, Error>;
+
+    /// Encodes a summand of ciphertexts of the given level and scale.
+    fn encode_summand(&self, values: &[f64], level: u32, product: bool) -> Result<Self::Plaintext, Error>;
+
+    /// Memory that an encoded plaintext holds, in bytes.
+    fn plaintext_bytes(&self, plain: &Self::Plaintext) -> usize;
+
+    /// a·plain
+    fn multiply_plain(&self, a: &Self::Ciphertext, plain: &Self::Plaintext) -> Result<Self::Ciphertext, Error>;
+
+    /// sum ← sum + a·plain
+    fn multiply_plain_accumulate(
+        &self,
+        sum: &mut Self::Ciphertext,
+        a: &Self::Ciphertext,
+        plain: &Self::Plaintext,
+    ) -> Result<(), Error> {
+        self.add_assign(sum, &self.multiply_plain(a, plain)?)
+    }
+
+    /// a ← a + plain
+    fn add_plain_assign(&self, a: &mut Self::Ciphertext, plain: &Self::Plaintext) -> Result<(), Error>;
+
+    /// a·factor, a product
+    fn multiply_scalar(&self, a: &Self::Ciphertext, factor: f64) -> Result<Self::Ciphertext, Error>;
+
+    /// a ← a·factor for an integer
+    fn multiply_integer_assign(&self, a: &mut Self::Ciphertext, factor: i64) -> Result<(), Error>;
+
+    /// a ← a·i
+    fn multiply_by_i_assign(&self, a: &mut Self::Ciphertext) -> Result<(), Error>;
+
+    /// a ← a, one level lower and no longer a product
+    fn rescale_assign(&self, a: &mut Self::Ciphertext) -> Result<(), Error>;
+
+    /// a at a lower level and that level's canonical scale
+    fn drop_levels(&self, a: &Self::Ciphertext, to: u32) -> Result<Self::Ciphertext, Error>;
+
+    /// a rotated to the left by `by` slots
+    fn rotate(&self, a: &Self::Ciphertext, by: usize) -> Result<Self::Ciphertext, Error>;
+
+    /// Prepares a ciphertext for several rotations.
+    fn decompose(&self, a: &Self::Ciphertext) -> Result<Self::Decomposition, Error>;
+
+    /// a rotated to the left by `by` slots, given its decomposition
+    fn rotate_decomposed(
+        &self,
+        a: &Self::Ciphertext,
+        decomposition: &Self::Decomposition,
+        by: usize,
+    ) -> Result<Self::Ciphertext, Error>;
+
+    /// The slots' complex conjugates.
+    fn conjugate(&self, a: &Self::Ciphertext) -> Result<Self::Ciphertext, Error>;
+
+    /// polynomial(a)·mask for slots in [-1, 1]
+    fn polynomial(
+        &self,
+        a: &Self::Ciphertext,
+        polynomial: &Chebyshev,
+        mask: Option<&[f64]>,
+    ) -> Result<Self::Ciphertext, Error>;
+
+    /// a times the variant's factor at the level of fresh ciphertexts, 0 where `keep` is false. `keep` is the variant's
+    /// condition for all slots.
+    fn bootstrap(
+        &self,
+        a: &Self::Ciphertext,
+        variant: &Bootstrap,
+        keep: Option<&[bool]>,
+    ) -> Result<Self::Ciphertext, Error>;
+
+    /// What is needed to restore a ciphertext in another process.
+    fn to_bytes(&self, a: &Self::Ciphertext) -> Result<Vec<u8>, Error>;
+
+    /// The ciphertext that [`to_bytes`](Self::to_bytes) wrote. Any bytes give a ciphertext or an error.
+    fn from_bytes(&self, bytes: &[u8]) -> Result<Self::Ciphertext, Error>;
+
+    /// Name of the representation, kept in saved sessions.
+    fn name(&self) -> &'static str;
+}

@@ -1,0 +1,71 @@
+//! Encoded plaintext vectors, kept between uses as far as a memory budget allows.
+//!
+//! A vector's value depends on its formula and on the variables that the formula mentions, so the key is the op and the
+//! values of those variables. Vectors that mention the position are dropped at the end of the call: the next call has
+//! another position.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use cachemir_ir::expression::{Environment, Variable, Vector};
+use cachemir_ir::graph::OpId;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    entry: usize,
+    op: OpId,
+    variables: Vec<i64>,
+    position: Option<i64>,
+}
+
+impl Key {
+    /// The key of an op's vector; `loops` are the counters of the loops around the op.
+    pub(crate) fn new(entry: usize, op: OpId, vector: &Vector, environment: &Environment) -> Self {
+        let mut variables = Vec::new();
+        if vector.mentions(Variable::Count) {
+            variables.push(environment.count);
+        }
+        for (number, &value) in environment.loops.iter().enumerate() {
+            if vector.mentions(Variable::Loop(number as u32)) {
+                variables.push(value);
+            }
+        }
+        let position = vector.mentions(Variable::Position).then_some(environment.position);
+        Self { entry, op, variables, position }
+    }
+}
+
+/// Encoded vectors by key.
+#[derive(Debug)]
+pub(crate) struct Plaintexts<P> {
+    kept: HashMap<Key, (Arc<P>, usize)>,
+    used_bytes: usize,
+    budget_bytes: usize,
+}
+
+impl<P> Plaintexts<P> {
+    pub(crate) fn new(budget_bytes: usize) -> Self {
+        Self { kept: HashMap::new(), used_bytes: 0, budget_bytes }
+    }
+
+    pub(crate) fn get(&self, key: &Key) -> Option<Arc<P>> {
+        self.kept.get(key).map(|(plain, _)| Arc::clone(plain))
+    }
+
+    /// Keeps a vector if the budget has room for it.
+    pub(crate) fn offer(&mut self, key: Key, plain: &Arc<P>, bytes: usize) {
+        if self.used_bytes + bytes <= self.budget_bytes && self.kept.insert(key, (Arc::clone(plain), bytes)).is_none() {
+            self.used_bytes += bytes;
+        }
+    }
+
+    /// Drops the vectors that belong to the call's position.
+    pub(crate) fn end_call(&mut self) {
+        self.kept.retain(|key, _| key.position.is_none());
+        self.used_bytes = self.kept.values().map(|(_, bytes)| bytes).sum();
+    }
+
+    pub(crate) fn used_bytes(&self) -> usize {
+        self.used_bytes
+    }
+}

@@ -1,0 +1,128 @@
+//! Small versioned files with a checksum, for saved sessions.
+//!
+//! `magic (8 bytes) · version (u32) · payload · BLAKE3 of all that (32 bytes)`. A file is written beside its target and
+//! then renamed, so that the target is never seen half written.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+
+use crate::Error;
+
+const HASH_BYTES: usize = 32;
+
+/// What identifies a kind of file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kind {
+    pub(crate) magic: [u8; 8],
+    pub(crate) version: u32,
+}
+
+/// Writes a file; a secret one can be read by its owner only.
+pub(crate) fn write(kind: Kind, payload: &[u8], path: &Path, secret: bool) -> Result<(), Error> {
+    let unwritable = |source| Error::Unwritable { path: path.to_owned(), source };
+    let version = kind.version.to_le_bytes();
+    let mut hasher = blake3::Hasher::new();
+    for part in [kind.magic.as_slice(), &version, payload] {
+        hasher.update(part);
+    }
+    let hash = *hasher.finalize().as_bytes();
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.partial", std::process::id()));
+    let partial = path.with_file_name(name);
+    let written = create(&partial, secret).and_then(|mut file| {
+        for part in [kind.magic.as_slice(), &version, payload, &hash] {
+            file.write_all(part)?;
+        }
+        file.sync_all()
+    });
+    written.and_then(|()| std::fs::rename(&partial, path)).map_err(|source| {
+        // What is left of a failed attempt is of no use; the error that matters is the first.
+        let _ = std::fs::remove_file(&partial);
+        unwritable(source)
+    })
+}
+
+fn create(path: &Path, secret: bool) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    if secret {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.mode(0o600);
+    }
+    #[cfg(not(unix))]
+    let _ = secret;
+    options.open(path)
+}
+
+/// Fails where a file could not be created at this path, so that nobody computes for hours in vain.
+pub(crate) fn check_writable(path: &Path) -> Result<(), Error> {
+    let unwritable = |source| Error::Unwritable { path: path.to_owned(), source };
+    if path.is_dir() {
+        return Err(unwritable(std::io::ErrorKind::IsADirectory.into()));
+    }
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    tempfile::NamedTempFile::new_in(folder).map(drop).map_err(unwritable)
+}
+
+/// The payload of a file, or in words what is wrong with it.
+pub(crate) fn read(kind: Kind, path: &Path) -> Result<Vec<u8>, String> {
+    let mut bytes = std::fs::read(path).map_err(|source| source.to_string())?;
+    let Some((head, _)) = bytes.split_first_chunk::<12>() else { return Err("it is too short".to_owned()) };
+    if head[..8] != kind.magic {
+        return Err("it is not a file of this kind".to_owned());
+    }
+    let version = u32::from_le_bytes([head[8], head[9], head[10], head[11]]);
+    if version != kind.version {
+        return Err(format!("it has version {version}, and this release reads version {}", kind.version));
+    }
+    let Some(end) = bytes.len().checked_sub(HASH_BYTES).filter(|&end| end >= 12) else {
+        return Err("it is truncated".to_owned());
+    };
+    if *blake3::hash(&bytes[..end]).as_bytes() != bytes[end..] {
+        return Err("it is truncated or altered: its hash does not match".to_owned());
+    }
+    bytes.truncate(end);
+    bytes.drain(..12);
+    Ok(bytes)
+}
+
+/// Reads numbers and byte strings off the front of a payload.
+#[derive(Debug)]
+pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
+
+impl<'a> Reader<'a> {
+    pub(crate) fn bytes(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (head, tail) = self.0.split_at_checked(count)?;
+        self.0 = tail;
+        Some(head)
+    }
+
+    pub(crate) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.bytes(N)?.try_into().ok()
+    }
+
+    pub(crate) fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    /// A byte string after its length.
+    pub(crate) fn string(&mut self) -> Option<&'a [u8]> {
+        let length = u64::from_le_bytes(self.array()?);
+        self.bytes(usize::try_from(length).ok()?)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Appends a byte string after its length.
+pub(crate) fn push_string(payload: &mut Vec<u8>, bytes: &[u8]) {
+    payload.extend((bytes.len() as u64).to_le_bytes());
+    payload.extend(bytes);
+}

@@ -1,0 +1,253 @@
+//! From a plan to a running client and server.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use cachemir_ckks::circuits::bootstrapping::{BootstrapPlan, Bootstrapper};
+use cachemir_ckks::rlwe::keys::KeyManifest;
+use cachemir_ckks::{Encoder, EvaluationKeys, Evaluator, Parameters, ParametersLiteral, Ring};
+use cachemir_hal::{Backend, CpuBackend};
+use cachemir_ir::ckks::{CiphertextType, CkksOp};
+use cachemir_ir::graph::{OpId, Region};
+use cachemir_ir::plan::{ClientPlan, Plan, client_path};
+
+use crate::Error;
+use crate::client::{Cipher, Client, check_levels};
+use crate::executor::{CkksProgram, Encrypted, Schedule, slot_kind};
+use crate::memory;
+
+/// A plan with its client's part and its hash.
+#[derive(Debug)]
+pub struct Plans {
+    /// The server's plan.
+    pub server: Plan,
+    /// The client's plan.
+    pub client: ClientPlan,
+}
+
+impl Plans {
+    /// Reads and checks a plan and the client file beside it.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let unreadable = |path: &Path| {
+            let path = path.to_owned();
+            move |source| Error::PlanUnreadable { path, source }
+        };
+        let invalid = |path: &Path, source: cachemir_ir::Error| Error::PlanInvalid(format!("{}: {source}", path.display()));
+        let bytes = std::fs::read(path).map_err(unreadable(path))?;
+        let server = Plan::from_bytes(&bytes).map_err(|source| invalid(path, source))?;
+        let hash = Plan::hash_of(&bytes).map_err(|source| invalid(path, source))?;
+        let client_file = client_path(path);
+        let bytes = std::fs::read(&client_file).map_err(unreadable(&client_file))?;
+        let client = ClientPlan::from_bytes(&bytes).map_err(|source| invalid(&client_file, source))?;
+        if client.plan_hash != hash {
+            let text = |hash: &[u8; 32]| blake3::Hash::from_bytes(*hash).to_hex()[..16].to_owned();
+            let (expected, found) = (text(&client.plan_hash), text(&hash));
+            return Err(Error::PlanMismatch { path: client_file, expected, found });
+        }
+        Ok(Self { server, client })
+    }
+
+    /// A client of this plan.
+    pub fn open_client<C: Cipher>(&self, cipher: C) -> Result<Client<C>, Error> {
+        Client::new(self.client.clone(), cipher)
+    }
+}
+
+/// The engine's parts for a plan, ahead of any key: everything here is cheap but for the tables of the ring.
+pub struct Engine<B: Backend> {
+    evaluator: Evaluator<B>,
+    bootstraps: Vec<BootstrapPlan>,
+    manifest: KeyManifest,
+}
+
+/// Bytes of memory that an encrypted run needs, by use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Requirements {
+    /// Evaluation keys.
+    pub key_bytes: u64,
+    /// Encoded matrices of the bootstraps.
+    pub matrix_bytes: u64,
+    /// All elements of the state arrays.
+    pub state_bytes: u64,
+    /// Most ciphertexts and decompositions that live at once, and the inside of a bootstrap.
+    pub working_bytes: u64,
+}
+
+impl Requirements {
+    /// The sum of all uses; encoded plaintexts take what is left over.
+    pub fn total_bytes(&self) -> u64 {
+        self.key_bytes + self.matrix_bytes + self.state_bytes + self.working_bytes
+    }
+
+    /// Fails where less than the total is available.
+    pub fn check(&self, available_bytes: u64) -> Result<(), Error> {
+        if self.total_bytes() <= available_bytes {
+            Ok(())
+        } else {
+            Err(Error::Memory { needed_bytes: self.total_bytes(), available_bytes })
+        }
+    }
+}
+
+/// Most memory that is spent on plaintexts that stay encoded between tokens, in bytes.
+const MAXIMUM_PLAINTEXT_BYTES: u64 = 2 << 30;
+
+/// Memory that is left to others, in bytes.
+const RESERVE_BYTES: u64 = 512 << 20;
+
+impl Engine<CpuBackend> {
+    /// The engine on this machine's processor.
+    pub fn new(plan: &Plan) -> Result<Self, Error> {
+        let ring = Ring::new(engine_parameters(&plan.parameters)?)?;
+        check_levels(&ring, plan.levels())?;
+        let kinds: BTreeSet<bool> = plan.keys.bootstraps.iter().map(|variant| variant.complex).collect();
+        let slots = plan.program.slots as usize;
+        let bootstraps: Vec<BootstrapPlan> = kinds
+            .into_iter()
+            .map(|complex| BootstrapPlan::new(ring.parameters(), slots, slot_kind(complex)))
+            .collect::<Result<_, _>>()?;
+        let mut manifest = KeyManifest {
+            rotations: plan.keys.rotations.iter().map(|(&by, &level)| (by as usize, level as usize)).collect(),
+            conjugation: plan.keys.conjugation.map(|level| level as usize),
+            relinearisation: plan.keys.relinearisation.map(|level| level as usize),
+            encapsulation: false,
+        };
+        for bootstrap in &bootstraps {
+            manifest.merge(&bootstrap.key_manifest());
+        }
+        Ok(Self { evaluator: Evaluator::new(Encoder::new(ring)), bootstraps, manifest })
+    }
+}
+
+impl<B: Backend> Engine<B> {
+    /// The ring.
+    pub fn ring(&self) -> &Ring<B> {
+        self.evaluator.ring()
+    }
+
+    /// The encoder.
+    pub fn encoder(&self) -> &Encoder<B> {
+        self.evaluator.encoder()
+    }
+
+    /// All keys that a run uses, those inside bootstraps included.
+    pub fn key_manifest(&self) -> &KeyManifest {
+        &self.manifest
+    }
+
+    /// The memory that a run needs.
+    pub fn requirements(&self, program: &CkksProgram) -> Requirements {
+        let parameters = self.ring().parameters();
+        let limb_bytes = (parameters.degree() * size_of::<u64>()) as u64;
+        let special = parameters.digit_limbs() as u64;
+        let mut matrix_bytes = 0;
+        for bootstrap in &self.bootstraps {
+            for factor in bootstrap.slots_to_coefficients() {
+                matrix_bytes += factor.matrix.diagonals().len() as u64 * (factor.level as u64 + 1) * limb_bytes;
+            }
+            for factor in bootstrap.coefficients_to_slots() {
+                let limbs = factor.level as u64 + 1 + special;
+                matrix_bytes += factor.matrix.diagonals().len() as u64 * limbs * limb_bytes;
+            }
+        }
+        let ciphertext_bytes = |level: u32| 2 * u64::from(level + 1) * limb_bytes;
+        let state = |state: &cachemir_ir::program::State| {
+            u64::from(state.capacity) * ciphertext_bytes(state.level.unwrap_or(0))
+        };
+        // Baby steps of CoeffsToSlots are kept in QP: eight ciphertexts, with decompositions and the powers of EvalMod.
+        let full = parameters.maximum_level() as u64 + 1 + special;
+        let inside_bootstrap = if self.bootstraps.is_empty() { 0 } else { 24 * 2 * full * limb_bytes };
+        let live = program.entries.iter().map(|entry| {
+            let schedule = Schedule::new(&entry.graph);
+            let digit_bytes = |level: u32| {
+                let limbs = u64::from(level) + 1;
+                limbs.div_ceil(special) * (limbs + special) * limb_bytes
+            };
+            peak_live_bytes(entry, &schedule, &ciphertext_bytes, &digit_bytes)
+        });
+        Requirements {
+            key_bytes: self.manifest.key_bytes(parameters),
+            matrix_bytes,
+            state_bytes: program.states.iter().map(state).sum(),
+            working_bytes: live.max().unwrap_or(0) + inside_bootstrap,
+        }
+    }
+
+    /// Predicted work of the bootstraps by kind, in times of one number-theoretic transform.
+    pub fn bootstrap_ntt_units(&self) -> Vec<(bool, f64)> {
+        let parameters = self.ring().parameters();
+        let units = |plan: &BootstrapPlan| (plan.kind() == slot_kind(true), plan.cost(parameters).ntt_units());
+        self.bootstraps.iter().map(units).collect()
+    }
+
+    /// The server's arithmetic under a client's keys. Encodes the bootstraps' matrices.
+    pub fn algebra(self, keys: EvaluationKeys<B>, slots: usize) -> Result<Encrypted<B>, Error> {
+        let mut bootstrappers = Vec::new();
+        for plan in self.bootstraps {
+            bootstrappers.push(Bootstrapper::with_plan(&self.evaluator, plan)?);
+        }
+        Ok(Encrypted::new(self.evaluator, keys, bootstrappers, slots, MAXIMUM_PLAINTEXT_BYTES / 2))
+    }
+}
+
+/// Bytes that encoded plaintexts may take, given what else is needed.
+pub fn plaintext_budget_bytes(requirements: &Requirements, available_bytes: Option<u64>) -> usize {
+    let left = available_bytes.map_or(MAXIMUM_PLAINTEXT_BYTES, |available| {
+        available.saturating_sub(requirements.total_bytes() + RESERVE_BYTES)
+    });
+    left.min(MAXIMUM_PLAINTEXT_BYTES) as usize
+}
+
+/// The memory that is available, where the system says.
+pub fn available_bytes() -> Option<u64> {
+    memory::available_bytes()
+}
+
+/// The engine's parameters for a plan's.
+pub fn engine_parameters(parameters: &cachemir_ir::parameters::Parameters) -> Result<Parameters, Error> {
+    let literal = ParametersLiteral {
+        name: parameters.name.clone(),
+        log2_degree: parameters.log2_degree,
+        log2_scale: parameters.log2_scale,
+        base_bits: parameters.base_bits,
+        slots_to_coeffs_bits: parameters.slots_to_coeffs_bits.clone(),
+        use_bits: parameters.use_bits.clone(),
+        eval_mod_bits: parameters.eval_mod_bits.clone(),
+        coeffs_to_slots_bits: parameters.coeffs_to_slots_bits.clone(),
+        special_bits: parameters.special_bits.clone(),
+        ephemeral_weight: parameters.ephemeral_weight as usize,
+        insecure: parameters.insecure,
+    };
+    literal.validate().map_err(|source| Error::PlanInvalid(source.to_string()))
+}
+
+/// Most bytes of ciphertexts and decompositions that live at once while an entry point runs.
+fn peak_live_bytes(
+    entry: &cachemir_ir::program::Entry<CkksOp, CiphertextType>,
+    schedule: &Schedule,
+    ciphertext_bytes: &dyn Fn(u32) -> u64,
+    digit_bytes: &dyn Fn(u32) -> u64,
+) -> u64 {
+    let graph = &entry.graph;
+    let size = |value: &cachemir_ir::graph::ValueId| {
+        let level = graph.ty(*value).level;
+        ciphertext_bytes(level) + if schedule.is_hoisted(*value) { digit_bytes(level) } else { 0 }
+    };
+    let mut live: u64 = graph.inputs.iter().map(size).sum();
+    let mut peak = live;
+    let mut walk = |op: OpId| {
+        live += graph.node(op).results.iter().map(size).sum::<u64>();
+        peak = peak.max(live);
+        live = live.saturating_sub(schedule.dead_after(op).iter().map(size).sum());
+    };
+    fn visit(graph: &cachemir_ir::ckks::CkksGraph, block: &Region, walk: &mut dyn FnMut(OpId)) {
+        for &op in &block.ops {
+            if let Some(region) = &graph.node(op).region {
+                visit(graph, region, walk);
+            }
+            walk(op);
+        }
+    }
+    visit(graph, &graph.body, &mut walk);
+    peak
+}
