@@ -18,7 +18,11 @@ pub fn verify(model: &TensorModel) -> Result<(), Error> {
         for weight in &model.weights {
             let expected = weight.shape.iter().product::<usize>();
             if !weight.values.is_empty() && weight.values.len() != expected {
-                problems.push(format!("{} has {} values, its shape needs {expected}", weight.name, weight.values.len()));
+                problems.push(format!(
+                    "{} has {} values, its shape needs {expected}",
+                    weight.name,
+                    weight.values.len()
+                ));
             }
         }
         let mut appends = vec![[0_u32; 2]; shape.layers];
@@ -91,9 +95,8 @@ fn verify_op(model: &TensorModel, node: &Node<TensorOp>) -> Result<(), String> {
     let kv = vector(shape.kv_width());
     let cache = TensorType::Cache { width: shape.kv_width() as u32 };
     let rows = TensorType::Rows { heads: shape.heads as u32 };
-    let attention_heads = |heads: u32, kv_heads: u32| {
-        heads as usize == shape.heads && kv_heads as usize == shape.kv_heads
-    };
+    let attention_heads =
+        |heads: u32, kv_heads: u32| heads as usize == shape.heads && kv_heads as usize == shape.kv_heads;
     let good = match node.op {
         TensorOp::Embedding { .. } => {
             weight_shape == [shape.vocabulary, shape.hidden]
@@ -137,4 +140,3 @@ fn verify_op(model: &TensorModel, node: &Node<TensorOp>) -> Result<(), String> {
     let names = operands.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     Err(format!("does not fit ({names}) → {result} with a weight of shape {weight_shape:?}"))
 }
-

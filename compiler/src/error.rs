@@ -1,0 +1,206 @@
+//! What can go wrong in a compilation. Each kind has a stable code; [`explain`] says what to do about it.
+
+use std::path::PathBuf;
+
+/// An error of the compiler.
+///
+/// Codes starting with `C01` are about the ONNX file, `C02` about the model in it, `C03` about the files beside it,
+/// `C04` about options and limits, `C05` about input and output, `C06` about parameters, `C09` are defects of the compiler.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file that could not be read.
+    #[error("{} cannot be read: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file that could not be written.
+    #[error("{} cannot be written: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file that is not an ONNX model, or only the beginning of one.
+    #[error("{} is not a complete ONNX model: {message}", path.display())]
+    NotOnnx {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        message: String,
+    },
+    /// A tensor whose values lie in a file that is not there.
+    #[error("the values of tensor `{tensor}` are in {}, which cannot be opened", path.display())]
+    MissingExternalData {
+        /// The tensor that needs it, the first one in the model.
+        tensor: String,
+        /// The missing file.
+        path: PathBuf,
+    },
+    /// A tensor whose values are not where, or not as many as, the model says.
+    #[error("tensor `{tensor}` cannot be read: {message}")]
+    BadTensor {
+        /// The tensor.
+        tensor: String,
+        /// What was expected and found.
+        message: String,
+    },
+    /// Operations that no Llama decoder has.
+    #[error("node `{node}` ({op_type}) is not supported; unsupported operations in this model: {}", all.join(", "))]
+    UnsupportedOps {
+        /// The first node with such an operation.
+        node: String,
+        /// Its operation.
+        op_type: String,
+        /// All such operations of the model.
+        all: Vec<String>,
+    },
+    /// A node that breaks the structure of a Llama decoder.
+    #[error("node `{node}` ({op_type}) does not fit a Llama decoder: {message}")]
+    NotLlama {
+        /// The node.
+        node: String,
+        /// Its operation.
+        op_type: String,
+        /// What was expected there.
+        message: String,
+    },
+    /// An input or output of the graph that is missing or not understood.
+    #[error("the model's interface does not fit a Llama decoder: {message}")]
+    Interface {
+        /// What was expected and found.
+        message: String,
+    },
+    /// `config.json` or `tokenizer.json` is neither beside the model nor named by an option.
+    #[error("{file} was not found beside {} or in the two folders above it", model.display())]
+    MissingCompanion {
+        /// The file's name.
+        file: &'static str,
+        /// The model.
+        model: PathBuf,
+    },
+    /// A companion file that is not what its name says, or contradicts the graph.
+    #[error("{} does not fit: {message}", path.display())]
+    BadCompanion {
+        /// The file.
+        path: PathBuf,
+        /// What was expected and found.
+        message: String,
+    },
+    /// An option's value that cannot be met.
+    #[error("{option}: {message}")]
+    BadOption {
+        /// The option.
+        option: &'static str,
+        /// Why not.
+        message: String,
+    },
+    /// A program for which no choice of bootstraps leaves enough levels.
+    #[error("the {entry} program does not fit the parameters at {}: {}", .cause.origin, .cause.message)]
+    Infeasible {
+        /// `decode` or `prefill`.
+        entry: &'static str,
+        /// The op that does not fit.
+        cause: crate::placement::Infeasible,
+    },
+    /// An invariant of one of our stages is broken: a defect of the compiler.
+    #[error(transparent)]
+    Ir(#[from] cachemir_ir::Error),
+}
+
+/// Codes with their explanations, in ascending order.
+pub const EXPLANATIONS: &[(&str, &str)] = &[
+    (
+        "C0101",
+        "The file is not an ONNX model, or only part of one. Check that it was copied completely (`git lfs pull`, an \
+         interrupted download) and that it is the .onnx file, not the data file beside it.",
+    ),
+    (
+        "C0102",
+        "The model keeps its weights in another file, which has to lie at the path recorded in the model, relative to \
+         the model's folder. Copy that file too. To compile for the shape only, without weights, use --shapes-only.",
+    ),
+    (
+        "C0103",
+        "A tensor's values do not match its shape, its type is not supported, or its region lies outside the data \
+         file. The model or its data file is damaged, or the two are not of the same export.",
+    ),
+    (
+        "C0201",
+        "The model uses operations that are not part of a Llama decoder. Supported are decoders of the Llama family \
+         (RMSNorm, rotary embedding, grouped-query attention, SwiGLU) exported to ONNX with or without a key-value \
+         cache.",
+    ),
+    (
+        "C0202",
+        "All operations are known, but the named node is not where a Llama decoder would have it. Biases, other \
+         activations, layer norms, sliding windows and interleaved rotary embeddings are not supported.",
+    ),
+    (
+        "C0203",
+        "The graph's inputs and outputs must be those of a decoder: input_ids, optionally attention_mask and \
+         position_ids, past keys and values; logits and present keys and values.",
+    ),
+    (
+        "C0301",
+        "The model's folder lacks a file. tokenizer.json and config.json are looked for beside the model and in the \
+         two folders above it; name them with --tokenizer and --config if they lie elsewhere.",
+    ),
+    ("C0302", "A file beside the model is not valid, or is of another model: its numbers contradict the graph."),
+    ("C0401", "An option asks for something that this model or program cannot give; the message says what is possible."),
+    ("C0501", "A file cannot be read. Check its path and permissions."),
+    ("C0502", "A file cannot be written. Check the folder, its permissions and the space left."),
+    (
+        "C0601",
+        "An op needs more levels than the parameters leave it, wherever bootstraps are put. Choose parameters with more \
+         levels (--params), or a calibration text with shorter ranges, which lowers the degrees of the approximations.",
+    ),
+    (
+        "C0901",
+        "The compiler broke one of its own invariants. This is a defect: please report it with the command line, the \
+         model and the message.",
+    ),
+];
+
+/// What a code means and what to do about it.
+pub fn explain(code: &str) -> Option<&'static str> {
+    EXPLANATIONS.iter().find(|(known, _)| known.eq_ignore_ascii_case(code)).map(|(_, text)| *text)
+}
+
+impl Error {
+    /// The error's stable code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NotOnnx { .. } => "C0101",
+            Self::MissingExternalData { .. } => "C0102",
+            Self::BadTensor { .. } => "C0103",
+            Self::UnsupportedOps { .. } => "C0201",
+            Self::NotLlama { .. } => "C0202",
+            Self::Interface { .. } => "C0203",
+            Self::MissingCompanion { .. } => "C0301",
+            Self::BadCompanion { .. } => "C0302",
+            Self::BadOption { .. } => "C0401",
+            Self::Read { .. } => "C0501",
+            Self::Write { .. } => "C0502",
+            Self::Infeasible { .. } => "C0601",
+            Self::Ir(_) => "C0901",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_explained_once() {
+        assert!(EXPLANATIONS.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        let error = Error::Interface { message: String::new() };
+        assert!(explain(error.code()).is_some());
+        assert!(explain("c0101").is_some());
+        assert!(explain("C9999").is_none());
+    }
+}

@@ -1,0 +1,145 @@
+//! The files beside a model: `config.json`, `generation_config.json`, `genai_config.json`, `tokenizer.json`.
+
+use std::path::{Path, PathBuf};
+
+use cachemir_ir::tensor::TensorModel;
+use serde_json::Value;
+
+use super::ImportOptions;
+use crate::Error;
+
+/// A tokenizer as its file has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenizerFile {
+    /// Where it was found.
+    pub path: PathBuf,
+    /// Its contents, valid for the `tokenizers` crate.
+    pub bytes: Vec<u8>,
+}
+
+/// What the files beside a model say.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Companions {
+    /// The tokenizer.
+    pub tokenizer: Option<TokenizerFile>,
+    /// The token that starts a text.
+    pub bos_token: Option<u32>,
+    /// The tokens that end a text.
+    pub eos_tokens: Vec<u32>,
+    /// Most tokens that the model was made for.
+    pub context: Option<usize>,
+    /// Base of the rotary frequencies, used only if the graph's own table is not at hand.
+    pub rope_theta: Option<f64>,
+    /// The configuration's path and contents.
+    config: Option<(PathBuf, Value)>,
+}
+
+impl Companions {
+    /// Reads the files named by the options, or found beside the model or in the two folders above it.
+    pub(super) fn find(model: &Path, options: &ImportOptions) -> Result<Self, Error> {
+        let mut this = Self::default();
+        let config = match &options.config {
+            Some(path) => Some(path.clone()),
+            None => nearest(model, "config.json"),
+        };
+        if let Some(path) = config {
+            let config = read_json(&path)?;
+            this.take_tokens(&config);
+            this.context = number(&config, "max_position_embeddings").map(|number| number as usize);
+            this.rope_theta = config.get("rope_theta").and_then(Value::as_f64);
+            if let Some(folder) = path.parent()
+                && let generation = folder.join("generation_config.json")
+                && generation.is_file()
+            {
+                this.take_tokens(&read_json(&generation)?);
+            }
+            this.config = Some((path, config));
+        } else if let Some(path) = nearest(model, "genai_config.json") {
+            let config = read_json(&path)?;
+            let inner = config.get("model").cloned().unwrap_or_default();
+            this.take_tokens(&inner);
+            this.context = number(&inner, "context_length").map(|number| number as usize);
+        } else {
+            return Err(Error::MissingCompanion { file: "config.json", model: model.to_owned() });
+        }
+        let tokenizer = match &options.tokenizer {
+            Some(path) => Some(path.clone()),
+            None => nearest(model, "tokenizer.json"),
+        };
+        this.tokenizer = match tokenizer {
+            Some(path) => Some(read_tokenizer(path)?),
+            None if options.shapes_only => None,
+            None => return Err(Error::MissingCompanion { file: "tokenizer.json", model: model.to_owned() }),
+        };
+        Ok(this)
+    }
+
+    /// Checks the files' numbers against the graph's.
+    pub(super) fn check(&self, model: &TensorModel) -> Result<(), Error> {
+        let shape = &model.hyperparameters;
+        if let Some((path, config)) = &self.config {
+            let pairs = [
+                ("vocab_size", shape.vocabulary),
+                ("hidden_size", shape.hidden),
+                ("num_hidden_layers", shape.layers),
+                ("num_attention_heads", shape.heads),
+                ("num_key_value_heads", shape.kv_heads),
+                ("intermediate_size", shape.mlp),
+            ];
+            for (key, graph) in pairs {
+                if let Some(said) = number(config, key)
+                    && said != graph as u64
+                {
+                    let message = format!("{key} is {said}, in the graph it is {graph}");
+                    return Err(Error::BadCompanion { path: path.clone(), message });
+                }
+            }
+            let special = self.bos_token.iter().chain(&self.eos_tokens);
+            if let Some(token) = special.into_iter().find(|&&token| token as usize >= shape.vocabulary) {
+                let message = format!("special token {token} is not among the {} tokens", shape.vocabulary);
+                return Err(Error::BadCompanion { path: path.clone(), message });
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the special tokens that a configuration names.
+    fn take_tokens(&mut self, config: &Value) {
+        let token = |value: &Value| value.as_u64().and_then(|token| u32::try_from(token).ok());
+        if let Some(bos) = config.get("bos_token_id").and_then(token) {
+            self.bos_token = Some(bos);
+        }
+        match config.get("eos_token_id") {
+            Some(Value::Array(tokens)) => self.eos_tokens = tokens.iter().filter_map(token).collect(),
+            Some(single) => self.eos_tokens = token(single).into_iter().collect(),
+            None => {}
+        }
+    }
+}
+
+fn number(config: &Value, key: &str) -> Option<u64> {
+    config.get(key).and_then(Value::as_u64)
+}
+
+/// The file of the given name in the model's folder or one of the two above it.
+fn nearest(model: &Path, file: &str) -> Option<PathBuf> {
+    let model = std::path::absolute(model).ok()?;
+    model.ancestors().skip(1).take(3).map(|folder| folder.join(file)).find(|path| path.is_file())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })
+}
+
+fn read_json(path: &Path) -> Result<Value, Error> {
+    serde_json::from_slice(&read(path)?)
+        .map_err(|error| Error::BadCompanion { path: path.to_owned(), message: error.to_string() })
+}
+
+fn read_tokenizer(path: PathBuf) -> Result<TokenizerFile, Error> {
+    let bytes = read(&path)?;
+    match tokenizers::Tokenizer::from_bytes(&bytes) {
+        Ok(_) => Ok(TokenizerFile { path, bytes }),
+        Err(error) => Err(Error::BadCompanion { path, message: error.to_string() }),
+    }
+}

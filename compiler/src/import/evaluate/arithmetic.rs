@@ -1,0 +1,281 @@
+//! Operations that compute new entries.
+
+use super::{Operands, axis_index};
+use crate::import::dense::{Data, Dense, Kind, broadcast_indices, broadcast_shapes, strided_indices, strides};
+
+pub(super) fn is_known(op_type: &str) -> bool {
+    unary(op_type).is_some()
+        || binary(op_type).is_some()
+        || comparison(op_type).is_some()
+        || reduction(op_type).is_some()
+        || matches!(op_type, "And" | "Or" | "Xor" | "Not" | "IsNaN" | "Where" | "MatMul" | "Range" | "CumSum" | "Max" | "Min")
+}
+
+fn unary(op_type: &str) -> Option<fn(f64) -> f64> {
+    Some(match op_type {
+        "Neg" => |x| -x,
+        "Abs" => f64::abs,
+        "Sqrt" => f64::sqrt,
+        "Reciprocal" => |x| 1.0 / x,
+        "Exp" => f64::exp,
+        "Log" => f64::ln,
+        "Cos" => f64::cos,
+        "Sin" => f64::sin,
+        "Floor" => f64::floor,
+        "Ceil" => f64::ceil,
+        "Round" => f64::round_ties_even,
+        "Sigmoid" => |x| 1.0 / (1.0 + (-x).exp()),
+        _ => return None,
+    })
+}
+
+/// Operators on two floats or two integers; `None` where an integer result does not exist.
+type Binary = (fn(f64, f64) -> f64, fn(i64, i64) -> Option<i64>);
+
+fn binary(op_type: &str) -> Option<Binary> {
+    Some(match op_type {
+        "Add" => (|a, b| a + b, i64::checked_add),
+        "Sub" => (|a, b| a - b, i64::checked_sub),
+        "Mul" => (|a, b| a * b, i64::checked_mul),
+        "Div" => (|a, b| a / b, i64::checked_div),
+        "Mod" => (|a, b| a - (a / b).floor() * b, |a, b| if b == 0 { None } else { Some(a - a.div_euclid(b) * b) }),
+        "Pow" => (f64::powf, |a, b| a.checked_pow(u32::try_from(b).ok()?)),
+        _ => return None,
+    })
+}
+
+fn comparison(op_type: &str) -> Option<fn(f64, f64) -> bool> {
+    Some(match op_type {
+        "Equal" => |a, b| a == b,
+        "Less" => |a, b| a < b,
+        "LessOrEqual" => |a, b| a <= b,
+        "Greater" => |a, b| a > b,
+        "GreaterOrEqual" => |a, b| a >= b,
+        _ => return None,
+    })
+}
+
+fn reduction(op_type: &str) -> Option<fn(&[f64]) -> f64> {
+    Some(match op_type {
+        "ReduceSum" => |values| values.iter().sum(),
+        "ReduceMean" => |values| values.iter().sum::<f64>() / values.len() as f64,
+        "ReduceMax" => |values| values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+        "ReduceMin" => |values| values.iter().copied().fold(f64::INFINITY, f64::min),
+        "ReduceProd" => |values| values.iter().product(),
+        _ => return None,
+    })
+}
+
+pub(super) fn evaluate(operands: &Operands<'_>) -> Result<Dense, String> {
+    let op_type = operands.node.op_type.as_str();
+    if let Some(function) = unary(op_type) {
+        let x = operands.get(0)?;
+        return Ok(Dense::from_f64(x.shape.clone(), x.kind(), x.to_f64().into_iter().map(function).collect()));
+    }
+    if let Some(functions) = binary(op_type) {
+        return arithmetic(operands.get(0)?, operands.get(1)?, functions);
+    }
+    if let Some(function) = comparison(op_type) {
+        let (shape, a, b) = broadcast(operands.get(0)?, operands.get(1)?)?;
+        let (a, b) = (a.to_f64(), b.to_f64());
+        let data = Data::Bool(a.into_iter().zip(b).map(|(a, b)| function(a, b)).collect());
+        return Ok(Dense { shape, data });
+    }
+    if let Some(function) = reduction(op_type) {
+        return reduce(operands, function);
+    }
+    match op_type {
+        "And" | "Or" | "Xor" => {
+            let (shape, a, b) = broadcast(operands.get(0)?, operands.get(1)?)?;
+            let pairs = a.to_bools().into_iter().zip(b.to_bools());
+            let values = pairs.map(|(a, b)| match op_type {
+                "And" => a && b,
+                "Or" => a || b,
+                _ => a != b,
+            });
+            Ok(Dense { shape, data: Data::Bool(values.collect()) })
+        }
+        "Not" | "IsNaN" => {
+            let x = operands.get(0)?;
+            let values = if op_type == "Not" {
+                x.to_bools().into_iter().map(|value| !value).collect()
+            } else {
+                x.to_f64().into_iter().map(f64::is_nan).collect()
+            };
+            Ok(Dense { shape: x.shape.clone(), data: Data::Bool(values) })
+        }
+        "Max" | "Min" => {
+            let mut result = operands.get(0)?.clone();
+            for index in 1..operands.values.len() {
+                let functions: super::arithmetic::Binary = if op_type == "Max" {
+                    (f64::max, |a, b| Some(a.max(b)))
+                } else {
+                    (f64::min, |a, b| Some(a.min(b)))
+                };
+                result = arithmetic(&result, operands.get(index)?, functions)?;
+            }
+            Ok(result)
+        }
+        "Where" => select(operands.get(0)?, operands.get(1)?, operands.get(2)?),
+        "MatMul" => matrix_product(operands.get(0)?, operands.get(1)?),
+        "Range" => range(operands),
+        _ => cumulative_sum(operands),
+    }
+}
+
+/// Both operands with the shape that broadcasting gives them.
+fn broadcast(a: &Dense, b: &Dense) -> Result<(Vec<usize>, Dense, Dense), String> {
+    let shape = broadcast_shapes(&a.shape, &b.shape)?;
+    let expand = |operand: &Dense| {
+        if operand.shape == shape {
+            return operand.clone();
+        }
+        Dense { shape: shape.clone(), data: operand.data.select(&broadcast_indices(&operand.shape, &shape)) }
+    };
+    Ok((shape.clone(), expand(a), expand(b)))
+}
+
+fn arithmetic(a: &Dense, b: &Dense, (on_floats, on_ints): Binary) -> Result<Dense, String> {
+    let (shape, a, b) = broadcast(a, b)?;
+    if a.kind().is_float() {
+        let values = a.to_f64().into_iter().zip(b.to_f64()).map(|(a, b)| on_floats(a, b)).collect();
+        return Ok(Dense::from_f64(shape, a.kind(), values));
+    }
+    let values = a.to_ints().into_iter().zip(b.to_ints()).map(|(a, b)| on_ints(a, b)).collect::<Option<Vec<_>>>();
+    values.map(|values| Dense::ints(shape, values)).ok_or_else(|| "an integer operation overflows".to_owned())
+}
+
+fn select(condition: &Dense, yes: &Dense, no: &Dense) -> Result<Dense, String> {
+    let shape = broadcast_shapes(&broadcast_shapes(&condition.shape, &yes.shape)?, &no.shape)?;
+    let at = |operand: &Dense| broadcast_indices(&operand.shape, &shape);
+    let (condition_at, yes_at, no_at) = (at(condition), at(yes), at(no));
+    let condition = condition.to_bools();
+    if yes.kind() == Kind::Int {
+        let (yes, no) = (yes.to_ints(), no.to_ints());
+        let pick = |i: usize| if condition[condition_at[i]] { yes[yes_at[i]] } else { no[no_at[i]] };
+        return Ok(Dense::ints(shape, (0..condition_at.len()).map(pick).collect()));
+    }
+    let kind = yes.kind();
+    let (yes, no) = (yes.to_f64(), no.to_f64());
+    let pick = |i: usize| if condition[condition_at[i]] { yes[yes_at[i]] } else { no[no_at[i]] };
+    let values = (0..condition_at.len()).map(pick).collect();
+    Ok(Dense::from_f64(shape, kind, values))
+}
+
+fn reduce(operands: &Operands<'_>, function: fn(&[f64]) -> f64) -> Result<Dense, String> {
+    let x = operands.get(0)?;
+    let rank = x.shape.len();
+    let keep = operands.node.int("keepdims").unwrap_or(1) != 0;
+    let axes = match operands.ints("axes", 1) {
+        Some(axes) if !axes.is_empty() => axes,
+        _ if operands.node.int("noop_with_empty_axes").unwrap_or(0) != 0 => return Ok(x.clone()),
+        _ => (0..rank as i64).collect(),
+    };
+    let mut reduced = vec![false; rank];
+    for axis in axes {
+        reduced[axis_index(axis, rank)?] = true;
+    }
+    let all = strides(&x.shape);
+    let split = |wanted: bool| -> (Vec<usize>, Vec<usize>) {
+        (0..rank).filter(|&axis| reduced[axis] == wanted).map(|axis| (x.shape[axis], all[axis])).unzip()
+    };
+    let ((outer_shape, outer_strides), (inner_shape, inner_strides)) = (split(false), split(true));
+    let inner = strided_indices(&inner_shape, &inner_strides, 0);
+    let values = x.to_f64();
+    let mut gathered = Vec::with_capacity(inner.len());
+    let results = strided_indices(&outer_shape, &outer_strides, 0).into_iter().map(|start| {
+        gathered.clear();
+        gathered.extend(inner.iter().map(|offset| values[start + offset]));
+        function(&gathered)
+    });
+    let results = results.collect();
+    let shape = if keep {
+        (0..rank).map(|axis| if reduced[axis] { 1 } else { x.shape[axis] }).collect()
+    } else {
+        outer_shape
+    };
+    Ok(Dense::from_f64(shape, x.kind(), results))
+}
+
+/// The shape of a matrix product, by numpy's rules.
+pub(in crate::import) fn matrix_product_shape(a: &[usize], b: &[usize]) -> Result<Vec<usize>, String> {
+    let mismatch = || format!("the product of shapes {a:?} and {b:?} does not exist");
+    let (left, right) = (matrix_shape(a, true), matrix_shape(b, false));
+    let ([.., rows, inner], [.., inner_b, columns]) = (left.as_slice(), right.as_slice()) else {
+        return Err(mismatch());
+    };
+    if inner != inner_b {
+        return Err(mismatch());
+    }
+    let mut shape = broadcast_shapes(&left[..left.len() - 2], &right[..right.len() - 2])?;
+    if a.len() > 1 {
+        shape.push(*rows);
+    }
+    if b.len() > 1 {
+        shape.push(*columns);
+    }
+    Ok(shape)
+}
+
+/// A vector as a matrix of one row (on the left) or one column (on the right).
+fn matrix_shape(shape: &[usize], on_the_left: bool) -> Vec<usize> {
+    match shape {
+        [length] if on_the_left => vec![1, *length],
+        [length] => vec![*length, 1],
+        _ => shape.to_vec(),
+    }
+}
+
+fn matrix_product(a: &Dense, b: &Dense) -> Result<Dense, String> {
+    let shape = matrix_product_shape(&a.shape, &b.shape)?;
+    let (left, right) = (matrix_shape(&a.shape, true), matrix_shape(&b.shape, false));
+    let (rows, inner, columns) = (left[left.len() - 2], left[left.len() - 1], right[right.len() - 1]);
+    let batch = broadcast_shapes(&left[..left.len() - 2], &right[..right.len() - 2])?;
+    let left_at = broadcast_indices(&left[..left.len() - 2], &batch);
+    let right_at = broadcast_indices(&right[..right.len() - 2], &batch);
+    let (x, y) = (a.to_f64(), b.to_f64());
+    let mut values = Vec::with_capacity(shape.iter().product());
+    for (left, right) in left_at.into_iter().zip(right_at) {
+        for row in 0..rows {
+            let x = &x[(left * rows + row) * inner..][..inner];
+            for column in 0..columns {
+                let y = y[right * inner * columns..].iter().skip(column).step_by(columns.max(1));
+                values.push(x.iter().zip(y).map(|(x, y)| x * y).sum());
+            }
+        }
+    }
+    Ok(Dense::from_f64(shape, a.kind(), values))
+}
+
+fn range(operands: &Operands<'_>) -> Result<Dense, String> {
+    let start = operands.get(0)?;
+    let bounds: Option<Vec<f64>> =
+        [start, operands.get(1)?, operands.get(2)?].into_iter().map(Dense::scalar).collect();
+    let Some([first, limit, step]) = bounds.as_deref().and_then(|bounds| <[f64; 3]>::try_from(bounds).ok()) else {
+        return Err("the bounds are no scalars".to_owned());
+    };
+    let count = ((limit - first) / step).ceil().max(0.0);
+    if !(count < 1e9) {
+        return Err(format!("the range from {first} to {limit} by {step} is too long"));
+    }
+    let values: Vec<f64> = (0..count as usize).map(|i| first + i as f64 * step).collect();
+    Ok(Dense::from_f64(vec![values.len()], start.kind(), values))
+}
+
+fn cumulative_sum(operands: &Operands<'_>) -> Result<Dense, String> {
+    let x = operands.get(0)?;
+    let axis = operands.get(1)?.scalar().ok_or("the axis is no scalar")?;
+    let axis = axis_index(axis as i64, x.shape.len())?;
+    let unsupported = ["exclusive", "reverse"].into_iter().find(|name| operands.node.int(name).unwrap_or(0) != 0);
+    if let Some(name) = unsupported {
+        return Err(format!("{name} is not supported"));
+    }
+    let stride = strides(&x.shape)[axis];
+    let mut values = x.to_f64();
+    for index in 0..values.len() {
+        if !(index / stride).is_multiple_of(x.shape[axis]) {
+            values[index] += values[index - stride];
+        }
+    }
+    Ok(Dense::from_f64(x.shape.clone(), x.kind(), values))
+}

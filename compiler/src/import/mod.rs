@@ -1,0 +1,78 @@
+//! From an ONNX file to the tensor stage.
+//!
+//! Exporters write the same decoder in very different ways. Three steps make them agree:
+//! 1. *specialise* the graph to one token after a given number of past tokens, fold what is then constant, and see
+//!    through views ([`specialise`], [`views`]);
+//! 2. *recognise* the decoder from its output backwards: head, norms, linear layers, attention, gated layers
+//!    ([`recognise`]);
+//! 3. *build* the tensor graph with its weights as `[out, in]` matrices, and the rotary table by specialising the part of
+//!    the graph that computes it to a whole context ([`build`]).
+//!
+//! Everything is taken from the graph; `config.json` gives only the special tokens and the longest context.
+
+mod build;
+mod companions;
+mod dense;
+mod evaluate;
+mod infer;
+mod onnx;
+mod recognise;
+mod specialise;
+mod views;
+
+use std::path::{Path, PathBuf};
+
+use cachemir_ir::tensor::TensorModel;
+
+pub use companions::{Companions, TokenizerFile};
+
+use crate::Error;
+
+/// What [`load`] is asked to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImportOptions {
+    /// `config.json`, if it does not lie beside the model.
+    pub config: Option<PathBuf>,
+    /// `tokenizer.json`, if it does not lie beside the model.
+    pub tokenizer: Option<PathBuf>,
+    /// Most tokens in a session; by default as many as the model was made for.
+    pub context: Option<usize>,
+    /// Whether weights may be missing: the tensor graph then has shapes only, and the tokenizer is optional.
+    pub shapes_only: bool,
+}
+
+/// A model ready to be lowered, with what a client needs to talk to it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ImportedModel {
+    /// The recognised decoder.
+    pub model: TensorModel,
+    /// The tokenizer; always present unless only shapes were asked for.
+    pub tokenizer: Option<TokenizerFile>,
+    /// The token that starts a text.
+    pub bos_token: Option<u32>,
+    /// The tokens that end a text.
+    pub eos_tokens: Vec<u32>,
+}
+
+/// Loads the ONNX model at `path` and recognises the Llama decoder in it.
+///
+/// # Errors
+/// Everything that can be wrong with the file, the graph in it, and the files beside it.
+pub fn load(path: &Path, options: &ImportOptions) -> Result<ImportedModel, Error> {
+    let graph = onnx::read(path)?;
+    if !options.shapes_only
+        && let Some((tensor, file)) = specialise::Specialised::missing_data(&graph)
+    {
+        return Err(Error::MissingExternalData { tensor: tensor.to_owned(), path: file.to_owned() });
+    }
+    let decoder = recognise::recognise(&graph)?;
+    let companions = Companions::find(path, options)?;
+    let model = build::build(&decoder, &companions, options)?;
+    companions.check(&model)?;
+    Ok(ImportedModel {
+        model,
+        tokenizer: companions.tokenizer,
+        bos_token: companions.bos_token,
+        eos_tokens: companions.eos_tokens,
+    })
+}

@@ -1,0 +1,402 @@
+//! Specialises a graph to one batch entry and known lengths, folds everything that is then constant, and follows views.
+//!
+//! With batch 1, a given number of new tokens and of past tokens, an attention mask of ones and consecutive positions,
+//! all shapes are known, and shape arithmetic, masks and rotary tables become constants. What depends on the token is
+//! held as a [`Signal`]: entries of one computed tensor, the base, rearranged and scaled. `Reshape`, `Transpose`,
+//! `Slice`, `Split`, `Expand`, `Concat` of parts of one base, `Neg` and products with one number only change the
+//! rearrangement, so that exporters that arrive at the same numbers along different views give equal signals.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::dense::{Dense, Kind, Shared};
+use super::evaluate::{self, Operands, shape_of};
+use super::infer;
+use super::onnx::{Name, OnnxGraph, OnnxInput, OnnxNode};
+use crate::Error;
+
+/// Float initialisers with more entries than this stay in the file until the recognised model asks for them.
+const FOLDED_ENTRIES: usize = 4096;
+
+/// What a graph is specialised to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sizes {
+    /// Tokens in the caches.
+    pub(super) past: usize,
+    /// New tokens.
+    pub(super) sequence: usize,
+}
+
+/// Entries of one tensor, rearranged: entry i is `scale·base[map[i]]`.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Signal {
+    /// The tensor: an input of the graph or an output of a node that computes.
+    pub(super) base: Name,
+    /// Entries of the base.
+    pub(super) base_len: usize,
+    pub(super) shape: Vec<usize>,
+    pub(super) kind: Kind,
+    /// Position in the base plus 1, negative for an entry with the opposite sign; `None` for all entries in order.
+    pub(super) map: Option<Arc<Vec<i64>>>,
+    pub(super) scale: f64,
+}
+
+impl Signal {
+    fn whole(base: Name, shape: Vec<usize>, kind: Kind) -> Self {
+        Self { base, base_len: shape.iter().product(), shape, kind, map: None, scale: 1.0 }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether this is the base itself, but for its shape.
+    pub(super) fn is_whole(&self) -> bool {
+        self.map.is_none() && self.scale == 1.0
+    }
+
+    /// The map, written out.
+    pub(super) fn indices(&self) -> Arc<Vec<i64>> {
+        self.map.clone().unwrap_or_else(|| Arc::new((1..=self.len() as i64).collect()))
+    }
+
+    /// The same entries with a scale that is not negative.
+    pub(super) fn with_positive_scale(&self) -> Self {
+        if self.scale >= 0.0 {
+            return self.clone();
+        }
+        let map = self.indices().iter().map(|index| -index).collect();
+        Self { map: Some(Arc::new(map)), scale: -self.scale, ..self.clone() }
+    }
+}
+
+/// What is known of a value.
+#[derive(Clone, Debug)]
+pub(super) enum Value {
+    /// Its entries.
+    Constant(Shared),
+    /// That it is a function of initialisers, which are left in the file.
+    Parameter { shape: Vec<usize>, kind: Kind },
+    /// That it depends on the graph's inputs.
+    Signal(Signal),
+    /// Nothing, since an operation ahead of it is not supported.
+    Unknown,
+}
+
+impl Value {
+    pub(super) fn shape(&self) -> &[usize] {
+        match self {
+            Self::Constant(dense) => &dense.shape,
+            Self::Parameter { shape, .. } => shape,
+            Self::Signal(signal) => &signal.shape,
+            Self::Unknown => &[],
+        }
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        match self {
+            Self::Constant(dense) => dense.kind(),
+            Self::Parameter { kind, .. } => *kind,
+            Self::Signal(signal) => signal.kind,
+            Self::Unknown => Kind::F32,
+        }
+    }
+}
+
+/// A specialised graph.
+pub(super) struct Specialised<'g> {
+    pub(super) graph: &'g OnnxGraph,
+    pub(super) sizes: Sizes,
+    values: Vec<Option<Value>>,
+    /// For each value the node that gives it, and as which output.
+    producers: Vec<Option<(usize, usize)>>,
+}
+
+/// Roles of a graph's inputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Tokens,
+    AttentionMask,
+    Positions,
+    Past,
+}
+
+/// The role of an input, by its kind, rank and name.
+pub(super) fn role(input: &OnnxInput) -> Result<Role, Error> {
+    let name = input.name.to_lowercase();
+    match (input.kind, input.shape.len()) {
+        (Kind::Int, 2) if name.ends_with("input_ids") || name == "tokens" => Ok(Role::Tokens),
+        (Kind::Int | Kind::Bool, 2) if name.ends_with("attention_mask") => Ok(Role::AttentionMask),
+        (Kind::Int, 1 | 2) if name.ends_with("position_ids") => Ok(Role::Positions),
+        (Kind::F32 | Kind::F64, 4) => Ok(Role::Past),
+        _ => Err(Error::Interface {
+            message: format!("input `{}` is none of input_ids, attention_mask, position_ids, past keys and values", input.name),
+        }),
+    }
+}
+
+impl<'g> Specialised<'g> {
+    /// Specialises a graph; with `wanted`, only as much of it as those values depend on. `past_shape` gives key-value
+    /// heads and head dimension of past inputs whose shape in the file is symbolic.
+    pub(super) fn new(
+        graph: &'g OnnxGraph,
+        sizes: Sizes,
+        past_shape: Option<[usize; 2]>,
+        wanted: Option<&[Name]>,
+    ) -> Result<Self, Error> {
+        let mut producers = vec![None; graph.names.len()];
+        for (index, node) in graph.nodes.iter().enumerate() {
+            for (output, name) in node.outputs.iter().enumerate() {
+                if let Some(name) = name {
+                    producers[name.index()] = Some((index, output));
+                }
+            }
+        }
+        let mut this = Self { graph, sizes, values: vec![None; graph.names.len()], producers };
+        for (&name, initializer) in &graph.initializers {
+            let large = initializer.kind.is_float() && initializer.len() > FOLDED_ENTRIES;
+            this.values[name.index()] = Some(if large || initializer.missing_file().is_some() {
+                Value::Parameter { shape: initializer.shape.clone(), kind: initializer.kind }
+            } else {
+                Value::Constant(Arc::new(initializer.decode()?))
+            });
+        }
+        for input in &graph.inputs {
+            this.values[input.value.index()] = Some(this.input(input, past_shape)?);
+        }
+        let needed = wanted.map(|wanted| this.ancestors(wanted));
+        let mut unsupported: Vec<usize> = Vec::new();
+        for (index, node) in graph.nodes.iter().enumerate() {
+            if needed.as_ref().is_none_or(|needed| needed[index]) {
+                let supported = this.node(node).map_err(|message| this.not_llama(index, message))?;
+                if !supported {
+                    unsupported.push(index);
+                }
+            }
+        }
+        if let Some(&first) = unsupported.first() {
+            let all: BTreeSet<&str> = unsupported.iter().map(|&index| graph.nodes[index].op_type.as_str()).collect();
+            return Err(Error::UnsupportedOps {
+                node: graph.nodes[first].name.clone(),
+                op_type: graph.nodes[first].op_type.clone(),
+                all: all.into_iter().map(ToOwned::to_owned).collect(),
+            });
+        }
+        Ok(this)
+    }
+
+    /// An error about a node.
+    pub(super) fn not_llama(&self, node: usize, message: impl Into<String>) -> Error {
+        let node = &self.graph.nodes[node];
+        Error::NotLlama { node: node.name.clone(), op_type: node.op_type.clone(), message: message.into() }
+    }
+
+    /// What is known of a value.
+    pub(super) fn value(&self, name: Name) -> &Value {
+        self.values[name.index()].as_ref().unwrap_or(&Value::Unknown)
+    }
+
+    /// The node that gives a value, and as which output; `None` for inputs and initialisers.
+    pub(super) fn producer(&self, name: Name) -> Option<(usize, usize)> {
+        self.producers[name.index()]
+    }
+
+    /// Decodes or computes a value that does not depend on inputs.
+    pub(super) fn resolve(&self, name: Name) -> Result<Dense, Error> {
+        if let Value::Constant(dense) = self.value(name) {
+            return Ok(dense.as_ref().clone());
+        }
+        if let Some(initializer) = self.graph.initializers.get(&name) {
+            return initializer.decode();
+        }
+        let Some((index, output)) = self.producer(name) else {
+            return Err(Error::Interface { message: format!("`{}` is not a constant", self.graph.names[name.index()]) });
+        };
+        let node = &self.graph.nodes[index];
+        let inputs = node.inputs.iter().map(|input| input.map(|input| self.resolve(input)).transpose());
+        let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
+        let values = inputs.iter().map(Option::as_ref).collect();
+        let operands = Operands { node, values, opset: self.graph.opset };
+        let outputs = evaluate::evaluate(&operands).map_err(|message| self.not_llama(index, message))?;
+        outputs.into_iter().nth(output).ok_or_else(|| self.not_llama(index, "an output is missing"))
+    }
+
+    /// The initialiser that a parameter is a cast or transposition of.
+    pub(super) fn root(&self, name: Name) -> Name {
+        match self.producer(name) {
+            Some((index, _)) => self.graph.nodes[index].input(0).map_or(name, |input| self.root(input)),
+            None => name,
+        }
+    }
+
+    /// The first initialiser in the file's order whose external data file is missing, with that file.
+    pub(super) fn missing_data(graph: &OnnxGraph) -> Option<(&str, &Path)> {
+        graph.initializers.values().find_map(|initializer| {
+            initializer.missing_file().map(|file| (initializer.name.as_str(), file))
+        })
+    }
+
+    /// For each node whether one of the values depends on it.
+    fn ancestors(&self, wanted: &[Name]) -> Vec<bool> {
+        let mut needed = vec![false; self.graph.nodes.len()];
+        let mut pending: Vec<Name> = wanted.to_vec();
+        while let Some(name) = pending.pop() {
+            if let Some((index, _)) = self.producer(name)
+                && !needed[index]
+            {
+                needed[index] = true;
+                pending.extend(self.graph.nodes[index].inputs.iter().flatten());
+            }
+        }
+        needed
+    }
+
+    fn input(&self, input: &OnnxInput, past_shape: Option<[usize; 2]>) -> Result<Value, Error> {
+        let Sizes { past, sequence } = self.sizes;
+        let total = past + sequence;
+        let constant = |values: Vec<i64>| {
+            let shape = if input.shape.len() == 1 { vec![values.len()] } else { vec![1, values.len()] };
+            let values = values.into_iter().map(|value| value as f64).collect();
+            Value::Constant(Arc::new(Dense::from_f64(shape, input.kind, values)))
+        };
+        Ok(match role(input)? {
+            Role::Tokens => Value::Signal(Signal::whole(input.value, vec![1, sequence], Kind::Int)),
+            Role::AttentionMask => constant(vec![1; total]),
+            Role::Positions => constant((past as i64..total as i64).collect()),
+            Role::Past => {
+                let extent = |axis: usize, known: usize| input.shape[axis].or(past_shape.map(|shape| shape[known]));
+                let (Some(heads), Some(dim)) = (extent(1, 0), extent(3, 1)) else {
+                    let message = format!("heads and head dimension of input `{}` are not known", input.name);
+                    return Err(Error::Interface { message });
+                };
+                Value::Signal(Signal::whole(input.value, vec![1, heads, past, dim], input.kind))
+            }
+        })
+    }
+
+    /// Takes in one node; false if its operation is not supported.
+    fn node(&mut self, node: &OnnxNode) -> Result<bool, String> {
+        let inputs = node.inputs.iter().map(|input| match input {
+            None => Ok(None),
+            Some(name) => match &self.values[name.index()] {
+                Some(value) => Ok(Some(value.clone())),
+                None => Err(format!("its input `{}` is not computed ahead of it", self.graph.names[name.index()])),
+            },
+        });
+        let inputs: Vec<Option<Value>> = inputs.collect::<Result<_, String>>()?;
+        if inputs.iter().flatten().any(|value| matches!(value, Value::Unknown)) {
+            self.set(node, |_, _| Some(Value::Unknown));
+            return Ok(evaluate::is_known(&node.op_type) || infer::is_known(&node.op_type));
+        }
+        if let Some(values) = constants(&inputs).filter(|_| evaluate::is_known(&node.op_type)) {
+            if let Some(shape) = large_fill(node, &values) {
+                self.set(node, |_, _| Some(Value::Parameter { shape: shape.clone(), kind: Kind::F32 }));
+                return Ok(true);
+            }
+            let operands = Operands { node, values, opset: self.graph.opset };
+            let mut results = evaluate::evaluate(&operands)?.into_iter().map(Arc::new);
+            self.set(node, |_, _| results.next().map(Value::Constant));
+            return Ok(true);
+        }
+        if let ("Shape", Some(Some(value))) = (node.op_type.as_str(), inputs.first()) {
+            let shape = Arc::new(shape_of(node, value.shape())?);
+            self.set(node, |_, _| Some(Value::Constant(shape.clone())));
+            return Ok(true);
+        }
+        if inputs.iter().flatten().all(|value| !matches!(value, Value::Signal(_))) && !inputs.is_empty() {
+            return self.parameter(node, &inputs);
+        }
+        if let Some(results) = super::views::follow(node, &inputs, self.graph.opset)? {
+            let mut results = results.into_iter();
+            self.set(node, |_, _| results.next().map(Value::Signal));
+            return Ok(true);
+        }
+        if let Some(result) = self.guard(node, &inputs) {
+            self.set(node, |_, _| Some(Value::Signal(result.clone())));
+            return Ok(true);
+        }
+        if !infer::is_known(&node.op_type) {
+            self.set(node, |_, _| Some(Value::Unknown));
+            return Ok(false);
+        }
+        let results = infer::infer(node, &inputs, self.sizes)?;
+        self.set(node, |name, output| {
+            let (shape, kind) = results.get(output)?.clone();
+            Some(Value::Signal(Signal::whole(name, shape, kind)))
+        });
+        Ok(true)
+    }
+
+    /// Sets a node's outputs, by their name and number.
+    fn set(&mut self, node: &OnnxNode, mut value: impl FnMut(Name, usize) -> Option<Value>) {
+        for (output, name) in node.outputs.iter().enumerate() {
+            let result = name.and_then(|name| value(name, output));
+            if let Some(name) = name {
+                self.values[name.index()] = result;
+            }
+        }
+    }
+
+    /// A node whose inputs are parameters: its shape is enough for now.
+    fn parameter(&mut self, node: &OnnxNode, inputs: &[Option<Value>]) -> Result<bool, String> {
+        match infer::parameter_shapes(node, inputs)? {
+            Some(results) => {
+                self.set(node, |_, output| {
+                    let (shape, kind) = results.get(output)?.clone();
+                    Some(Value::Parameter { shape, kind })
+                });
+                Ok(true)
+            }
+            None => {
+                self.set(node, |_, _| Some(Value::Unknown));
+                Ok(false)
+            }
+        }
+    }
+
+    /// `Where(IsNaN(x), 0, x)` is x: the guard of a softmax against rows that are masked everywhere.
+    fn guard(&self, node: &OnnxNode, inputs: &[Option<Value>]) -> Option<Signal> {
+        let (
+            "Where",
+            [Some(Value::Signal(condition)), Some(Value::Constant(replacement)), Some(Value::Signal(value))],
+        ) = (node.op_type.as_str(), inputs)
+        else {
+            return None;
+        };
+        let (guard, _) = self.producer(condition.base)?;
+        let guard = &self.graph.nodes[guard];
+        let Value::Signal(tested) = self.value(guard.input(0)?) else {
+            return None;
+        };
+        let harmless = guard.op_type == "IsNaN" && replacement.to_f64().iter().all(|&entry| entry == 0.0);
+        (harmless && tested == value && condition.shape == value.shape).then(|| value.clone())
+    }
+}
+
+/// A node's inputs, if all that are given are constants.
+pub(super) fn constants(inputs: &[Option<Value>]) -> Option<Vec<Option<&Dense>>> {
+    inputs
+        .iter()
+        .map(|input| match input {
+            None => Some(None),
+            Some(Value::Constant(dense)) => Some(Some(dense.as_ref())),
+            Some(_) => None,
+        })
+        .collect()
+}
+
+/// The shape of a `ConstantOfShape` that stands for weights: too large to be anything else.
+fn large_fill(node: &OnnxNode, values: &[Option<&Dense>]) -> Option<Vec<usize>> {
+    let shape = match (node.op_type.as_str(), values) {
+        ("ConstantOfShape", [Some(shape)]) => shape.to_ints(),
+        _ => return None,
+    };
+    let shape = shape.into_iter().map(|extent| usize::try_from(extent).ok()).collect::<Option<Vec<_>>>()?;
+    let float = match node.attribute("value") {
+        Some(super::onnx::Attribute::Tensor(value)) => value.kind().is_float(),
+        _ => true,
+    };
+    let count = shape.iter().try_fold(1_usize, |product, &extent| product.checked_mul(extent))?;
+    (float && count > FOLDED_ENTRIES).then_some(shape)
+}
