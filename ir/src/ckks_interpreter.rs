@@ -301,9 +301,9 @@ impl Run<'_> {
     fn evaluate(&mut self, id: OpId, op: &CkksOp, inputs: &[ValueId]) -> Result<Option<ClearSlots>, Error> {
         let count = self.program.slots as usize;
         let plain = match op {
-            CkksOp::MultiplyPlain { plain } | CkksOp::AddPlain { plain } | CkksOp::Polynomial { mask: Some(plain), .. } => {
-                Some(self.plain(id, plain)?)
-            }
+            CkksOp::MultiplyPlain { plain }
+            | CkksOp::AddPlain { plain }
+            | CkksOp::Polynomial { mask: Some(plain), .. } => Some(self.plain(id, plain)?),
             _ => None,
         };
         let operand = |index: usize| -> Result<&ClearSlots, Error> {
@@ -414,7 +414,8 @@ impl Run<'_> {
         }
         if let Some(keep) = &bootstrap.keep {
             let kept = keep.evaluate_slots(&self.environment, operand.real.len());
-            result = result.map(|part| part.iter().zip(&kept).map(|(x, keep)| if *keep == 0 { 0.0 } else { *x }).collect());
+            result =
+                result.map(|part| part.iter().zip(&kept).map(|(x, keep)| if *keep == 0 { 0.0 } else { *x }).collect());
         }
         let most = f64::from(bootstrap.log2_magnitude).exp2() * (1.0 + SLACK);
         let parts = result.real.iter().chain(result.imaginary.iter().flatten());

@@ -109,7 +109,10 @@ impl CostTable {
         let special = parameters.special_bits.len() as f64;
         let levels = [1, 8, parameters.levels().output.max(9), parameters.maximum_level().max(10)];
         let curve = |cost: &dyn Fn(f64) -> f64| -> Vec<CostPoint> {
-            levels.iter().map(|level| CostPoint { level: *level, ns: relative * cost(f64::from(*level) + 1.0) }).collect()
+            levels
+                .iter()
+                .map(|level| CostPoint { level: *level, ns: relative * cost(f64::from(*level) + 1.0) })
+                .collect()
         };
         let key_switch = |limbs: f64| {
             let digits = (limbs / special).ceil();
@@ -294,7 +297,8 @@ mod tests {
     #[test]
     fn costs_are_interpolated_and_continued() {
         let points = [(2.0, 10.0), (4.0, 30.0), (8.0, 40.0)];
-        for (at, expected) in [(2.0, 10.0), (3.0, 20.0), (4.0, 30.0), (6.0, 35.0), (10.0, 45.0), (1.0, 0.0), (0.0, 0.0)] {
+        for (at, expected) in [(2.0, 10.0), (3.0, 20.0), (4.0, 30.0), (6.0, 35.0), (10.0, 45.0), (1.0, 0.0), (0.0, 0.0)]
+        {
             assert_eq!(interpolate(&points, at), expected, "at {at}");
         }
         assert_eq!(interpolate(&points[..1], 7.0), 10.0);

@@ -204,13 +204,12 @@ impl<O, T> Graph<O, T> {
     pub fn check_ids(&self) -> Vec<String> {
         let mut problems = Vec::new();
         let mut defined = vec![0_u32; self.values.len()];
-        let mut define = |value: ValueId, definition: Definition, problems: &mut Vec<String>| {
-            match self.values.get(value.index()) {
+        let mut define =
+            |value: ValueId, definition: Definition, problems: &mut Vec<String>| match self.values.get(value.index()) {
                 Some(known) if known.definition == definition => defined[value.index()] += 1,
                 Some(_) => problems.push(format!("{value} has another definition than {definition:?}")),
                 None => problems.push(format!("{value} is not in the graph")),
-            }
-        };
+            };
         for (index, input) in self.inputs.iter().enumerate() {
             define(*input, Definition::Input(index as u32), &mut problems);
         }

@@ -13,6 +13,7 @@ pub mod diagnostics;
 pub mod error;
 pub mod expression;
 pub mod graph;
+pub mod json;
 pub mod manifest;
 pub mod parameters;
 pub mod plan;

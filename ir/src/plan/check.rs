@@ -125,5 +125,7 @@ fn shared(parameters: &Parameters, keys: &KeyManifest, model: &ClientModel, shap
 fn placement(what: &str, placement: &Placement, entries: u32, slots: u32) -> Result<(), Error> {
     let found = placement.index_to_slot.len();
     require(found == entries as usize, || format!("{entries} {what} entries are placed in {found} slots"))?;
-    require(placement.index_to_slot.iter().all(|slot| *slot < slots), || format!("a slot of the {what} is out of range"))
+    require(placement.index_to_slot.iter().all(|slot| *slot < slots), || {
+        format!("a slot of the {what} is out of range")
+    })
 }

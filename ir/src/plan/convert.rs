@@ -140,10 +140,7 @@ fn keys_to_wire(keys: &KeyManifest) -> wire::Keys {
         conjugation: keys.conjugation,
         relinearisation: keys.relinearisation,
         bootstraps: bootstraps
-            .map(|variant| wire::BootstrapVariant {
-                complex: variant.complex,
-                log2_magnitude: variant.log2_magnitude,
-            })
+            .map(|variant| wire::BootstrapVariant { complex: variant.complex, log2_magnitude: variant.log2_magnitude })
             .collect(),
     }
 }
@@ -193,10 +190,7 @@ fn region_to_wire(region: &Region) -> wire::Region {
 }
 
 fn region_from_wire(region: wire::Region) -> Region {
-    Region {
-        ops: region.ops.into_iter().map(OpId).collect(),
-        yields: region.yields.into_iter().map(ValueId).collect(),
-    }
+    Region { ops: region.ops.into_iter().map(OpId).collect(), yields: region.yields.into_iter().map(ValueId).collect() }
 }
 
 fn entry_to_wire(entry: &Entry<CkksOp, CiphertextType>) -> wire::Entry {

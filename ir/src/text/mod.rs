@@ -35,7 +35,7 @@ mod slot_ops;
 mod stage;
 mod tensor_ops;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub(crate) mod types;
 
 pub use parse::{FindValues, parse, parse_model};

@@ -81,7 +81,12 @@ pub fn print_model(model: &TensorModel) -> String {
     out.push_str(&format!(" epsilon {:?} attention_scale {:?}", shape.epsilon, shape.attention_scale));
     out.push_str(if shape.tied_head { " tied_head\n" } else { "\n" });
     let (cosines, sines) = (hash_of(&model.rope.cosines), hash_of(&model.rope.sines));
-    out.push_str(&format!("rope {} cosines {} sines {}\n", model.rope.pairs, hexadecimal(&cosines), hexadecimal(&sines)));
+    out.push_str(&format!(
+        "rope {} cosines {} sines {}\n",
+        model.rope.pairs,
+        hexadecimal(&cosines),
+        hexadecimal(&sines)
+    ));
     for (index, weight) in model.weights.iter().enumerate() {
         declaration(&mut out, "weight w", index, &weight.name);
         out.push_str(&format!(" {:?} blake3 {}\n", weight.shape, hexadecimal(&weight.hash)));

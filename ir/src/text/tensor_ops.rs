@@ -23,7 +23,7 @@ impl TextOp for TensorOp {
     }
 
     fn read_attributes(mnemonic: &str, cursor: &mut Cursor<'_>) -> Result<Self, Error> {
-        let attributes = cursor.until(&[" : ", ";", "{"]);
+        let attributes = cursor.until(&[":", ";", "{"]);
         format!("{mnemonic} {attributes}").parse().map_err(|message: String| cursor.error(message))
     }
 

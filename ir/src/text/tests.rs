@@ -67,7 +67,10 @@ pub(crate) fn slots_example() -> Program<SlotOp, SlotType> {
             crate::program::Table { name: "cos 2".into(), shape: vec![], values: vec![0.1] },
         ],
         states: vec![State { name: "k".into(), capacity: 2, layout: layout(Fill::Tokens, Domain::Real), level: None }],
-        entries: vec![Entry { kind: EntryKind::Decode, graph }, Entry { kind: EntryKind::Prefill { chunk: 4 }, graph: empty }],
+        entries: vec![
+            Entry { kind: EntryKind::Decode, graph },
+            Entry { kind: EntryKind::Prefill { chunk: 4 }, graph: empty },
+        ],
         embedding: Placement { index_to_slot: vec![0, 4, 8, 1, 5, 9, 31, 30, 29, 7], token_stride: 1 },
         embedding_scale: 0.1,
         logits: Placement { index_to_slot: vec![], token_stride: 0 },
@@ -90,7 +93,9 @@ fn ckks_programs_round_trip() {
     let program = crate::plan::tests::example().program;
     let text = print(&program);
     assert_eq!(parse::<CkksOp>(&text, &values_of(&program.tables)).unwrap(), program, "{text}");
-    assert!(text.contains("bootstrap %2 real magnitude 2^0 times 0.5 keep s % 4 == 0 : level 16 junk stride 4 max 0.75"));
+    assert!(
+        text.contains("bootstrap %2 real magnitude 2^0 times 0.5 keep s % 4 == 0 : level 16 junk stride 4 max 0.75")
+    );
 }
 
 #[test]
@@ -111,7 +116,7 @@ fn errors_name_the_line() {
     let text = print(&program);
     let refused = |text: &str| parse::<SlotOp>(text, &values_of(&program.tables)).unwrap_err().to_string();
     let line = 1 + text.lines().position(|line| line.contains(" rotate ")).unwrap();
-    let message = refused(&text.replace(" rotate %0 by (", " rotate %0 by ("). replace("by (pos", "by (position"));
+    let message = refused(&text.replace(" rotate %0 by (", " rotate %0 by (").replace("by (pos", "by (position"));
     assert!(message.starts_with(&format!("line {line}: ")) && message.contains("pos, count"), "{message}");
     assert!(refused(&text.replace("= rotate", "= turn")).contains("`turn` is no op of the slots stage"));
     assert!(refused("cachemir ckks\n").starts_with("line 1: expected `slots`"));

@@ -39,11 +39,7 @@ impl TextType for Layout {
 
     fn json_fields(&self) -> Map<String, Value> {
         let domain = if self.domain == Domain::Complex { "complex" } else { "real" };
-        fields([
-            ("fill", fill_name(self.fill).into()),
-            ("stride_slots", self.stride.into()),
-            ("domain", domain.into()),
-        ])
+        fields([("fill", fill_name(self.fill).into()), ("stride_slots", self.stride.into()), ("domain", domain.into())])
     }
 }
 
@@ -102,12 +98,12 @@ impl TextType for CiphertextType {
 }
 
 /// A JSON object of these fields.
-pub(super) fn fields<const N: usize>(entries: [(&str, Value); N]) -> Map<String, Value> {
+pub(crate) fn fields<const N: usize>(entries: [(&str, Value); N]) -> Map<String, Value> {
     entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 /// A number, or `null` for those that JSON does not have: infinities and NaN.
-pub(super) fn json_float(value: f64) -> Value {
+pub(crate) fn json_float(value: f64) -> Value {
     serde_json::Number::from_f64(value).map_or(Value::Null, Value::Number)
 }
 

@@ -1,0 +1,75 @@
+//! The architecture's crate edges hold: which crate of the workspace may use which.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cargo_metadata::{DependencyKind, MetadataCommand, Package};
+
+/// Each crate with those of ours that it may depend on, in builds and in tests alike.
+const ALLOWED: [(&str, &[&str]); 7] = [
+    ("cachemir-ir", &[]),
+    ("cachemir-compiler", &["cachemir-ir"]),
+    ("cachemir-hal", &[]),
+    ("cachemir-ckks", &["cachemir-hal", "cachemir-ir"]),
+    ("cachemir-runtime", &["cachemir-ckks", "cachemir-hal", "cachemir-ir"]),
+    ("cachemir-demo", &["cachemir-compiler", "cachemir-runtime"]),
+    ("cachemir-tests", &["cachemir-ckks", "cachemir-compiler", "cachemir-hal", "cachemir-ir", "cachemir-runtime"]),
+];
+
+/// Crates that nothing but the engine and what stands on it may use, so that the compiler links no cryptography.
+const CRYPTOGRAPHY: [&str; 3] = ["tfhe-ntt", "cachemir-ckks", "cachemir-hal"];
+
+fn packages() -> Vec<Package> {
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
+    let metadata = MetadataCommand::new().manifest_path(manifest).no_deps().exec().expect("cargo metadata runs");
+    metadata.packages
+}
+
+#[test]
+fn crates_use_only_what_the_map_allows() {
+    let allowed: BTreeMap<&str, &[&str]> = ALLOWED.into_iter().collect();
+    for package in packages() {
+        let name = package.name.as_str();
+        let permitted = allowed.get(name).unwrap_or_else(|| panic!("{name} is not in the map of crates"));
+        let ours = package.dependencies.iter().filter(|dependency| dependency.name.starts_with("cachemir"));
+        for dependency in ours {
+            assert!(
+                permitted.contains(&dependency.name.as_str()),
+                "{name} must not depend on {}; it may use {permitted:?}",
+                dependency.name
+            );
+        }
+    }
+}
+
+#[test]
+fn the_compiler_links_no_cryptography() {
+    let packages = packages();
+    let uses = |name: &str| -> BTreeSet<String> {
+        let package = packages.iter().find(|package| package.name.as_str() == name);
+        let dependencies = package.into_iter().flat_map(|package| &package.dependencies);
+        dependencies
+            .filter(|dependency| dependency.kind != DependencyKind::Development)
+            .map(|dependency| dependency.name.clone())
+            .collect()
+    };
+    let mut reached: BTreeSet<String> = BTreeSet::new();
+    let mut next = vec!["cachemir-compiler".to_owned()];
+    while let Some(name) = next.pop() {
+        for used in uses(&name) {
+            if reached.insert(used.clone()) {
+                next.push(used);
+            }
+        }
+    }
+    assert!(reached.contains("cachemir-ir"));
+    for name in CRYPTOGRAPHY {
+        assert!(!reached.contains(name), "the compiler reaches {name}");
+    }
+}
+
+#[test]
+fn the_workspace_has_the_members_of_the_map() {
+    let names: BTreeSet<String> = packages().iter().map(|package| package.name.to_string()).collect();
+    let expected: BTreeSet<String> = ALLOWED.iter().map(|(name, _)| (*name).to_owned()).collect();
+    assert_eq!(names, expected);
+}
