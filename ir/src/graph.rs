@@ -249,11 +249,9 @@ impl<O, T> Graph<O, T> {
         problems
     }
 
-    /// The same graph without ops, values and origins that no block mentions, numbered in execution order; an op with a
-    /// body comes after the ops of its body.
-    #[must_use]
-    pub fn compact(self) -> Self {
-        let mut order = Vec::new();
+    /// Drops ops, values and origins that no block mentions, and numbers the others in execution order; an op with a body
+    /// comes after the ops of its body.
+    pub fn compact(&mut self) {
         fn walk<O, T>(graph: &Graph<O, T>, block: &Region, order: &mut Vec<OpId>) {
             for &op in &block.ops {
                 if let Some(region) = &graph.node(op).region {
@@ -262,14 +260,16 @@ impl<O, T> Graph<O, T> {
                 order.push(op);
             }
         }
-        walk(&self, &self.body, &mut order);
-        let mut ops = vec![OpId(0); self.nodes.len()];
+        let old = std::mem::take(self);
+        let mut order = Vec::new();
+        walk(&old, &old.body, &mut order);
+        let mut ops = vec![OpId(0); old.nodes.len()];
         for (index, op) in order.iter().enumerate() {
             ops[op.index()] = OpId(index as u32);
         }
-        let results = order.iter().flat_map(|op| self.node(*op).results.iter());
-        let kept: Vec<ValueId> = self.inputs.iter().chain(results).copied().collect();
-        let mut values = vec![ValueId(0); self.values.len()];
+        let results = order.iter().flat_map(|op| old.node(*op).results.iter());
+        let kept: Vec<ValueId> = old.inputs.iter().chain(results).copied().collect();
+        let mut values = vec![ValueId(0); old.values.len()];
         for (index, value) in kept.iter().enumerate() {
             values[value.index()] = ValueId(index as u32);
         }
@@ -278,14 +278,14 @@ impl<O, T> Graph<O, T> {
             ops: block.ops.iter().map(|op| ops[op.index()]).collect(),
             yields: renamed(&block.yields),
         };
-        let inputs = renamed(&self.inputs);
-        let body = region(&self.body);
-        let mut graph = Self { inputs, body, ..Self::default() };
-        let mut nodes: Vec<Option<Node<O>>> = self.nodes.into_iter().map(Some).collect();
+        let inputs = renamed(&old.inputs);
+        let body = region(&old.body);
+        *self = Self { inputs, body, ..Self::default() };
+        let mut nodes: Vec<Option<Node<O>>> = old.nodes.into_iter().map(Some).collect();
         for op in &order {
             let Some(node) = nodes[op.index()].take() else { continue };
-            let origin = node.origin.map(|origin| graph.intern_origin(self.origins[origin.index()].clone()));
-            graph.nodes.push(Node {
+            let origin = node.origin.map(|origin| self.intern_origin(old.origins[origin.index()].clone()));
+            self.nodes.push(Node {
                 inputs: renamed(&node.inputs),
                 results: renamed(&node.results),
                 origin,
@@ -293,15 +293,14 @@ impl<O, T> Graph<O, T> {
                 op: node.op,
             });
         }
-        let mut old_values: Vec<Option<Value<T>>> = self.values.into_iter().map(Some).collect();
+        let mut old_values: Vec<Option<Value<T>>> = old.values.into_iter().map(Some).collect();
         for value in &kept {
             let Some(mut value) = old_values[value.index()].take() else { continue };
             if let Definition::Result(op, _) = &mut value.definition {
                 *op = ops[op.index()];
             }
-            graph.values.push(value);
+            self.values.push(value);
         }
-        graph
     }
 
     /// Checks the structural invariants of the module docs; returns one message for each violation.
