@@ -18,7 +18,9 @@ pub enum CkksError {
     #[error("the operating system's random generator failed: {0}")]
     Randomness(String),
     /// Operands of a sum have different scales.
-    #[error("{operation}: the scales 2^{log2_left:.9} and 2^{log2_right:.9} differ by {relative:.1e}, more than {tolerance:.0e}")]
+    #[error(
+        "{operation}: the scales 2^{log2_left:.9} and 2^{log2_right:.9} differ by {relative:.1e}, more than {tolerance:.0e}"
+    )]
     ScaleMismatch {
         /// The operation.
         operation: &'static str,

@@ -11,6 +11,8 @@
 //! [`EvaluationKeys`], [`Evaluator`], [`Encryptor`], [`Decryptor`]. What a server runs takes an [`Evaluator`] and
 //! [`EvaluationKeys`]; no type among those can name a secret key.
 #![forbid(unsafe_code)]
+// Documentation names residues, primes and polynomials as the papers do: q_0, c_1.
+#![allow(clippy::doc_markdown)]
 
 pub mod circuits;
 pub mod ckks;

@@ -13,12 +13,16 @@
 //! from drifting: the deviation of one level is corrected by the prime of the next.
 //!
 //! # Security
-//! The main secret is uniform ternary with errors of σ = 3.19. log2 QP is checked against ePrint 2024/463, table 5.2,
-//! 128 bits ([`maximum_log2_qp`]). Only a literal flagged insecure may exceed it, and its name then says so.
+//! The main secret is uniform ternary with errors of σ = 3.19. The literal's own check refuses what misses the published table
+//! (ePrint 2024/463, table 5.2, 128 bits), unless it is flagged insecure and named so.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
+
+/// What a person writes and a plan carries: names and sizes, nothing checked yet.
+pub use cachemir_ir::parameters::Parameters as ParametersLiteral;
+pub use cachemir_ir::parameters::{INSECURE_MARKER, PRESET_NAMES};
 
 /// Every prime is below this bound, so that one basis serves 52-bit multipliers on CPUs and double-precision units elsewhere.
 pub const PRIME_LIMIT: u64 = 1 << 50;
@@ -26,63 +30,13 @@ pub const PRIME_LIMIT: u64 = 1 << 50;
 /// Standard deviation of the error distribution.
 pub const ERROR_STANDARD_DEVIATION: f64 = 3.19;
 
-/// The name that every insecure parameter set's name must contain.
-pub const INSECURE_MARKER: &str = "insecure-test";
-
-/// Largest log2 QP with 128-bit security for a uniform ternary secret and σ = 3.19 (ePrint 2024/463, table 5.2);
-/// `None` for ring degrees that the table, as used here, does not cover.
-pub fn maximum_log2_qp(log2_degree: u32) -> Option<f64> {
-    match log2_degree {
-        13 => Some(214.0),
-        14 => Some(430.0),
-        15 => Some(868.0),
-        16 => Some(1747.0),
-        _ => None,
-    }
-}
-
 /// Why a literal does not describe a usable parameter set.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParameterError {
-    /// The modulus is too large for 128-bit security at this ring degree.
-    #[error(
-        "parameters `{name}`: log2 QP = {log2_qp:.1} exceeds {maximum:.1}, the bound for 128-bit security at N = 2^{log2_degree}, by {excess:.1} bits"
-    )]
-    Insecure {
-        /// Name of the literal.
-        name: String,
-        /// log2 of the ring degree.
-        log2_degree: u32,
-        /// log2 of the whole modulus.
-        log2_qp: f64,
-        /// The table's bound.
-        maximum: f64,
-        /// `log2_qp - maximum`.
-        excess: f64,
-    },
-    /// The security table has no row for this ring degree.
-    #[error("parameters `{name}`: the 128-bit security table has no row for N = 2^{log2_degree} (rows: 2^13 to 2^16)")]
-    UnknownSecurity {
-        /// Name of the literal.
-        name: String,
-        /// log2 of the ring degree.
-        log2_degree: u32,
-    },
-    /// The insecure flag and the name disagree.
-    #[error("parameters `{name}`: a set's name contains `{INSECURE_MARKER}` if and only if it is flagged insecure")]
-    MisleadingName {
-        /// Name of the literal.
-        name: String,
-    },
-    /// The ring degree is outside the supported range.
-    #[error("parameters `{name}`: log2 N = {log2_degree} is outside 5..=17")]
-    Degree {
-        /// Name of the literal.
-        name: String,
-        /// log2 of the ring degree.
-        log2_degree: u32,
-    },
+    /// The literal is unknown, malformed or not secure.
+    #[error("{0}")]
+    Literal(String),
     /// A part of the chain is missing or a count is out of range.
     #[error("parameters `{name}`: {what} must lie in {minimum}..={maximum}, found {found}")]
     Range {
@@ -120,7 +74,9 @@ pub enum ParameterError {
         special_bits: f64,
     },
     /// The canonical scale of a level leaves its allowed range.
-    #[error("parameters `{name}`: the canonical scale of level {level} is 2^{log2_scale:.3}, more than a factor 2 from 2^{log2_target}")]
+    #[error(
+        "parameters `{name}`: the canonical scale of level {level} is 2^{log2_scale:.3}, more than a factor 2 from 2^{log2_target}"
+    )]
     ScaleDrift {
         /// Name of the literal.
         name: String,
@@ -131,83 +87,13 @@ pub enum ParameterError {
         /// log2 of the scale asked for.
         log2_target: u32,
     },
-    /// There is no preset of this name.
-    #[error("unknown parameter preset `{name}`; known: {known}")]
-    UnknownPreset {
-        /// The name asked for.
-        name: String,
-        /// Known names, separated by commas.
-        known: String,
-    },
 }
 
-/// What a person writes: sizes only, nothing checked yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ParametersLiteral {
-    /// Short name, repeated in every description.
-    pub name: String,
-    /// log2 of the ring degree N.
-    pub log2_degree: u32,
-    /// log2 of the canonical scale at the top level for use.
-    pub log2_scale: u32,
-    /// Bits of q_0.
-    pub base_bits: u32,
-    /// Bits of the primes that SlotsToCoeffs consumes, lowest first.
-    pub slots_to_coeffs_bits: Vec<u32>,
-    /// Bits of the primes for use, lowest first.
-    pub use_bits: Vec<u32>,
-    /// Bits of the primes that EvalMod consumes, lowest first.
-    pub eval_mod_bits: Vec<u32>,
-    /// Bits of the primes that CoeffsToSlots consumes, lowest first.
-    pub coeffs_to_slots_bits: Vec<u32>,
-    /// Bits of the special primes; their number α is also the number of limbs in a key-switching digit.
-    pub special_bits: Vec<u32>,
-    /// Hamming weight of the ephemeral secret of a bootstrap (ePrint 2022/024).
-    pub ephemeral_weight: usize,
-    /// Whether the set may miss the security table. Its name must then contain [`INSECURE_MARKER`], and not otherwise.
-    pub insecure: bool,
-}
-
-impl ParametersLiteral {
-    /// N = 2^16, 13 levels for use after a SlotsToCoeffs-first bootstrap, log2 QP = 1706, five key-switching digits, 128 bits.
-    pub fn n16() -> Self {
-        Self {
-            name: "n16".to_owned(),
-            log2_degree: 16,
-            log2_scale: 41,
-            base_bits: 50,
-            slots_to_coeffs_bits: vec![41; 3],
-            use_bits: vec![41; 13],
-            eval_mod_bits: vec![50; 10],
-            coeffs_to_slots_bits: vec![50; 3],
-            special_bits: vec![50; 7],
-            ephemeral_weight: 32,
-            insecure: false,
-        }
-    }
-
-    /// The chain of [`n16`](Self::n16) over N = 2^12: the same plans and code, no security whatsoever.
-    pub fn insecure_test() -> Self {
-        Self { name: INSECURE_MARKER.to_owned(), log2_degree: 12, insecure: true, ..Self::n16() }
-    }
-
-    /// The preset called `name`.
-    pub fn preset(name: &str) -> Result<Self, ParameterError> {
-        match name {
-            "n16" => Ok(Self::n16()),
-            INSECURE_MARKER => Ok(Self::insecure_test()),
-            _ => Err(ParameterError::UnknownPreset { name: name.to_owned(), known: PRESET_NAMES.join(", ") }),
-        }
-    }
-
-    /// Checks the literal and generates its primes, always the same ones for the same literal.
-    pub fn validate(&self) -> Result<Parameters, ParameterError> {
-        Parameters::new(self.clone())
+impl From<cachemir_ir::Error> for ParameterError {
+    fn from(error: cachemir_ir::Error) -> Self {
+        Self::Literal(error.to_string())
     }
 }
-
-/// Names that [`ParametersLiteral::preset`] knows.
-pub const PRESET_NAMES: [&str; 2] = ["n16", INSECURE_MARKER];
 
 /// The part of the chain that a limb belongs to, by what its rescale is meant for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -235,20 +121,16 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    fn new(literal: ParametersLiteral) -> Result<Self, ParameterError> {
+    /// Checks the literal and generates its primes, always the same ones for the same literal.
+    pub fn new(literal: ParametersLiteral) -> Result<Self, ParameterError> {
         let name = literal.name.clone();
+        literal.validate()?;
         check_ranges(&literal)?;
         let mut pool = PrimePool { name: &name, log2_order: literal.log2_degree + 1, taken: BTreeSet::new() };
 
         let use_top = literal.slots_to_coeffs_bits.len() + literal.use_bits.len();
         let anchor = exp2(literal.log2_scale);
-        let chain_bits: Vec<u32> = std::iter::once(&literal.base_bits)
-            .chain(&literal.slots_to_coeffs_bits)
-            .chain(&literal.use_bits)
-            .chain(&literal.eval_mod_bits)
-            .chain(&literal.coeffs_to_slots_bits)
-            .copied()
-            .collect();
+        let chain_bits = literal.limb_bits();
         let mut primes = vec![0_u64; chain_bits.len()];
         let mut canonical_scales = vec![0_f64; chain_bits.len()];
 
@@ -273,11 +155,8 @@ impl Parameters {
             primes[level] = pool.take(chain_bits[level], exp2(chain_bits[level]))?;
             canonical_scales[level] = (canonical_scales[level - 1] * primes[level] as f64).sqrt();
         }
-        let special_primes = literal
-            .special_bits
-            .iter()
-            .map(|&bits| pool.take(bits, exp2(bits)))
-            .collect::<Result<Vec<_>, _>>()?;
+        let special_primes =
+            literal.special_bits.iter().map(|&bits| pool.take(bits, exp2(bits))).collect::<Result<Vec<_>, _>>()?;
 
         let special_bits = log2_product(&special_primes);
         for (digit, limbs) in primes.chunks(special_primes.len()).enumerate() {
@@ -287,13 +166,12 @@ impl Parameters {
             }
         }
         let log2_qp = log2_product(&primes) + special_bits;
-        check_security(&literal, log2_qp)?;
         Ok(Self { literal, primes, special_primes, canonical_scales, log2_qp })
     }
 
     /// The validated preset called `name`.
     pub fn preset(name: &str) -> Result<Self, ParameterError> {
-        ParametersLiteral::preset(name)?.validate()
+        Self::new(ParametersLiteral::preset(name)?)
     }
 
     /// The literal that this set was made from.
@@ -395,7 +273,7 @@ impl Parameters {
 
     /// Hamming weight of the ephemeral secret.
     pub fn ephemeral_weight(&self) -> usize {
-        self.literal.ephemeral_weight
+        self.literal.ephemeral_weight as usize
     }
 
     /// A 64-bit fingerprint (FNV-1a) of the degree, primes and secret distributions. It tells sets apart by accident, not
@@ -404,12 +282,16 @@ impl Parameters {
         let words = [u64::from(self.literal.log2_degree), u64::from(self.literal.log2_scale)]
             .into_iter()
             .chain([self.primes.len() as u64, self.special_primes.len() as u64])
-            .chain([self.literal.ephemeral_weight as u64, self.bootstrap_input_level() as u64, self.use_top_level() as u64])
+            .chain([
+                u64::from(self.literal.ephemeral_weight),
+                self.bootstrap_input_level() as u64,
+                self.use_top_level() as u64,
+            ])
             .chain(self.primes.iter().copied())
             .chain(self.special_primes.iter().copied());
-        words.flat_map(u64::to_le_bytes).fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        })
+        words
+            .flat_map(u64::to_le_bytes)
+            .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
     }
 }
 
@@ -433,53 +315,22 @@ impl fmt::Display for Parameters {
     }
 }
 
+/// What the engine's arithmetic needs beyond the literal's own check.
 fn check_ranges(literal: &ParametersLiteral) -> Result<(), ParameterError> {
-    let name = || literal.name.clone();
-    if literal.insecure != literal.name.contains(INSECURE_MARKER) {
-        return Err(ParameterError::MisleadingName { name: name() });
-    }
-    if !(5..=17).contains(&literal.log2_degree) {
-        return Err(ParameterError::Degree { name: name(), log2_degree: literal.log2_degree });
-    }
     let range = |what, minimum: u64, maximum: u64, found: u64| {
         if (minimum..=maximum).contains(&found) {
             Ok(())
         } else {
-            Err(ParameterError::Range { name: name(), what, minimum, maximum, found })
+            Err(ParameterError::Range { name: literal.name.clone(), what, minimum, maximum, found })
         }
     };
     let smallest_prime_bits = u64::from(literal.log2_degree) + 6;
     let largest_prime_bits = u64::from(PRIME_LIMIT.ilog2());
-    let sections = [
-        &literal.slots_to_coeffs_bits,
-        &literal.use_bits,
-        &literal.eval_mod_bits,
-        &literal.coeffs_to_slots_bits,
-        &literal.special_bits,
-    ];
-    for &bits in sections.into_iter().flatten().chain([&literal.base_bits]) {
+    let limb_bits = literal.limb_bits();
+    for &bits in limb_bits.iter().chain(&literal.special_bits) {
         range("the bit size of a prime", smallest_prime_bits, largest_prime_bits, u64::from(bits))?;
     }
-    let limbs: usize = sections.iter().map(|bits| bits.len()).sum();
-    range("the number of primes", 2, 128, limbs as u64 + 1)?;
-    range("the number of special primes", 1, 64, literal.special_bits.len() as u64)?;
-    range("the number of primes for use", 1, 64, literal.use_bits.len() as u64)?;
-    range("log2 of the scale", 10, largest_prime_bits, u64::from(literal.log2_scale))?;
-    range("the ephemeral secret's weight", 1, 1 << literal.log2_degree, literal.ephemeral_weight as u64)
-}
-
-fn check_security(literal: &ParametersLiteral, log2_qp: f64) -> Result<(), ParameterError> {
-    if literal.insecure {
-        return Ok(());
-    }
-    let (name, log2_degree) = (literal.name.clone(), literal.log2_degree);
-    match maximum_log2_qp(log2_degree) {
-        None => Err(ParameterError::UnknownSecurity { name, log2_degree }),
-        Some(maximum) if log2_qp > maximum => {
-            Err(ParameterError::Insecure { name, log2_degree, log2_qp, maximum, excess: log2_qp - maximum })
-        }
-        Some(_) => Ok(()),
-    }
+    range("the number of primes", 2, 128, (limb_bits.len() + literal.special_bits.len()) as u64)
 }
 
 fn exp2(bits: u32) -> f64 {
@@ -502,9 +353,7 @@ impl PrimePool<'_> {
     fn take(&mut self, bits: u32, target: f64) -> Result<u64, ParameterError> {
         let step = 1_u64 << self.log2_order;
         let centre = (target / step as f64).round() as u64 * step + 1;
-        let free = |candidate: u64| {
-            candidate < PRIME_LIMIT && !self.taken.contains(&candidate) && is_prime(candidate)
-        };
+        let free = |candidate: u64| candidate < PRIME_LIMIT && !self.taken.contains(&candidate) && is_prime(candidate);
         let found = (0..centre / (2 * step)).find_map(|distance| {
             let below = centre - distance * step;
             let above = centre + distance * step;
@@ -556,7 +405,8 @@ mod tests {
     #[test]
     fn primality_agrees_with_trial_division() {
         for candidate in 0..5000_u64 {
-            let expected = candidate >= 2 && (2..candidate).take_while(|d| d * d <= candidate).all(|d| candidate % d != 0);
+            let expected =
+                candidate >= 2 && (2..candidate).take_while(|d| d * d <= candidate).all(|d| candidate % d != 0);
             assert_eq!(is_prime(candidate), expected, "{candidate}");
         }
         assert!(is_prime((1 << 61) - 1));
@@ -613,25 +463,36 @@ mod tests {
     #[test]
     fn a_modulus_above_the_table_is_refused_with_the_excess() {
         let literal = ParametersLiteral { use_bits: vec![41; 15], name: "wide".into(), ..ParametersLiteral::n16() };
-        match literal.validate() {
-            Err(ParameterError::Insecure { excess, .. }) => assert!((excess - (1788.0 - 1747.0)).abs() < 0.1, "{excess}"),
+        match Parameters::new(literal) {
+            Err(ParameterError::Literal(message)) => assert!(message.contains("by 41 bits"), "{message}"),
             other => panic!("{other:?}"),
         }
         let small = ParametersLiteral { log2_degree: 12, name: "small".into(), ..ParametersLiteral::n16() };
-        assert!(matches!(small.validate(), Err(ParameterError::UnknownSecurity { log2_degree: 12, .. })));
+        assert!(matches!(Parameters::new(small), Err(ParameterError::Literal(_))));
+        assert!(matches!(Parameters::preset("n17"), Err(ParameterError::Literal(_))));
     }
 
     #[test]
     fn the_insecure_flag_and_the_name_go_together() {
         let silent = ParametersLiteral { name: "fast".into(), ..ParametersLiteral::insecure_test() };
-        assert!(matches!(silent.validate(), Err(ParameterError::MisleadingName { .. })));
+        assert!(matches!(Parameters::new(silent), Err(ParameterError::Literal(_))));
         let loud = ParametersLiteral { insecure: false, ..ParametersLiteral::insecure_test() };
-        assert!(matches!(loud.validate(), Err(ParameterError::MisleadingName { .. })));
+        assert!(matches!(Parameters::new(loud), Err(ParameterError::Literal(_))));
+    }
+
+    #[test]
+    fn primes_of_unsupported_sizes_are_refused() {
+        for bits in [17, 51] {
+            let literal = ParametersLiteral { base_bits: bits, ..ParametersLiteral::insecure_test() };
+            assert!(Parameters::new(literal).is_err(), "{bits} bits");
+        }
+        let literal = ParametersLiteral { slots_to_coeffs_bits: vec![43; 3], ..ParametersLiteral::insecure_test() };
+        assert!(matches!(Parameters::new(literal), Err(ParameterError::ScaleDrift { .. })));
     }
 
     #[test]
     fn a_digit_above_the_special_modulus_is_refused() {
         let literal = ParametersLiteral { special_bits: vec![41; 7], ..ParametersLiteral::insecure_test() };
-        assert!(matches!(literal.validate(), Err(ParameterError::DigitTooLarge { digit: 0, .. })));
+        assert!(matches!(Parameters::new(literal), Err(ParameterError::DigitTooLarge { digit: 0, .. })));
     }
 }

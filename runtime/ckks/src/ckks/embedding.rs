@@ -82,8 +82,9 @@ mod tests {
             let mut power = 1;
             for value in transformed {
                 let root = |exponent: usize| Complex64::cis(FRAC_PI_2 * (exponent % (4 * slots)) as f64 / slots as f64);
-                let direct: Complex64 =
-                    (0..slots).map(|k| coefficients[k].re * root(k * power) + coefficients[k].im * root((k + slots) * power)).sum();
+                let direct: Complex64 = (0..slots)
+                    .map(|k| coefficients[k].re * root(k * power) + coefficients[k].im * root((k + slots) * power))
+                    .sum();
                 assert!((value - direct).norm() < 1e-12 * slots as f64, "{value} {direct}");
                 power = power * 5 % (4 * slots);
             }

@@ -101,8 +101,12 @@ impl<B: Backend> Encoder<B> {
         let log2_limit = self.ring.parameters().log2_q(level) - 1.0;
         if log2_limit < 126.0 {
             let largest = match integers {
-                IntegerPolynomial::Narrow(integers) => integers.iter().fold(0, |largest, x| x.unsigned_abs().max(largest)) as f64,
-                IntegerPolynomial::Wide(integers) => integers.iter().fold(0, |largest, x| x.unsigned_abs().max(largest)) as f64,
+                IntegerPolynomial::Narrow(integers) => {
+                    integers.iter().fold(0, |largest, x| x.unsigned_abs().max(largest)) as f64
+                }
+                IntegerPolynomial::Wide(integers) => {
+                    integers.iter().fold(0, |largest, x| x.unsigned_abs().max(largest)) as f64
+                }
             };
             if largest.log2() >= log2_limit {
                 return Err(CkksError::EncodingOverflow { log2_coefficient: largest.log2(), log2_limit, level });
@@ -155,12 +159,22 @@ impl<B: Backend> Encoder<B> {
     }
 
     /// As [`encode`](Self::encode), modulo the special primes as well.
-    pub fn encode_extended(&self, slots: &[Complex64], level: usize, scale: f64) -> Result<ExtendedPlaintext<B>, CkksError> {
+    pub fn encode_extended(
+        &self,
+        slots: &[Complex64],
+        level: usize,
+        scale: f64,
+    ) -> Result<ExtendedPlaintext<B>, CkksError> {
         self.lift_extended(&self.integers(slots, scale)?, slots.len(), level, scale)
     }
 
     /// Encodes real numbers as the polynomial's coefficients, not as its slots.
-    pub fn encode_coefficients(&self, coefficients: &[f64], level: usize, scale: f64) -> Result<Plaintext<B>, CkksError> {
+    pub fn encode_coefficients(
+        &self,
+        coefficients: &[f64],
+        level: usize,
+        scale: f64,
+    ) -> Result<Plaintext<B>, CkksError> {
         let integers = self.integers_from_coefficients(coefficients, scale)?;
         self.lift(&integers, self.ring.parameters().maximum_slots(), level, scale)
     }
@@ -225,9 +239,9 @@ impl MixedRadix {
     fn value(&self, residue: impl Fn(usize) -> u64) -> f64 {
         let mut digits = [0_i64; 128];
         for (i, modulus) in self.moduli.iter().enumerate() {
-            let lower = (0..i).rev().fold(0, |sum, j| {
-                modulus.add(modulus.mul(sum, self.radices[i][j]), modulus.reduce_signed(digits[j]))
-            });
+            let lower = (0..i)
+                .rev()
+                .fold(0, |sum, j| modulus.add(modulus.mul(sum, self.radices[i][j]), modulus.reduce_signed(digits[j])));
             let digit = modulus.mul(modulus.sub(residue(i), lower), self.inverses[i]);
             digits[i] = if digit > modulus.value() / 2 { digit as i64 - modulus.value() as i64 } else { digit as i64 };
         }

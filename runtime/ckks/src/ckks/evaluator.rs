@@ -294,7 +294,12 @@ impl<B: Backend> Evaluator<B> {
     }
 
     /// a·b, relinearised, not rescaled.
-    pub fn mul(&self, a: &Ciphertext<B>, b: &Ciphertext<B>, keys: &EvaluationKeys<B>) -> Result<Ciphertext<B>, CkksError> {
+    pub fn mul(
+        &self,
+        a: &Ciphertext<B>,
+        b: &Ciphertext<B>,
+        keys: &EvaluationKeys<B>,
+    ) -> Result<Ciphertext<B>, CkksError> {
         self.relinearise(&self.tensor(a, b)?, keys)
     }
 

@@ -71,7 +71,12 @@ impl<B: Backend> Evaluator<B> {
     }
 
     /// Rotates the slots to the left by `rotation` modulo their number: slot j of the result is slot j + rotation of the operand.
-    pub fn rotate(&self, a: &Ciphertext<B>, rotation: i64, keys: &EvaluationKeys<B>) -> Result<Ciphertext<B>, CkksError> {
+    pub fn rotate(
+        &self,
+        a: &Ciphertext<B>,
+        rotation: i64,
+        keys: &EvaluationKeys<B>,
+    ) -> Result<Ciphertext<B>, CkksError> {
         self.check_polynomials("rotate", a, 2)?;
         let amount = Self::normalise(a.slots, rotation);
         if amount == 0 {
@@ -126,7 +131,11 @@ impl<B: Backend> Evaluator<B> {
     pub fn switch_key(&self, a: &Ciphertext<B>, key: &KeySwitchKey<B>) -> Result<Ciphertext<B>, CkksError> {
         self.check_polynomials("switch_key", a, 2)?;
         if a.level > key.level() {
-            return Err(CkksError::KeyLevel { key: "a change of secret".to_owned(), key_level: key.level(), level: a.level });
+            return Err(CkksError::KeyLevel {
+                key: "a change of secret".to_owned(),
+                key_level: key.level(),
+                level: a.level,
+            });
         }
         let digits = switching::decompose(&self.ring, &a.buffer, 1, a.level, key.special())?;
         let extended = self.switch_extended(a, &digits, key)?;
@@ -183,7 +192,13 @@ impl<B: Backend> Evaluator<B> {
         let amount = Self::normalise(a.slots, rotation);
         if amount == 0 {
             let special = self.ring.parameters().digit_limbs();
-            return switching::accumulate_times_special(&self.ring, &mut accumulator.buffer, &a.buffer, a.level, special);
+            return switching::accumulate_times_special(
+                &self.ring,
+                &mut accumulator.buffer,
+                &a.buffer,
+                a.level,
+                special,
+            );
         }
         let key = keys.rotation(amount, a.level)?;
         let digits = self.decompose(a)?;

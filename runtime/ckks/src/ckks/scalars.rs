@@ -10,7 +10,11 @@ use crate::error::CkksError;
 fn scaled_integer(value: f64, scale: f64) -> Result<i128, CkksError> {
     let scaled = value * scale;
     if !scaled.is_finite() || scaled.abs() >= 126_f64.exp2() {
-        return Err(CkksError::Value { what: "a scaled constant", value: scaled, condition: "below 2^126 in absolute value" });
+        return Err(CkksError::Value {
+            what: "a scaled constant",
+            value: scaled,
+            condition: "below 2^126 in absolute value",
+        });
     }
     Ok(scaled.round() as i128)
 }

@@ -105,11 +105,8 @@ impl GaussianSampler {
             tail_sums[k as usize] = tail_sums[k as usize + 1] + weight(k + 1);
         }
         let total = tail_sums[0] + weight(0);
-        let survival = tail_sums
-            .iter()
-            .map(|sum| (sum / total * 63_f64.exp2()) as u64)
-            .take_while(|&entry| entry > 0)
-            .collect();
+        let survival =
+            tail_sums.iter().map(|sum| (sum / total * 63_f64.exp2()) as u64).take_while(|&entry| entry > 0).collect();
         Self { survival }
     }
 

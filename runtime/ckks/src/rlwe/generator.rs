@@ -135,7 +135,12 @@ impl<B: Backend> KeyGenerator<B> {
     }
 
     /// The key of the rotation to the left by `rotation`.
-    pub fn rotation_key(&self, secret: &SecretKey, rotation: usize, level: usize) -> Result<KeySwitchKey<B>, CkksError> {
+    pub fn rotation_key(
+        &self,
+        secret: &SecretKey,
+        rotation: usize,
+        level: usize,
+    ) -> Result<KeySwitchKey<B>, CkksError> {
         self.galois_key(secret, self.ring.galois_element(rotation), level)
     }
 

@@ -23,7 +23,9 @@ fn a_ciphertext_reveals_nothing_without_its_secret() {
     let fixture = Fixture::new(&KeyManifest::default());
     let values = vec![Complex64::ONE; 512];
     let other = KeyGenerator::new(fixture.ring.clone()).secret_key().unwrap();
-    let wrong = Decryptor::new(fixture.ring.clone(), &other).decrypt_slots(&fixture.encoder, &fixture.encrypt(&values)).unwrap();
+    let wrong = Decryptor::new(fixture.ring.clone(), &other)
+        .decrypt_slots(&fixture.encoder, &fixture.encrypt(&values))
+        .unwrap();
     assert!(wrong.iter().map(|z| z.norm()).sum::<f64>() / 512.0 > 1e6);
 }
 

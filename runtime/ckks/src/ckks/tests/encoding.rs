@@ -29,7 +29,8 @@ fn few_slots_are_the_periodic_vector() {
 #[test]
 fn coefficients_decode_to_the_last_bit_with_signs_and_wide_values() {
     let fixture = Fixture::new(&KeyManifest::default());
-    let coefficients: Vec<f64> = (0..1024_i32).map(|k| f64::from((k * 7919 - 4_000_000) % 65_537) * f64::from(k % 40).exp2()).collect();
+    let coefficients: Vec<f64> =
+        (0..1024_i32).map(|k| f64::from((k * 7919 - 4_000_000) % 65_537) * f64::from(k % 40).exp2()).collect();
     for (level, scale) in [(1, 1.0), (4, 16_f64.exp2()), (9, 60_f64.exp2())] {
         let plaintext = fixture.encoder.encode_coefficients(&coefficients, level, scale).unwrap();
         for (found, expected) in fixture.encoder.decode_coefficients(&plaintext).unwrap().iter().zip(&coefficients) {
@@ -57,10 +58,16 @@ fn integers_are_rounded_and_narrow_where_possible() {
 fn what_does_not_fit_is_refused() {
     let fixture = Fixture::new(&KeyManifest::default());
     let values = random_slots(4, 3);
-    assert!(matches!(fixture.encoder.encode(&values, 0, 55_f64.exp2()), Err(CkksError::EncodingOverflow { level: 0, .. })));
+    assert!(matches!(
+        fixture.encoder.encode(&values, 0, 55_f64.exp2()),
+        Err(CkksError::EncodingOverflow { level: 0, .. })
+    ));
     assert!(matches!(fixture.encoder.encode(&values, 9, 130_f64.exp2()), Err(CkksError::EncodingOverflow { .. })));
     assert!(matches!(fixture.encoder.encode(&values[..3], 9, 1e9), Err(CkksError::Slots { slots: 3, maximum: 512 })));
-    assert!(matches!(fixture.encoder.encode(&values, 10, 1e9), Err(CkksError::LevelOutOfRange { level: 10, maximum: 9 })));
+    assert!(matches!(
+        fixture.encoder.encode(&values, 10, 1e9),
+        Err(CkksError::LevelOutOfRange { level: 10, maximum: 9 })
+    ));
     let infinite = [Complex64::new(f64::NAN, 0.0)];
     assert!(matches!(fixture.encoder.encode(&infinite, 9, 1e9), Err(CkksError::EncodingOverflow { .. })));
 }

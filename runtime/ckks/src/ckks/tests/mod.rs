@@ -22,7 +22,7 @@ use crate::rlwe::secret::SecretKey;
 
 /// A short chain over N = 2^10: levels 0 to 9, of which 2 to 6 are for use; three special primes.
 pub(crate) fn small_parameters() -> Parameters {
-    ParametersLiteral {
+    Parameters::new(ParametersLiteral {
         name: format!("{INSECURE_MARKER}-small"),
         log2_degree: 10,
         slots_to_coeffs_bits: vec![41],
@@ -32,8 +32,7 @@ pub(crate) fn small_parameters() -> Parameters {
         special_bits: vec![50; 3],
         ephemeral_weight: 32,
         ..ParametersLiteral::insecure_test()
-    }
-    .validate()
+    })
     .unwrap()
 }
 

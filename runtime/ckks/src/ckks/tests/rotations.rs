@@ -79,8 +79,7 @@ fn extended_accumulation_of_rotations() {
     evaluator.rotate_accumulate_extended(&mut sum, &x, 1, keys).unwrap();
     evaluator.rotate_accumulate_extended(&mut sum, &y, 0, keys).unwrap();
     evaluator.add_extended_assign(&mut sum, &evaluator.extend(&y).unwrap()).unwrap();
-    let expected: Vec<_> =
-        (0..512).map(|j| a[j] + rotated(&b, 3)[j] + rotated(&a, 1)[j] + b[j] + b[j]).collect();
+    let expected: Vec<_> = (0..512).map(|j| a[j] + rotated(&b, 3)[j] + rotated(&a, 1)[j] + b[j] + b[j]).collect();
     fixture.assert_canonical(&evaluator.mod_down(&sum).unwrap(), 6, &expected, 4.0 * ONE_OPERATION);
     let low = evaluator.extend(&fixture.encrypt_at(&a, 3)).unwrap();
     assert!(evaluator.add_extended_assign(&mut sum, &low).is_err());

@@ -13,11 +13,14 @@ fn ciphertexts_survive_and_higher_limbs_are_left_out() {
     let back = Ciphertext::from_bytes(&fixture.ring, &product.to_bytes(&fixture.ring).unwrap()).unwrap();
     assert_eq!(back.polynomials(&fixture.ring), 3);
     assert_near(&fixture.decrypt(&back), &zip(&a, &a, |a, b| a * b), ONE_OPERATION);
-    fixture.evaluator.add_assign(&mut x, &{
-        let mut low = fixture.encrypt_at(&a, 2);
-        low.set_scale(fixture.ring.parameters().canonical_scale(6));
-        low
-    }).unwrap();
+    fixture
+        .evaluator
+        .add_assign(&mut x, &{
+            let mut low = fixture.encrypt_at(&a, 2);
+            low.set_scale(fixture.ring.parameters().canonical_scale(6));
+            low
+        })
+        .unwrap();
     assert_eq!(x.to_bytes(&fixture.ring).unwrap().len(), (full.len() - 32) / 7 * 3 + 32);
 }
 
@@ -43,7 +46,7 @@ fn anything_else_is_refused() {
         assert!(refused(&damaged), "byte {position}");
     }
     let other = Ring::<CpuBackend>::new(
-        ParametersLiteral { log2_degree: 11, ..small_parameters().literal().clone() }.validate().unwrap(),
+        Parameters::new(ParametersLiteral { log2_degree: 11, ..small_parameters().literal().clone() }).unwrap(),
     )
     .unwrap();
     assert!(matches!(Ciphertext::from_bytes(&other, &bytes), Err(CkksError::Format { .. })));
