@@ -1,0 +1,345 @@
+//! Bootstrapping with SlotsToCoeffs first.
+//!
+//! An input whose slots are bounded by one becomes the same vector at the highest level for use. With `n` slots in
+//! `X^(N/2n)`, `r` the log2 of the message ratio:
+//!
+//! 1. **SlotsToCoeffs**, on the lowest primes: the slots become coefficients at scale `q_0 / 2^r`. An optional real mask and
+//!    the factor `2^-k` of inputs bounded by `2^k` ride on the first matrix.
+//! 2. **Encapsulation** (ePrint 2022/024): at `q_0`, a switch to a sparse ephemeral secret of weight `h` by a key that exists
+//!    only modulo `q_0·p_0`; **ModRaise** to the whole chain, which adds `q_0·I` with `|I| ≤ (h + 1)/2`; a switch back.
+//! 3. **Trace** to the subring, for `n < N/2`: `I` keeps `2n` coefficients.
+//! 4. **CoeffsToSlots**: slots hold `t = I + ε`, `ε` the message divided by `2^r`. For complex sparse inputs the last matrix
+//!    writes real and imaginary parts side by side in `2n` slots, so that the next step runs once.
+//! 5. **EvalMod** ([`modular_reduction`](super::modular_reduction)): cosine, double angles, cubic. The factor `2^r` (and, for
+//!    side-by-side parts, the vector `(1, …, 1, i, …, i)`) rides on the cubic's coefficients.
+//! 6. Real and imaginary parts are added.
+//!
+//! The order leaves the rounding noise of CoeffsToSlots as the largest contribution; [`noise`] and [`cost`] predict precision and work.
+
+use cachemir_hal::Backend;
+use num_complex::Complex64;
+
+use crate::ckks::ciphertext::{Ciphertext, Plaintext};
+use crate::ckks::evaluator::Evaluator;
+use crate::circuits::linear::{Hoisting, LinearTransform};
+use crate::error::CkksError;
+use crate::rlwe::keys::{EvaluationKeys, KeyManifest};
+
+pub mod cost;
+pub mod noise;
+mod plan;
+
+pub use plan::{BootstrapPlan, Factor, SlotKind};
+
+/// A bootstrap's public constants, encoded: everything but keys and entries.
+#[derive(Debug)]
+pub struct Bootstrapper<B: Backend> {
+    plan: BootstrapPlan,
+    /// All factors of SlotsToCoeffs but the first, which belongs to the entry.
+    slots_to_coefficients: Vec<LinearTransform<B>>,
+    coefficients_to_slots: Vec<LinearTransform<B>>,
+    /// The cubic's coefficients times `(1, …, 1, i, …, i)`, where parts lie side by side.
+    packed_cubic: Option<PackedCubic<B>>,
+}
+
+#[derive(Debug)]
+struct PackedCubic<B: Backend> {
+    linear: Plaintext<B>,
+    cubic: Plaintext<B>,
+}
+
+/// The first matrix of SlotsToCoeffs for one mask and one magnitude.
+#[derive(Debug)]
+pub struct BootstrapEntry<B: Backend> {
+    first: LinearTransform<B>,
+    log2_magnitude: u32,
+}
+
+impl<B: Backend> BootstrapEntry<B> {
+    /// `k`: inputs are bounded by `2^k` wherever the mask is not zero.
+    pub fn log2_magnitude(&self) -> u32 {
+        self.log2_magnitude
+    }
+
+    /// Bytes of memory of the encoded matrix.
+    pub fn bytes(&self, evaluator: &Evaluator<B>) -> u64 {
+        self.first.bytes(evaluator.ring())
+    }
+}
+
+/// Largest supported `k`.
+pub const MAXIMUM_LOG2_MAGNITUDE: u32 = 24;
+
+impl<B: Backend> Bootstrapper<B> {
+    /// Plans and encodes a bootstrap of `slots` slots.
+    pub fn new(evaluator: &Evaluator<B>, slots: usize, kind: SlotKind) -> Result<Self, CkksError> {
+        Self::with_plan(evaluator, BootstrapPlan::new(evaluator.ring().parameters(), slots, kind)?)
+    }
+
+    /// Encodes a plan.
+    pub fn with_plan(evaluator: &Evaluator<B>, plan: BootstrapPlan) -> Result<Self, CkksError> {
+        let encoder = evaluator.encoder();
+        let encode = |factor: &Factor, hoisting| {
+            let steps = factor.steps.clone();
+            LinearTransform::encode(encoder, &factor.matrix, steps, hoisting, factor.level, factor.scale)
+        };
+        let slots_to_coefficients = plan
+            .slots_to_coefficients()
+            .iter()
+            .skip(1)
+            .map(|factor| encode(factor, Hoisting::Single))
+            .collect::<Result<_, _>>()?;
+        let coefficients_to_slots = plan
+            .coefficients_to_slots()
+            .iter()
+            .map(|factor| encode(factor, Hoisting::Double))
+            .collect::<Result<_, _>>()?;
+        let mut bootstrapper = Self { plan, slots_to_coefficients, coefficients_to_slots, packed_cubic: None };
+        if bootstrapper.plan.is_packed() {
+            let parts = |factor: f64| {
+                let slots = bootstrapper.plan.slots();
+                let mut values = vec![Complex64::new(factor, 0.0); slots];
+                values.resize(2 * slots, Complex64::new(0.0, factor));
+                values
+            };
+            let cubic = bootstrapper.cubic(evaluator);
+            let level = bootstrapper.plan.sine_level();
+            bootstrapper.packed_cubic = Some(PackedCubic {
+                linear: encoder.encode(&parts(cubic.linear), level - 1, cubic.linear_scale)?,
+                cubic: encoder.encode(&parts(cubic.cubic), level, cubic.cubic_scale)?,
+            });
+        }
+        Ok(bootstrapper)
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &BootstrapPlan {
+        &self.plan
+    }
+
+    /// The keys that [`bootstrap`](Self::bootstrap) uses.
+    pub fn key_manifest(&self) -> KeyManifest {
+        self.plan.key_manifest()
+    }
+
+    /// Bytes of memory of the encoded matrices, entries not counted.
+    pub fn bytes(&self, evaluator: &Evaluator<B>) -> u64 {
+        self.slots_to_coefficients
+            .iter()
+            .chain(&self.coefficients_to_slots)
+            .map(|transform| transform.bytes(evaluator.ring()))
+            .sum()
+    }
+
+    /// Encodes the first matrix for inputs bounded by `2^log2_magnitude`, each slot multiplied by the mask's value.
+    ///
+    /// The bound is for the product: slots that the mask zeroes may have any size. A mask shorter than the slots repeats.
+    pub fn prepare_entry(
+        &self,
+        evaluator: &Evaluator<B>,
+        mask: Option<&[f64]>,
+        log2_magnitude: u32,
+    ) -> Result<BootstrapEntry<B>, CkksError> {
+        if log2_magnitude > MAXIMUM_LOG2_MAGNITUDE {
+            return Err(CkksError::Value {
+                what: "log2 of a bootstrap's magnitude",
+                value: f64::from(log2_magnitude),
+                condition: "at most 24",
+            });
+        }
+        let slots = self.plan.slots();
+        let factor = &self.plan.slots_to_coefficients()[0];
+        let mut matrix = factor.matrix.scale((-f64::from(log2_magnitude)).exp2());
+        if let Some(mask) = mask {
+            if mask.is_empty() || !slots.is_multiple_of(mask.len()) {
+                return Err(CkksError::Slots { slots: mask.len(), maximum: slots });
+            }
+            let periodic: Vec<f64> = mask.iter().copied().cycle().take(slots).collect();
+            matrix = matrix.mask_input(&periodic);
+        }
+        let first = LinearTransform::encode(
+            evaluator.encoder(),
+            &matrix,
+            factor.steps.clone(),
+            Hoisting::Single,
+            factor.level,
+            factor.scale,
+        )?;
+        Ok(BootstrapEntry { first, log2_magnitude })
+    }
+
+    /// The input's vector, multiplied by the entry's mask, at the output level and its canonical scale.
+    ///
+    /// The input is at [`BootstrapPlan::input_level`] or higher, its slots are bounded as the entry says.
+    pub fn bootstrap(
+        &self,
+        evaluator: &Evaluator<B>,
+        keys: &EvaluationKeys<B>,
+        entry: &BootstrapEntry<B>,
+        input: &Ciphertext<B>,
+    ) -> Result<Ciphertext<B>, CkksError> {
+        let low = self.to_coefficients(evaluator, keys, entry, input)?;
+        let raised = self.raise(evaluator, keys, &low)?;
+        let parts = self.to_slots(evaluator, keys, raised)?;
+        let mut result: Option<Ciphertext<B>> = None;
+        for (index, part) in parts.iter().enumerate() {
+            let mut reduced = self.eval_mod(evaluator, keys, part, entry.log2_magnitude)?;
+            if index == 1 {
+                evaluator.mul_by_i_assign(&mut reduced)?;
+            }
+            match &mut result {
+                None => result = Some(reduced),
+                Some(sum) => evaluator.add_assign(sum, &reduced)?,
+            }
+        }
+        let mut result = result.ok_or(CkksError::LevelExhausted { operation: "bootstrap", level: 0, needed: 1 })?;
+        result.set_slots(self.plan.slots());
+        Ok(result)
+    }
+
+    /// SlotsToCoeffs, to level 0.
+    fn to_coefficients(
+        &self,
+        evaluator: &Evaluator<B>,
+        keys: &EvaluationKeys<B>,
+        entry: &BootstrapEntry<B>,
+        input: &Ciphertext<B>,
+    ) -> Result<Ciphertext<B>, CkksError> {
+        if input.slots() > self.plan.slots() {
+            return Err(CkksError::Slots { slots: input.slots(), maximum: self.plan.slots() });
+        }
+        let mut state = evaluator.drop_to_level(input, self.plan.input_level())?;
+        state.set_slots(self.plan.slots());
+        for transform in std::iter::once(&entry.first).chain(&self.slots_to_coefficients) {
+            state = transform.apply_rescale(evaluator, keys, &state)?;
+        }
+        Ok(state)
+    }
+
+    /// ModRaise under the ephemeral secret, and the trace. Coefficients divided by the scale are `(N/2n)·(I + ε)`.
+    fn raise(
+        &self,
+        evaluator: &Evaluator<B>,
+        keys: &EvaluationKeys<B>,
+        low: &Ciphertext<B>,
+    ) -> Result<Ciphertext<B>, CkksError> {
+        let level = self.plan.raised_level();
+        let sparse = evaluator.switch_key(low, keys.dense_to_sparse()?)?;
+        let raised = evaluator.raise_modulus(&sparse, level)?;
+        let mut state = evaluator.switch_key(&raised, keys.sparse_to_dense(level)?)?;
+        state.set_scale(evaluator.ring().parameters().primes()[0] as f64);
+        state.set_slots(evaluator.ring().parameters().maximum_slots());
+        for rotation in self.plan.trace_rotations() {
+            let rotated = evaluator.rotate(&state, rotation as i64, keys)?;
+            evaluator.add_assign(&mut state, &rotated)?;
+        }
+        state.set_slots(self.plan.slots());
+        Ok(state)
+    }
+
+    /// CoeffsToSlots: one real vector for each run of EvalMod.
+    fn to_slots(
+        &self,
+        evaluator: &Evaluator<B>,
+        keys: &EvaluationKeys<B>,
+        raised: Ciphertext<B>,
+    ) -> Result<Vec<Ciphertext<B>>, CkksError> {
+        let mut state = raised;
+        let Some((last, transforms)) = self.coefficients_to_slots.split_last() else {
+            return Ok(vec![state]);
+        };
+        for transform in transforms {
+            state = transform.apply_rescale(evaluator, keys, &state)?;
+        }
+        // Conjugated before the rescale, which divides the noise of the key switch.
+        let complex = last.apply(evaluator, keys, &state)?;
+        let conjugate = evaluator.conjugate(&complex, keys)?;
+        let mut parts = vec![evaluator.rescale(&evaluator.add(&complex, &conjugate)?)?];
+        if self.plan.eval_mod_runs() == 2 {
+            let mut imaginary = evaluator.sub(&conjugate, &complex)?;
+            evaluator.mul_by_i_assign(&mut imaginary)?;
+            parts.push(evaluator.rescale(&imaginary)?);
+        }
+        let shift = -0.25 / self.plan.reduction().range();
+        for part in &mut parts {
+            evaluator.add_scalar_assign(part, shift)?;
+        }
+        Ok(parts)
+    }
+
+    /// `2^(r + k)` times the modular reduction, at the canonical scale of the output level.
+    fn eval_mod(
+        &self,
+        evaluator: &Evaluator<B>,
+        keys: &EvaluationKeys<B>,
+        input: &Ciphertext<B>,
+        log2_magnitude: u32,
+    ) -> Result<Ciphertext<B>, CkksError> {
+        let plan = &self.plan;
+        let cosine_level = plan.eval_mod_level() - plan.cosine().depth();
+        let mut sine = plan.cosine().evaluate(evaluator, keys, input, None, cosine_level, plan.cosine_scale())?;
+        for _ in 0..plan.reduction().literal().double_angles {
+            let mut square = evaluator.tensor(&evaluator.mul_integer(&sine, 2)?, &sine)?;
+            evaluator.add_scalar_assign(&mut square, -1.0)?;
+            sine = evaluator.relinearise_rescale(&square, keys)?;
+        }
+        let square = evaluator.square_rescale(&sine, keys)?;
+        let cubic = self.cubic(evaluator);
+        let below = evaluator.truncate(&sine, plan.sine_level() - 1)?;
+        let (factor, linear) = match &self.packed_cubic {
+            None => (
+                evaluator.mul_scalar_at(&sine, cubic.cubic, cubic.cubic_scale)?,
+                evaluator.mul_scalar_at(&below, cubic.linear, cubic.linear_scale)?,
+            ),
+            Some(packed) => {
+                (evaluator.mul_plain(&sine, &packed.cubic)?, evaluator.mul_plain(&below, &packed.linear)?)
+            }
+        };
+        let mut sum = evaluator.tensor(&evaluator.rescale(&factor)?, &square)?;
+        evaluator.add_assign(&mut sum, &linear)?;
+        if log2_magnitude > 0 {
+            sum = evaluator.mul_integer(&sum, 1 << log2_magnitude)?;
+        }
+        let mut result = if plan.is_packed() {
+            // Added before the rescale, which divides the noise of the key switch.
+            let mut sum = evaluator.relinearise(&sum, keys)?;
+            sum.set_slots(2 * plan.slots());
+            let other = evaluator.rotate(&sum, plan.slots() as i64, keys)?;
+            evaluator.add_assign(&mut sum, &other)?;
+            evaluator.rescale(&sum)?
+        } else {
+            evaluator.relinearise_rescale(&sum, keys)?
+        };
+        result.set_scale(evaluator.ring().parameters().canonical_scale(plan.output_level()));
+        Ok(result)
+    }
+
+    /// The cubic `s·(α + β s²)` times `2^r`, with scales such that the unrescaled sum has the output's canonical scale times
+    /// the prime consumed last.
+    fn cubic(&self, evaluator: &Evaluator<B>) -> Cubic {
+        let plan = &self.plan;
+        let parameters = evaluator.ring().parameters();
+        let primes = |level: usize| parameters.primes()[level] as f64;
+        let (sine_level, sine_scale) = (plan.sine_level(), plan.sine_scale());
+        let square_scale = sine_scale * sine_scale / primes(sine_level);
+        let sum_scale = parameters.canonical_scale(plan.output_level()) * primes(sine_level - 1);
+        let ratio = f64::from(plan.reduction().literal().log2_message_ratio).exp2();
+        Cubic {
+            linear: ratio * plan.reduction().linear(),
+            cubic: ratio * plan.reduction().cubic(),
+            linear_scale: sum_scale / sine_scale,
+            cubic_scale: sum_scale / square_scale * primes(sine_level) / sine_scale,
+        }
+    }
+}
+
+/// Coefficients of the cubic and the scales that they are encoded at.
+struct Cubic {
+    linear: f64,
+    cubic: f64,
+    linear_scale: f64,
+    cubic_scale: f64,
+}
+
+#[cfg(test)]
+mod tests;

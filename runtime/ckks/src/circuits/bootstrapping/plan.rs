@@ -1,0 +1,343 @@
+//! A bootstrap as data: its matrices, rotations, polynomials, levels and scales. Nothing here is encoded or encrypted.
+
+use std::collections::BTreeSet;
+
+use num_complex::Complex64;
+
+use crate::circuits::fourier::{coefficients_to_slots, slots_to_coefficients};
+use crate::circuits::linear::{DiagonalMatrix, StepPlan};
+use crate::circuits::modular_reduction::{ModularReduction, ModularReductionLiteral};
+use crate::circuits::polynomials::{EvaluationPlan, Polynomial};
+use crate::error::CkksError;
+use crate::parameters::{Parameters, Section};
+use crate::rlwe::keys::KeyManifest;
+
+/// What the slots hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SlotKind {
+    /// Real numbers; imaginary parts are dropped.
+    Real,
+    /// Complex numbers.
+    Complex,
+}
+
+/// How many more babies a rotation may cost before another key is generated for it.
+const KEY_COST: usize = 2;
+
+/// One factor of SlotsToCoeffs or CoeffsToSlots.
+#[derive(Clone, Debug)]
+pub struct Factor {
+    /// The map, with its share of the normalising constants.
+    pub matrix: DiagonalMatrix,
+    /// Its rotations.
+    pub steps: StepPlan,
+    /// The level of its input.
+    pub level: usize,
+    /// The scale that its diagonals are encoded at.
+    pub scale: f64,
+}
+
+/// Everything that follows from parameters, slots and kind.
+#[derive(Clone, Debug)]
+pub struct BootstrapPlan {
+    slots: usize,
+    kind: SlotKind,
+    maximum_slots: usize,
+    slots_to_coefficients: Vec<Factor>,
+    coefficients_to_slots: Vec<Factor>,
+    reduction: ModularReduction,
+    cosine: EvaluationPlan,
+    cosine_scale: f64,
+    sine_scale: f64,
+    eval_mod_level: usize,
+    output_level: usize,
+}
+
+impl BootstrapPlan {
+    /// The plan for `slots` slots, with the default modular reduction at the parameters' ephemeral weight.
+    pub fn new(parameters: &Parameters, slots: usize, kind: SlotKind) -> Result<Self, CkksError> {
+        let literal =
+            ModularReductionLiteral { ephemeral_weight: parameters.ephemeral_weight(), ..Default::default() };
+        Self::with_reduction(parameters, slots, kind, literal)
+    }
+
+    /// The plan with another modular reduction, whose depth must be the number of the parameters' primes for EvalMod.
+    pub fn with_reduction(
+        parameters: &Parameters,
+        slots: usize,
+        kind: SlotKind,
+        literal: ModularReductionLiteral,
+    ) -> Result<Self, CkksError> {
+        let maximum_slots = parameters.maximum_slots();
+        if !slots.is_power_of_two() || slots > maximum_slots {
+            return Err(CkksError::Slots { slots, maximum: maximum_slots });
+        }
+        let reduction = ModularReduction::new(literal);
+        let eval_mod = parameters.section(Section::EvalMod);
+        let (stc_levels, cts_levels) =
+            (parameters.section(Section::SlotsToCoeffs).len(), parameters.section(Section::CoeffsToSlots).len());
+        if reduction.depth() != eval_mod.len() || stc_levels == 0 || cts_levels == 0 {
+            return Err(CkksError::BootstrapLevels {
+                name: parameters.name().to_owned(),
+                eval_mod: reduction.depth(),
+                eval_mod_found: eval_mod.len(),
+                slots_to_coeffs_found: stc_levels,
+                coeffs_to_slots_found: cts_levels,
+            });
+        }
+        let eval_mod_level = eval_mod.end - 1;
+        let output_level = eval_mod.start - 1;
+        let primes = |level: usize| parameters.primes()[level] as f64;
+
+        let mut available = BTreeSet::new();
+        let coefficients_to_slots = cts_factors(
+            parameters,
+            slots,
+            normalisation(&reduction, maximum_slots, slots),
+            kind == SlotKind::Complex && slots < maximum_slots,
+            &mut available,
+        );
+        let slots_to_coefficients = stc_factors(parameters, slots, &reduction, &mut available);
+
+        let cosine = EvaluationPlan::new(&Polynomial::chebyshev(reduction.cosine().to_vec()));
+        let cosine_level = eval_mod_level - cosine.depth();
+        let cosine_scale = primes(cosine_level);
+        let sine_scale = (0..literal.double_angles as usize)
+            .fold(cosine_scale, |scale, step| scale * scale / primes(cosine_level - step));
+        Ok(Self {
+            slots,
+            kind,
+            maximum_slots,
+            slots_to_coefficients,
+            coefficients_to_slots,
+            reduction,
+            cosine,
+            cosine_scale,
+            sine_scale,
+            eval_mod_level,
+            output_level,
+        })
+    }
+
+    /// Number of slots.
+    pub fn slots(&self) -> usize {
+        self.slots
+    }
+
+    /// What the slots hold.
+    pub fn kind(&self) -> SlotKind {
+        self.kind
+    }
+
+    /// Factors of SlotsToCoeffs, in the order in which they are applied. No mask and no magnitude.
+    pub fn slots_to_coefficients(&self) -> &[Factor] {
+        &self.slots_to_coefficients
+    }
+
+    /// Factors of CoeffsToSlots, in the order in which they are applied.
+    pub fn coefficients_to_slots(&self) -> &[Factor] {
+        &self.coefficients_to_slots
+    }
+
+    /// The modular reduction.
+    pub fn reduction(&self) -> &ModularReduction {
+        &self.reduction
+    }
+
+    /// The evaluation of its cosine.
+    pub fn cosine(&self) -> &EvaluationPlan {
+        &self.cosine
+    }
+
+    /// Scale of the cosine's value, before the double angles.
+    pub fn cosine_scale(&self) -> f64 {
+        self.cosine_scale
+    }
+
+    /// Scale of the sine, after the double angles.
+    pub fn sine_scale(&self) -> f64 {
+        self.sine_scale
+    }
+
+    /// Whether real and imaginary parts lie side by side in `2n` slots during EvalMod (complex and sparse).
+    pub fn is_packed(&self) -> bool {
+        self.kind == SlotKind::Complex && self.slots < self.maximum_slots
+    }
+
+    /// How often EvalMod runs: twice for all slots and complex numbers, else once.
+    pub fn eval_mod_runs(&self) -> usize {
+        if self.kind == SlotKind::Complex && self.slots == self.maximum_slots { 2 } else { 1 }
+    }
+
+    /// Level that the input is brought to.
+    pub fn input_level(&self) -> usize {
+        self.slots_to_coefficients.len()
+    }
+
+    /// Level after ModRaise.
+    pub fn raised_level(&self) -> usize {
+        self.eval_mod_level + self.coefficients_to_slots.len()
+    }
+
+    /// Level of EvalMod's input.
+    pub fn eval_mod_level(&self) -> usize {
+        self.eval_mod_level
+    }
+
+    /// Level of the result.
+    pub fn output_level(&self) -> usize {
+        self.output_level
+    }
+
+    /// Level of the sine, two above the result.
+    pub fn sine_level(&self) -> usize {
+        self.output_level + 2
+    }
+
+    /// Rotations that map a polynomial to the subring of `X^(N/2n)`, times `N/2n`: multiples `n·2^i`, applied one after another.
+    pub fn trace_rotations(&self) -> impl Iterator<Item = usize> + use<> {
+        let (slots, maximum) = (self.slots, self.maximum_slots);
+        std::iter::successors(Some(slots), |rotation| Some(rotation * 2)).take_while(move |&rotation| rotation < maximum)
+    }
+
+    /// The keys that a bootstrap needs.
+    pub fn key_manifest(&self) -> KeyManifest {
+        let mut manifest = KeyManifest { encapsulation: true, ..KeyManifest::default() };
+        for factor in self.slots_to_coefficients.iter().chain(&self.coefficients_to_slots) {
+            for rotation in factor.steps.rotations() {
+                manifest.require_rotation(rotation, factor.level);
+            }
+        }
+        for rotation in self.trace_rotations() {
+            manifest.require_rotation(rotation, self.raised_level());
+        }
+        if self.is_packed() {
+            manifest.require_rotation(self.slots, self.output_level + 1);
+        }
+        manifest.require_conjugation(self.eval_mod_level + 1);
+        manifest.require_relinearisation(self.eval_mod_level);
+        manifest
+    }
+}
+
+/// The constant that CoeffsToSlots carries: coefficients `t` become `x = t / range`. The trace multiplied them by `N/2n`, and
+/// taking a real part as `u + conj(u)` doubles it.
+fn normalisation(reduction: &ModularReduction, maximum_slots: usize, slots: usize) -> f64 {
+    slots as f64 / (2.0 * maximum_slots as f64 * reduction.range())
+}
+
+fn cts_factors(
+    parameters: &Parameters,
+    slots: usize,
+    normalisation: f64,
+    packed: bool,
+    available: &mut BTreeSet<usize>,
+) -> Vec<Factor> {
+    let mut matrices = coefficients_to_slots(slots, parameters.section(Section::CoeffsToSlots).len());
+    let count = matrices.len();
+    let share = normalisation.powf(1.0 / count as f64);
+    matrices.iter_mut().for_each(|matrix| *matrix = matrix.scale(share));
+    if packed {
+        if let Some(last) = matrices.last_mut() {
+            *last = last.stack(-Complex64::I);
+        }
+    }
+    let top = parameters.section(Section::EvalMod).end - 1 + count;
+    let levels: Vec<usize> = (0..count).map(|f| top - f).collect();
+    let scales: Vec<f64> = levels.iter().map(|&level| parameters.primes()[level] as f64).collect();
+    factors(matrices, &levels, &scales, available)
+}
+
+fn stc_factors(
+    parameters: &Parameters,
+    slots: usize,
+    reduction: &ModularReduction,
+    available: &mut BTreeSet<usize>,
+) -> Vec<Factor> {
+    let matrices = slots_to_coefficients(slots, parameters.section(Section::SlotsToCoeffs).len());
+    let count = matrices.len();
+    let primes = |level: usize| parameters.primes()[level] as f64;
+    // From the canonical scale down to q_0 / 2^r, over `count` products and rescales.
+    let target = primes(0) / f64::from(reduction.literal().log2_message_ratio).exp2();
+    let consumed: f64 = (1..=count).map(primes).product();
+    let scale = (target * consumed / parameters.canonical_scale(count)).powf(1.0 / count as f64);
+    let levels: Vec<usize> = (0..count).map(|f| count - f).collect();
+    factors(matrices, &levels, &vec![scale; count], available)
+}
+
+/// Plans the steps of every factor, those of small stride first, each making its rotations available to the next.
+fn factors(
+    matrices: Vec<DiagonalMatrix>,
+    levels: &[usize],
+    scales: &[f64],
+    available: &mut BTreeSet<usize>,
+) -> Vec<Factor> {
+    let offsets = |matrix: &DiagonalMatrix| matrix.diagonals().keys().copied().collect::<BTreeSet<_>>();
+    let mut order: Vec<usize> = (0..matrices.len()).collect();
+    order.sort_by_key(|&f| offsets(&matrices[f]).into_iter().find(|&offset| offset != 0));
+    let mut steps: Vec<Option<StepPlan>> = vec![None; matrices.len()];
+    for f in order {
+        let plan = StepPlan::new(&offsets(&matrices[f]), matrices[f].slots(), available, KEY_COST);
+        available.extend(plan.rotations());
+        steps[f] = Some(plan);
+    }
+    matrices
+        .into_iter()
+        .zip(steps.into_iter().flatten())
+        .zip(levels.iter().zip(scales))
+        .map(|((matrix, steps), (&level, &scale))| Factor { matrix, steps, level, scale })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(preset: &str, slots: usize, kind: SlotKind) -> BootstrapPlan {
+        BootstrapPlan::new(&Parameters::preset(preset).unwrap(), slots, kind).unwrap()
+    }
+
+    #[test]
+    fn levels_are_those_of_the_preset() {
+        let plan = plan("n16", 1 << 12, SlotKind::Complex);
+        assert_eq!((plan.input_level(), plan.output_level(), plan.raised_level()), (3, 16, 29));
+        assert!(plan.is_packed());
+        assert_eq!(plan.eval_mod_runs(), 1);
+        let few = super::tests::plan("n16", 2, SlotKind::Real);
+        assert_eq!((few.input_level(), few.output_level(), few.raised_level()), (1, 16, 27));
+    }
+
+    #[test]
+    fn factors_share_rotations() {
+        let keys = |slots| {
+            let plan = plan("n16", slots, SlotKind::Complex);
+            let manifest = plan.key_manifest();
+            manifest.rotations.values().filter(|&&level| level > 16).count()
+        };
+        assert!(keys(1 << 12) <= 28, "{}", keys(1 << 12));
+        assert!(keys(1 << 15) <= 45, "{}", keys(1 << 15));
+    }
+
+    #[test]
+    fn slots_to_coefficients_arrives_at_the_message_ratio() {
+        let parameters = Parameters::preset("n16").unwrap();
+        let plan = plan("n16", 1 << 10, SlotKind::Real);
+        let mut scale = parameters.canonical_scale(plan.input_level());
+        for factor in plan.slots_to_coefficients() {
+            scale *= factor.scale / parameters.primes()[factor.level] as f64;
+        }
+        let ratio = parameters.primes()[0] as f64 / scale;
+        assert!((ratio / 128.0 - 1.0).abs() < 1e-12, "{ratio}");
+    }
+
+    #[test]
+    fn too_many_slots_are_refused() {
+        let parameters = Parameters::preset("insecure-test").unwrap();
+        for slots in [3, 1 << 12] {
+            assert!(matches!(
+                BootstrapPlan::new(&parameters, slots, SlotKind::Real),
+                Err(CkksError::Slots { .. })
+            ));
+        }
+    }
+}

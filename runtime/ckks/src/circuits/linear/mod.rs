@@ -1,0 +1,280 @@
+//! Linear maps of encrypted slot vectors by diagonals, baby steps and giant steps.
+//!
+//! A [`LinearTransform`] is a [`DiagonalMatrix`] encoded once for one level and one plaintext scale, with the [`StepPlan`] of
+//! its rotations. Two ways of hoisting (ePrint 2020/1203, section 4):
+//!
+//! - [`Hoisting::Single`]: babies are divided by `P` and multiplied by plaintexts modulo `Q`. Plaintexts are small, which
+//!   pays at low levels, where `P` has more limbs than `Q`.
+//! - [`Hoisting::Double`]: babies stay modulo `QP`, are multiplied by plaintexts modulo `QP`, and only the sums are divided
+//!   by `P`; a giant's first polynomial is not divided at all until the end.
+
+use std::collections::BTreeMap;
+
+use cachemir_hal::Backend;
+
+use crate::ckks::ciphertext::{Ciphertext, ExtendedCiphertext, ExtendedPlaintext, Plaintext};
+use crate::ckks::encoder::Encoder;
+use crate::ckks::evaluator::Evaluator;
+use crate::error::CkksError;
+use crate::ring::Ring;
+use crate::rlwe::keys::{EvaluationKeys, KeyManifest};
+use crate::rlwe::switching;
+
+mod diagonals;
+mod plan;
+
+pub use diagonals::DiagonalMatrix;
+pub use plan::StepPlan;
+
+/// Where the sums of a linear transform are accumulated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hoisting {
+    /// Modulo `Q`: small plaintexts, one ModDown for each baby.
+    Single,
+    /// Modulo `QP`: larger plaintexts, one ModDown for each giant.
+    Double,
+}
+
+/// A giant step: its rotation, and for each of its babies the encoded diagonal, rotated right by the giant.
+#[derive(Debug)]
+struct Group<P> {
+    giant: usize,
+    terms: Vec<(usize, P)>,
+}
+
+#[derive(Debug)]
+enum Diagonals<B: Backend> {
+    Plain(Vec<Group<Plaintext<B>>>),
+    Extended(Vec<Group<ExtendedPlaintext<B>>>),
+}
+
+/// An encoded linear map.
+#[derive(Debug)]
+pub struct LinearTransform<B: Backend> {
+    steps: StepPlan,
+    diagonals: Diagonals<B>,
+    level: usize,
+    scale: f64,
+    slots: usize,
+}
+
+/// The groups of a plan with every diagonal encoded by `encode`.
+fn encode_groups<P>(
+    matrix: &DiagonalMatrix,
+    steps: &StepPlan,
+    encode: impl Fn(&[num_complex::Complex64]) -> Result<P, CkksError>,
+) -> Result<Vec<Group<P>>, CkksError> {
+    let slots = matrix.slots();
+    steps
+        .groups()
+        .iter()
+        .map(|(&giant, babies)| {
+            let terms = babies
+                .iter()
+                .filter_map(|&baby| {
+                    let mut diagonal = matrix.diagonals().get(&((giant + baby) % slots))?.clone();
+                    diagonal.rotate_right(giant % slots);
+                    Some(encode(&diagonal).map(|plaintext| (baby, plaintext)))
+                })
+                .collect::<Result<_, _>>()?;
+            Ok(Group { giant, terms })
+        })
+        .collect()
+}
+
+impl<B: Backend> LinearTransform<B> {
+    /// Encodes `matrix` for inputs at `level`, every diagonal multiplied by `scale`.
+    pub fn encode(
+        encoder: &Encoder<B>,
+        matrix: &DiagonalMatrix,
+        steps: StepPlan,
+        hoisting: Hoisting,
+        level: usize,
+        scale: f64,
+    ) -> Result<Self, CkksError> {
+        let diagonals = match hoisting {
+            Hoisting::Single => {
+                Diagonals::Plain(encode_groups(matrix, &steps, |d| encoder.encode(d, level, scale))?)
+            }
+            Hoisting::Double => {
+                Diagonals::Extended(encode_groups(matrix, &steps, |d| encoder.encode_extended(d, level, scale))?)
+            }
+        };
+        Ok(Self { steps, diagonals, level, scale, slots: matrix.slots() })
+    }
+
+    /// Level at which inputs are taken; those of higher level are truncated to it.
+    pub fn level(&self) -> usize {
+        self.level
+    }
+
+    /// Factor between the input's and the unrescaled output's scale.
+    pub fn scale(&self) -> f64 {
+        self.scale
+    }
+
+    /// Dimension of the map.
+    pub fn slots(&self) -> usize {
+        self.slots
+    }
+
+    /// The rotations.
+    pub fn steps(&self) -> &StepPlan {
+        &self.steps
+    }
+
+    /// Bytes of memory that the encoded diagonals take.
+    pub fn bytes(&self, ring: &Ring<B>) -> u64 {
+        let (count, limbs) = match &self.diagonals {
+            Diagonals::Plain(groups) => (groups.iter().map(|g| g.terms.len()).sum::<usize>(), self.level + 1),
+            Diagonals::Extended(groups) => (
+                groups.iter().map(|g| g.terms.len()).sum(),
+                self.level + 1 + ring.parameters().digit_limbs(),
+            ),
+        };
+        (count * limbs * ring.degree() * size_of::<u64>()) as u64
+    }
+
+    /// Asks for the rotation keys that [`apply`](Self::apply) uses.
+    pub fn require_keys(&self, manifest: &mut KeyManifest) {
+        for rotation in self.steps.rotations() {
+            manifest.require_rotation(rotation, self.level);
+        }
+    }
+
+    /// The map applied to a ciphertext of this level or higher: at this level, the scale multiplied by
+    /// [`scale`](Self::scale), not rescaled.
+    pub fn apply(
+        &self,
+        evaluator: &Evaluator<B>,
+        keys: &EvaluationKeys<B>,
+        input: &Ciphertext<B>,
+    ) -> Result<Ciphertext<B>, CkksError> {
+        let input = self.admit(evaluator, input)?;
+        match &self.diagonals {
+            Diagonals::Plain(groups) => self.apply_single(groups, evaluator, keys, &input),
+            Diagonals::Extended(groups) => {
+                evaluator.mod_down(&self.apply_double(groups, evaluator, keys, &input)?)
+            }
+        }
+    }
+
+    /// As [`apply`](Self::apply) and rescaled, in one division where hoisting is double.
+    pub fn apply_rescale(
+        &self,
+        evaluator: &Evaluator<B>,
+        keys: &EvaluationKeys<B>,
+        input: &Ciphertext<B>,
+    ) -> Result<Ciphertext<B>, CkksError> {
+        let input = self.admit(evaluator, input)?;
+        match &self.diagonals {
+            Diagonals::Plain(groups) => {
+                evaluator.rescale(&self.apply_single(groups, evaluator, keys, &input)?)
+            }
+            Diagonals::Extended(groups) => {
+                evaluator.mod_down_rescale(&self.apply_double(groups, evaluator, keys, &input)?)
+            }
+        }
+    }
+
+    /// The input at this level, read as a vector of at least this dimension.
+    fn admit(&self, evaluator: &Evaluator<B>, input: &Ciphertext<B>) -> Result<Ciphertext<B>, CkksError> {
+        evaluator.check_polynomials("linear transform", input, 2)?;
+        let mut input = evaluator.truncate(input, self.level)?;
+        input.set_slots(input.slots().max(self.slots));
+        Ok(input)
+    }
+
+    fn apply_single(
+        &self,
+        groups: &[Group<Plaintext<B>>],
+        evaluator: &Evaluator<B>,
+        keys: &EvaluationKeys<B>,
+        input: &Ciphertext<B>,
+    ) -> Result<Ciphertext<B>, CkksError> {
+        let digits = evaluator.decompose(input)?;
+        let babies = self
+            .steps
+            .babies()
+            .into_iter()
+            .map(|baby| Ok((baby, evaluator.rotate_decomposed(input, &digits, baby as i64, keys)?)))
+            .collect::<Result<BTreeMap<_, _>, CkksError>>()?;
+        let scale = input.scale() * self.scale;
+        let mut sum = evaluator.zero(self.level, scale, input.slots())?;
+        for group in groups {
+            let pairs: Vec<_> = group.terms.iter().map(|(baby, p)| (&babies[baby], p)).collect();
+            if group.giant == 0 {
+                evaluator.mul_plain_accumulate_many(&mut sum, &pairs)?;
+            } else {
+                let mut inner = evaluator.zero(self.level, scale, input.slots())?;
+                evaluator.mul_plain_accumulate_many(&mut inner, &pairs)?;
+                evaluator.add_assign(&mut sum, &evaluator.rotate(&inner, group.giant as i64, keys)?)?;
+            }
+        }
+        Ok(sum)
+    }
+
+    fn apply_double(
+        &self,
+        groups: &[Group<ExtendedPlaintext<B>>],
+        evaluator: &Evaluator<B>,
+        keys: &EvaluationKeys<B>,
+        input: &Ciphertext<B>,
+    ) -> Result<ExtendedCiphertext<B>, CkksError> {
+        let digits = evaluator.decompose(input)?;
+        let babies = self
+            .steps
+            .babies()
+            .into_iter()
+            .map(|baby| Ok((baby, evaluator.rotate_extended(input, &digits, baby as i64, keys)?)))
+            .collect::<Result<BTreeMap<_, _>, CkksError>>()?;
+        let scale = input.scale() * self.scale;
+        let mut sum = evaluator.zero_extended(self.level, scale, input.slots())?;
+        for group in groups {
+            let pairs: Vec<_> = group.terms.iter().map(|(baby, p)| (&babies[baby], p)).collect();
+            if group.giant == 0 {
+                evaluator.mul_plain_accumulate_extended(&mut sum, &pairs)?;
+            } else {
+                let mut inner = evaluator.zero_extended(self.level, scale, input.slots())?;
+                evaluator.mul_plain_accumulate_extended(&mut inner, &pairs)?;
+                self.accumulate_giant(evaluator.ring(), keys, &mut sum, &inner, group.giant)?;
+            }
+        }
+        Ok(sum)
+    }
+
+    /// sum ← sum + rot(inner): only the polynomial that meets the secret is divided by `P` and switched.
+    fn accumulate_giant(
+        &self,
+        ring: &Ring<B>,
+        keys: &EvaluationKeys<B>,
+        sum: &mut ExtendedCiphertext<B>,
+        inner: &ExtendedCiphertext<B>,
+        giant: usize,
+    ) -> Result<(), CkksError> {
+        let (backend, level, special) = (ring.backend(), self.level, ring.parameters().digit_limbs());
+        let limbs = ring.extended(level, special);
+        let positions: Vec<usize> = (0..limbs.len()).collect();
+        let key = keys.rotation(giant, level)?;
+        let element = ring.galois_element(giant);
+
+        let linear = backend.select(inner.buffer(), 1..2, &positions)?;
+        let linear = switching::mod_down(ring, &linear, level, special)?;
+        let digits = switching::decompose(ring, &linear, 0, level, special)?;
+        backend.inner_product_automorphism_accumulate(
+            sum.buffer_mut(),
+            &digits,
+            key.b(),
+            key.a(),
+            element,
+            &limbs,
+            &key.positions(level),
+        )?;
+        let constant = backend.select(inner.buffer(), 0..1, &positions)?;
+        backend.automorphism_accumulate(sum.buffer_mut(), &constant, element, &limbs)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

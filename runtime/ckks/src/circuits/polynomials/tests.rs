@@ -1,0 +1,59 @@
+use cachemir_hal::CpuBackend;
+use num_complex::Complex64;
+
+use super::*;
+use crate::circuits::approximation::interpolate_chebyshev;
+use crate::circuits::testing::Fixture;
+
+fn inputs(slots: usize) -> Vec<f64> {
+    (0..slots).map(|j| ((j * 37 % 101) as f64 / 50.0 - 1.0).clamp(-1.0, 1.0)).collect()
+}
+
+fn worst(values: &[Complex64], expected: impl Fn(usize) -> Complex64) -> f64 {
+    values.iter().enumerate().map(|(j, v)| (v - expected(j)).norm()).fold(0.0, f64::max)
+}
+
+#[test]
+fn polynomials_of_many_degrees_come_out_canonical_and_right() {
+    let fixture = Fixture::<CpuBackend>::new(&|manifest| manifest.require_relinearisation(16));
+    let x = inputs(64);
+    let encrypted = fixture.encrypt_real(&x, 13);
+    for (basis, degree) in
+        [(Basis::Chebyshev, 1), (Basis::Chebyshev, 7), (Basis::Chebyshev, 22), (Basis::Chebyshev, 59), (Basis::Monomial, 12)]
+    {
+        let coefficients = (0..=degree).map(|j| ((j * 7 % 11) as f64 - 5.0) / (5 * (degree + 1)) as f64).collect();
+        let polynomial = Polynomial::new(basis, coefficients);
+        let plan = EvaluationPlan::new(&polynomial);
+        let result = plan.evaluate_canonical(&fixture.evaluator, &fixture.keys, &encrypted, None).unwrap();
+        assert_eq!(result.level(), 13 - depth(degree));
+        assert_eq!(result.scale(), fixture.evaluator.ring().parameters().canonical_scale(result.level()));
+        let error = worst(&fixture.decrypt(&result), |j| polynomial.evaluate(x[j]).into());
+        assert!(error < 1e-6, "{basis:?} of degree {degree}: {error}");
+    }
+}
+
+#[test]
+fn slot_factors_cost_no_level() {
+    let fixture = Fixture::<CpuBackend>::new(&|manifest| manifest.require_relinearisation(16));
+    let x = inputs(32);
+    let encrypted = fixture.encrypt_real(&x, 9);
+    let polynomial = Polynomial::chebyshev(interpolate_chebyshev(|x| (2.0 * x).exp() / 8.0, (-1.0, 1.0), 15));
+    let plan = EvaluationPlan::new(&polynomial);
+    let factor: Vec<Complex64> =
+        (0..32).map(|j| [Complex64::ZERO, Complex64::I, Complex64::new(0.5, -2.0)][j % 3]).collect();
+    let result = plan.evaluate_canonical(&fixture.evaluator, &fixture.keys, &encrypted, Some(&factor)).unwrap();
+    assert_eq!(result.level(), 5);
+    let error = worst(&fixture.decrypt(&result), |j| factor[j] * polynomial.evaluate(x[j]));
+    assert!(error < 1e-6, "{error}");
+}
+
+#[test]
+fn levels_that_do_not_suffice_are_refused() {
+    let fixture = Fixture::<CpuBackend>::new(&|_| ());
+    let encrypted = fixture.encrypt_real(&[0.5], 4);
+    let plan = EvaluationPlan::new(&Polynomial::chebyshev(vec![0.1; 32]));
+    assert!(matches!(
+        plan.evaluate_canonical(&fixture.evaluator, &fixture.keys, &encrypted, None),
+        Err(CkksError::LevelExhausted { level: 4, needed: 5, .. })
+    ));
+}
