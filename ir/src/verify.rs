@@ -15,7 +15,7 @@ use std::fmt;
 use crate::Error;
 use crate::ckks::{self, CiphertextType, CkksOp, Levels};
 use crate::expression::{Integer, Variable, Vector};
-use crate::graph::{Graph, OpId, Region};
+use crate::graph::{Definition, Graph, OpId, Region};
 use crate::program::{Program, State};
 use crate::slots::{Chebyshev, Layout, SlotOp, SlotType, StateId};
 use crate::text::TextOp;
@@ -311,13 +311,18 @@ fn problems<O: Checked<Type: Bounded>>(
         }));
         for (index, value) in graph.values.iter().enumerate() {
             let (stride, bound) = (value.ty.layout().stride, value.ty.max_abs());
+            let op = match value.definition {
+                Definition::Input(_) => None,
+                Definition::Result(op, _) => Some(op),
+            };
+            let origin = op.filter(|op| graph.node(*op).origin.is_some()).map(|op| graph.origin_text(op));
             if !(1..=program.slots).contains(&stride) {
                 let message = format!("%{index} has stride {stride} in {} slots", program.slots);
-                found.push(Problem { entry: name, op: None, origin: None, message });
+                found.push(Problem { entry: name, op, origin: origin.clone(), message });
             }
             if bound.is_nan() || bound < 0.0 || (calibrated && bound.is_infinite()) {
                 let message = format!("%{index} has the bound {bound}");
-                found.push(Problem { entry: name, op: None, origin: None, message });
+                found.push(Problem { entry: name, op, origin, message });
             }
         }
     }
@@ -339,13 +344,14 @@ impl<O: Checked> Scope<'_, O> {
             let node = self.graph.node(op);
             let (least, most) = node.op.arity();
             if !(least..=most).contains(&node.inputs.len()) {
-                self.problem(op, format!("{} operands", node.inputs.len()));
+                let needed = if least == most { least.to_string() } else { format!("{least} to {most}") };
+                self.problem(op, format!("it has {} operands and needs {needed}", node.inputs.len()));
             }
             if node.op.has_result() != (node.results.len() == 1) || node.results.len() > 1 {
                 // A bootstrap of two operands has a result for each.
                 let paired = most == 2 && least == 1 && node.results.len() == node.inputs.len();
                 if !paired {
-                    self.problem(op, format!("{} results", node.results.len()));
+                    self.problem(op, format!("it has {} results", node.results.len()));
                 }
             }
             if node.op.has_body() != node.region.is_some() {

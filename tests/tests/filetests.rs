@@ -25,16 +25,10 @@ fn find(hash: &[u8; 32]) -> Option<Vec<f32>> {
     (1..=64_u8).map(|length| (0..length).map(f32::from).collect()).find(|values: &Vec<f32>| hash_of(values) == *hash)
 }
 
-/// Comments at the top of an entry point's line are the file's own; those of the verifier start with `; error: `.
+/// The file's own comments, which stand at its top; those of the verifier start with `; error: `.
 fn own_comments(text: &str) -> String {
-    text.lines().filter(|line| line.starts_with("; ")).filter(|line| !line.starts_with("; error")).fold(
-        String::new(),
-        |mut all, line| {
-            all.push_str(line);
-            all.push('\n');
-            all
-        },
-    )
+    let comments = text.lines().filter(|line| line.starts_with("; ") && !line.starts_with("; error: "));
+    comments.flat_map(|line| [line, "\n"]).collect()
 }
 
 #[test]

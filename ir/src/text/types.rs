@@ -231,9 +231,12 @@ pub(super) fn read_write(cursor: &mut Cursor<'_>) -> Result<(StateId, Integer, W
     Ok((state, index, mode))
 }
 
-/// ` i3 in 0..count`
+/// ` i3 in 0..4`, ` i3 in 0..(pos / 64 + 1)`
 pub(super) fn write_sum(out: &mut String, counter: u32, count: &Integer) {
-    out.push_str(&format!(" i{counter} in 0..{count:#}"));
+    out.push_str(&match count {
+        Integer::Binary(..) => format!(" i{counter} in 0..({count})"),
+        _ => format!(" i{counter} in 0..{count:#}"),
+    });
 }
 
 pub(super) fn read_sum(cursor: &mut Cursor<'_>) -> Result<(u32, Integer), Error> {

@@ -1,0 +1,99 @@
+//! The shipped model's three stages: golden text, exact round trips, schema-conforming dumps, reproducible plans.
+//!
+//! `CACHEMIR_BLESS=1` rewrites the golden files under `golden/`.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use cachemir_compiler::compile::{Compilation, CompileOptions, compile};
+use cachemir_ir::ckks::CkksOp;
+use cachemir_ir::cost::CostTable;
+use cachemir_ir::json;
+use cachemir_ir::manifest::KeyManifest;
+use cachemir_ir::plan::{ClientPlan, Plan};
+use cachemir_ir::slots::SlotOp;
+use cachemir_ir::text::{hash_of, parse, parse_model, print, print_model, values_of};
+use cachemir_tests::assert_golden;
+
+fn options() -> CompileOptions {
+    CompileOptions {
+        config: None,
+        tokenizer: Some(model_folder().join("tokenizer.json")),
+        calibration: Some(model_folder().join("calibration.txt")),
+        context: None,
+        parameters: "n16".to_owned(),
+    }
+}
+
+fn model_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tinystories2l_bounded")
+}
+
+fn compiled() -> &'static Compilation {
+    static COMPILED: OnceLock<Compilation> = OnceLock::new();
+    COMPILED.get_or_init(|| {
+        let model = model_folder().join("onnx/optimum/model.onnx");
+        compile(&model, &options()).unwrap_or_else(|error| panic!("{error}"))
+    })
+}
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name)
+}
+
+#[test]
+fn stages_look_like_their_golden_files() {
+    let compiled = compiled();
+    assert_golden(&golden("tinystories2l_bounded.tensor.cmir"), &print_model(&compiled.tensor));
+    assert_golden(&golden("tinystories2l_bounded.slots.cmir"), &print(&compiled.slots));
+    assert_golden(&golden("tinystories2l_bounded.ckks.cmir"), &print(&compiled.plan.program));
+}
+
+#[test]
+fn every_stage_is_read_back_exactly() {
+    let Compilation { tensor, slots, plan, .. } = compiled();
+    let find = |hash: &[u8; 32]| {
+        let weights = tensor.weights.iter().map(|weight| &weight.values);
+        weights.chain([&tensor.rope.cosines, &tensor.rope.sines]).find(|values| hash_of(values) == *hash).cloned()
+    };
+    assert!(parse_model(&print_model(tensor), &find).unwrap() == *tensor, "the tensor stage");
+    assert!(parse::<SlotOp>(&print(slots), &values_of(&slots.tables)).unwrap() == *slots, "the slots stage");
+    let program = &plan.program;
+    assert!(parse::<CkksOp>(&print(program), &values_of(&program.tables)).unwrap() == *program, "the ckks stage");
+}
+
+#[test]
+fn dumps_have_one_op_a_line() {
+    let Compilation { tensor, slots, plan, .. } = compiled();
+    let costs = CostTable::derived(&plan.parameters);
+    let ops: usize = plan.program.entries.iter().map(|entry| entry.graph.nodes.len()).sum();
+    for (text, expected) in [
+        (json::dump_model(tensor), tensor.graph.nodes.len()),
+        (json::dump_slots(slots), slots.entries.iter().map(|entry| entry.graph.nodes.len()).sum()),
+        (json::dump_ckks(&plan.program, &costs), ops),
+    ] {
+        let document: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(document["$schema"], json::SCHEMA_NAME);
+        assert_eq!(text.lines().filter(|line| line.contains("\"operands\":")).count(), expected);
+    }
+}
+
+#[test]
+fn plans_are_reproducible_and_refuse_alterations() {
+    let plan = &compiled().plan;
+    let bytes = plan.to_bytes().unwrap();
+    assert!(Plan::from_bytes(&bytes).unwrap() == *plan);
+    assert_eq!(plan.keys, KeyManifest::of(&plan.program));
+    let client = plan.client(Plan::hash_of(&bytes).unwrap());
+    assert!(ClientPlan::from_bytes(&client.to_bytes().unwrap()).unwrap() == client);
+    let again = compile(&model_folder().join("onnx/optimum/model.onnx"), &options()).unwrap_or_else(|e| panic!("{e}"));
+    assert!(again.plan.to_bytes().unwrap() == bytes, "compiling twice gives two different plans");
+    // A few hundred alterations and truncations, spread over the file.
+    for step in 0..300 {
+        let offset = step * (bytes.len() - 1) / 299;
+        let mut altered = bytes.clone();
+        altered[offset] ^= 1 << (step % 8);
+        assert!(Plan::from_bytes(&altered).is_err(), "byte {offset}");
+        assert!(Plan::from_bytes(&bytes[..offset]).is_err(), "cut at {offset}");
+    }
+}
