@@ -1,0 +1,248 @@
+//! Polynomial approximations of the non-linear functions on calibrated ranges.
+//!
+//! All polynomials are in Chebyshev form on [-1, 1]: the argument u of a function of x is u = (x − centre)/half, so that
+//! the change of variable can ride on constants that precede the polynomial. A polynomial of degree m takes
+//! ⌈log2(m + 1)⌉ levels, so degrees are searched level by level.
+
+use std::fmt;
+
+use cachemir_ir::slots::Chebyshev;
+
+/// The map between a function's argument x and the polynomial's argument u = (x − centre)/half.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Affine {
+    /// The x of u = 0.
+    pub centre: f64,
+    /// The x of u = 1 minus the centre; positive.
+    pub half: f64,
+}
+
+impl Affine {
+    /// u = x.
+    pub const IDENTITY: Self = Self { centre: 0.0, half: 1.0 };
+
+    /// The map that takes `low` to −1 and `high` to 1.
+    pub fn onto(low: f64, high: f64) -> Self {
+        Self { centre: 0.5 * (low + high), half: 0.5 * (high - low) }
+    }
+
+    /// x of u.
+    pub fn argument(self, u: f64) -> f64 {
+        self.centre + self.half * u
+    }
+
+    /// What is added to x/half to give u.
+    pub fn shift(self) -> f64 {
+        -self.centre / self.half
+    }
+}
+
+/// A function of one variable that a program approximates, `factor` included.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Function {
+    /// factor/√(x + ε)
+    InverseSquareRoot {
+        /// ε.
+        epsilon: f64,
+        /// Factor of the result.
+        factor: f64,
+    },
+    /// factor·exp((x − reference)/divisor)
+    Exponential {
+        /// The x whose exponential is 1.
+        reference: f64,
+        /// Divisor of the exponent.
+        divisor: f64,
+        /// Factor of the result.
+        factor: f64,
+    },
+    /// factor/x
+    Reciprocal {
+        /// Factor of the result.
+        factor: f64,
+    },
+    /// factor·x/(1 + exp(−x))
+    Silu {
+        /// Factor of the result.
+        factor: f64,
+    },
+}
+
+impl Function {
+    /// The function's value; 0 where it is not defined.
+    pub fn evaluate(self, x: f64) -> f64 {
+        match self {
+            Self::InverseSquareRoot { epsilon, factor } if x + epsilon > 0.0 => factor / (x + epsilon).sqrt(),
+            Self::Exponential { reference, divisor, factor } => factor * ((x - reference) / divisor).exp(),
+            Self::Reciprocal { factor } if x > 0.0 => factor / x,
+            Self::Silu { factor } => factor * x / (1.0 + (-x).exp()),
+            Self::InverseSquareRoot { .. } | Self::Reciprocal { .. } => 0.0,
+        }
+    }
+}
+
+impl fmt::Display for Function {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InverseSquareRoot { epsilon, factor } => write!(f, "{factor:.4e}/sqrt(x + {epsilon:.1e})"),
+            Self::Exponential { reference, divisor, factor } => {
+                write!(f, "{factor:.4e}*exp((x - {reference:.4})/{divisor})")
+            }
+            Self::Reciprocal { factor } => write!(f, "{factor:.4e}/x"),
+            Self::Silu { factor } => write!(f, "{factor:.4e}*silu(x)"),
+        }
+    }
+}
+
+/// How an error is measured against its target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// |p − f|
+    Absolute,
+    /// |p − f| / |f|
+    Relative,
+}
+
+/// A polynomial in u with the error it makes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Approximation {
+    /// The polynomial on [-1, 1].
+    pub polynomial: Chebyshev,
+    /// Largest error on the range that was asked for, by the measure that was asked for.
+    pub error: f64,
+}
+
+/// Largest degree that is tried.
+pub const LARGEST_DEGREE: usize = 127;
+
+/// The polynomial of the given degree that agrees with f in the Chebyshev nodes of [-1, 1].
+pub fn interpolate(f: impl Fn(f64) -> f64, degree: usize) -> Chebyshev {
+    let count = degree + 1;
+    let node = |index: usize| (std::f64::consts::PI * (index as f64 + 0.5) / count as f64).cos();
+    let values: Vec<f64> = (0..count).map(|index| f(node(index))).collect();
+    let coefficient = |k: usize| {
+        let angle = |index: usize| std::f64::consts::PI * k as f64 * (index as f64 + 0.5) / count as f64;
+        let sum: f64 = values.iter().enumerate().map(|(index, value)| value * angle(index).cos()).sum();
+        sum * if k == 0 { 1.0 } else { 2.0 } / count as f64
+    };
+    Chebyshev { coefficients: (0..count).map(coefficient).collect(), interval: [-1.0, 1.0] }
+}
+
+/// Largest error of p against f over u in `low..=high`, on a fine grid.
+pub fn largest_error(f: impl Fn(f64) -> f64, p: &Chebyshev, low: f64, high: f64, measure: Measure) -> f64 {
+    const POINTS: usize = 2000;
+    (0..=POINTS)
+        .map(|index| {
+            let u = low + (high - low) * index as f64 / POINTS as f64;
+            let (want, got) = (f(u), p.evaluate(u));
+            match measure {
+                Measure::Absolute => (got - want).abs(),
+                Measure::Relative => (got - want).abs() / want.abs().max(f64::MIN_POSITIVE),
+            }
+        })
+        .fold(0.0, f64::max)
+}
+
+/// The interpolating polynomial of least depth, and then of least degree, whose error over [-1, 1] meets the target; the
+/// best one up to [`LARGEST_DEGREE`] if none does.
+pub fn fit(function: Function, affine: Affine, target: f64, measure: Measure) -> Approximation {
+    let f = |u: f64| function.evaluate(affine.argument(u));
+    let attempt = |degree: usize| {
+        let polynomial = interpolate(f, degree);
+        let error = largest_error(f, &polynomial, -1.0, 1.0, measure);
+        Approximation { polynomial, error }
+    };
+    let mut best = attempt(1);
+    let mut degree = 3;
+    while best.error > target && degree <= LARGEST_DEGREE {
+        best = attempt(degree);
+        degree = 2 * degree + 1;
+    }
+    let full = best.polynomial.degree();
+    for degree in full / 2 + 1..full {
+        let smaller = attempt(degree);
+        if smaller.error <= target {
+            return smaller;
+        }
+    }
+    best
+}
+
+/// The polynomial p of degree m that minimises the largest |1 − x·p(x)| over `low..=high`, times `factor`, as a function
+/// of u under a map that may also cover what lies between 0 and the range: 1 − x·p(x) = T_{m+1}(ξ(x))/T_{m+1}(ξ(0)),
+/// where ξ maps the range to [-1, 1]. Between 0 and the range p is positive and falls. The error is relative.
+pub fn reciprocal(low: f64, high: f64, affine: Affine, factor: f64, degree: usize) -> Approximation {
+    let order = (degree + 1) as f64;
+    let map = |x: f64| (2.0 * x - low - high) / (high - low);
+    // T_order(y), for any y.
+    let chebyshev = |y: f64| {
+        let magnitude = if y.abs() <= 1.0 { (order * y.acos()).cos() } else { (order * y.abs().acosh()).cosh() };
+        if y < -1.0 && (degree + 1) % 2 == 1 { -magnitude } else { magnitude }
+    };
+    // The derivative of T_order for |y| > 1, for the limit at x = 0.
+    let slope = |y: f64| {
+        let sign = if y < 0.0 && degree % 2 == 1 { -1.0 } else { 1.0 };
+        sign * order * (order * y.abs().acosh()).sinh() / (y * y - 1.0).sqrt()
+    };
+    let at_zero = chebyshev(map(0.0));
+    let p = |u: f64| {
+        let x = affine.argument(u);
+        if x.abs() < 1e-9 * low {
+            -factor * slope(map(0.0)) * 2.0 / (high - low) / at_zero
+        } else {
+            factor * (1.0 - chebyshev(map(x)) / at_zero) / x
+        }
+    };
+    Approximation { polynomial: interpolate(p, degree), error: 1.0 / at_zero.abs() }
+}
+
+/// The reciprocal of least degree, odd and at least 3, with at most the given relative error; `None` if none up to
+/// [`LARGEST_DEGREE`] has.
+pub fn reciprocal_within(low: f64, high: f64, affine: Affine, factor: f64, target: f64) -> Option<Approximation> {
+    (1..=LARGEST_DEGREE / 2)
+        .map(|half| reciprocal(low, high, affine, factor, 2 * half + 1))
+        .find(|approximation| approximation.error <= target)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn check(function: Function, low: f64, high: f64, target: f64, measure: Measure) -> usize {
+        let affine = Affine::onto(low, high);
+        let fitted = fit(function, affine, target, measure);
+        let f = |u: f64| function.evaluate(affine.argument(u));
+        assert!(largest_error(f, &fitted.polynomial, -1.0, 1.0, measure) <= target, "{function}");
+        fitted.polynomial.degree()
+    }
+
+    #[test]
+    fn fits_meet_their_targets() {
+        let exponential = Function::Exponential { reference: 10.0, divisor: 2.0, factor: 0.01 };
+        assert!(check(exponential, -12.0, 10.0, 1e-8, Measure::Absolute) <= 15);
+        let root = Function::InverseSquareRoot { epsilon: 1e-5, factor: 3.0 };
+        assert!(check(root, 0.1, 4.0, 1e-3, Measure::Relative) <= 31);
+        assert!(check(Function::Silu { factor: 0.25 }, -5.0, 5.0, 1e-4, Measure::Absolute) <= 31);
+        assert!(check(Function::Reciprocal { factor: 2.0 }, 0.1, 2.0, 1e-4, Measure::Relative) <= 31);
+    }
+
+    proptest! {
+        #[test]
+        fn reciprocals_are_within_their_error_and_positive_down_to_zero(
+            low in 0.001f64..0.5, ratio in 1.5f64..500.0, degree in 1usize..40,
+        ) {
+            let degree = 2 * degree + 1;
+            let high = low * ratio;
+            let affine = Affine::onto(0.0, high);
+            let approximation = reciprocal(low, high, affine, 1.0, degree);
+            let value = |x: f64| approximation.polynomial.evaluate((x - affine.centre) / affine.half);
+            let slack = 1e-6 * approximation.polynomial.coefficients.iter().map(|c| c.abs()).sum::<f64>() * low;
+            for index in 0..=300 {
+                let x = low + (high - low) * f64::from(index) / 300.0;
+                prop_assert!((1.0 - x * value(x)).abs() <= approximation.error * 1.001 + slack + 1e-9);
+                prop_assert!(value(low * f64::from(index) / 300.0) > 0.0);
+            }
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! Ranges from calibration text.
+//!
+//! The tensor stage is fast, so all text goes through it: it gives the ranges of the slots that matter. A part of the
+//! text goes through the slots stage, by decoding and by prefill, which adds what the other slots hold.
+
+use std::collections::BTreeMap;
+
+use cachemir_ir::expression::Environment;
+use cachemir_ir::graph::{Definition, OpId};
+use cachemir_ir::slots::{SlotGraph, SlotOp};
+use cachemir_ir::slots_interpreter::{Hooks, Interpreter};
+use cachemir_ir::tensor::{self, Range, TensorModel, TensorOp};
+use rayon::prelude::*;
+
+use super::entry::SiteUse;
+use super::plan::{SiteRange, SiteRanges, SoftmaxPlan};
+use super::roles::Roles;
+use super::{LowerOptions, Shape, Site, SlotProgram};
+use crate::Error;
+
+/// Most squarings of a softmax.
+const MOST_SQUARINGS: usize = 8;
+
+/// Sequences cut to the context, as many tokens as allowed in all.
+pub fn excerpt(sequences: &[Vec<u32>], context: usize, tokens: usize) -> Vec<Vec<u32>> {
+    let mut left = tokens;
+    let mut taken = Vec::new();
+    for sequence in sequences {
+        let length = sequence.len().min(context).min(left);
+        if length > 0 {
+            taken.push(sequence[..length].to_vec());
+            left -= length;
+        }
+    }
+    taken
+}
+
+/// What the tensor stage tells.
+pub struct TensorRanges {
+    /// Squarings and references.
+    pub softmaxes: Vec<SoftmaxPlan>,
+    /// Ranges of the slots that matter.
+    pub ranges: SiteRanges,
+}
+
+/// What was seen in the rows of one softmax: by squarings k, the ranges of Σ y_j for j = 0..=k, with reference 0.
+#[derive(Clone)]
+struct Rows {
+    scores: Range,
+    sums: Vec<Vec<Range>>,
+}
+
+impl Rows {
+    fn new() -> Self {
+        let sums = (1..=MOST_SQUARINGS).map(|squarings| vec![Range::default(); squarings + 1]).collect();
+        Self { scores: Range::default(), sums }
+    }
+
+    fn include(&mut self, row: &[f64]) {
+        row.iter().for_each(|&x| self.scores.include(x));
+        for (index, sums) in self.sums.iter_mut().enumerate() {
+            let divisor = f64::from(2u32 << index);
+            let mut y: Vec<f64> = row.iter().map(|x| (x / divisor).exp()).collect();
+            let stages = sums.len();
+            for (stage, range) in sums.iter_mut().enumerate() {
+                let sum: f64 = y.iter().sum();
+                range.include(sum);
+                if stage + 1 < stages {
+                    y.iter_mut().for_each(|y| *y = (*y / sum).powi(2));
+                }
+            }
+        }
+    }
+}
+
+/// Runs all text through the tensor stage.
+pub fn tensor_ranges(
+    model: &TensorModel,
+    roles: &Roles,
+    sequences: &[Vec<u32>],
+    options: &LowerOptions,
+) -> Result<TensorRanges, Error> {
+    let ranges = tensor::Ranges::calibrate(model, sequences)?;
+    let graph = &model.graph;
+    let ops = |wanted: fn(&TensorOp) -> bool| -> Vec<OpId> {
+        graph.body.ops.iter().copied().filter(|&op| wanted(&graph.node(op).op)).collect()
+    };
+    let norms = ops(|op| matches!(op, TensorOp::RmsNorm { .. }));
+    let softmaxes = ops(|op| matches!(op, TensorOp::Softmax));
+    let linears = ops(|op| matches!(op, TensorOp::Linear { .. }));
+
+    let mut rows = vec![Rows::new(); softmaxes.len()];
+    let mut interpreter = tensor::Interpreter::new(model)?;
+    for sequence in sequences {
+        interpreter.reset();
+        for &token in sequence.iter().take(model.hyperparameters.context) {
+            interpreter.step(token)?;
+            for (rows, &op) in rows.iter_mut().zip(&softmaxes) {
+                let scores = interpreter.value(graph.node(op).inputs[0]);
+                scores.chunks_exact(interpreter.position()).for_each(|row| rows.include(row));
+            }
+        }
+    }
+
+    let mut seen = SiteRanges::new();
+    let mut insert = |site: Site, range: Range| {
+        seen.insert(site, SiteRange { meaningful: range, all: range });
+    };
+    for (index, &op) in norms.iter().enumerate() {
+        insert(Site::Norm { index }, ranges.mean_square(op));
+    }
+    let mut plans = Vec::new();
+    for (layer, rows) in rows.iter().enumerate().take(roles.layers.len()) {
+        let narrow = |squarings: &usize| {
+            let range = rows.sums[squarings - 1][0].widened_ratio(options.margin);
+            range.max / range.min <= options.rough_ratio
+        };
+        let squarings = (1..=MOST_SQUARINGS).find(narrow).unwrap_or(MOST_SQUARINGS);
+        let reference = rows.scores.max;
+        let plan = SoftmaxPlan { squarings, reference };
+        let sums = &rows.sums[squarings - 1];
+        let factor = (-reference / f64::from(1u32 << squarings)).exp();
+        for (stage, range) in sums.iter().enumerate() {
+            let site = if stage < squarings { Site::Sum { layer, stage } } else { Site::Denominator { layer } };
+            let factor = if stage == 0 { factor } else { 1.0 };
+            insert(site, Range { min: range.min * factor, max: range.max * factor });
+        }
+        insert(Site::Scores { layer }, rows.scores);
+        let value = |which: usize| ranges.value(graph.node(linears[7 * layer + which]).results[0]);
+        insert(Site::Gate { layer }, value(4));
+        insert(Site::Up { layer }, value(5));
+        plans.push(plan);
+    }
+    Ok(TensorRanges { softmaxes: plans, ranges: seen })
+}
+
+/// Slots of a call's embeddings.
+pub fn embed(model: &TensorModel, program: &SlotProgram, tokens: &[u32]) -> Result<Vec<f64>, Error> {
+    let graph = &model.graph;
+    let weight = graph.body.ops.iter().find_map(|&op| match graph.node(op).op {
+        TensorOp::Embedding { weight } => Some(model.weight(weight)),
+        _ => None,
+    });
+    let mut slots = vec![0.0; program.slots as usize];
+    for (index, &token) in tokens.iter().enumerate() {
+        let rows = weight.map_or(0, tensor::Weight::rows);
+        let Some(weight) = weight.filter(|_| (token as usize) < rows) else {
+            let message = format!("calibration token {token} is not in the vocabulary of {rows}");
+            return Err(Error::Ir(cachemir_ir::Error::Execution(message)));
+        };
+        for (&slot, &value) in program.embedding.index_to_slot.iter().zip(weight.row(token as usize)) {
+            slots[(slot + index as u32 * program.embedding.token_stride) as usize] =
+                f64::from(value) * program.embedding_scale;
+        }
+    }
+    Ok(slots)
+}
+
+/// Runs a sequence by decoding and, from an empty state again, by prefill.
+fn run(
+    model: &TensorModel,
+    shape: &Shape,
+    program: &SlotProgram,
+    interpreter: &mut Interpreter<'_>,
+    sequence: &[u32],
+    hooks: [&mut dyn Hooks; 2],
+) -> Result<(), Error> {
+    let [decode, prefill] = hooks;
+    interpreter.reset();
+    for (position, &token) in sequence.iter().enumerate() {
+        let input = embed(model, program, &[token])?;
+        interpreter.call_with("decode", position as i64, 1, &[input], decode)?;
+    }
+    interpreter.reset();
+    for (index, tokens) in sequence.chunks(shape.chunk).enumerate() {
+        let input = embed(model, program, tokens)?;
+        interpreter.call_with("prefill", (index * shape.chunk) as i64, tokens.len() as i64, &[input], prefill)?;
+    }
+    Ok(())
+}
+
+/// Replaces polynomials by the functions they stand for, and records ranges.
+pub struct Recorder<'u> {
+    uses: BTreeMap<OpId, &'u SiteUse>,
+    slots: usize,
+    ranges: SiteRanges,
+}
+
+impl<'u> Recorder<'u> {
+    pub fn new(uses: &'u [SiteUse], slots: usize) -> Self {
+        Self { uses: uses.iter().map(|site| (site.op, site)).collect(), slots, ranges: SiteRanges::new() }
+    }
+
+    fn record(&mut self, site: &SiteUse, environment: Option<&Environment>, values: &[f64]) {
+        let range = self.ranges.entry(site.site).or_default();
+        values.iter().for_each(|&u| range.all.include(site.affine.argument(u)));
+        let kept = match (&site.meaningful, environment) {
+            (Some(condition), Some(environment)) => condition.evaluate_slots(environment, self.slots),
+            _ => return,
+        };
+        for (&u, keep) in values.iter().zip(kept) {
+            if keep != 0 {
+                range.meaningful.include(site.affine.argument(u));
+            }
+        }
+    }
+}
+
+impl Hooks for Recorder<'_> {
+    fn polynomial(&mut self, op: OpId, environment: &Environment, operand: &[f64]) -> Option<Vec<f64>> {
+        let site = *self.uses.get(&op)?;
+        let function = site.function?;
+        self.record(site, Some(environment), operand);
+        Some(operand.iter().map(|&u| function.evaluate(site.affine.argument(u))).collect())
+    }
+
+    fn observe(&mut self, op: OpId, results: &[&[f64]]) {
+        if let Some(&site) = self.uses.get(&op)
+            && site.function.is_none()
+            && let Some(values) = results.first()
+        {
+            self.record(site, None, values);
+        }
+    }
+}
+
+/// Ranges of all sites over the sequences, those of the tensor stage included.
+pub fn site_ranges(
+    model: &TensorModel,
+    shape: &Shape,
+    program: &SlotProgram,
+    uses: &[Vec<SiteUse>; 2],
+    sequences: &[Vec<u32>],
+    mut seen: SiteRanges,
+) -> Result<SiteRanges, Error> {
+    let parts: Vec<Result<Vec<SiteRanges>, Error>> = sequences
+        .par_iter()
+        .map(|sequence| {
+            let mut interpreter = Interpreter::new(program);
+            let [mut decode, mut prefill] = [0, 1].map(|entry| Recorder::new(&uses[entry], shape.slots));
+            run(model, shape, program, &mut interpreter, sequence, [&mut decode, &mut prefill])?;
+            Ok(vec![decode.ranges, prefill.ranges])
+        })
+        .collect();
+    for part in parts {
+        for (site, range) in part?.into_iter().flatten() {
+            let known = seen.entry(site).or_default();
+            for (known, range) in [(&mut known.meaningful, range.meaningful), (&mut known.all, range.all)] {
+                if !range.is_empty() {
+                    known.include(range.min);
+                    known.include(range.max);
+                }
+            }
+        }
+    }
+    Ok(seen)
+}
+
+/// Runs the sequences through the finished program, which checks all intervals, and fills in magnitudes.
+pub fn magnitudes(
+    model: &TensorModel,
+    shape: &Shape,
+    program: &mut SlotProgram,
+    sequences: &[Vec<u32>],
+    options: &LowerOptions,
+) -> Result<(), Error> {
+    let names: Vec<&'static str> = program.entries.iter().map(|entry| entry.kind.name()).collect();
+    let parts: Vec<Result<Vec<Vec<f64>>, Error>> = sequences
+        .par_iter()
+        .map(|sequence| {
+            let mut interpreter = Interpreter::new(program);
+            let mut none = [cachemir_ir::slots_interpreter::NoHooks, cachemir_ir::slots_interpreter::NoHooks];
+            let [decode, prefill] = &mut none;
+            run(model, shape, program, &mut interpreter, sequence, [decode, prefill])?;
+            Ok(names.iter().map(|name| interpreter.max_abs(name).to_vec()).collect())
+        })
+        .collect();
+    let mut most: Vec<Vec<f64>> = program.entries.iter().map(|entry| vec![0.0; entry.graph.values.len()]).collect();
+    for part in parts {
+        for (most, part) in most.iter_mut().zip(part?) {
+            most.iter_mut().zip(part).for_each(|(most, value)| *most = most.max(value));
+        }
+    }
+    for (entry, most) in program.entries.iter_mut().zip(most) {
+        for (value, most) in entry.graph.values.iter_mut().zip(most) {
+            value.ty.max_abs = most * (1.0 + options.magnitude_margin);
+        }
+        bound_arguments(&mut entry.graph);
+    }
+    Ok(())
+}
+
+/// Operands of polynomials lie in [-1, 1], and so does what a refresh hands to them.
+fn bound_arguments(graph: &mut SlotGraph) {
+    let mut arguments = Vec::new();
+    graph.for_each_op(|op, _| {
+        let node = graph.node(op);
+        if matches!(&node.op, SlotOp::Polynomial { polynomial, .. } if polynomial.is_normalised()) {
+            let argument = node.inputs[0];
+            arguments.push(argument);
+            if let Definition::Result(op, index) = graph.values[argument.index()].definition
+                && matches!(graph.node(op).op, SlotOp::Refresh { .. })
+            {
+                arguments.push(graph.node(op).inputs[index as usize]);
+            }
+        }
+    });
+    for value in arguments {
+        let magnitude = &mut graph.values[value.index()].ty.max_abs;
+        *magnitude = magnitude.min(1.0);
+    }
+}

@@ -1,0 +1,198 @@
+//! Decoding: one token at position `pos`.
+//!
+//! The residual stream lies at stride t with zeros elsewhere. Keys and values land in inner slot pos mod T by the
+//! directions of the reducing rotations. The scores of all members and token blocks are merged into one ciphertext with
+//! period g·B over lanes (see [`super::shape`]), so that sums over blocks need no mask, and every lane holds its member's
+//! sum. Outputs of attention land in member slots: place i of a KV head in lane l holds member (l + i) mod g.
+
+use cachemir_ir::expression::Integer;
+use cachemir_ir::graph::ValueId;
+use cachemir_ir::program::EntryKind;
+use cachemir_ir::slots::{Fill, Purpose};
+
+use super::builder::{doubling, layout};
+use super::entry::{BuiltEntry, EntryBuilder, indicator, key_state, value_state};
+use super::linear::land;
+use super::plan::Plan;
+use super::roles::Roles;
+use super::shape::{Features, Shape, both};
+use super::tables::Map;
+
+/// Builds the decode entry point; its loops are numbered from `first_counter` on.
+pub fn decode(shape: &Shape, roles: &Roles, plan: &Plan, first_counter: u32) -> BuiltEntry {
+    let mut entry = EntryBuilder::new(shape, roles, plan, first_counter);
+    let mut x = entry.builder.input(EntryKind::Decode.name(), layout(shape.stride(), Fill::Zero));
+    let rows = || (Integer::slot() % shape.stride()).equal(0);
+    for layer in 0..roles.layers.len() {
+        let normed = entry.norm(2 * layer, x, rows(), None);
+        let attended = attention(&mut entry, layer, normed);
+        let update = entry.project(layer, Map::Output, attended, 1, Features::RotatedQuery, None);
+        x = entry.residual(layer, 0, x, update, rows());
+        x = entry.gated(layer, x, 1, &Integer::from(1i64));
+    }
+    let normed = entry.norm(2 * roles.layers.len(), x, rows(), None);
+    let logits = entry.head(normed);
+    entry.finish(logits)
+}
+
+/// Attention of a layer, from the norm's result to the outputs in the order of [`Features::RotatedQuery`].
+fn attention(entry: &mut EntryBuilder<'_>, layer: usize, normed: ValueId) -> ValueId {
+    let shape = entry.shape;
+    let roles = &entry.roles.layers[layer];
+    let tokens = shape.tokens();
+    let inner = Integer::position() % tokens;
+    let q = entry.project(layer, Map::Query, normed, 1, Features::Query, None);
+    let k = entry.project(layer, Map::Key, normed, 1, Features::Query, Some(&inner));
+    let v = entry.project(layer, Map::Value, normed, 1, Features::Query, Some(&inner));
+    let q = entry.builder.refresh(q, None);
+    let (k, v) = entry.builder.refresh_pair(k, v);
+
+    entry.origin(&roles.ropes[1]);
+    let here = (Integer::slot() % tokens).equal(inner);
+    let k = entry.rope(k, &Integer::position(), here.clone(), 1.0);
+    entry.builder.set_layout(k, layout(tokens, Fill::Tokens));
+    entry.origin(&roles.append_key);
+    entry.builder.accumulate(key_state(layer), Integer::position() / tokens, k);
+    entry.origin(&roles.append_value);
+    push_value(entry, layer, v, &here);
+
+    entry.origin(&roles.ropes[0]);
+    let members: Vec<ValueId> = (0..shape.group).map(|member| isolate(entry, layer, q, member)).collect();
+    entry.origin(&roles.scores);
+    let scores = scores(entry, layer, &members);
+    entry.origin(&roles.softmax);
+    let weights = softmax(entry, layer, scores);
+    entry.origin(&roles.mix);
+    mix(entry, layer, weights)
+}
+
+/// Adds V, landed in its inner slot, to the lanes of each ciphertext that hold the token's block.
+fn push_value(entry: &mut EntryBuilder<'_>, layer: usize, v: ValueId, here: &Integer) {
+    let shape = entry.shape;
+    let block = Integer::position() / shape.tokens();
+    for j in 0..shape.blocks {
+        let holds = ((shape.lane_of_slot() / shape.group + j) % shape.blocks).equal(block.clone());
+        let part = entry.builder.mask(v, here.clone().and(holds), "push into the V cache");
+        entry.builder.set_layout(part, layout(shape.tokens(), Fill::Tokens));
+        entry.builder.accumulate(value_state(layer), j, part);
+    }
+}
+
+/// One member's rotated query, copied to all slots of its KV head.
+fn isolate(entry: &mut EntryBuilder<'_>, layer: usize, q: ValueId, member: usize) -> ValueId {
+    let shape = entry.shape;
+    let offset = (member * shape.query_stride()) as i64;
+    let own = (Integer::slot() % shape.tokens()).equal(offset);
+    let alone = entry.rope(q, &Integer::position(), own, entry.score_factor(layer));
+    let steps = doubling(1, shape.tokens()).map(|k| if offset & k == 0 { -k } else { k });
+    let copies = entry.builder.fold(alone, steps);
+    entry.builder.set_layout(copies, layout(shape.tokens(), Fill::Replica));
+    copies
+}
+
+/// Scores of all members over all tokens so far, merged over blocks and members, as arguments of the exponential.
+fn scores(entry: &mut EntryBuilder<'_>, layer: usize, members: &[ValueId]) -> ValueId {
+    let shape = entry.shape;
+    let (tokens, lane, group) = (shape.tokens(), shape.lane(), shape.group);
+    let count = Integer::position() / tokens + 1;
+    let builder = &mut entry.builder;
+    let block = builder.open(count);
+    let keys = builder.read(key_state(layer), block.clone(), layout(tokens, Fill::Tokens));
+    let known = (block.clone() * tokens + Integer::slot() % tokens).less_equal(Integer::position());
+    let mut merged = Vec::new();
+    for (member, &query) in members.iter().enumerate() {
+        let products = builder.multiply(query, keys);
+        let rows = builder.fold(products, doubling(lane, shape.slots));
+        let place = (shape.lane_of_slot() % (group * shape.blocks)).equal(block.clone() * group + member);
+        merged.push(builder.mask(rows, place.and(known.clone()), "merge of scores"));
+    }
+    let yielded = builder.add_all(merged);
+    let summed = builder.close(vec![yielded])[0];
+    entry.builder.set_layout(summed, layout(tokens, Fill::Tokens));
+    let shift = entry.plan.layers[layer].exponential.affine.shift();
+    let shifted = entry.builder.add_plain(summed, shift.into());
+    entry.builder.refresh(shifted, None)
+}
+
+/// The last y of the softmax: its rows divided by their sums are the probabilities.
+fn softmax(entry: &mut EntryBuilder<'_>, layer: usize, scores: ValueId) -> ValueId {
+    let (shape, plan) = (entry.shape, &entry.plan.layers[layer]);
+    let (tokens, group) = (shape.tokens(), shape.group);
+    let block = shape.lane_of_slot() / group % shape.blocks;
+    let member = shape.lane_of_slot() % group;
+    let row = shape.real_row(&member);
+    let known = (block * tokens + Integer::slot() % tokens).less_equal(Integer::position());
+    let mut y = entry.polynomial(&plan.exponential, scores, Some(both(known, row.clone())), None);
+    y = entry.builder.refresh(y, None);
+    for step in &plan.rough {
+        let sum = entry.builder.fold(y, block_steps(shape).chain(doubling(1, tokens)));
+        entry.builder.set_layout(sum, layout(tokens, Fill::Junk));
+        let landing = both((Integer::slot() % tokens).equal(0), row.clone());
+        let inverse = entry.approximate(step, sum, None, Some(landing), None);
+        let inverse = entry.builder.refresh(inverse, None);
+        let copies = entry.builder.fold(inverse, doubling(1, tokens).map(|k| -k));
+        entry.builder.set_layout(copies, layout(tokens, Fill::Replica));
+        let root = entry.builder.multiply(y, copies);
+        y = entry.builder.multiply(root, root);
+        y = entry.builder.refresh(y, None);
+    }
+    y
+}
+
+/// Rotations that sum over token blocks in every lane.
+fn block_steps(shape: &Shape) -> impl Iterator<Item = i64> {
+    doubling(shape.group * shape.lane(), shape.blocks * shape.group * shape.lane())
+}
+
+/// Σ_token y·V / Σ_token y for all members, in the order of [`Features::RotatedQuery`], zero elsewhere.
+fn mix(entry: &mut EntryBuilder<'_>, layer: usize, y: ValueId) -> ValueId {
+    const REASON: &str = "landing of group members";
+    let shape = entry.shape;
+    let (tokens, lane, group, blocks) = (shape.tokens(), shape.lane(), shape.group, shape.blocks);
+    let place = shape.query_stride();
+    let values: Vec<ValueId> = (0..blocks)
+        .map(|j| entry.builder.read(value_state(layer), j, layout(tokens, Fill::Tokens)))
+        .collect();
+    // offset e: lane l meets member l % g + e where that is one of 0..g.
+    let mixed = |entry: &mut EntryBuilder<'_>, offset: i64| {
+        let period = (group * blocks) as i64;
+        let terms = (0..blocks)
+            .map(|j| {
+                let lanes = ((group * j) as i64 + offset).rem_euclid(period);
+                let turned = entry.builder.rotate(y, lanes * lane as i64);
+                entry.builder.multiply(turned, values[j])
+            })
+            .collect();
+        let sum = entry.builder.add_all(terms);
+        entry.builder.fold(sum, doubling(1, place))
+    };
+    let sums = entry.builder.fold(y, block_steps(shape).chain(doubling(1, place)));
+    let (mut numerators, mut denominators) = (Vec::new(), Vec::new());
+    for turn in 0..group {
+        let target = Integer::from(turn * place);
+        let landed = (Integer::slot() % tokens).equal(turn * place);
+        let residue = shape.lane_of_slot() % group;
+        for offset in if turn == 0 { vec![0] } else { vec![turn as i64, turn as i64 - group as i64] } {
+            let low = mixed(entry, offset);
+            let sum = land(&mut entry.builder, low, doubling(place, tokens), &target);
+            let lanes = match offset {
+                0 => landed.clone(),
+                1.. => landed.clone().and(residue.clone().less(group - turn)),
+                _ => landed.clone().and(Integer::from(group - turn).less_equal(residue.clone())),
+            };
+            numerators.push(entry.builder.mask(sum, lanes, REASON));
+        }
+        let turned = entry.builder.rotate(sums, turn * lane);
+        let sum = land(&mut entry.builder, turned, doubling(place, tokens), &target);
+        denominators.push(entry.builder.multiply_plain(sum, indicator(landed), Purpose::Mask(REASON.into())));
+    }
+    let numerator = entry.builder.add_all(numerators);
+    let denominator = entry.builder.add_all(denominators);
+    for value in [numerator, denominator] {
+        entry.builder.set_layout(value, layout(place, Fill::Zero));
+    }
+    let member = (Integer::slot() % tokens / place + shape.lane_of_slot()) % group;
+    let rows = both((Integer::slot() % place).equal(0), shape.real_row(&member));
+    let quotient = entry.divide(layer, numerator, denominator, rows);
+    entry.builder.refresh(quotient, None)
+}

@@ -1,0 +1,294 @@
+//! What decoding and prefill share: norms, rotary embeddings, polynomial sites, the gated layer and the output head.
+
+use cachemir_ir::expression::{Integer, Vector};
+use cachemir_ir::graph::{OpId, Origin, ValueId};
+use cachemir_ir::slots::{Fill, Purpose, SlotGraph, StateId};
+
+use super::Site;
+use super::builder::{Builder, doubling, layout};
+use super::linear::{Linear, linear};
+use super::plan::{Plan, Step};
+use super::roles::Roles;
+use super::shape::{Features, Shape, both};
+use super::tables::{self, Map};
+use crate::approximate::{Affine, Function};
+
+/// A place of the program whose operand's range decides an approximation.
+#[derive(Clone, Debug)]
+pub struct SiteUse {
+    /// The op: a polynomial, or the definition of the value that is watched.
+    pub op: OpId,
+    /// The site.
+    pub site: Site,
+    /// The exact function, for polynomials.
+    pub function: Option<Function>,
+    /// From slot values to the function's argument.
+    pub affine: Affine,
+    /// Slots that matter; all where absent.
+    pub meaningful: Option<Integer>,
+}
+
+/// An entry point under construction.
+pub struct EntryBuilder<'a> {
+    /// Emits the ops.
+    pub builder: Builder,
+    /// Sizes.
+    pub shape: &'a Shape,
+    /// Ops of the tensor graph.
+    pub roles: &'a Roles,
+    /// Approximations.
+    pub plan: &'a Plan,
+    /// Sites so far.
+    pub uses: Vec<SiteUse>,
+}
+
+/// A finished entry point.
+pub struct BuiltEntry {
+    /// Its graph.
+    pub graph: SlotGraph,
+    /// Its sites.
+    pub uses: Vec<SiteUse>,
+    /// First number of a loop counter that it does not use.
+    pub next_counter: u32,
+}
+
+/// State array of a layer's K cache.
+pub fn key_state(layer: usize) -> StateId {
+    StateId(2 * layer as u32)
+}
+
+/// State array of a layer's V cache.
+pub fn value_state(layer: usize) -> StateId {
+    StateId(2 * layer as u32 + 1)
+}
+
+/// 1 where the condition holds.
+pub fn indicator(condition: Integer) -> Vector {
+    Vector::Scalar(1.0).masked(condition)
+}
+
+impl<'a> EntryBuilder<'a> {
+    /// An empty entry point.
+    pub fn new(shape: &'a Shape, roles: &'a Roles, plan: &'a Plan, first_counter: u32) -> Self {
+        Self { builder: Builder::new(shape.slots, first_counter), shape, roles, plan, uses: Vec::new() }
+    }
+
+    /// The finished entry point.
+    pub fn finish(self, outputs: Vec<ValueId>) -> BuiltEntry {
+        let next_counter = self.builder.next_counter();
+        BuiltEntry { graph: self.builder.finish(outputs), uses: self.uses, next_counter }
+    }
+
+    /// Ops from here on come from this node.
+    pub fn origin(&mut self, origin: &Option<Origin>) {
+        self.builder.set_origin(origin.clone());
+    }
+
+    /// The step's polynomial of a value that is x/half where `shifted` holds and anything harmless elsewhere.
+    pub fn approximate(
+        &mut self,
+        step: &Step,
+        value: ValueId,
+        shifted: Option<Integer>,
+        mask: Option<Integer>,
+        meaningful: Option<Integer>,
+    ) -> ValueId {
+        let shift = step.affine.shift();
+        let argument = if shift == 0.0 {
+            value
+        } else {
+            let plain = Vector::Scalar(shift);
+            self.builder.add_plain(value, match shifted {
+                Some(condition) => plain.masked(condition),
+                None => plain,
+            })
+        };
+        self.polynomial(step, argument, mask, meaningful)
+    }
+
+    /// The step's polynomial of its argument u.
+    pub fn polynomial(
+        &mut self,
+        step: &Step,
+        argument: ValueId,
+        mask: Option<Integer>,
+        meaningful: Option<Integer>,
+    ) -> ValueId {
+        let polynomial = step.approximation.polynomial.clone();
+        let result = self.builder.polynomial(argument, polynomial, mask.clone().map(indicator));
+        let op = self.builder.definition(result).expect("a polynomial is an op");
+        self.uses.push(SiteUse {
+            op,
+            site: step.site,
+            function: Some(step.function),
+            affine: step.affine,
+            meaningful: meaningful.or(mask),
+        });
+        result
+    }
+
+    /// x/(√d·rms(x)) for σ·x in the slots where `rows` holds and zeros elsewhere. The mask, if any, rides on the
+    /// coefficients and leaves only the slots where it holds.
+    pub fn norm(&mut self, index: usize, x: ValueId, rows: Integer, mask: Option<Integer>) -> ValueId {
+        let (plan, shape) = (self.plan, self.shape);
+        let step = &plan.norms[index];
+        self.origin(&self.roles.norms[index].gamma.origin);
+        let square = self.builder.multiply(x, x);
+        let mut sum = self.builder.fold(square, doubling(shape.stride(), shape.slots));
+        // The slots hold σ²·d times the mean square.
+        let factor = plan.residual_scale.powi(2) * shape.model.hidden as f64 * step.affine.half;
+        if (factor - 1.0).abs() > 1e-9 {
+            sum = self.builder.multiply_plain(sum, Vector::Scalar(1.0 / factor), Purpose::Scale);
+        }
+        let inverse = self.approximate(step, sum, Some(rows.clone()), mask, Some(rows));
+        let result = self.builder.multiply(x, inverse);
+        self.builder.set_layout(result, layout(shape.stride(), Fill::Zero));
+        self.builder.refresh(result, None)
+    }
+
+    /// A linear layer of the model's layer `layer`, in vectors of `unit` tokens.
+    pub fn project(
+        &mut self,
+        layer: usize,
+        map: Map,
+        x: ValueId,
+        unit: usize,
+        output_order: Features,
+        landing: Option<&Integer>,
+    ) -> ValueId {
+        let shape = self.shape;
+        let (hidden, mlp) = (shape.hidden_features(), shape.mlp_features());
+        let (input, output, columns) = match map {
+            Map::Query => (hidden, Features::Query, shape.model.hidden),
+            Map::Key | Map::Value => (hidden, Features::KeyValue, shape.model.hidden),
+            Map::Output => (output_order, hidden, shape.model.query_width()),
+            Map::Gate | Map::Up => (hidden, mlp, shape.model.hidden),
+            Map::Down => (mlp, hidden, shape.model.mlp),
+        };
+        let positions = |features: Features, wide: bool| if wide { shape.mlp } else { shape.positions(features) };
+        let layer_map = Linear {
+            table: tables::map_table(layer, map),
+            columns,
+            input,
+            input_positions: positions(input, map == Map::Down),
+            output,
+            output_positions: positions(output, matches!(map, Map::Gate | Map::Up)),
+            unit,
+        };
+        self.origin(&self.roles.layers[layer].linears[map as usize].origin);
+        linear(&mut self.builder, shape, &layer_map, x, landing)
+    }
+
+    /// Cosines and sines, the latter with the sign of rotate-half, at a position given for each slot, where the
+    /// condition holds and 0 elsewhere.
+    fn rotary_constants(&self, position: &Integer, condition: Integer, factor: f64) -> (Vector, Vector) {
+        let shape = self.shape;
+        let layers = self.roles.layers.len();
+        let (half, pairs) = (shape.head_dim / 2, shape.model.head_dim / 2);
+        let pair = shape.lane_of_slot() % half;
+        let condition = if pairs < half { condition.and(pair.clone().less(pairs)) } else { condition };
+        let index = position.clone() * pairs + pair;
+        let cosine = Vector::Table(tables::cosine_table(layers), index.clone()).masked(condition.clone()).times(factor);
+        let first = shape.lane_of_slot().less(half);
+        let second = Integer::from(half).less_equal(shape.lane_of_slot());
+        let sign = Vector::Scalar(-factor).masked(first).plus(Vector::Scalar(factor).masked(second));
+        let sine = Vector::Table(tables::sine_table(layers), index).masked(condition).times(sign);
+        (cosine, sine)
+    }
+
+    /// factor·R_p(a) where the condition holds and 0 elsewhere: the partner of each entry lies n/2 slots away.
+    pub fn rope(&mut self, a: ValueId, position: &Integer, condition: Integer, factor: f64) -> ValueId {
+        let (cosine, sine) = self.rotary_constants(position, condition, factor);
+        let partner = self.builder.rotate(a, self.shape.slots / 2);
+        let straight = self.builder.multiply_plain(a, cosine, Purpose::Rope);
+        let crossed = self.builder.multiply_plain(partner, sine, Purpose::Rope);
+        self.builder.add(straight, crossed)
+    }
+
+    /// The factor of scores: their scale, over half the width of the exponential's interval.
+    pub fn score_factor(&self, layer: usize) -> f64 {
+        self.roles.layers[layer].scale / self.plan.layers[layer].exponential.affine.half
+    }
+
+    /// numerator/denominator: the pair is refreshed, then the reciprocal, with a Newton step if planned. The denominator
+    /// is 0 outside `rows`, as is the numerator.
+    pub fn divide(&mut self, layer: usize, numerator: ValueId, denominator: ValueId, rows: Integer) -> ValueId {
+        let plan = &self.plan.layers[layer];
+        let step = &plan.reciprocal;
+        let shift = Vector::Scalar(step.affine.shift()).masked(rows.clone());
+        let argument = self.builder.add_plain(denominator, shift);
+        let (numerator, argument) = self.builder.refresh_pair(numerator, argument);
+        let inverse = self.polynomial(step, argument, None, Some(rows.clone()));
+        let quotient = self.builder.multiply(numerator, inverse);
+        if !plan.newton {
+            return quotient;
+        }
+        let back = Vector::Scalar(-step.affine.shift()).masked(rows);
+        let denominator = self.builder.add_plain(argument, back);
+        let product = self.builder.multiply(denominator, inverse);
+        // quotient·(2 − a·y), as quotient + quotient − quotient·(a·y)
+        let twice = self.builder.add(quotient, quotient);
+        let error = self.builder.multiply(quotient, product);
+        self.builder.subtract(twice, error)
+    }
+
+    /// The residual sum and its refresh: `rows` are the slots that the stream uses.
+    pub fn residual(&mut self, layer: usize, which: usize, x: ValueId, update: ValueId, rows: Integer) -> ValueId {
+        self.origin(&self.roles.layers[layer].sums[which]);
+        let sum = self.builder.add(x, update);
+        self.builder.set_layout(sum, layout(self.shape.stride(), Fill::Junk));
+        let kept = self.builder.refresh(sum, Some(rows));
+        self.builder.set_layout(kept, layout(self.shape.stride(), Fill::Zero));
+        kept
+    }
+
+    /// The gated layer with its norm and residual sum. `rows` are the slots of the residual stream, `tokens` how many
+    /// of each group of slots hold tokens.
+    pub fn gated(&mut self, layer: usize, x: ValueId, unit: usize, tokens: &Integer) -> ValueId {
+        let shape = self.shape;
+        let normed = self.norm(2 * layer + 1, x, (Integer::slot() % shape.stride()).less(tokens.clone()), None);
+        let order = Features::Query;
+        let gate = self.project(layer, Map::Gate, normed, unit, order, None);
+        let up = self.project(layer, Map::Up, normed, unit, order, None);
+        let real = (shape.model.mlp < shape.mlp).then(|| (Integer::slot() / shape.wide_stride()).less(shape.model.mlp));
+        let rows = both((Integer::slot() % shape.wide_stride()).less(tokens.clone()), real);
+        let op = self.builder.definition(up).expect("a projection is an op");
+        let bound = self.plan.layers[layer].up_bound;
+        let affine = Affine { centre: 0.0, half: bound };
+        self.uses.push(SiteUse { op, site: Site::Up { layer }, function: None, affine, meaningful: Some(rows.clone()) });
+        let (gate, up) = self.builder.refresh_pair(gate, up);
+        self.origin(&self.roles.layers[layer].silu);
+        let plan = self.plan;
+        let activated = self.polynomial(&plan.layers[layer].silu, gate, Some(rows), None);
+        self.origin(&self.roles.layers[layer].product);
+        let product = self.builder.multiply(activated, up);
+        self.builder.set_layout(product, layout(shape.wide_stride(), Fill::Zero));
+        let product = self.builder.refresh(product, None);
+        let update = self.project(layer, Map::Down, product, unit, order, None);
+        self.residual(layer, 1, x, update, (Integer::slot() % shape.stride()).less(unit))
+    }
+
+    /// Logits of the last norm's result at stride t, one ciphertext for each n positions of the vocabulary.
+    pub fn head(&mut self, normed: ValueId) -> Vec<ValueId> {
+        let shape = self.shape;
+        self.origin(&self.roles.head.origin);
+        let vocabulary = shape.model.vocabulary;
+        (0..vocabulary.div_ceil(shape.slots))
+            .map(|part| {
+                let offset = part * shape.slots;
+                let width = (vocabulary - offset).min(shape.slots);
+                let output = Features::Plain { width, offset };
+                let layer = Linear {
+                    table: tables::head_table(self.roles.layers.len()),
+                    columns: shape.model.hidden,
+                    input: shape.hidden_features(),
+                    input_positions: shape.hidden,
+                    output,
+                    output_positions: width.next_power_of_two(),
+                    unit: 1,
+                };
+                linear(&mut self.builder, shape, &layer, normed, None)
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,254 @@
+//! Lowers the tensor stage to the slots stage: packs a decoder into ciphertexts of n slots.
+//!
+//! [`lower`] makes a program with the entry points `decode` and `prefill` over the K and V caches of all layers. It
+//! 1. chooses the squarings of each softmax from calibration text in the tensor stage ([`calibrate`]),
+//! 2. builds the program with exact functions in place of polynomials and runs calibration text through it, to see the
+//!    range of every slot at every non-linear function, junk slots included,
+//! 3. chooses polynomials and normalising constants on those ranges ([`plan`]) and builds the program again,
+//! 4. runs calibration text through it once more, to check intervals and to record magnitudes.
+//!
+//! Layouts are described in [`shape`], linear layers in [`linear`], attention in [`decode`] and [`prefill`].
+
+mod builder;
+mod calibrate;
+mod counts;
+mod decode;
+mod entry;
+mod linear;
+mod plan;
+mod prefill;
+mod roles;
+mod shape;
+mod tables;
+#[cfg(test)]
+mod tests;
+
+pub use counts::{Counts, counts};
+pub use shape::Shape;
+
+use std::fmt;
+
+use cachemir_ir::program::{Entry, EntryKind, Placement, Program, State};
+use cachemir_ir::slots::{Fill, SlotOp, SlotType};
+use cachemir_ir::tensor::TensorModel;
+
+use crate::Error;
+use builder::layout;
+use entry::SiteUse;
+use plan::{Plan, SoftmaxPlan};
+use roles::Roles;
+
+/// A program of the slots stage.
+pub type SlotProgram = Program<SlotOp, SlotType>;
+
+/// Choices of a lowering.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LowerOptions {
+    /// Slots n; the smallest number that fits, from 2^12 on, if `None`.
+    pub slots: Option<usize>,
+    /// Ranges seen in calibration are widened by this fraction.
+    pub margin: f64,
+    /// Magnitudes of values are those seen times one plus this fraction.
+    pub magnitude_margin: f64,
+    /// Relative error of inverse square roots.
+    pub norm_error: f64,
+    /// Relative error of the softmax's sums and of its final reciprocal.
+    pub softmax_error: f64,
+    /// Relative error of rough reciprocals, which cancels.
+    pub rough_error: f64,
+    /// Absolute error of SiLU.
+    pub silu_error: f64,
+    /// Largest ratio of row sums that a rough reciprocal has to cover; decides the number of squarings.
+    pub rough_ratio: f64,
+    /// Tokens of calibration text that are run through the slots stage, at most.
+    pub calibration_tokens: usize,
+}
+
+impl Default for LowerOptions {
+    fn default() -> Self {
+        Self {
+            slots: None,
+            margin: 0.3,
+            magnitude_margin: 0.3,
+            norm_error: 3e-4,
+            softmax_error: 1e-3,
+            rough_error: 0.4,
+            silu_error: 3e-4,
+            rough_ratio: 2000.0,
+            calibration_tokens: 256,
+        }
+    }
+}
+
+/// A place whose range decides an approximation or a constant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Site {
+    /// Mean square at a norm: two a layer and the last one.
+    Norm {
+        /// Number of the norm.
+        index: usize,
+    },
+    /// Scaled scores.
+    Scores {
+        /// Layer.
+        layer: usize,
+    },
+    /// Row sums ahead of a squaring.
+    Sum {
+        /// Layer.
+        layer: usize,
+        /// Squarings before it.
+        stage: usize,
+    },
+    /// Row sums by which the mix is divided.
+    Denominator {
+        /// Layer.
+        layer: usize,
+    },
+    /// The gate's entries.
+    Gate {
+        /// Layer.
+        layer: usize,
+    },
+    /// The up-projection's entries.
+    Up {
+        /// Layer.
+        layer: usize,
+    },
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Norm { index } => write!(f, "norm {index}"),
+            Self::Scores { layer } => write!(f, "layer {layer} exponential"),
+            Self::Sum { layer, stage } => write!(f, "layer {layer} rough reciprocal {stage}"),
+            Self::Denominator { layer } => write!(f, "layer {layer} reciprocal"),
+            Self::Gate { layer } => write!(f, "layer {layer} silu"),
+            Self::Up { layer } => write!(f, "layer {layer} up"),
+        }
+    }
+}
+
+/// One approximation of a program.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReportedApproximation {
+    /// Where.
+    pub site: Site,
+    /// The function of x, in text.
+    pub function: String,
+    /// Range of x.
+    pub interval: [f64; 2],
+    /// Degree of the polynomial.
+    pub degree: usize,
+    /// Its largest error: relative for reciprocals and norms, absolute in units of the polynomial's value otherwise.
+    pub max_error: f64,
+}
+
+/// What a lowering did.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LowerReport {
+    /// Slots n.
+    pub slots: usize,
+    /// Tokens of a prefill.
+    pub chunk: usize,
+    /// Tokens in a ciphertext of the K cache.
+    pub tokens_per_key_ciphertext: usize,
+    /// Ciphertexts of a layer's V cache.
+    pub value_ciphertexts: usize,
+    /// Tokens of calibration text seen by the slots stage.
+    pub calibration_tokens: usize,
+    /// Approximations in the order of the decoder.
+    pub approximations: Vec<ReportedApproximation>,
+}
+
+/// Lowers a model. The calibration sequences are token ids, each from the beginning of a session; without them, or
+/// without the model's weights, ranges are assumed and magnitudes stay infinite.
+pub fn lower(
+    model: &TensorModel,
+    calibration: &[Vec<u32>],
+    options: &LowerOptions,
+) -> Result<(SlotProgram, LowerReport), Error> {
+    let roles = Roles::new(model)?;
+    let shape = match options.slots {
+        Some(slots) => Shape::new(&model.hyperparameters, slots)?,
+        None => Shape::smallest(&model.hyperparameters)?,
+    };
+    let calibrated = model.has_values() && calibration.iter().any(|sequence| !sequence.is_empty());
+    let sequences = calibrate::excerpt(calibration, model.hyperparameters.context, options.calibration_tokens);
+    let (softmaxes, ranges) = if calibrated {
+        let tensor = calibrate::tensor_ranges(model, &roles, calibration, options)?;
+        let provisional = Plan::provisional(&model.hyperparameters, &roles, &tensor.softmaxes);
+        let (program, uses) = build(model, &shape, &roles, &provisional);
+        let ranges = calibrate::site_ranges(model, &shape, &program, &uses, &sequences, tensor.ranges)?;
+        (tensor.softmaxes, ranges)
+    } else {
+        (vec![SoftmaxPlan { squarings: 1, reference: 10.0 }; roles.layers.len()], plan::SiteRanges::new())
+    };
+    let plan = Plan::new(&model.hyperparameters, &roles, &softmaxes, &ranges, options);
+    let (mut program, _) = build(model, &shape, &roles, &plan);
+    if calibrated {
+        calibrate::magnitudes(model, &shape, &mut program, &sequences, options)?;
+    }
+    let approximations = plan.steps().into_iter().map(|step| ReportedApproximation {
+        site: step.site,
+        function: step.function.to_string(),
+        interval: step.range,
+        degree: step.approximation.polynomial.degree(),
+        max_error: step.approximation.error,
+    });
+    let report = LowerReport {
+        slots: shape.slots,
+        chunk: shape.chunk,
+        tokens_per_key_ciphertext: shape.tokens(),
+        value_ciphertexts: shape.blocks,
+        calibration_tokens: if calibrated { sequences.iter().map(Vec::len).sum() } else { 0 },
+        approximations: approximations.collect(),
+    };
+    Ok((program, report))
+}
+
+/// Builds both entry points; the sites are those of decode and of prefill.
+fn build(model: &TensorModel, shape: &Shape, roles: &Roles, plan: &Plan) -> (SlotProgram, [Vec<SiteUse>; 2]) {
+    let decode = decode::decode(shape, roles, plan, 0);
+    let prefill = prefill::prefill(shape, roles, plan, decode.next_counter);
+    let cache = layout(shape.tokens(), Fill::Tokens);
+    let state = |name: String, capacity: usize| State { name, capacity: capacity as u32, layout: cache, level: None };
+    let states = (0..roles.layers.len())
+        .flat_map(|layer| {
+            [
+                state(format!("layers.{layer}.k_cache"), shape.key_capacity()),
+                state(format!("layers.{layer}.v_cache"), shape.blocks),
+            ]
+        })
+        .collect();
+    let hidden = shape.model.hidden as u32;
+    let stride = shape.stride() as u32;
+    let program = Program {
+        slots: shape.slots as u32,
+        context: shape.model.context as u32,
+        tables: tables::tables(model, roles, plan),
+        states,
+        entries: vec![
+            Entry { kind: EntryKind::Decode, graph: decode.graph },
+            Entry { kind: EntryKind::Prefill { chunk: shape.chunk as u32 }, graph: prefill.graph },
+        ],
+        embedding: Placement { index_to_slot: (0..hidden).map(|index| index * stride).collect(), token_stride: 1 },
+        embedding_scale: plan.residual_scale,
+        logits: Placement { index_to_slot: logit_slots(shape), token_stride: 0 },
+    };
+    (program, [decode.uses, prefill.uses])
+}
+
+/// Slot of each logit; slot s of the k-th output counts as k·n + s.
+fn logit_slots(shape: &Shape) -> Vec<u32> {
+    let vocabulary = shape.model.vocabulary;
+    (0..vocabulary)
+        .map(|token| {
+            let part = token / shape.slots;
+            let width = (vocabulary - part * shape.slots).min(shape.slots);
+            let stride = shape.slots / width.next_power_of_two();
+            (part * shape.slots + token % shape.slots * stride) as u32
+        })
+        .collect()
+}

@@ -1,0 +1,227 @@
+//! Prefill: a chunk of up to C tokens, token r of the chunk in inner slot r where decoding has replicas.
+//!
+//! Position `pos` is a multiple of C; slots of tokens from `count` on hold zeros. Linear layers are those of decoding on
+//! groups of C slots. With g·3C ≤ T each member's part of T/g slots has room for shifts by less than 3C.
+//!
+//! Attention goes over the chunks so far, this one included, after its keys and values were added to the caches. A
+//! chunk's keys are cut out of the K cache, repeated with period C over inner slots, and sheared: lane l holds at inner
+//! slot i the entry of token (i + l) mod C. Then Σ_j rotate(Q, j lanes)·rotate(K, j lanes, −j slots) holds in lane e and
+//! inner slot r the score of token r against the chunk's token (r + e) mod C, periodic over lanes: no mask is needed, and
+//! the validity mask rides on the exponential. Sums of rows are sums over lanes and chunks. The mix is
+//! Σ_j rotate(P, j lanes)·rotate(V, j slots) with V cut out and sheared in the same way. The rough reciprocals need the
+//! sums over all chunks, so each softmax stage passes over the chunks anew.
+
+use cachemir_ir::expression::Integer;
+use cachemir_ir::graph::ValueId;
+use cachemir_ir::slots::Fill;
+
+use super::builder::{doubling, layout};
+use super::entry::{BuiltEntry, EntryBuilder, key_state, value_state};
+use super::plan::Plan;
+use super::roles::Roles;
+use super::shape::{Features, Shape, both};
+use super::tables::Map;
+
+/// Builds the prefill entry point; its loops are numbered from `first_counter` on.
+pub fn prefill(shape: &Shape, roles: &Roles, plan: &Plan, first_counter: u32) -> BuiltEntry {
+    let mut entry = EntryBuilder::new(shape, roles, plan, first_counter);
+    let mut x = entry.builder.input("prefill", layout(shape.stride(), Fill::Tokens));
+    let chunk = shape.chunk;
+    let token = || Integer::slot() % shape.stride();
+    for layer in 0..roles.layers.len() {
+        let normed = entry.norm(2 * layer, x, token().less(Integer::count()), None);
+        let attended = attention(&mut entry, layer, normed);
+        let update = entry.project(layer, Map::Output, attended, chunk, Features::Query, None);
+        x = entry.residual(layer, 0, x, update, token().less(chunk));
+        x = entry.gated(layer, x, chunk, &Integer::count());
+    }
+    // Only the last token is kept, by a mask on the coefficients of the last norm.
+    let last = token().equal(Integer::count() - 1);
+    let normed = entry.norm(2 * roles.layers.len(), x, token().less(Integer::count()), Some(last));
+    let normed = entry.builder.rotate(normed, Integer::count() - 1);
+    entry.builder.set_layout(normed, layout(shape.stride(), Fill::Zero));
+    let logits = entry.head(normed);
+    entry.finish(logits)
+}
+
+/// Which cache.
+#[derive(Clone, Copy)]
+enum Cache {
+    Keys,
+    Values,
+}
+
+fn attention(entry: &mut EntryBuilder<'_>, layer: usize, normed: ValueId) -> ValueId {
+    let shape = entry.shape;
+    let roles = &entry.roles.layers[layer];
+    let (tokens, chunk) = (shape.tokens(), shape.chunk);
+    let q = entry.project(layer, Map::Query, normed, chunk, Features::Query, None);
+    let k = entry.project(layer, Map::Key, normed, chunk, Features::Query, None);
+    let v = entry.project(layer, Map::Value, normed, chunk, Features::Query, None);
+    let q = entry.builder.refresh(q, None);
+    let (k, v) = entry.builder.refresh_pair(k, v);
+
+    let start = Integer::position() % tokens;
+    let block = Integer::position() / tokens;
+    entry.origin(&roles.ropes[1]);
+    let inner = Integer::slot() % tokens;
+    let k = entry.rope(k, &(Integer::position() + inner.clone()), inner.clone().less(Integer::count()), 1.0);
+    let to_place = Integer::from(0i64) - start.clone();
+    entry.origin(&roles.append_key);
+    let k = entry.builder.rotate(k, to_place.clone());
+    entry.builder.set_layout(k, layout(tokens, Fill::Tokens));
+    entry.builder.accumulate(key_state(layer), block.clone(), k);
+    entry.origin(&roles.append_value);
+    let v = entry.builder.rotate(v, to_place);
+    let here = start.clone().less_equal(inner.clone()).and((inner - start).less(Integer::count()));
+    for j in 0..shape.blocks {
+        let holds = ((shape.lane_of_slot() / shape.group + j) % shape.blocks).equal(block.clone());
+        let part = entry.builder.mask(v, here.clone().and(holds), "push into the V cache");
+        entry.builder.set_layout(part, layout(tokens, Fill::Tokens));
+        entry.builder.accumulate(value_state(layer), j, part);
+    }
+
+    entry.origin(&roles.ropes[0]);
+    let place = shape.query_stride();
+    let own = Integer::slot() % place;
+    let factor = entry.score_factor(layer);
+    let q = entry.rope(q, &(Integer::position() + own.clone()), own.less(Integer::count()), factor);
+    entry.builder.set_layout(q, layout(place, Fill::Tokens));
+    let q = entry.builder.refresh(q, None);
+    let queries: Vec<ValueId> =
+        (0..shape.head_dim).map(|j| entry.builder.rotate(q, j * shape.lane())).collect();
+
+    let plan = &entry.plan.layers[layer];
+    let mut inverses = Vec::new();
+    for step in &plan.rough {
+        entry.origin(&roles.softmax);
+        let total = over_chunks(entry, |entry, index| {
+            vec![weights(entry, layer, &queries, index, &inverses)]
+        })[0];
+        let sum = sum_over_lanes(entry, total);
+        let rows = rows(shape);
+        let inverse = entry.approximate(step, sum, None, Some(rows), None);
+        inverses.push(entry.builder.refresh(inverse, None));
+    }
+    let sums = over_chunks(entry, |entry, index| {
+        let weights = weights(entry, layer, &queries, index, &inverses);
+        let values = cut(entry, layer, Cache::Values, index);
+        entry.origin(&roles.mix);
+        let terms = (0..chunk)
+            .map(|j| {
+                let turned = entry.builder.rotate(weights, j * shape.lane());
+                let value = entry.builder.rotate(values, j);
+                entry.builder.multiply(turned, value)
+            })
+            .collect();
+        vec![entry.builder.add_all(terms), weights]
+    });
+    entry.origin(&roles.mix);
+    let denominator = sum_over_lanes(entry, sums[1]);
+    for value in [sums[0], denominator] {
+        entry.builder.set_layout(value, layout(place, Fill::Tokens));
+    }
+    let rows = rows(shape);
+    let quotient = entry.divide(layer, sums[0], denominator, rows);
+    entry.builder.refresh(quotient, None)
+}
+
+/// The slots of queries: tokens of real members of real heads.
+fn rows(shape: &Shape) -> Integer {
+    let place = shape.query_stride();
+    let member = Integer::slot() % shape.tokens() / place;
+    both((Integer::slot() % place).less(Integer::count()), shape.real_row(&member))
+}
+
+/// Sums, over the chunks so far, what the body yields for a chunk's index.
+fn over_chunks(
+    entry: &mut EntryBuilder<'_>,
+    body: impl FnOnce(&mut EntryBuilder<'_>, &Integer) -> Vec<ValueId>,
+) -> Vec<ValueId> {
+    let count = Integer::position() / entry.shape.chunk + 1;
+    let inner = entry.builder.open(count);
+    let yields = body(entry, &inner);
+    entry.builder.close(yields)
+}
+
+/// Sums over the lanes of one period in every lane.
+fn sum_over_lanes(entry: &mut EntryBuilder<'_>, a: ValueId) -> ValueId {
+    let shape = entry.shape;
+    entry.builder.fold(a, doubling(shape.lane(), shape.chunk * shape.lane()))
+}
+
+/// The y of the softmax for the chunk's tokens after as many squarings as there are rough reciprocals.
+fn weights(
+    entry: &mut EntryBuilder<'_>,
+    layer: usize,
+    queries: &[ValueId],
+    index: &Integer,
+    inverses: &[ValueId],
+) -> ValueId {
+    let (shape, plan, roles) = (entry.shape, &entry.plan.layers[layer], &entry.roles.layers[layer]);
+    let keys = cut(entry, layer, Cache::Keys, index);
+    entry.origin(&roles.scores);
+    let chunk = shape.chunk;
+    let terms = queries
+        .iter()
+        .enumerate()
+        .map(|(j, &query)| {
+            let shift = j * shape.lane() + (chunk - j % chunk) % chunk;
+            let keys = entry.builder.rotate(keys, shift);
+            entry.builder.multiply(query, keys)
+        })
+        .collect();
+    let scores = entry.builder.add_all(terms);
+    let shifted = entry.builder.add_plain(scores, plan.exponential.affine.shift().into());
+    entry.origin(&roles.softmax);
+    let shifted = entry.builder.refresh(shifted, None);
+    let token = Integer::slot() % shape.query_stride();
+    let other = index.clone() * chunk + (token.clone() + shape.lane_of_slot()) % chunk;
+    let known = other.less_equal(Integer::position() + token);
+    let mut y = entry.polynomial(&plan.exponential, shifted, Some(rows(shape).and(known)), None);
+    for &inverse in inverses {
+        y = entry.builder.refresh(y, None);
+        let root = entry.builder.multiply(y, inverse);
+        y = entry.builder.multiply(root, root);
+    }
+    y
+}
+
+/// A chunk of a cache with period C over inner slots, sheared: lane l holds at inner slot i the chunk's token (i + l) mod C.
+fn cut(entry: &mut EntryBuilder<'_>, layer: usize, cache: Cache, index: &Integer) -> ValueId {
+    let (shape, roles) = (entry.shape, &entry.roles.layers[layer]);
+    let (tokens, chunk) = (shape.tokens(), shape.chunk);
+    let start = index.clone() * chunk % tokens;
+    let block = index.clone() * chunk / tokens;
+    let inner = Integer::slot() % tokens;
+    let inside = start.clone().less_equal(inner.clone()).and(inner.less(start.clone() + chunk));
+    let alone = match cache {
+        Cache::Keys => {
+            entry.origin(&roles.scores);
+            let keys = entry.builder.read(key_state(layer), block, layout(tokens, Fill::Tokens));
+            entry.builder.mask(keys, inside, "cut of a chunk of keys")
+        }
+        Cache::Values => {
+            entry.origin(&roles.mix);
+            let parts = (0..shape.blocks)
+                .map(|j| {
+                    let values = entry.builder.read(value_state(layer), j, layout(tokens, Fill::Tokens));
+                    let holds = ((shape.lane_of_slot() / shape.group + j) % shape.blocks).equal(block.clone());
+                    entry.builder.mask(values, inside.clone().and(holds), "cut of a chunk of values")
+                })
+                .collect();
+            entry.builder.add_all(parts)
+        }
+    };
+    let placed = entry.builder.rotate(alone, start);
+    let repeated = entry.builder.fold(placed, doubling(chunk, tokens).map(|k| -k));
+    entry.builder.set_layout(repeated, layout(tokens, Fill::Replica));
+    let sheared = (0..chunk)
+        .map(|shift| {
+            let turned = entry.builder.rotate(repeated, shift);
+            let lanes = (shape.lane_of_slot() % chunk).equal(shift);
+            entry.builder.mask(turned, lanes, "shear of a chunk")
+        })
+        .collect();
+    entry.builder.add_all(sheared)
+}

@@ -1,0 +1,228 @@
+//! Where everything lies: padded widths, strides, and feature orders as formulas of positions.
+//!
+//! A vector of P positions (a power of two) lies at stride n/P. Positions are mapped to features, rows or columns of the
+//! raw weights, by [`Features`]; padding positions have no feature. Heads are interleaved: position r of keys and values
+//! is lane r / H of KV head r % H, and queries are ordered (lane, KV head, member of the group), so that the members of a
+//! group lie inside the T = n/(H·dh) slots of their KV head, T/g apart. A lane is the n/dh slots of one entry of a head.
+//!
+//! Score and probability ciphertexts of decoding hold, in lane l, member l % g and token block (l / g) % B: all members
+//! share one ciphertext, periodic over lanes with period g·B. Ciphertext j of the V cache holds in lane l the token block
+//! (j + l / g) % B, so that a rotation of the probabilities by whole lanes, i = g·j + r, brings to every lane l with
+//! l % g + r < g the block that the ciphertext holds there, for member l % g + r; for the other lanes the rotation by
+//! g·j + r − g does.
+
+use cachemir_ir::expression::Integer;
+use cachemir_ir::tensor::Hyperparameters;
+
+use crate::Error;
+
+/// Which features the positions of a vector hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Features {
+    /// Position p holds feature `offset + p`.
+    Plain {
+        /// Number of features, from 0 on.
+        width: usize,
+        /// Feature of position 0.
+        offset: usize,
+    },
+    /// Keys and values: lane and KV head.
+    KeyValue,
+    /// Queries: lane, KV head, and member in order.
+    Query,
+    /// Attention outputs of decoding: lane l, KV head, and member (l + i) % g at place i.
+    RotatedQuery,
+}
+
+/// Sizes of a model packed into n slots.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shape {
+    /// The model.
+    pub model: Hyperparameters,
+    /// Slots n of a ciphertext.
+    pub slots: usize,
+    /// Positions of the residual stream.
+    pub hidden: usize,
+    /// KV heads H, padded.
+    pub kv_heads: usize,
+    /// Members g of a group, padded.
+    pub group: usize,
+    /// Head dimension dh, padded.
+    pub head_dim: usize,
+    /// Positions of the gated layer.
+    pub mlp: usize,
+    /// Ciphertexts B of a V cache: a power of two.
+    pub blocks: usize,
+    /// Tokens of a prefill.
+    pub chunk: usize,
+}
+
+impl Shape {
+    /// Least number of slots that is chosen without being asked for.
+    pub const LEAST_SLOTS: usize = 1 << 12;
+    /// Most slots, those of a ring of degree 2^16.
+    pub const MOST_SLOTS: usize = 1 << 15;
+
+    /// Packs the model into `slots` slots, or explains why it does not fit.
+    pub fn new(model: &Hyperparameters, slots: usize) -> Result<Self, Error> {
+        let misfit = |message: String| Error::BadOption { option: "slots", message };
+        if !slots.is_power_of_two() {
+            return Err(misfit(format!("{slots} is not a power of two")));
+        }
+        let hidden = model.hidden.next_power_of_two();
+        let kv_heads = model.kv_heads.next_power_of_two();
+        let group = model.group().next_power_of_two();
+        let head_dim = (model.head_dim / 2).next_power_of_two() * 2;
+        let mlp = model.mlp.next_power_of_two().max(hidden);
+        let widest = hidden.max(mlp).max(kv_heads * group * head_dim);
+        if widest > slots {
+            return Err(misfit(format!("a vector of {widest} entries does not fit into {slots} slots")));
+        }
+        let tokens = slots / (kv_heads * head_dim);
+        let blocks = model.context.div_ceil(tokens).next_power_of_two();
+        if blocks * group > head_dim {
+            return Err(misfit(format!(
+                "a context of {} tokens takes {blocks} cache ciphertexts of {tokens} tokens at {slots} slots; with {group} \
+                 query heads to a key-value head at most {} are possible",
+                model.context,
+                head_dim / group
+            )));
+        }
+        let chunk = (slots / mlp).min(slots / hidden).min(head_dim).min(tokens / group / 4).max(1);
+        Ok(Self { model: model.clone(), slots, hidden, kv_heads, group, head_dim, mlp, blocks, chunk })
+    }
+
+    /// Packs the model into the smallest number of slots from [`Self::LEAST_SLOTS`] on that it fits into.
+    pub fn smallest(model: &Hyperparameters) -> Result<Self, Error> {
+        let mut slots = Self::LEAST_SLOTS;
+        loop {
+            match Self::new(model, slots) {
+                Err(_) if slots < Self::MOST_SLOTS => slots *= 2,
+                result => return result,
+            }
+        }
+    }
+
+    /// Stride t of the residual stream.
+    pub fn stride(&self) -> usize {
+        self.slots / self.hidden
+    }
+
+    /// Stride t' of the gated layer.
+    pub fn wide_stride(&self) -> usize {
+        self.slots / self.mlp
+    }
+
+    /// Tokens T in a ciphertext of the K cache, and stride of keys and values.
+    pub fn tokens(&self) -> usize {
+        self.slots / (self.kv_heads * self.head_dim)
+    }
+
+    /// Stride T/g of queries.
+    pub fn query_stride(&self) -> usize {
+        self.tokens() / self.group
+    }
+
+    /// Slots of a lane.
+    pub fn lane(&self) -> usize {
+        self.slots / self.head_dim
+    }
+
+    /// Ciphertexts of a K cache.
+    pub fn key_capacity(&self) -> usize {
+        self.model.context.div_ceil(self.tokens())
+    }
+
+    /// Number of positions of a vector of these features.
+    pub fn positions(&self, features: Features) -> usize {
+        match features {
+            Features::Plain { width, .. } => width.next_power_of_two(),
+            Features::KeyValue => self.kv_heads * self.head_dim,
+            Features::Query | Features::RotatedQuery => self.kv_heads * self.group * self.head_dim,
+        }
+    }
+
+    /// Features of the residual stream.
+    pub fn hidden_features(&self) -> Features {
+        Features::Plain { width: self.model.hidden, offset: 0 }
+    }
+
+    /// Features of the gated layer.
+    pub fn mlp_features(&self) -> Features {
+        Features::Plain { width: self.model.mlp, offset: 0 }
+    }
+
+    /// Positions of the gated layer may be more than its features ask for; all others are as many as
+    /// [`Self::positions`] says.
+    pub fn mlp_positions(&self) -> usize {
+        self.mlp
+    }
+
+    /// The feature at a position, and the condition under which there is one if that is not always so.
+    pub fn feature(&self, features: Features, positions: usize, position: &Integer) -> (Integer, Option<Integer>) {
+        let (heads, group) = (self.kv_heads as i64, self.group as i64);
+        match features {
+            Features::Plain { width, offset } => {
+                let valid = (width < positions).then(|| position.clone().less(width));
+                (position.clone() + offset, valid)
+            }
+            Features::KeyValue => {
+                let (lane, head) = (position.clone() / heads, position.clone() % heads);
+                let (entry, valid) = self.entry(&lane);
+                let valid = all([valid, self.real_head(&head)]);
+                (head * self.model.head_dim + entry, valid)
+            }
+            Features::Query | Features::RotatedQuery => {
+                let lane = position.clone() / (heads * group);
+                let head = position.clone() / group % heads;
+                let place = position.clone() % group;
+                let member = if features == Features::Query { place } else { (place + lane.clone()) % group };
+                let (entry, valid) = self.entry(&lane);
+                let valid = all([valid, self.real_head(&head), self.real_member(&member)]);
+                ((head * self.model.group() + member) * self.model.head_dim + entry, valid)
+            }
+        }
+    }
+
+    /// The entry of a head that a lane holds.
+    fn entry(&self, lane: &Integer) -> (Integer, Option<Integer>) {
+        if self.head_dim == self.model.head_dim {
+            return (lane.clone(), None);
+        }
+        let (padded, real) = (self.head_dim / 2, self.model.head_dim / 2);
+        let pair = lane.clone() % padded;
+        (lane.clone() / padded * real + pair.clone(), Some(pair.less(real)))
+    }
+
+    fn real_head(&self, head: &Integer) -> Option<Integer> {
+        (self.kv_heads > self.model.kv_heads).then(|| head.clone().less(self.model.kv_heads))
+    }
+
+    fn real_member(&self, member: &Integer) -> Option<Integer> {
+        (self.group > self.model.group()).then(|| member.clone().less(self.model.group()))
+    }
+
+    /// The condition that a slot's KV head, and the given member, are not padding.
+    pub fn real_row(&self, member: &Integer) -> Option<Integer> {
+        let head = Integer::slot() / self.tokens() % self.kv_heads;
+        all([self.real_head(&head), self.real_member(member)])
+    }
+
+    /// The lane of a slot.
+    pub fn lane_of_slot(&self) -> Integer {
+        Integer::slot() / self.lane()
+    }
+}
+
+/// The conjunction of those conditions that are there.
+pub fn all(conditions: impl IntoIterator<Item = Option<Integer>>) -> Option<Integer> {
+    conditions.into_iter().flatten().reduce(Integer::and)
+}
+
+/// A condition and an optional further one.
+pub fn both(condition: Integer, other: Option<Integer>) -> Integer {
+    match other {
+        Some(other) => condition.and(other),
+        None => condition,
+    }
+}

@@ -1,0 +1,510 @@
+//! Clear execution of the slots stage.
+//!
+//! Every value is a vector of n real numbers; ops do exactly what [`crate::slots`] says, junk slots included: nothing is
+//! cleared that the program does not clear, so a missing mask shows up as a wrong answer. The interpreter keeps the
+//! state arrays between calls (elements never written are zero), checks that every slot of a polynomial's operand lies in
+//! the polynomial's interval, and records for each value the largest absolute value over all slots of all calls.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use crate::Error;
+use crate::expression::{Environment, Integer, Variable, Vector};
+use crate::graph::{OpId, Region, ValueId};
+use crate::program::Program;
+use crate::slots::{Chebyshev, SlotGraph, SlotOp, SlotType, WriteMode};
+
+/// A program of the slots stage with all its entry points.
+pub type SlotProgram = Program<SlotOp, SlotType>;
+
+/// A polynomial's operand may leave the interval by this fraction of its width, for rounding.
+const INTERVAL_TOLERANCE: f64 = 1e-9;
+
+/// What a caller of [`Interpreter::call_with`] wants to see or to replace.
+pub trait Hooks {
+    /// The result of a polynomial op ahead of its mask, or `None` to evaluate the polynomial, with its interval checked.
+    fn polynomial(&mut self, op: OpId, environment: &Environment, operand: &[f64]) -> Option<Vec<f64>> {
+        let _ = (op, environment, operand);
+        None
+    }
+
+    /// Sees the results of every op after it ran.
+    fn observe(&mut self, op: OpId, results: &[&[f64]]) {
+        let _ = (op, results);
+    }
+}
+
+/// Hooks that neither see nor replace anything.
+pub struct NoHooks;
+
+impl Hooks for NoHooks {}
+
+type Slots = Rc<Vec<f64>>;
+
+/// What the interpreter knows about a graph ahead of its calls.
+struct Prepared {
+    /// By op: values of the op's own block that nothing uses after it.
+    releases: Vec<Vec<ValueId>>,
+    /// By op: variables other than the slot in its plaintext vector.
+    variables: Vec<Vec<Variable>>,
+}
+
+/// Executes the entry points of a program on vectors of real numbers and owns their state.
+pub struct Interpreter<'p> {
+    program: &'p SlotProgram,
+    state: Vec<Vec<Option<Slots>>>,
+    prepared: Vec<Prepared>,
+    max_abs: Vec<Vec<f64>>,
+    plains: Vec<HashMap<(OpId, Vec<i64>), Slots>>,
+}
+
+impl<'p> Interpreter<'p> {
+    /// An interpreter whose state is zero.
+    pub fn new(program: &'p SlotProgram) -> Self {
+        Self {
+            program,
+            state: program.states.iter().map(|state| vec![None; state.capacity as usize]).collect(),
+            prepared: program.entries.iter().map(|entry| prepare(&entry.graph)).collect(),
+            max_abs: program.entries.iter().map(|entry| vec![0.0; entry.graph.values.len()]).collect(),
+            plains: program.entries.iter().map(|_| HashMap::new()).collect(),
+        }
+    }
+
+    /// Sets all state to zero, as at the beginning of a session.
+    pub fn reset(&mut self) {
+        self.state.iter_mut().flatten().for_each(|element| *element = None);
+    }
+
+    /// The elements of the state arrays; `None` is zero.
+    pub fn state(&self) -> Vec<Vec<Option<Vec<f64>>>> {
+        let element = |element: &Option<Slots>| element.as_ref().map(|slots| slots.as_ref().clone());
+        self.state.iter().map(|array| array.iter().map(element).collect()).collect()
+    }
+
+    /// By value of the named entry point: the largest absolute value of any slot in any call so far.
+    pub fn max_abs(&self, entry: &str) -> &[f64] {
+        self.index(entry).map_or(&[], |index| &self.max_abs[index])
+    }
+
+    fn index(&self, entry: &str) -> Option<usize> {
+        self.program.entries.iter().position(|known| known.kind.name() == entry)
+    }
+
+    /// Runs an entry point for `count` tokens from `position` on; returns the graph's outputs.
+    pub fn call(
+        &mut self,
+        entry: &str,
+        position: i64,
+        count: i64,
+        inputs: &[Vec<f64>],
+    ) -> Result<Vec<Vec<f64>>, Error> {
+        self.call_with(entry, position, count, inputs, &mut NoHooks)
+    }
+
+    /// [`Interpreter::call`], with hooks.
+    pub fn call_with(
+        &mut self,
+        entry: &str,
+        position: i64,
+        count: i64,
+        inputs: &[Vec<f64>],
+        hooks: &mut dyn Hooks,
+    ) -> Result<Vec<Vec<f64>>, Error> {
+        let index = self.index(entry).ok_or_else(|| Error::Execution(format!("there is no entry point {entry}")))?;
+        let program = self.program;
+        let graph = &program.entries[index].graph;
+        let slots = program.slots as usize;
+        if inputs.len() != graph.inputs.len() || inputs.iter().any(|input| input.len() != slots) {
+            return Err(Error::Execution(format!(
+                "{entry} takes {} inputs of {slots} slots each, got lengths {:?}",
+                graph.inputs.len(),
+                inputs.iter().map(Vec::len).collect::<Vec<_>>()
+            )));
+        }
+        let mut run = Run {
+            program,
+            graph,
+            prepared: &self.prepared[index],
+            state: &mut self.state,
+            max_abs: &mut self.max_abs[index],
+            plains: &mut self.plains[index],
+            values: vec![None; graph.values.len()],
+            environment: Environment::new(position, count),
+            hooks,
+        };
+        for (&id, input) in graph.inputs.iter().zip(inputs) {
+            run.set(id, Rc::new(input.clone()));
+        }
+        run.block(&graph.body)?;
+        graph.body.yields.iter().map(|&id| Ok(run.get(id)?.as_ref().clone())).collect()
+    }
+}
+
+/// Variables other than the slot in an expression.
+fn variables_of(integer: &Integer, found: &mut Vec<Variable>) {
+    match integer {
+        Integer::Constant(_) | Integer::Variable(Variable::Slot) => {}
+        Integer::Variable(variable) => {
+            if !found.contains(variable) {
+                found.push(*variable);
+            }
+        }
+        Integer::Binary(_, a, b) => {
+            variables_of(a, found);
+            variables_of(b, found);
+        }
+        Integer::Select(a, b, c) => [a, b, c].into_iter().for_each(|part| variables_of(part, found)),
+    }
+}
+
+fn variables_of_vector(vector: &Vector, found: &mut Vec<Variable>) {
+    match vector {
+        Vector::Scalar(_) => {}
+        Vector::Table(_, index) => variables_of(index, found),
+        Vector::Mask(condition, inner) => {
+            variables_of(condition, found);
+            variables_of_vector(inner, found);
+        }
+        Vector::Sum(a, b) | Vector::Product(a, b) => {
+            variables_of_vector(a, found);
+            variables_of_vector(b, found);
+        }
+    }
+}
+
+fn plain_of(op: &SlotOp) -> Option<&Vector> {
+    match op {
+        SlotOp::MultiplyPlain { plain, .. } | SlotOp::AddPlain { plain } => Some(plain),
+        SlotOp::Polynomial { mask, .. } => mask.as_ref(),
+        _ => None,
+    }
+}
+
+fn prepare(graph: &SlotGraph) -> Prepared {
+    fn uses(graph: &SlotGraph, op: OpId, used: &mut Vec<ValueId>) {
+        let node = graph.node(op);
+        used.extend(&node.inputs);
+        if let Some(region) = &node.region {
+            region.ops.iter().for_each(|&inner| uses(graph, inner, used));
+            used.extend(&region.yields);
+        }
+    }
+    fn block(graph: &SlotGraph, region: &Region, releases: &mut [Vec<ValueId>]) {
+        let mut pending: HashMap<ValueId, bool> = region
+            .ops
+            .iter()
+            .flat_map(|&op| graph.node(op).results.iter().map(|&value| (value, true)))
+            .collect();
+        for value in &region.yields {
+            pending.insert(*value, false);
+        }
+        let mut used = Vec::new();
+        for &op in region.ops.iter().rev() {
+            if let Some(inner) = &graph.node(op).region {
+                block(graph, inner, releases);
+            }
+            used.clear();
+            uses(graph, op, &mut used);
+            used.extend(&graph.node(op).results);
+            for value in &used {
+                if pending.get(value) == Some(&true) {
+                    pending.insert(*value, false);
+                    releases[op.index()].push(*value);
+                }
+            }
+        }
+    }
+    let mut releases = vec![Vec::new(); graph.nodes.len()];
+    block(graph, &graph.body, &mut releases);
+    let variables = graph
+        .nodes
+        .iter()
+        .map(|node| {
+            let mut found = Vec::new();
+            if let Some(plain) = plain_of(&node.op) {
+                variables_of_vector(plain, &mut found);
+            }
+            found
+        })
+        .collect();
+    Prepared { releases, variables }
+}
+
+/// One call in progress.
+struct Run<'r> {
+    program: &'r SlotProgram,
+    graph: &'r SlotGraph,
+    prepared: &'r Prepared,
+    state: &'r mut Vec<Vec<Option<Slots>>>,
+    max_abs: &'r mut Vec<f64>,
+    plains: &'r mut HashMap<(OpId, Vec<i64>), Slots>,
+    values: Vec<Option<Slots>>,
+    environment: Environment,
+    hooks: &'r mut dyn Hooks,
+}
+
+impl Run<'_> {
+    fn set(&mut self, id: ValueId, slots: Slots) {
+        let magnitude = &mut self.max_abs[id.index()];
+        *magnitude = slots.iter().fold(*magnitude, |most, x| if x.abs() > most { x.abs() } else { most });
+        self.values[id.index()] = Some(slots);
+    }
+
+    fn get(&self, id: ValueId) -> Result<&Slots, Error> {
+        self.values[id.index()].as_ref().ok_or_else(|| Error::Execution(format!("{id} is used before its definition")))
+    }
+
+    fn slots(&self) -> usize {
+        self.program.slots as usize
+    }
+
+    /// A plaintext operand; those that depend on neither position nor count are kept between calls.
+    fn plain(&mut self, op: OpId, vector: &Vector) -> Result<Slots, Error> {
+        let variables = &self.prepared.variables[op.index()];
+        let keep = variables.iter().all(|variable| matches!(variable, Variable::Loop(_)));
+        let number = |variable: &Variable| Integer::Variable(*variable).evaluate(&self.environment);
+        let key = (op, variables.iter().map(number).collect::<Vec<_>>());
+        if let Some(known) = self.plains.get(&key).filter(|_| keep) {
+            return Ok(known.clone());
+        }
+        let values = Rc::new(vector.evaluate(&self.environment, self.slots(), &self.program.tables)?);
+        if keep {
+            self.plains.insert(key, values.clone());
+        }
+        Ok(values)
+    }
+
+    fn element(&self, state: usize, index: &Integer) -> Result<usize, Error> {
+        let value = index.evaluate(&self.environment);
+        let capacity = self.state.get(state).map_or(0, Vec::len);
+        usize::try_from(value).ok().filter(|&index| index < capacity).ok_or_else(|| {
+            Error::Execution(format!("element {value} of state array {state}, which has {capacity}, does not exist"))
+        })
+    }
+
+    fn block(&mut self, region: &Region) -> Result<(), Error> {
+        for &op in &region.ops {
+            let results = self.op(op).map_err(|error| match error {
+                Error::Execution(message) => {
+                    Error::Execution(format!("{op} ({}): {message}", self.graph.origin_text(op)))
+                }
+                other => other,
+            })?;
+            let ids = &self.graph.node(op).results;
+            let views: Vec<&[f64]> = results.iter().map(|result| result.as_slice()).collect();
+            self.hooks.observe(op, &views);
+            for (&id, result) in ids.iter().zip(results) {
+                self.set(id, result);
+            }
+            for &value in &self.prepared.releases[op.index()] {
+                self.values[value.index()] = None;
+            }
+        }
+        Ok(())
+    }
+
+    fn op(&mut self, op: OpId) -> Result<Vec<Slots>, Error> {
+        let graph = self.graph;
+        let node = graph.node(op);
+        let operand = |run: &Self, index: usize| -> Result<Slots, Error> {
+            let id = node.inputs.get(index).ok_or_else(|| Error::Execution("an operand is missing".into()))?;
+            run.get(*id).cloned()
+        };
+        let combine = |run: &Self, f: fn(f64, f64) -> f64| -> Result<Vec<Slots>, Error> {
+            let (a, b) = (operand(run, 0)?, operand(run, 1)?);
+            Ok(vec![Rc::new(a.iter().zip(b.iter()).map(|(&x, &y)| f(x, y)).collect())])
+        };
+        match &node.op {
+            SlotOp::Add => combine(self, |x, y| x + y),
+            SlotOp::Subtract => combine(self, |x, y| x - y),
+            SlotOp::Multiply => combine(self, |x, y| x * y),
+            SlotOp::MultiplyPlain { plain, .. } => {
+                let (a, factor) = (operand(self, 0)?, self.plain(op, plain)?);
+                Ok(vec![Rc::new(a.iter().zip(factor.iter()).map(|(x, y)| x * y).collect())])
+            }
+            SlotOp::AddPlain { plain } => {
+                let (a, summand) = (operand(self, 0)?, self.plain(op, plain)?);
+                Ok(vec![Rc::new(a.iter().zip(summand.iter()).map(|(x, y)| x + y).collect())])
+            }
+            SlotOp::Rotate { by } => {
+                let a = operand(self, 0)?;
+                let shift = by.evaluate(&self.environment).rem_euclid(self.slots() as i64) as usize;
+                let mut rotated = Vec::with_capacity(a.len());
+                rotated.extend_from_slice(&a[shift..]);
+                rotated.extend_from_slice(&a[..shift]);
+                Ok(vec![Rc::new(rotated)])
+            }
+            SlotOp::Polynomial { polynomial, mask } => {
+                let a = operand(self, 0)?;
+                let mask = mask.as_ref().map(|mask| self.plain(op, mask)).transpose()?;
+                let values = match self.hooks.polynomial(op, &self.environment, &a) {
+                    Some(mut values) => {
+                        if let Some(mask) = mask {
+                            values.iter_mut().zip(mask.iter()).for_each(|(value, factor)| *value *= factor);
+                        }
+                        values
+                    }
+                    None => evaluate_polynomial(polynomial, &a, mask.as_ref().map(|mask| mask.as_slice()))?,
+                };
+                Ok(vec![Rc::new(values)])
+            }
+            SlotOp::Refresh { keep: None } => (0..node.inputs.len()).map(|index| operand(self, index)).collect(),
+            SlotOp::Refresh { keep: Some(keep) } => {
+                let kept = keep.evaluate_slots(&self.environment, self.slots());
+                let masked = |a: Slots| {
+                    Rc::new(a.iter().zip(&kept).map(|(&x, &keep)| if keep == 0 { 0.0 } else { x }).collect::<Vec<_>>())
+                };
+                (0..node.inputs.len()).map(|index| operand(self, index).map(masked)).collect()
+            }
+            SlotOp::StateRead { state, index } => {
+                let index = self.element(state.0 as usize, index)?;
+                let zero = || Rc::new(vec![0.0; self.slots()]);
+                Ok(vec![self.state[state.0 as usize][index].clone().unwrap_or_else(zero)])
+            }
+            SlotOp::StateWrite { state, index, mode } => {
+                let a = operand(self, 0)?;
+                let index = self.element(state.0 as usize, index)?;
+                let element = &mut self.state[state.0 as usize][index];
+                *element = match (mode, element.as_ref()) {
+                    (WriteMode::Accumulate, Some(old)) => {
+                        Some(Rc::new(old.iter().zip(a.iter()).map(|(x, y)| x + y).collect()))
+                    }
+                    _ => Some(a),
+                };
+                Ok(Vec::new())
+            }
+            SlotOp::Sum { counter, count } => {
+                let region = node.region.as_ref().ok_or_else(|| Error::Execution("a loop has no body".into()))?;
+                let mut sums: Vec<Vec<f64>> = vec![vec![0.0; self.slots()]; node.results.len()];
+                for value in 0..count.evaluate(&self.environment) {
+                    self.environment.set_loop(*counter, value);
+                    self.block(region)?;
+                    for (sum, &id) in sums.iter_mut().zip(&region.yields) {
+                        sum.iter_mut().zip(self.get(id)?.iter()).for_each(|(x, y)| *x += y);
+                    }
+                }
+                Ok(sums.into_iter().map(Rc::new).collect())
+            }
+        }
+    }
+}
+
+/// The polynomial in every slot that the mask keeps, by Clenshaw's recurrence over blocks of slots; the interval is
+/// checked in all slots.
+fn evaluate_polynomial(polynomial: &Chebyshev, operand: &[f64], mask: Option<&[f64]>) -> Result<Vec<f64>, Error> {
+    const BLOCK: usize = 32;
+    let [low, high] = polynomial.interval;
+    let tolerance = INTERVAL_TOLERANCE * (high - low);
+    let outside = |x: f64| !(low - tolerance..=high + tolerance).contains(&x);
+    if let Some(slot) = operand.iter().position(|&x| outside(x)) {
+        return Err(Error::Execution(format!(
+            "slot {slot} holds {}, outside the interval {low} … {high} of a polynomial",
+            operand[slot]
+        )));
+    }
+    let kept: Vec<usize> = (0..operand.len()).filter(|&slot| mask.is_none_or(|mask| mask[slot] != 0.0)).collect();
+    let mut result = vec![0.0; operand.len()];
+    for slots in kept.chunks(BLOCK) {
+        let (mut u, mut next, mut after) = ([0.0; BLOCK], [0.0; BLOCK], [0.0; BLOCK]);
+        for (u, &slot) in u.iter_mut().zip(slots) {
+            *u = (2.0 * operand[slot] - low - high) / (high - low);
+        }
+        for &c in polynomial.coefficients.iter().skip(1).rev() {
+            for index in 0..BLOCK {
+                let value = 2.0 * u[index] * next[index] - after[index] + c;
+                (next[index], after[index]) = (value, next[index]);
+            }
+        }
+        let constant = polynomial.coefficients.first().copied().unwrap_or(0.0);
+        for (index, &slot) in slots.iter().enumerate() {
+            let value = u[index] * next[index] - after[index] + constant;
+            result[slot] = mask.map_or(value, |mask| value * mask[slot]);
+        }
+    }
+    Ok(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::program::{Entry, EntryKind, Placement, State};
+    use crate::slots::{Domain, Fill, Layout, StateId};
+
+    const TYPE: SlotType = SlotType {
+        layout: Layout { stride: 1, fill: Fill::Junk, domain: Domain::Real },
+        max_abs: f64::INFINITY,
+    };
+
+    fn program(graph: SlotGraph) -> SlotProgram {
+        let placement = Placement { index_to_slot: vec![], token_stride: 1 };
+        Program {
+            slots: 4,
+            context: 8,
+            tables: vec![],
+            states: vec![State { name: "cache".into(), capacity: 2, layout: TYPE.layout, level: None }],
+            entries: vec![Entry { kind: EntryKind::Decode, graph }],
+            embedding: placement.clone(),
+            embedding_scale: 1.0,
+            logits: placement,
+        }
+    }
+
+    fn push(graph: &mut SlotGraph, op: SlotOp, inputs: Vec<ValueId>, results: usize) -> Vec<ValueId> {
+        let (id, values) = graph.add_node(op, inputs, vec![TYPE; results], None, None);
+        graph.body.ops.push(id);
+        values
+    }
+
+    #[test]
+    fn loops_state_and_masks_follow_the_position() {
+        let mut graph = SlotGraph::default();
+        let x = graph.add_input("x", TYPE);
+        // Σ_{i < pos + 1} rotate(x, i), written to element pos / 4 and read back with slot 1 dropped.
+        let (rotate, rotated) =
+            graph.add_node(SlotOp::Rotate { by: Integer::counter(0) }, vec![x], vec![TYPE], None, None);
+        let region = Region { ops: vec![rotate], yields: rotated };
+        let (sum, total) = graph.add_node(
+            SlotOp::Sum { counter: 0, count: Integer::position() + 1 },
+            vec![],
+            vec![TYPE],
+            None,
+            Some(region),
+        );
+        graph.body.ops.push(sum);
+        let (state, index) = (StateId(0), Integer::position() / 4);
+        push(
+            &mut graph,
+            SlotOp::StateWrite { state, index: index.clone(), mode: WriteMode::Accumulate },
+            total,
+            0,
+        );
+        let read = push(&mut graph, SlotOp::StateRead { state, index }, vec![], 1);
+        let keep = Some(Integer::from(1i64) - Integer::slot().equal(1));
+        let out = push(&mut graph, SlotOp::Refresh { keep }, read, 1);
+        graph.body.yields = out;
+        assert!(graph.verify_structure().is_empty());
+        let program = program(graph);
+        let mut interpreter = Interpreter::new(&program);
+        let x = vec![1.0, 2.0, 3.0, 4.0];
+        assert_eq!(interpreter.call("decode", 0, 1, &[x.clone()]).unwrap(), [[1.0, 0.0, 3.0, 4.0]]);
+        assert_eq!(interpreter.call("decode", 1, 1, &[x.clone()]).unwrap(), [[4.0, 0.0, 10.0, 9.0]]);
+        assert_eq!(interpreter.call("decode", 4, 1, &[x.clone()]).unwrap(), [[11.0, 0.0, 13.0, 14.0]]);
+        assert_eq!(interpreter.max_abs("decode")[x.len() - 3], 14.0);
+        assert!(interpreter.call("decode", 8, 1, &[x]).is_err());
+    }
+
+    #[test]
+    fn a_slot_outside_the_interval_is_an_error() {
+        let mut graph = SlotGraph::default();
+        let x = graph.add_input("x", TYPE);
+        let polynomial = Chebyshev { coefficients: vec![0.5, 0.25, 0.125], interval: [-2.0, 2.0] };
+        let mask = Some(Vector::Scalar(1.0).masked(Integer::slot().less(2)));
+        graph.body.yields = push(&mut graph, SlotOp::Polynomial { polynomial: polynomial.clone(), mask }, vec![x], 1);
+        let program = program(graph);
+        let mut interpreter = Interpreter::new(&program);
+        let got = interpreter.call("decode", 0, 1, &[vec![1.0, -1.5, 2.0, 0.0]]).unwrap();
+        let want = [polynomial.evaluate(1.0), polynomial.evaluate(-1.5), 0.0, 0.0];
+        assert!(got[0].iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-12));
+        assert!(interpreter.call("decode", 0, 1, &[vec![1.0, 1.0, 2.1, 0.0]]).is_err());
+    }
+}
