@@ -165,28 +165,47 @@ impl<B: Backend> Evaluator<B> {
     /// -a.
     pub fn negate(&self, a: &Ciphertext<B>) -> Result<Ciphertext<B>, CkksError> {
         let mut result = self.truncate(a, a.level)?;
-        self.ring.backend().negate_assign(&mut result.buffer, self.ring.chain(a.level))?;
+        self.negate_assign(&mut result)?;
         Ok(result)
+    }
+
+    /// a ← -a.
+    pub fn negate_assign(&self, a: &mut Ciphertext<B>) -> Result<(), CkksError> {
+        Ok(self.ring.backend().negate_assign(&mut a.buffer, self.ring.chain(a.level))?)
     }
 
     /// a + p, at the lower of both levels.
     pub fn add_plain(&self, a: &Ciphertext<B>, p: &Plaintext<B>) -> Result<Ciphertext<B>, CkksError> {
+        let mut sum = self.truncate(a, a.level.min(p.level))?;
+        self.add_plain_assign(&mut sum, p)?;
+        Ok(sum)
+    }
+
+    /// a ← a + p.
+    pub fn add_plain_assign(&self, a: &mut Ciphertext<B>, p: &Plaintext<B>) -> Result<(), CkksError> {
         check_scales("add_plain", a.scale, p.scale)?;
-        let level = a.level.min(p.level);
-        let mut result = self.truncate(a, level)?;
-        self.ring.backend().add_assign(&mut result.buffer, &p.buffer, self.ring.chain(level))?;
-        result.slots = a.slots.max(p.slots);
-        Ok(result)
+        Self::meet_plain(a, p);
+        Ok(self.ring.backend().add_assign(&mut a.buffer, &p.buffer, self.ring.chain(a.level))?)
     }
 
     /// a - p, at the lower of both levels.
     pub fn sub_plain(&self, a: &Ciphertext<B>, p: &Plaintext<B>) -> Result<Ciphertext<B>, CkksError> {
+        let mut difference = self.truncate(a, a.level.min(p.level))?;
+        self.sub_plain_assign(&mut difference, p)?;
+        Ok(difference)
+    }
+
+    /// a ← a - p.
+    pub fn sub_plain_assign(&self, a: &mut Ciphertext<B>, p: &Plaintext<B>) -> Result<(), CkksError> {
         check_scales("sub_plain", a.scale, p.scale)?;
-        let level = a.level.min(p.level);
-        let mut result = self.truncate(a, level)?;
-        self.ring.backend().sub_assign(&mut result.buffer, &p.buffer, self.ring.chain(level))?;
-        result.slots = a.slots.max(p.slots);
-        Ok(result)
+        Self::meet_plain(a, p);
+        Ok(self.ring.backend().sub_assign(&mut a.buffer, &p.buffer, self.ring.chain(a.level))?)
+    }
+
+    /// Gives `a` the lower level and the larger number of slots.
+    fn meet_plain(a: &mut Ciphertext<B>, p: &Plaintext<B>) {
+        a.level = a.level.min(p.level);
+        a.slots = a.slots.max(p.slots);
     }
 
     /// a + values, encoded at the scale of `a`.
@@ -196,12 +215,16 @@ impl<B: Backend> Evaluator<B> {
 
     /// a·p, not rescaled: the scales multiply.
     pub fn mul_plain(&self, a: &Ciphertext<B>, p: &Plaintext<B>) -> Result<Ciphertext<B>, CkksError> {
-        let level = a.level.min(p.level);
-        let mut result = self.truncate(a, level)?;
-        self.ring.backend().mul_assign(&mut result.buffer, &p.buffer, self.ring.chain(level))?;
-        result.scale = a.scale * p.scale;
-        result.slots = a.slots.max(p.slots);
-        Ok(result)
+        let mut product = self.truncate(a, a.level.min(p.level))?;
+        self.mul_plain_assign(&mut product, p)?;
+        Ok(product)
+    }
+
+    /// a ← a·p, not rescaled.
+    pub fn mul_plain_assign(&self, a: &mut Ciphertext<B>, p: &Plaintext<B>) -> Result<(), CkksError> {
+        Self::meet_plain(a, p);
+        a.scale *= p.scale;
+        Ok(self.ring.backend().mul_assign(&mut a.buffer, &p.buffer, self.ring.chain(a.level))?)
     }
 
     /// accumulator ← accumulator + a·p. The scales of a and p must multiply to the accumulator's.

@@ -68,10 +68,15 @@ impl<B: Backend> Evaluator<B> {
     /// a·value, exactly; level and scale stay.
     pub fn mul_integer(&self, a: &Ciphertext<B>, value: i64) -> Result<Ciphertext<B>, CkksError> {
         let mut result = self.truncate(a, a.level)?;
+        self.mul_integer_assign(&mut result, value)?;
+        Ok(result)
+    }
+
+    /// a ← a·value, exactly.
+    pub fn mul_integer_assign(&self, a: &mut Ciphertext<B>, value: i64) -> Result<(), CkksError> {
         let limbs = self.ring.chain(a.level);
         let residues = self.ring.residues(i128::from(value), limbs);
-        self.ring.backend().mul_scalar_assign(&mut result.buffer, &residues, limbs)?;
-        Ok(result)
+        Ok(self.ring.backend().mul_scalar_assign(&mut a.buffer, &residues, limbs)?)
     }
 
     /// a + value in every slot.
