@@ -43,8 +43,8 @@ pub enum CkksError {
         /// Lowest level at which the operation is possible.
         needed: usize,
     },
-    /// Operands modulo Q·P, where limbs cannot be left out, have different levels.
-    #[error("{operation}: operands modulo QP must have equal levels, found {left} and {right}")]
+    /// Digits or operands modulo Q·P, where limbs cannot be left out, have different levels.
+    #[error("{operation}: the levels must be equal, found {left} and {right}")]
     LevelMismatch {
         /// The operation.
         operation: &'static str,

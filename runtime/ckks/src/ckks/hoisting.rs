@@ -39,6 +39,14 @@ impl<B: Backend> Evaluator<B> {
         Ok(Digits { buffer: switching::decompose(&self.ring, &a.buffer, 1, a.level, special)?, level: a.level })
     }
 
+    /// Refuses digits that were made at another level than the ciphertext's.
+    fn check_digits(a: &Ciphertext<B>, digits: &Digits<B>) -> Result<(), CkksError> {
+        if a.level == digits.level {
+            return Ok(());
+        }
+        Err(CkksError::LevelMismatch { operation: "rotation of digits", left: a.level, right: digits.level })
+    }
+
     /// P·(c_0 + u_0, u_1) modulo Q·P, where (u_0, u_1) is the key-switched c_1.
     fn switch_extended(
         &self,
@@ -63,6 +71,7 @@ impl<B: Backend> Evaluator<B> {
     ) -> Result<Ciphertext<B>, CkksError> {
         let (ring, level) = (&self.ring, a.level);
         let backend = ring.backend();
+        Self::check_digits(a, digits)?;
         let extended = self.switch_extended(a, &digits.buffer, key)?;
         let switched = switching::mod_down(ring, &extended, level, key.special())?;
         let mut buffer = backend.zeros(2, level + 1)?;
@@ -170,6 +179,7 @@ impl<B: Backend> Evaluator<B> {
         if amount == 0 {
             return self.extend(a);
         }
+        Self::check_digits(a, digits)?;
         let key = keys.rotation(amount, a.level)?;
         let mut result = self.zero_extended(a.level, a.scale, a.slots)?;
         let extended = self.switch_extended(a, &digits.buffer, key)?;

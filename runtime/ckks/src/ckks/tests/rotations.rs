@@ -81,8 +81,15 @@ fn extended_accumulation_of_rotations() {
     evaluator.add_extended_assign(&mut sum, &evaluator.extend(&y).unwrap()).unwrap();
     let expected: Vec<_> = (0..512).map(|j| a[j] + rotated(&b, 3)[j] + rotated(&a, 1)[j] + b[j] + b[j]).collect();
     fixture.assert_canonical(&evaluator.mod_down(&sum).unwrap(), 6, &expected, 4.0 * ONE_OPERATION);
-    let low = evaluator.extend(&fixture.encrypt_at(&a, 3)).unwrap();
-    assert!(evaluator.add_extended_assign(&mut sum, &low).is_err());
+    let low = fixture.encrypt_at(&a, 3);
+    let extended = evaluator.extend(&evaluator.mul_scalar_at(&low, 1.0, sum.scale() / low.scale()).unwrap()).unwrap();
+    let foreign = evaluator.rotate_decomposed(&low, &evaluator.decompose(&x).unwrap(), 1, keys);
+    for refused in [evaluator.add_extended_assign(&mut sum, &extended).err(), foreign.err()] {
+        assert!(
+            matches!(refused, Some(CkksError::ScaleMismatch { .. } | CkksError::LevelMismatch { .. })),
+            "{refused:?}"
+        );
+    }
 }
 
 #[test]
