@@ -68,7 +68,8 @@ impl RangeCheck {
         self.violations += 1;
         if self.first.is_none() {
             let position = site.environment.position;
-            self.first = Some(format!("{} ({} at position {position}): {message}", site.graph.origin_text(site.op), site.op));
+            self.first =
+                Some(format!("{} ({} at position {position}): {message}", site.graph.origin_text(site.op), site.op));
         }
     }
 }
@@ -81,9 +82,8 @@ impl<C: ClearPart> Observer<C> for RangeCheck {
             CkksOp::Polynomial { polynomial, .. } => {
                 let [low, high] = polynomial.interval;
                 let slack = SLACK * (high - low);
-                let outside = |slot: &&Complex64| {
-                    !(slot.re >= low - slack && slot.re <= high + slack && slot.im.abs() <= slack)
-                };
+                let outside =
+                    |slot: &&Complex64| !(slot.re >= low - slack && slot.re <= high + slack && slot.im.abs() <= slack);
                 if let Some(slot) = slots.iter().find(outside) {
                     self.violation(site, &format!("a slot holds {slot}, outside the polynomial's [{low}, {high}]"));
                 }
@@ -179,7 +179,8 @@ pub fn precision_bits(found: &[Complex64], exact: &[Complex64]) -> Option<(f64, 
         return None;
     }
     let errors: Vec<f64> = found.iter().zip(exact).map(|(found, exact)| (found - exact).norm() / largest).collect();
-    let worst = errors.iter().fold(0.0, |most: f64, &error| if error.is_nan() { f64::INFINITY } else { most.max(error) });
+    let worst =
+        errors.iter().fold(0.0, |most: f64, &error| if error.is_nan() { f64::INFINITY } else { most.max(error) });
     let mean = errors.iter().sum::<f64>() / errors.len() as f64;
     // An exact result has the precision of the doubles that it is compared in.
     let bits = |error: f64| -error.max(f64::EPSILON).log2();

@@ -73,6 +73,9 @@ pub trait Listener<C>: Observer<C> {
     /// A token was chosen; `text` is what it completes, which may be empty.
     fn token(&mut self, token: u32, text: &str) -> Result<(), Error>;
 
+    /// The text was over before its last characters were whole: what is left of them.
+    fn rest(&mut self, text: &str) -> Result<(), Error>;
+
     /// The logits that a token was chosen from.
     fn logits(&mut self, logits: &[f64]) {
         let _ = logits;
@@ -111,17 +114,27 @@ impl Generation {
     }
 }
 
-/// Continues a text by up to `count` tokens.
+/// What is asked of a generation.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The session's tokens.
+    pub tokens: Vec<u32>,
+    /// Most new tokens.
+    pub count: usize,
+    /// Whether a token that ends the text ends the generation.
+    pub stop_at_end: bool,
+}
+
+/// Continues a text.
 ///
-/// `tokens` are the session's tokens, of which the state holds the first [`Session::position`]; the others are taken in
+/// The request's tokens are the session's tokens, of which the state holds the first [`Session::position`]; the others are taken in
 /// first. A full context, a token that ends the text and an interruption end the generation without an error. After an
 /// interruption the session is as after the last finished call.
 pub fn generate<A, C>(
     client: &Client<C>,
     server: &Server<'_, A>,
     session: &mut Session<A::Ciphertext>,
-    tokens: &[u32],
-    count: usize,
+    request: &Request,
     sampler: &mut Sampler,
     listener: &mut dyn Listener<A::Ciphertext>,
 ) -> Result<Generation, Error>
@@ -130,7 +143,7 @@ where
     C: Cipher<Ciphertext = A::Ciphertext>,
 {
     let mut result = Generation {
-        tokens: tokens.to_vec(),
+        tokens: request.tokens.clone(),
         generated: 0,
         text: String::new(),
         prefill: Duration::ZERO,
@@ -138,8 +151,8 @@ where
         decode_positions: Vec::new(),
         stop: Stop::Length,
     };
-    let mut stream = TextStream::after(tokens);
-    while result.generated < count {
+    let mut stream = TextStream::after(&request.tokens);
+    while result.generated < request.count {
         if session.position() >= client.context() {
             result.stop = Stop::Context;
             break;
@@ -167,12 +180,16 @@ where
         let text = stream.push(token, client.tokenizer())?;
         listener.token(token, &text)?;
         result.text.push_str(&text);
-        if client.is_end(token) {
+        if request.stop_at_end && client.is_end(token) {
             result.stop = Stop::End;
             break;
         }
     }
-    result.text.push_str(&stream.finish(client.tokenizer())?);
+    let rest = stream.finish(client.tokenizer())?;
+    if !rest.is_empty() {
+        listener.rest(&rest)?;
+        result.text.push_str(&rest);
+    }
     Ok(result)
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use cachemir_ckks::circuits::bootstrapping::{BootstrapPlan, Bootstrapper};
 use cachemir_ckks::rlwe::keys::KeyManifest;
-use cachemir_ckks::{Encoder, EvaluationKeys, Evaluator, Parameters, ParametersLiteral, Ring};
+use cachemir_ckks::{Encoder, EvaluationKeys, Evaluator, Parameters, Ring};
 use cachemir_hal::{Backend, CpuBackend};
 use cachemir_ir::ckks::{CiphertextType, CkksOp};
 use cachemir_ir::graph::{OpId, Region};
@@ -14,7 +14,7 @@ use cachemir_ir::plan::{ClientPlan, Plan, client_path};
 use crate::Error;
 use crate::client::{Cipher, Client, check_levels};
 use crate::executor::{CkksProgram, Encrypted, Schedule, slot_kind};
-use crate::memory;
+use crate::files;
 
 /// A plan with its client's part and its hash.
 #[derive(Debug)]
@@ -32,7 +32,8 @@ impl Plans {
             let path = path.to_owned();
             move |source| Error::PlanUnreadable { path, source }
         };
-        let invalid = |path: &Path, source: cachemir_ir::Error| Error::PlanInvalid(format!("{}: {source}", path.display()));
+        let invalid =
+            |path: &Path, source: cachemir_ir::Error| Error::PlanInvalid(format!("{}: {source}", path.display()));
         let bytes = std::fs::read(path).map_err(unreadable(path))?;
         let server = Plan::from_bytes(&bytes).map_err(|source| invalid(path, source))?;
         let hash = Plan::hash_of(&bytes).map_err(|source| invalid(path, source))?;
@@ -96,20 +97,28 @@ const MAXIMUM_PLAINTEXT_BYTES: u64 = 2 << 30;
 const RESERVE_BYTES: u64 = 512 << 20;
 
 impl Engine<CpuBackend> {
-    /// The engine on this machine's processor.
+    /// The engine for a plan on this machine's processor.
     pub fn new(plan: &Plan) -> Result<Self, Error> {
-        let ring = Ring::new(engine_parameters(&plan.parameters)?)?;
-        check_levels(&ring, plan.levels())?;
-        let kinds: BTreeSet<bool> = plan.keys.bootstraps.iter().map(|variant| variant.complex).collect();
-        let slots = plan.program.slots as usize;
+        Self::with_keys(&plan.parameters, &plan.keys, plan.program.slots as usize)
+    }
+
+    /// The engine for programs of `slots` slots that use these keys.
+    pub fn with_keys(
+        parameters: &cachemir_ir::parameters::Parameters,
+        keys: &cachemir_ir::manifest::KeyManifest,
+        slots: usize,
+    ) -> Result<Self, Error> {
+        let ring = Ring::new(engine_parameters(parameters)?)?;
+        check_levels(&ring, parameters.levels())?;
+        let kinds: BTreeSet<bool> = keys.bootstraps.iter().map(|variant| variant.complex).collect();
         let bootstraps: Vec<BootstrapPlan> = kinds
             .into_iter()
             .map(|complex| BootstrapPlan::new(ring.parameters(), slots, slot_kind(complex)))
             .collect::<Result<_, _>>()?;
         let mut manifest = KeyManifest {
-            rotations: plan.keys.rotations.iter().map(|(&by, &level)| (by as usize, level as usize)).collect(),
-            conjugation: plan.keys.conjugation.map(|level| level as usize),
-            relinearisation: plan.keys.relinearisation.map(|level| level as usize),
+            rotations: keys.rotations.iter().map(|(&by, &level)| (by as usize, level as usize)).collect(),
+            conjugation: keys.conjugation.map(|level| level as usize),
+            relinearisation: keys.relinearisation.map(|level| level as usize),
             encapsulation: false,
         };
         for bootstrap in &bootstraps {
@@ -191,34 +200,21 @@ impl<B: Backend> Engine<B> {
 }
 
 /// Bytes that encoded plaintexts may take, given what else is needed.
-pub fn plaintext_budget_bytes(requirements: &Requirements, available_bytes: Option<u64>) -> usize {
-    let left = available_bytes.map_or(MAXIMUM_PLAINTEXT_BYTES, |available| {
-        available.saturating_sub(requirements.total_bytes() + RESERVE_BYTES)
-    });
+pub fn plaintext_budget_bytes(requirements: Option<&Requirements>, available_bytes: Option<u64>) -> usize {
+    let needed = requirements.map_or(0, Requirements::total_bytes);
+    let left =
+        available_bytes.map_or(MAXIMUM_PLAINTEXT_BYTES, |available| available.saturating_sub(needed + RESERVE_BYTES));
     left.min(MAXIMUM_PLAINTEXT_BYTES) as usize
 }
 
-/// The memory that is available, where the system says.
-pub fn available_bytes() -> Option<u64> {
-    memory::available_bytes()
+/// Fails where a file could not be created at this path, so that nobody computes in vain.
+pub fn check_writable(path: &Path) -> Result<(), Error> {
+    files::check_writable(path)
 }
 
 /// The engine's parameters for a plan's.
 pub fn engine_parameters(parameters: &cachemir_ir::parameters::Parameters) -> Result<Parameters, Error> {
-    let literal = ParametersLiteral {
-        name: parameters.name.clone(),
-        log2_degree: parameters.log2_degree,
-        log2_scale: parameters.log2_scale,
-        base_bits: parameters.base_bits,
-        slots_to_coeffs_bits: parameters.slots_to_coeffs_bits.clone(),
-        use_bits: parameters.use_bits.clone(),
-        eval_mod_bits: parameters.eval_mod_bits.clone(),
-        coeffs_to_slots_bits: parameters.coeffs_to_slots_bits.clone(),
-        special_bits: parameters.special_bits.clone(),
-        ephemeral_weight: parameters.ephemeral_weight as usize,
-        insecure: parameters.insecure,
-    };
-    literal.validate().map_err(|source| Error::PlanInvalid(source.to_string()))
+    Parameters::new(parameters.clone()).map_err(|source| Error::PlanInvalid(source.to_string()))
 }
 
 /// Most bytes of ciphertexts and decompositions that live at once while an entry point runs.

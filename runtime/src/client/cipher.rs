@@ -1,7 +1,9 @@
 //! The client's end of a representation: from slots to ciphertexts and back.
 
 use cachemir_ckks::ring::sampling::{Seed, os_seed};
-use cachemir_ckks::{Ciphertext, Decryptor, Encoder, Encryptor, EvaluationKeys, KeyGenerator, KeyManifest, Ring, SecretKey};
+use cachemir_ckks::{
+    Ciphertext, Decryptor, Encoder, Encryptor, EvaluationKeys, KeyGenerator, KeyManifest, Ring, SecretKey,
+};
 use cachemir_hal::Backend;
 use cachemir_ir::ckks::Levels;
 use num_complex::Complex64;

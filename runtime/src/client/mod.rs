@@ -12,8 +12,8 @@ mod tokenizer;
 use cachemir_ir::plan::ClientPlan;
 use cachemir_ir::program::EntryKind;
 
-pub use cipher::{CheckedCipher, Cipher, ClearCipher, SecretCipher};
 pub(crate) use cipher::check_levels;
+pub use cipher::{CheckedCipher, Cipher, ClearCipher, SecretCipher};
 pub use saved::SavedClient;
 pub use tokenizer::{TextStream, Tokenizer};
 

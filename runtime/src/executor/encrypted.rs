@@ -90,9 +90,8 @@ impl<B: Backend> Encrypted<B> {
             None => Some(vec![key.factor]),
         };
         let entry = Arc::new(bootstrapper.prepare_entry(&self.evaluator, mask.as_deref(), key.log2_magnitude)?);
-        let bytes = |entries: &Entries<B>| -> u64 {
-            entries.kept.iter().map(|(_, entry)| entry.bytes(&self.evaluator)).sum()
-        };
+        let bytes =
+            |entries: &Entries<B>| -> u64 { entries.kept.iter().map(|(_, entry)| entry.bytes(&self.evaluator)).sum() };
         while !entries.kept.is_empty() && bytes(&entries) + entry.bytes(&self.evaluator) > entries.budget_bytes {
             entries.kept.pop_front();
         }
@@ -211,21 +210,18 @@ impl<B: Backend> Algebra for Encrypted<B> {
         mask: Option<&[f64]>,
     ) -> Result<Ciphertext<B>, Error> {
         let depth = polynomial_depth(polynomial.degree()) as usize;
-        let level = a.level().checked_sub(depth).filter(|_| depth > 0).ok_or_else(|| {
-            Error::execution(format!("a polynomial of depth {depth} at level {}", a.level()))
-        })?;
+        let level = a
+            .level()
+            .checked_sub(depth)
+            .filter(|_| depth > 0)
+            .ok_or_else(|| Error::execution(format!("a polynomial of depth {depth} at level {}", a.level())))?;
         let plan = EvaluationPlan::new(&Polynomial::chebyshev(polynomial.coefficients.clone()));
         let mask: Option<Vec<_>> = mask.map(|mask| mask.iter().map(|&value| value.into()).collect());
         let scale = self.canonical_scale(level as u32);
         Ok(plan.evaluate(&self.evaluator, &self.keys, a, mask.as_deref(), level, scale)?)
     }
 
-    fn bootstrap(
-        &self,
-        a: &Ciphertext<B>,
-        variant: &Bootstrap,
-        keep: Option<&[bool]>,
-    ) -> Result<Ciphertext<B>, Error> {
+    fn bootstrap(&self, a: &Ciphertext<B>, variant: &Bootstrap, keep: Option<&[bool]>) -> Result<Ciphertext<B>, Error> {
         let kind = slot_kind(variant.complex);
         let bootstrapper = self.bootstrappers.iter().find(|candidate| candidate.plan().kind() == kind);
         let bootstrapper = bootstrapper.ok_or_else(|| Error::execution("there is no bootstrapper of this kind"))?;

@@ -67,6 +67,19 @@ pub trait Observer<C> {
 /// Observes nothing.
 impl<C> Observer<C> for () {}
 
+/// Two observers, one after the other.
+impl<C, P: Observer<C>, Q: Observer<C>> Observer<C> for (P, Q) {
+    fn before(&mut self, site: Site<'_>, operands: &[&C]) -> Result<(), Error> {
+        self.0.before(site, operands)?;
+        self.1.before(site, operands)
+    }
+
+    fn after(&mut self, site: Site<'_>, result: Option<&C>) -> Result<(), Error> {
+        self.0.after(site, result)?;
+        self.1.after(site, result)
+    }
+}
+
 /// A program made ready to run over an algebra.
 pub struct Executor<'p, A: Algebra> {
     algebra: A,
@@ -446,5 +459,7 @@ impl<'a, A: Algebra> Call<'a, '_, A> {
     }
 }
 
+#[cfg(test)]
+mod encrypted_tests;
 #[cfg(test)]
 mod tests;

@@ -37,9 +37,8 @@ impl<C> States<C> {
     pub(crate) fn element(&mut self, array: usize, index: i64) -> Result<&mut Option<Arc<C>>, Error> {
         let elements = self.arrays.get_mut(array).ok_or_else(|| Error::execution(format!("no state array {array}")))?;
         let capacity = elements.len();
-        usize::try_from(index)
-            .ok()
-            .and_then(|index| elements.get_mut(index))
-            .ok_or_else(|| Error::execution(format!("state array {array} has {capacity} elements, not element {index}")))
+        usize::try_from(index).ok().and_then(|index| elements.get_mut(index)).ok_or_else(|| {
+            Error::execution(format!("state array {array} has {capacity} elements, not element {index}"))
+        })
     }
 }

@@ -71,3 +71,6 @@ impl<'p, A: Algebra> Server<'p, A> {
         outputs.pop().ok_or_else(|| Error::PlanInvalid(format!("{entry} has no output")))
     }
 }
+
+#[cfg(test)]
+mod tests;

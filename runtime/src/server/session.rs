@@ -14,8 +14,8 @@ const KIND: Kind = Kind { magic: *b"CMIRSESS", version: 1 };
 /// One client's conversation: the state of the plan's arrays after some tokens.
 #[derive(Clone, Debug)]
 pub struct Session<C> {
-    pub(super) states: States<C>,
-    pub(super) position: usize,
+    pub(crate) states: States<C>,
+    pub(crate) position: usize,
 }
 
 impl<C> Session<C> {

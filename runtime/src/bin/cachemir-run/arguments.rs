@@ -1,0 +1,221 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use cachemir_runtime::client::sampling::Sampling;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Generates text from a compiled plan while everything the server sees stays encrypted.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) generate: Generate,
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+impl Arguments {
+    /// Whether results are JSON.
+    pub(crate) fn json(&self) -> bool {
+        match &self.command {
+            None => self.generate.json,
+            Some(Command::Bench(Bench::Plan(options))) => options.json,
+            Some(Command::Bench(Bench::Ops(options))) => options.json,
+            Some(Command::Eval(options)) => options.json,
+            Some(Command::Doctor(options)) => options.json,
+        }
+    }
+
+    /// The number of threads asked for.
+    pub(crate) fn threads(&self) -> Option<usize> {
+        match &self.command {
+            None => self.generate.threads,
+            Some(Command::Bench(Bench::Plan(options))) => options.threads,
+            Some(Command::Bench(Bench::Ops(options))) => options.threads,
+            Some(Command::Eval(options)) => options.threads,
+            Some(Command::Doctor(_)) => None,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Measures a plan or the engine's operations.
+    #[command(subcommand)]
+    Bench(Bench),
+    /// Measures the perplexity of a text.
+    Eval(Evaluate),
+    /// Tells what this machine offers: instruction sets, cores, memory, and what fits.
+    Doctor(Doctor),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bench {
+    /// Time of prefill and of a token, memory, and both as ratios to one number-theoretic transform.
+    Plan(BenchPlan),
+    /// Time of each operation at several levels; `--emit-cost` writes them as a cost table for the compiler.
+    Ops(BenchOps),
+}
+
+/// How a plan is executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Backend {
+    /// Encrypted, on the processor.
+    Cpu,
+    /// Not encrypted: the same program on numbers in the clear.
+    Clear,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Generate {
+    /// The plan that `cachemirc compile` wrote.
+    #[arg(value_name = "PLAN", required = true)]
+    pub(crate) plan: Option<PathBuf>,
+    /// Text to continue.
+    #[arg(long, short)]
+    pub(crate) prompt: Option<String>,
+    /// Most tokens to generate.
+    #[arg(short = 'n', long = "tokens", default_value_t = 16)]
+    pub(crate) count: usize,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingOptions,
+    /// Go on after a token that ends the text.
+    #[arg(long)]
+    pub(crate) ignore_end: bool,
+    /// How to execute.
+    #[arg(long, value_enum, default_value_t = Backend::Cpu)]
+    pub(crate) backend: Backend,
+    /// Execute in the clear in step: report the precision by layer and fail where a value leaves its range.
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// One JSON object a line on stdout.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Write the session to FILE, and the client's secret part to FILE.key, at the end.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) save_session: Option<PathBuf>,
+    /// Continue the session in FILE; needs FILE.key.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) resume: Option<PathBuf>,
+    /// Write the logits of each step to FILE, as JSON lines.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) logits: Option<PathBuf>,
+    /// Number of threads; all cores by default.
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct SamplingOptions {
+    /// Divides the logits; 0 takes the most likely token.
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f64,
+    /// Only this many of the most likely tokens; 0 for all.
+    #[arg(long, default_value_t = 0)]
+    top_k: usize,
+    /// Only the most likely tokens that together have this probability.
+    #[arg(long, default_value_t = 1.0)]
+    top_p: f64,
+    /// Only tokens at least this fraction as likely as the most likely one.
+    #[arg(long, default_value_t = 0.0)]
+    min_p: f64,
+    /// Seed of the random choices.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+impl From<SamplingOptions> for Sampling {
+    fn from(options: SamplingOptions) -> Self {
+        let SamplingOptions { temperature, top_k, top_p, min_p, seed } = options;
+        Self { temperature, top_k, top_p, min_p, seed }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchPlan {
+    /// The plan to measure.
+    pub(crate) plan: PathBuf,
+    /// Length of the prompt in tokens.
+    #[arg(long, default_value_t = 16)]
+    pub(crate) prompt_tokens: usize,
+    /// Tokens to generate; the first comes out of the prefill.
+    #[arg(short = 'n', long = "tokens", default_value_t = 4)]
+    pub(crate) count: usize,
+    /// How to execute.
+    #[arg(long, value_enum, default_value_t = Backend::Cpu)]
+    pub(crate) backend: Backend,
+    /// One JSON object on stdout.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Number of threads; all cores by default.
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchOps {
+    /// Parameter preset.
+    #[arg(long, default_value = "n16")]
+    pub(crate) params: String,
+    /// log2 of the number of slots of the bootstraps.
+    #[arg(long, default_value_t = 12)]
+    pub(crate) log2_slots: u32,
+    /// Leave the bootstraps out.
+    #[arg(long)]
+    pub(crate) no_bootstraps: bool,
+    /// Write a cost table for `cachemirc compile --cost-table`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) emit_cost: Option<PathBuf>,
+    /// One JSON object on stdout.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Number of threads; all cores by default.
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Evaluate {
+    /// The plan.
+    pub(crate) plan: PathBuf,
+    /// The text, of which as much is used as the context holds.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) text: PathBuf,
+    /// Most tokens to use.
+    #[arg(short = 'n', long = "tokens")]
+    pub(crate) count: Option<usize>,
+    /// How to execute.
+    #[arg(long, value_enum, default_value_t = Backend::Clear)]
+    pub(crate) backend: Backend,
+    /// One JSON object on stdout.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Number of threads; all cores by default.
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// One JSON object on stdout.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+        let arguments = Arguments::parse_from(["cachemir-run", "plan.bin", "--prompt", "Once", "-n", "8", "--check"]);
+        assert_eq!(arguments.generate.count, 8);
+        assert!(arguments.command.is_none() && arguments.generate.check);
+        let arguments = Arguments::parse_from(["cachemir-run", "bench", "plan", "plan.bin", "--json"]);
+        assert!(arguments.json());
+        assert_eq!(Arguments::try_parse_from(["cachemir-run"]).unwrap_err().exit_code(), 2);
+    }
+}

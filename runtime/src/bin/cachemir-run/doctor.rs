@@ -1,0 +1,90 @@
+//! `cachemir-run doctor`
+
+use std::collections::BTreeSet;
+
+use cachemir_ckks::circuits::bootstrapping::BootstrapPlan;
+use cachemir_ckks::rlwe::keys::KeyManifest;
+use cachemir_ckks::{Parameters, Ring};
+use cachemir_hal::{Backend as _, CpuBackend};
+use cachemir_ir::parameters::{PRESET_NAMES, Parameters as Preset};
+use cachemir_runtime::executor::slot_kind;
+use cachemir_runtime::setup::engine_parameters;
+use cachemir_runtime::{Error, memory};
+use serde_json::{Value, json};
+
+use crate::arguments::Doctor;
+use crate::estimate;
+use crate::output;
+
+/// Rotations of a program besides those of its bootstraps, for the sizes below.
+const PROGRAM_ROTATIONS: u32 = 40;
+
+/// Shows what this machine offers, and what fits into its memory.
+pub(crate) fn run(options: &Doctor) -> Result<(), Error> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let available = memory::available_bytes();
+    let small = Ring::<CpuBackend>::new(engine_parameters(&Preset::insecure_test())?)?;
+    let description = small.backend().description().to_owned();
+    let instructions = instruction_sets();
+    let mut lines = vec![
+        format!("kernels       {description}"),
+        format!("chosen from   {instructions} (CACHEMIR_ISA overrides)"),
+        format!("cores         {cores}"),
+        format!("memory        {} available", available.map_or("unknown".to_owned(), memory::format_bytes)),
+    ];
+    let mut presets = Vec::new();
+    for name in PRESET_NAMES {
+        let preset = Preset::preset(name).map_err(|error| Error::PlanInvalid(error.to_string()))?;
+        let ring = Ring::<CpuBackend>::new(engine_parameters(&preset)?)?;
+        let ntt_ns = estimate::ntt_ns(&ring)?;
+        lines.push(format!("{name:<13} {}; one NTT {:.1} µs", crate::roles::security(&preset), ntt_ns / 1e3));
+        let full = preset.log2_degree - 1;
+        let mut sizes = Vec::new();
+        for log2_slots in BTreeSet::from([12.min(full), full]) {
+            let bytes = key_bytes(ring.parameters(), 1 << log2_slots)?;
+            let fits = available.is_none_or(|available| bytes < available);
+            let verdict = if fits { "fits" } else { "does not fit" };
+            lines.push(format!("  keys for 2^{log2_slots} slots: about {}, {verdict}", memory::format_bytes(bytes)));
+            sizes.push(json!({"log2_slots": log2_slots, "key_bytes": bytes, "fits": fits}));
+        }
+        presets.push(
+            json!({"parameters": name, "security_bits": preset.security_bits(), "ntt_ns": ntt_ns, "slots": sizes}),
+        );
+    }
+    if options.json {
+        let object: Value = json!({"event": "doctor", "kernels": description, "instruction_sets": instructions,
+            "cores": cores, "available_bytes": available, "presets": presets});
+        return output::line(&object);
+    }
+    output::text(&lines.join("\n"))
+}
+
+/// Bytes of the keys of a complex bootstrap and of some rotations, about half of them at the top level for use.
+fn key_bytes(parameters: &Parameters, slots: usize) -> Result<u64, Error> {
+    let mut manifest = BootstrapPlan::new(parameters, slots, slot_kind(true))?.key_manifest();
+    let mut program = KeyManifest::default();
+    for rotation in 1..=PROGRAM_ROTATIONS {
+        let level = if rotation % 2 == 0 { parameters.use_top_level() } else { parameters.use_top_level() / 2 };
+        program.require_rotation(rotation as usize, level);
+    }
+    manifest.merge(&program);
+    Ok(manifest.key_bytes(parameters))
+}
+
+/// What the processor reports of the instruction sets that there are kernels for.
+fn instruction_sets() -> String {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let known = [
+            ("avx2", is_x86_feature_detected!("avx2")),
+            ("avx512f", is_x86_feature_detected!("avx512f")),
+            ("avx512ifma", is_x86_feature_detected!("avx512ifma")),
+        ];
+        let found: Vec<&str> = known.iter().filter(|(_, found)| *found).map(|(name, _)| *name).collect();
+        if found.is_empty() { "x86-64 without AVX2".to_owned() } else { found.join(", ") }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        std::env::consts::ARCH.to_owned()
+    }
+}

@@ -1,0 +1,251 @@
+//! `cachemir-run PLAN --prompt …`
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use cachemir_runtime::client::sampling::{Sampler, Sampling};
+use cachemir_runtime::client::{Cipher, Client, SavedClient};
+use cachemir_runtime::executor::{Algebra, Observer};
+use cachemir_runtime::generation::{Generation, Request, Stop, generate, steps};
+use cachemir_runtime::server::Server;
+use cachemir_runtime::setup::{Plans, check_writable};
+use cachemir_runtime::{Error, memory};
+use serde_json::{Value, json};
+
+use crate::arguments::Generate;
+use crate::estimate;
+use crate::output::{self, Screen, ScreenOptions, note};
+use crate::roles::{self, Findings, Mode, Surroundings, Task, security};
+
+/// Generates text for the command line's options.
+pub(crate) fn run(options: &Generate, interrupt: &AtomicBool) -> Result<(), Error> {
+    let path = options.plan.as_deref().unwrap_or_else(|| Path::new(""));
+    let sampling = Sampling::from(options.sampling);
+    let mut sampler = Sampler::new(sampling)?;
+    let prompt = options.prompt.as_deref().unwrap_or_default();
+    if prompt.is_empty() && options.resume.is_none() {
+        return Err(Error::EmptyPrompt);
+    }
+    let plans = Plans::read(path)?;
+    let tokenizing = plans.open_client(cachemir_runtime::client::ClearCipher)?;
+    let saved = options.resume.as_deref().map(|file| read_saved(file, &plans)).transpose()?;
+    let tokens = match &saved {
+        None => tokenizing.prompt_tokens(prompt)?,
+        Some(saved) => {
+            let mut tokens = saved.tokens.clone();
+            tokens.extend(tokenizing.tokenizer().encode(prompt, None)?);
+            if tokens.len() > tokenizing.context() {
+                return Err(Error::PromptTooLong { tokens: tokens.len(), context: tokenizing.context() });
+            }
+            (0..saved.generated).for_each(|_| sampler.skip());
+            tokens
+        }
+    };
+    if let Some(file) = &options.save_session {
+        check_writable(file)?;
+        check_writable(&SavedClient::path(file))?;
+    }
+    let logits = match &options.logits {
+        Some(path) => Some(File::create(path).map_err(|source| Error::Unwritable { path: path.clone(), source })?),
+        None => None,
+    };
+    let processed = saved.as_ref().map_or(0, |saved| saved.tokens.len().saturating_sub(1));
+    let end = (tokens.len() + options.count.saturating_sub(1)).min(tokenizing.context());
+    let mut expected = steps(processed, tokens.len(), tokenizing.chunk());
+    expected.extend(steps(tokens.len(), end, None));
+    let mode = Mode {
+        backend: options.backend,
+        check: options.check,
+        json: options.json,
+        seed: saved.as_ref().map(|saved| saved.seed.clone()),
+        steps: expected,
+    };
+    let request = Request { tokens, count: options.count, stop_at_end: !options.ignore_end };
+    let task = Conversation {
+        options,
+        request: &request,
+        sampler,
+        earlier: saved.map_or(0, |saved| saved.generated),
+        logits,
+        interrupt,
+        show_tokens: true,
+    };
+    let ((generation, surroundings), findings) = roles::run(&plans, &mode, task)?;
+    report(&plans, options, &generation, &surroundings, &findings)?;
+    findings.ranges.as_ref().map_or(Ok(()), |ranges| ranges.finish())
+}
+
+fn read_saved(file: &Path, plans: &Plans) -> Result<SavedClient, Error> {
+    if !file.exists() {
+        let message = "there is no such file".to_owned();
+        return Err(Error::SessionInvalid { path: file.to_owned(), message });
+    }
+    let path = SavedClient::path(file);
+    let saved = SavedClient::read(&path)?;
+    if saved.plan_hash != plans.client.plan_hash {
+        return Err(Error::SessionMismatch { path });
+    }
+    Ok(saved)
+}
+
+/// A generation with its session loaded before and saved after.
+struct Conversation<'a> {
+    options: &'a Generate,
+    request: &'a Request,
+    sampler: Sampler,
+    /// Tokens that the session generated before.
+    earlier: u32,
+    logits: Option<File>,
+    interrupt: &'a AtomicBool,
+    show_tokens: bool,
+}
+
+impl Task for Conversation<'_> {
+    type Output = (Generation, Surroundings);
+
+    fn run<A, C>(
+        mut self,
+        client: &Client<C>,
+        server: &Server<'_, A>,
+        surroundings: &Surroundings,
+        watch: &mut dyn Observer<A::Ciphertext>,
+    ) -> Result<Self::Output, Error>
+    where
+        A: Algebra,
+        C: Cipher<Ciphertext = A::Ciphertext>,
+    {
+        let mut session = match &self.options.resume {
+            Some(file) => server.load(file)?,
+            None => server.open(),
+        };
+        if let Some(file) = &self.options.resume {
+            if session.position() >= client.context() {
+                return Err(Error::ContextFull { context: client.context() });
+            }
+            if session.position() >= self.request.tokens.len() {
+                let message = "its tokens are fewer than the session's".to_owned();
+                return Err(Error::SessionKey { path: SavedClient::path(file), message });
+            }
+        }
+        let screen_options = ScreenOptions {
+            json: self.options.json,
+            show_tokens: self.show_tokens,
+            expected_ns: surroundings.expected_ns,
+        };
+        let slots = client.plan().slots;
+        let logits = self.logits.take();
+        let mut screen = Screen::new(screen_options, &surroundings.costs, slots, self.interrupt, watch, logits);
+        let made = generate(client, server, &mut session, self.request, &mut self.sampler, &mut screen);
+        screen.finish()?;
+        let generation = made?;
+        if let Some(file) = &self.options.save_session {
+            server.save(&session, file)?;
+            let saved = SavedClient {
+                plan_hash: client.plan().plan_hash,
+                seed: surroundings.seed.clone(),
+                tokens: generation.tokens.clone(),
+                generated: self.earlier + generation.generated as u32,
+            };
+            saved.write(&SavedClient::path(file))?;
+        }
+        Ok((generation, surroundings.clone()))
+    }
+}
+
+/// The summary that ends a run.
+pub(crate) fn summary(
+    plans: &Plans,
+    backend: &str,
+    generation: &Generation,
+    surroundings: &Surroundings,
+    findings: &Findings,
+) -> Value {
+    let plan = &plans.server;
+    let next = generation.tokens.len().saturating_sub(1).min(plan.program.context as usize - 1);
+    let positions =
+        if generation.decode_positions.is_empty() { vec![next] } else { generation.decode_positions.clone() };
+    let counts = estimate::decode_counts(&plan.program, &positions);
+    let layer = |layer: &cachemir_runtime::check::LayerPrecision| {
+        json!({"layer": layer.layer, "precision_bits_min": layer.precision_bits_min,
+            "precision_bits_mean": layer.precision_bits_mean})
+    };
+    let encrypted = surroundings.ntt_ns.is_some();
+    json!({
+        "event": "summary",
+        "text": generation.text,
+        "token_ids": generation.new_tokens(),
+        "stop": generation.stop.name(),
+        "backend": backend,
+        "parameters": plan.parameters.name,
+        "seconds_per_token": generation.seconds_per_token(),
+        "prefill_seconds": generation.prefill.as_secs_f64(),
+        "keys_seconds": surroundings.keys_seconds,
+        "key_bytes": surroundings.requirements.map(|requirements| requirements.key_bytes),
+        "bootstraps_per_token": counts.bootstraps,
+        "rotations_per_token": counts.rotations,
+        "security_bits": encrypted.then(|| plan.parameters.security_bits()).flatten(),
+        "precision_bits_min": findings.precision_bits_min,
+        "layers": findings.layers.iter().map(layer).collect::<Vec<_>>(),
+        "range_violations": findings.ranges.as_ref().map(|ranges| ranges.violations()),
+        "bootstrap_fullest": findings.ranges.as_ref().map(|ranges| ranges.fullest_bootstrap()),
+        "peak_rss_bytes": memory::peak_resident_bytes(),
+        "predicted_ns_per_token": plan.provenance.predicted_ns_per_token,
+        "ntt_ns": surroundings.ntt_ns,
+        "threads": rayon::current_num_threads(),
+    })
+}
+
+fn report(
+    plans: &Plans,
+    options: &Generate,
+    generation: &Generation,
+    surroundings: &Surroundings,
+    findings: &Findings,
+) -> Result<(), Error> {
+    let backend = if surroundings.ntt_ns.is_some() { "cpu" } else { "clear" };
+    let summary = summary(plans, backend, generation, surroundings, findings);
+    for layer in &findings.layers {
+        note(&format!(
+            "{}: {:.1} bits of precision, {:.1} at worst",
+            layer.layer, layer.precision_bits_mean, layer.precision_bits_min
+        ));
+    }
+    if let Some(ranges) = &findings.ranges {
+        note(&format!(
+            "ranges: {} values outside; {} bootstraps, the fullest at {:.3} of its magnitude",
+            ranges.violations(),
+            ranges.bootstraps(),
+            ranges.fullest_bootstrap()
+        ));
+    }
+    let mut lines = Vec::new();
+    let tokens = generation.generated;
+    let ended = match generation.stop {
+        Stop::Length => "",
+        Stop::End => ", the text ended",
+        Stop::Context => ", the context is full",
+        Stop::Interrupted => ", interrupted",
+    };
+    lines
+        .push(format!("{tokens} tokens{ended}; the first after {}", output::seconds(generation.prefill.as_secs_f64())));
+    if let Some(seconds) = generation.seconds_per_token() {
+        let ratio = surroundings.ntt_ns.map_or(String::new(), |ntt| format!(" = {:.0} NTTs", seconds * 1e9 / ntt));
+        lines.push(format!("{seconds:.2} s a token{ratio}"));
+    }
+    lines.push(format!(
+        "{} bootstraps and {} rotations a token",
+        summary["bootstraps_per_token"], summary["rotations_per_token"]
+    ));
+    if let Some(peak) = memory::peak_resident_bytes() {
+        lines.push(format!("at most {} resident", memory::format_bytes(peak)));
+    }
+    if surroundings.ntt_ns.is_some() {
+        lines.push(security(&plans.server.parameters));
+    }
+    note(&lines.join("; "));
+    if let Some(file) = &options.save_session {
+        note(&format!("session saved: {} and {}", file.display(), SavedClient::path(file).display()));
+    }
+    if options.json { output::line(&summary) } else { Ok(()) }
+}

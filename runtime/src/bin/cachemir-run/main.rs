@@ -1,0 +1,70 @@
+//! `cachemir-run`: executes a plan and streams the text that it generates.
+//!
+//! stdout carries the generated text alone, or one JSON object a line with `--json`; progress and statistics go to
+//! stderr. Exit codes: 0 done, 1 failed, 2 wrong usage.
+#![forbid(unsafe_code)]
+
+mod arguments;
+mod bench;
+mod diagnose;
+mod doctor;
+mod estimate;
+mod evaluate;
+mod generate;
+mod output;
+mod roles;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Parser;
+
+use arguments::{Arguments, Bench, Command};
+use cachemir_runtime::Error;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let json = arguments.json();
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => diagnose::report(&error, json),
+    }
+}
+
+fn run(arguments: Arguments) -> Result<(), Error> {
+    if let Some(threads) = arguments.threads() {
+        // The pool can only be built once, and this is the first use of it.
+        let built = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+        built.map_err(|error| Error::System { what: "starting threads", source: std::io::Error::other(error) })?;
+    }
+    let interrupt = Arc::new(AtomicBool::new(false));
+    match arguments.command {
+        None => {
+            catch_interrupts(&interrupt)?;
+            generate::run(&arguments.generate, &interrupt)
+        }
+        Some(Command::Bench(Bench::Plan(options))) => {
+            catch_interrupts(&interrupt)?;
+            bench::plan(&options, &interrupt)
+        }
+        Some(Command::Bench(Bench::Ops(options))) => bench::ops(&options),
+        Some(Command::Eval(options)) => {
+            catch_interrupts(&interrupt)?;
+            evaluate::run(&options, &interrupt)
+        }
+        Some(Command::Doctor(options)) => doctor::run(&options),
+    }
+}
+
+/// The first Ctrl-C asks for a clean end, the second one ends at once.
+fn catch_interrupts(interrupt: &Arc<AtomicBool>) -> Result<(), Error> {
+    let flag = Arc::clone(interrupt);
+    let handler = move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(1);
+        }
+    };
+    ctrlc::set_handler(handler)
+        .map_err(|error| Error::System { what: "setting the handler of Ctrl-C", source: std::io::Error::other(error) })
+}

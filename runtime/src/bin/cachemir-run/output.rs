@@ -1,0 +1,234 @@
+//! What goes to stdout and stderr, and when.
+
+use std::fs::File;
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use cachemir_ir::cost::CostTable;
+use cachemir_runtime::Error;
+use cachemir_runtime::executor::{Observer, Site};
+use cachemir_runtime::generation::{Listener, Meter, Step};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+
+fn stdout_error(source: io::Error) -> Error {
+    Error::System { what: "writing to stdout", source }
+}
+
+/// Writes a JSON object as a line to stdout.
+pub(crate) fn line(object: &Value) -> Result<(), Error> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{object}").and_then(|()| stdout.flush()).map_err(stdout_error)
+}
+
+/// Writes text to stderr.
+pub(crate) fn note(text: &str) {
+    // There is nowhere else to report to.
+    let _ = writeln!(io::stderr().lock(), "{}", text.trim_end());
+}
+
+/// A time for people.
+pub(crate) fn seconds(seconds: f64) -> String {
+    if seconds < 60.0 {
+        return format!("{seconds:.1} s");
+    }
+    let whole = seconds.round() as u64;
+    if whole < 3600 {
+        format!("{} min {} s", whole / 60, whole % 60)
+    } else {
+        format!("{} h {} min", whole / 3600, whole / 60 % 60)
+    }
+}
+
+/// A bar on stderr, invisible where that is no terminal.
+pub(crate) fn bar(length: u64, label: &str, bytes: bool) -> ProgressBar {
+    let numbers = if bytes { "{binary_bytes}/{binary_total_bytes}" } else { "{percent:>3} %" };
+    let template = format!("{{msg:<24}} [{{bar:30}}] {numbers}, {{eta}} left");
+    let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = ProgressBar::new(length).with_style(style.progress_chars("=> "));
+    bar.set_message(label.to_owned());
+    bar
+}
+
+/// Shows progress on stderr while text streams to stdout.
+enum Progress {
+    /// The text goes elsewhere, or has not begun.
+    Bar(ProgressBar),
+    /// The text streams to the same terminal: the status is drawn on the line below it.
+    Below { begin: Instant, drawn: Instant },
+    /// Nobody watches.
+    Silent,
+}
+
+/// The listener of a generation: text, JSON events and progress.
+pub(crate) struct Screen<'a, C> {
+    json: bool,
+    show_text: bool,
+    progress: Progress,
+    meter: Meter<'a>,
+    expected_ns: f64,
+    /// Sees every op and every value.
+    watch: &'a mut dyn Observer<C>,
+    logits: Option<(BufWriter<File>, Option<io::Error>)>,
+    step: Option<Step>,
+    began: Instant,
+    tokens: usize,
+}
+
+/// What a screen shows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ScreenOptions {
+    /// JSON events instead of text.
+    pub(crate) json: bool,
+    /// Whether tokens are shown at all.
+    pub(crate) show_tokens: bool,
+    /// Predicted time of the whole run, in nanoseconds on one thread.
+    pub(crate) expected_ns: f64,
+}
+
+/// Resolution of the bar.
+const TICKS: f64 = 10_000.0;
+
+impl<'a, C> Screen<'a, C> {
+    pub(crate) fn new(
+        options: ScreenOptions,
+        costs: &'a CostTable,
+        slots: u32,
+        interrupt: &'a AtomicBool,
+        watch: &'a mut dyn Observer<C>,
+        logits: Option<File>,
+    ) -> Self {
+        let ScreenOptions { json, show_tokens, expected_ns } = options;
+        let progress = if io::stderr().is_terminal() {
+            Progress::Bar(bar(TICKS as u64, "prompt", false))
+        } else {
+            Progress::Silent
+        };
+        Self {
+            json,
+            show_text: show_tokens,
+            progress,
+            meter: Meter::new(costs, slots, interrupt),
+            expected_ns: expected_ns.max(1.0),
+            watch,
+            logits: logits.map(|file| (BufWriter::new(file), None)),
+            step: None,
+            began: Instant::now(),
+            tokens: 0,
+        }
+    }
+
+    /// Clears the progress, ends the line of text and reports a failure to write logits.
+    pub(crate) fn finish(mut self) -> Result<(), Error> {
+        self.clear();
+        if !self.json && self.show_text && self.tokens > 0 {
+            let mut stdout = io::stdout().lock();
+            writeln!(stdout).and_then(|()| stdout.flush()).map_err(stdout_error)?;
+        }
+        let written = match self.logits.take() {
+            Some((mut file, None)) => file.flush(),
+            Some((_, Some(error))) => Err(error),
+            None => Ok(()),
+        };
+        written.map_err(|source| Error::System { what: "writing the logits", source })
+    }
+
+    fn clear(&mut self) {
+        match &self.progress {
+            Progress::Bar(bar) => bar.finish_and_clear(),
+            Progress::Below { .. } => below(""),
+            Progress::Silent => {}
+        }
+    }
+
+    fn update(&mut self) {
+        let done = (self.meter.done_ns / self.expected_ns).min(1.0);
+        match &mut self.progress {
+            Progress::Bar(bar) => bar.set_position((done * TICKS) as u64),
+            Progress::Below { begin, drawn } if drawn.elapsed() > Duration::from_millis(200) => {
+                *drawn = Instant::now();
+                let left = begin.elapsed().as_secs_f64() * (1.0 - done) / done.max(1e-6);
+                let filled = (done * 30.0) as usize;
+                below(&format!("[{:<30}] {:3.0} %, {} left", "=".repeat(filled), 100.0 * done, seconds(left)));
+            }
+            Progress::Below { .. } | Progress::Silent => {}
+        }
+    }
+}
+
+/// Draws a status on the line below the cursor, which stays where it is. Makes room for the line first.
+fn below(status: &str) {
+    let mut stderr = io::stderr().lock();
+    // There is nowhere else to report to.
+    let _ = write!(stderr, "\x1bD\x1bM\x1b7\x1bD\r\x1b[2K{status}\x1b8").and_then(|()| stderr.flush());
+}
+
+impl<C> Observer<C> for Screen<'_, C> {
+    fn before(&mut self, site: Site<'_>, operands: &[&C]) -> Result<(), Error> {
+        self.meter.check()?;
+        self.watch.before(site, operands)
+    }
+
+    fn after(&mut self, site: Site<'_>, result: Option<&C>) -> Result<(), Error> {
+        self.meter.count(site);
+        self.update();
+        self.watch.after(site, result)
+    }
+}
+
+impl<C> Listener<C> for Screen<'_, C> {
+    fn step(&mut self, step: Step) {
+        self.step = Some(step);
+        self.update();
+    }
+
+    fn logits(&mut self, logits: &[f64]) {
+        let Some((file, failure)) = &mut self.logits else { return };
+        let position = self.step.map_or(0, |step| step.position + step.count - 1);
+        let object = json!({"position": position, "logits": logits});
+        if failure.is_none() {
+            *failure = writeln!(file, "{object}").err();
+        }
+    }
+
+    fn token(&mut self, token: u32, text: &str) -> Result<(), Error> {
+        self.tokens += 1;
+        let step_seconds = self.began.elapsed().as_secs_f64();
+        self.began = Instant::now();
+        if self.json {
+            if self.show_text {
+                line(&json!({"event": "token", "id": token, "text": text, "seconds": step_seconds}))?;
+            }
+        } else if self.show_text {
+            let shared = io::stdout().is_terminal() && io::stderr().is_terminal();
+            if let (true, Progress::Bar(bar)) = (shared, &self.progress) {
+                let begin = Instant::now().checked_sub(bar.elapsed()).unwrap_or_else(Instant::now);
+                bar.finish_and_clear();
+                self.progress = Progress::Below { begin, drawn: Instant::now() };
+            } else if text.contains('\n') {
+                self.clear();
+            }
+            let mut stdout = io::stdout().lock();
+            stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(stdout_error)?;
+        }
+        if let Progress::Bar(bar) = &self.progress {
+            bar.set_message(format!("{} tokens", self.tokens));
+        }
+        Ok(())
+    }
+
+    fn rest(&mut self, text: &str) -> Result<(), Error> {
+        if self.json || !self.show_text {
+            return Ok(());
+        }
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(stdout_error)
+    }
+}
+
+/// Writes text to stdout.
+pub(crate) fn text(text: &str) -> Result<(), Error> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(stdout_error)
+}

@@ -1,0 +1,217 @@
+//! Both roles in one process, for each way to execute.
+
+use std::time::Instant;
+
+use cachemir_ckks::ring::sampling::Seed;
+use cachemir_hal::{Backend as _, CpuBackend};
+use cachemir_ir::cost::CostTable;
+use cachemir_runtime::check::{LayerPrecision, Probe, RangeCheck};
+use cachemir_runtime::client::{CheckedCipher, Cipher, ClearCipher, Client, SecretCipher};
+use cachemir_runtime::executor::{Algebra, Checked, Clear, Executor, Observer};
+use cachemir_runtime::generation::Step;
+use cachemir_runtime::server::Server;
+use cachemir_runtime::setup::{Engine, Plans, Requirements, plaintext_budget_bytes};
+use cachemir_runtime::{Error, memory};
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use crate::arguments::Backend;
+use crate::estimate;
+use crate::output::{self, note};
+
+/// How to execute, and what is known before it begins.
+#[derive(Clone, Debug)]
+pub(crate) struct Mode {
+    pub(crate) backend: Backend,
+    pub(crate) check: bool,
+    pub(crate) json: bool,
+    /// Seed of a secret key that exists already.
+    pub(crate) seed: Option<Zeroizing<Seed>>,
+    /// The calls to expect.
+    pub(crate) steps: Vec<Step>,
+}
+
+/// What a task is told about its surroundings.
+#[derive(Clone, Debug)]
+pub(crate) struct Surroundings {
+    pub(crate) costs: CostTable,
+    /// Time of one transform; `None` in the clear.
+    pub(crate) ntt_ns: Option<f64>,
+    pub(crate) keys_seconds: Option<f64>,
+    pub(crate) requirements: Option<Requirements>,
+    /// Predicted time of the expected calls, in nanoseconds on one thread.
+    pub(crate) expected_ns: f64,
+    /// Seed of the secret key, for the client's own file; all zero in the clear.
+    pub(crate) seed: Zeroizing<Seed>,
+}
+
+/// What `--check` found.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Findings {
+    pub(crate) ranges: Option<RangeCheck>,
+    pub(crate) layers: Vec<LayerPrecision>,
+    pub(crate) precision_bits_min: Option<f64>,
+}
+
+/// Something to do with a client and a server, whatever the representation.
+pub(crate) trait Task {
+    type Output;
+
+    fn run<A, C>(
+        self,
+        client: &Client<C>,
+        server: &Server<'_, A>,
+        surroundings: &Surroundings,
+        watch: &mut dyn Observer<A::Ciphertext>,
+    ) -> Result<Self::Output, Error>
+    where
+        A: Algebra,
+        C: Cipher<Ciphertext = A::Ciphertext>;
+}
+
+/// Sets both roles up and runs the task.
+pub(crate) fn run<T: Task>(plans: &Plans, mode: &Mode, task: T) -> Result<(T::Output, Findings), Error> {
+    match mode.backend {
+        Backend::Clear => run_clear(plans, mode, task),
+        Backend::Cpu => run_encrypted(plans, mode, task),
+    }
+}
+
+fn run_clear<T: Task>(plans: &Plans, mode: &Mode, task: T) -> Result<(T::Output, Findings), Error> {
+    let plan = &plans.server;
+    let algebra = Clear::new(plan.program.slots as usize, plan.levels());
+    let executor =
+        Executor::new(algebra, &plan.program, plan.levels(), plaintext_budget_bytes(None, memory::available_bytes()))?;
+    let server = Server::new(executor, plans.client.plan_hash);
+    let client = plans.open_client(ClearCipher)?;
+    note(&format!("{}: in the clear, nothing is encrypted", plan.model.name));
+    if mode.json {
+        let event = json!({"event": "start", "backend": "clear", "parameters": plan.parameters.name,
+            "slots": plan.program.slots, "context": plan.program.context});
+        output::line(&event)?;
+    }
+    let costs = CostTable::derived(&plan.parameters);
+    let expected_ns = estimate::steps_ns(&costs, &plan.program, &mode.steps);
+    let surroundings = Surroundings {
+        costs,
+        ntt_ns: None,
+        keys_seconds: None,
+        requirements: None,
+        expected_ns,
+        seed: Zeroizing::default(),
+    };
+    if mode.check {
+        let mut ranges = RangeCheck::default();
+        let output = task.run(&client, &server, &surroundings, &mut ranges)?;
+        Ok((output, Findings { ranges: Some(ranges), ..Findings::default() }))
+    } else {
+        Ok((task.run(&client, &server, &surroundings, &mut ())?, Findings::default()))
+    }
+}
+
+fn run_encrypted<T: Task>(plans: &Plans, mode: &Mode, task: T) -> Result<(T::Output, Findings), Error> {
+    let plan = &plans.server;
+    let (program, slots) = (&plan.program, plan.program.slots as usize);
+    let engine = Engine::new(plan)?;
+    let requirements = engine.requirements(program);
+    let available = memory::available_bytes();
+    if let Some(available) = available {
+        requirements.check(available)?;
+    }
+    let ntt_ns = estimate::ntt_ns(engine.ring())?;
+    let costs = estimate::cost_table(&plan.parameters, &engine, program.slots, ntt_ns);
+    let expected_ns = estimate::steps_ns(&costs, program, &mode.steps);
+    announce(plans, mode, &engine, &requirements, available, ntt_ns, expected_ns)?;
+
+    let encoder = engine.encoder().clone();
+    let cipher = match &mode.seed {
+        Some(seed) => SecretCipher::from_seed(encoder, seed.clone()),
+        None => SecretCipher::generate(encoder)?,
+    };
+    let begin = Instant::now();
+    let bar = output::bar(requirements.key_bytes, "evaluation keys", true);
+    let keys = cipher.evaluation_keys(engine.key_manifest(), |made, _| bar.set_position(made))?;
+    bar.finish_and_clear();
+    let algebra = engine.algebra(keys, slots)?;
+    let keys_seconds = begin.elapsed().as_secs_f64();
+    note(&format!("keys ready: {} in {}", memory::format_bytes(requirements.key_bytes), output::seconds(keys_seconds)));
+    if mode.json {
+        output::line(&json!({"event": "keys", "bytes": requirements.key_bytes, "seconds": keys_seconds}))?;
+    }
+    let surroundings = Surroundings {
+        costs,
+        ntt_ns: Some(ntt_ns),
+        keys_seconds: Some(keys_seconds),
+        requirements: Some(requirements),
+        expected_ns,
+        seed: Zeroizing::new(*cipher.seed()),
+    };
+    let budget = plaintext_budget_bytes(Some(&requirements), available);
+    let hash = plans.client.plan_hash;
+    if mode.check {
+        let algebra = Checked::new(algebra, Clear::new(slots, plan.levels()));
+        let server = Server::new(Executor::new(algebra, program, plan.levels(), budget)?, hash);
+        let client = plans.open_client(CheckedCipher(&cipher, ClearCipher))?;
+        let mut watch = (RangeCheck::default(), Probe::new(&cipher));
+        let output = task.run(&client, &server, &surroundings, &mut watch)?;
+        let (ranges, probe) = watch;
+        let precision_bits_min = probe.precision_bits_min();
+        Ok((output, Findings { ranges: Some(ranges), layers: probe.layers().to_vec(), precision_bits_min }))
+    } else {
+        let server = Server::new(Executor::new(algebra, program, plan.levels(), budget)?, hash);
+        let client = plans.open_client(&cipher)?;
+        Ok((task.run(&client, &server, &surroundings, &mut ())?, Findings::default()))
+    }
+}
+
+/// The security of a parameter set in words, which every report repeats.
+pub(crate) fn security(parameters: &cachemir_ir::parameters::Parameters) -> String {
+    match parameters.security_bits() {
+        Some(bits) => format!("{}, {bits}-bit security", parameters.name),
+        None => format!("{}, NO SECURITY", parameters.name),
+    }
+}
+
+/// Says what is about to happen, how long it may take, and how much memory it needs.
+fn announce(
+    plans: &Plans,
+    mode: &Mode,
+    engine: &Engine<CpuBackend>,
+    requirements: &Requirements,
+    available: Option<u64>,
+    ntt_ns: f64,
+    expected_ns: f64,
+) -> Result<(), Error> {
+    let plan = &plans.server;
+    let threads = rayon::current_num_threads();
+    let ring = engine.ring();
+    let keys_ns = estimate::keys_ns(requirements.key_bytes, ring.degree(), ntt_ns);
+    let speedup = estimate::speedup(threads);
+    let estimated_seconds = (keys_ns + expected_ns) / 1e9 / speedup;
+    let size = memory::format_bytes;
+    let memory_text = available.map_or(String::new(), |available| format!(" of {} available", size(available)));
+    note(&format!(
+        "{}: {}; {} slots, {} on {threads} threads\nmemory: {} keys + {} matrices + {} caches + {} working = {}{memory_text}\nestimated: {} for the keys, {} for the text",
+        plan.model.name,
+        security(&plan.parameters),
+        plan.program.slots,
+        ring.backend().description(),
+        size(requirements.key_bytes),
+        size(requirements.matrix_bytes),
+        size(requirements.state_bytes),
+        size(requirements.working_bytes),
+        size(requirements.total_bytes()),
+        output::seconds(keys_ns / 1e9 / speedup),
+        output::seconds(expected_ns / 1e9 / speedup),
+    ));
+    if mode.json {
+        output::line(&json!({
+            "event": "start", "backend": "cpu", "parameters": plan.parameters.name,
+            "security_bits": plan.parameters.security_bits(), "slots": plan.program.slots,
+            "context": plan.program.context, "threads": threads, "ntt_ns": ntt_ns,
+            "key_bytes": requirements.key_bytes, "needed_bytes": requirements.total_bytes(),
+            "available_bytes": available, "estimated_seconds": estimated_seconds,
+        }))?;
+    }
+    Ok(())
+}

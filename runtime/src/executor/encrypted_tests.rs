@@ -1,0 +1,133 @@
+//! One program that uses every op, encrypted with the insecure preset and compared with the clear interpreter.
+
+use cachemir_ir::ckks::{Bootstrap, CkksGraph, CkksOp};
+use cachemir_ir::ckks_interpreter::Interpreter;
+use cachemir_ir::expression::{Integer, TableId, Vector};
+use cachemir_ir::graph::Region;
+use cachemir_ir::manifest::KeyManifest;
+use cachemir_ir::parameters::Parameters;
+use cachemir_ir::program::{Entry, EntryKind, Placement, Program, State, Table};
+use cachemir_ir::slots::{Chebyshev, StateId, WriteMode};
+
+use super::tests::{push, push_sum, push_write, ty};
+use super::*;
+use crate::check::{Probe, RangeCheck};
+use crate::client::{CheckedCipher, Cipher, ClearCipher, SecretCipher};
+use crate::server::Server;
+use crate::setup::Engine;
+
+const SLOTS: usize = 64;
+
+/// Diagonals, a square, a masked cubic, a cache, both kinds of bootstrap.
+fn program() -> CkksProgram {
+    let mut graph = CkksGraph::default();
+    let g = &mut graph;
+    let x = g.add_input("x", ty(16, false));
+    let (mut top, mut body) = (Region::default(), Region::default());
+
+    let by = Integer::counter(0) + Integer::position();
+    let rotated = push(g, &mut body, CkksOp::Rotate { by }, &[x], 16, false);
+    let plain = Vector::Table(TableId(0), Integer::counter(0) * SLOTS as i64 + Integer::slot());
+    body.yields = vec![push(g, &mut body, CkksOp::MultiplyPlain { plain }, &[rotated], 16, true)];
+    let sum = push_sum(g, &mut top, 0, Integer::from(4_i64), body);
+    let sum = push(g, &mut top, CkksOp::Rescale, &[sum], 15, false);
+
+    let square = push(g, &mut top, CkksOp::Multiply, &[sum, sum], 15, true);
+    let offset = CkksOp::AddPlain { plain: Vector::Scalar(-0.25) };
+    let square = push(g, &mut top, offset, &[square], 15, true);
+    let square = push(g, &mut top, CkksOp::Rescale, &[square], 14, false);
+    let polynomial = Chebyshev { coefficients: vec![0.1, -0.4, 0.2, 0.3], interval: [-1.0, 1.0] };
+    let mask = Some(Vector::Scalar(1.0).masked((Integer::slot() % 2).equal(0)));
+    let cubic = push(g, &mut top, CkksOp::Polynomial { polynomial, mask }, &[square], 12, false);
+
+    let low = push(g, &mut top, CkksOp::DropLevels { to: 6 }, &[cubic], 6, false);
+    push_write(g, &mut top, Integer::position() % 3, WriteMode::Accumulate, low);
+    let mut body = Region::default();
+    let read = CkksOp::StateRead { state: StateId(0), index: Integer::counter(1) };
+    body.yields = vec![push(g, &mut body, read, &[], 6, false)];
+    let cached = push_sum(g, &mut top, 1, Integer::from(3_i64), body);
+
+    let half = push(g, &mut top, CkksOp::MultiplyScalar { factor: 0.5 }, &[cached], 6, true);
+    let half = push(g, &mut top, CkksOp::Rescale, &[half], 5, false);
+    let minus = push(g, &mut top, CkksOp::MultiplyInteger { factor: -1 }, &[half], 5, false);
+    let shifted = push(g, &mut top, CkksOp::Rotate { by: Integer::from(-1_i64) }, &[minus], 5, false);
+    let imaginary = push(g, &mut top, CkksOp::MultiplyByI, &[shifted], 5, false);
+    let complex = push(g, &mut top, CkksOp::Add, &[half, imaginary], 5, false);
+
+    let keep = Some(Integer::slot().less(48));
+    let variant = Bootstrap { complex: true, keep, factor: 1.0, log2_magnitude: 1 };
+    let fresh = push(g, &mut top, CkksOp::Bootstrap(variant), &[complex], 16, false);
+    let conjugate = push(g, &mut top, CkksOp::Conjugate, &[fresh], 16, false);
+    let real = push(g, &mut top, CkksOp::Add, &[fresh, conjugate], 16, false);
+    let difference = push(g, &mut top, CkksOp::Subtract, &[fresh, real], 16, false);
+    let variant = Bootstrap { complex: false, keep: None, factor: 0.25, log2_magnitude: 0 };
+    let other = push(g, &mut top, CkksOp::Bootstrap(variant), &[complex], 16, false);
+    top.yields = vec![real, difference, other, cubic];
+    graph.body = top;
+
+    let layout = ty(0, false).layout;
+    let table = Table {
+        name: "weights".to_owned(),
+        shape: vec![4, SLOTS as u32],
+        values: (0..4 * SLOTS).map(|index| (index as f32 * 0.37).sin() / 2.0).collect(),
+    };
+    let placement = Placement { index_to_slot: vec![0], token_stride: 1 };
+    Program {
+        slots: SLOTS as u32,
+        context: 4,
+        tables: vec![table],
+        states: vec![State { name: "cache".to_owned(), capacity: 3, layout, level: Some(6) }],
+        entries: vec![Entry { kind: EntryKind::Decode, graph }],
+        embedding: placement.clone(),
+        embedding_scale: 1.0,
+        logits: placement,
+    }
+}
+
+fn input(position: usize) -> Vec<f64> {
+    (0..SLOTS).map(|slot| ((slot + 5 * position) as f64 * 1.3).cos() * 0.5).collect()
+}
+
+#[test]
+fn encrypted_execution_agrees_with_the_clear_interpreter_and_survives_a_restart() {
+    let parameters = Parameters::insecure_test();
+    let program = program();
+    let levels = parameters.levels();
+    let mut reference = Interpreter::new(&program, levels);
+
+    let engine = Engine::with_keys(&parameters, &KeyManifest::of(&program), SLOTS).unwrap();
+    let cipher = SecretCipher::generate(engine.encoder().clone()).unwrap();
+    let keys = cipher.evaluation_keys(engine.key_manifest(), |_, _| {}).unwrap();
+    let requirements = engine.requirements(&program);
+    assert!(requirements.check(requirements.total_bytes() - 1).is_err());
+    let algebra = Checked::new(engine.algebra(keys, SLOTS).unwrap(), Clear::new(SLOTS, levels));
+    let server = Server::new(Executor::new(algebra, &program, levels, 1 << 24).unwrap(), [1; 32]);
+    let pair = CheckedCipher(&cipher, ClearCipher);
+    let mut watch = (RangeCheck::default(), Probe::new(&cipher));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("session");
+
+    let mut session = server.open();
+    for position in 0..3 {
+        let values = input(position);
+        let expected = reference.call("decode", position as i64, 1, &[values.clone()]).unwrap();
+        let input = vec![pair.encrypt(&values, 16).unwrap()];
+        let outputs = server.executor().call("decode", position, 1, input, &mut session.states, &mut watch).unwrap();
+        session.position += 1;
+        for (output, expected) in outputs.iter().zip(&expected) {
+            let decrypted = pair.decrypt(output).unwrap();
+            for (slot, value) in expected.iter().enumerate() {
+                assert!((output.1.slots[slot].re - value).abs() < 1e-9, "position {position}, slot {slot}");
+                let error = (decrypted[slot] - value).abs();
+                assert!(error < 1e-3, "position {position}, slot {slot}: off by {error}");
+            }
+        }
+        // The rest runs on what a file kept.
+        server.save(&session, &file).unwrap();
+        session = server.load(&file).unwrap();
+        assert_eq!(session.position(), position + 1);
+    }
+    watch.0.finish().unwrap();
+    assert_eq!(watch.0.bootstraps(), 6);
+    assert!(watch.1.precision_bits_min().unwrap() > 8.0, "{:?}", watch.1.layers());
+}
