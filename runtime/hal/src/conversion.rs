@@ -15,6 +15,8 @@ pub(crate) struct ConversionTable {
     pub(crate) constants: Vec<Vec<u64>>,
     /// 1/q_i, correctly rounded.
     pub(crate) reciprocal: Vec<f64>,
+    /// The source modulus, if there is but one.
+    pub(crate) single: Option<u64>,
 }
 
 impl ConversionTable {
@@ -36,6 +38,7 @@ impl ConversionTable {
                     punctured.chain([minus_product]).collect()
                 })
                 .collect(),
+            single: if let [q] = source { Some(q.value()) } else { None },
             reciprocal: source.iter().map(|q| 1.0 / q.value() as f64).collect(),
         }
     }

@@ -61,6 +61,9 @@ impl Multiplier {
 /// Pairs of rows whose products are summed.
 pub(crate) type Pairs<'a> = [(&'a [u64], &'a [u64])];
 
+/// Type of [`Kernels::combine`].
+pub(crate) type Combine = fn(&mut [u64], &[&[u64]], &[u64], &[u64], &RowModulus);
+
 /// Row kernels of one instruction set.
 pub(crate) struct Kernels {
     /// dst ← dst + src.
@@ -88,8 +91,12 @@ pub(crate) struct Kernels {
     /// dst ← ⌊Σ src_i · reciprocal_i + 1/2⌋, in double precision, summed from 1/2 upwards in
     /// the order of the sources, each product rounded.
     pub(crate) overflow: fn(&mut [u64], &[&[u64]], &[f64]),
-    /// dst ← Σ src_i · c_i for words src_i < 2^50.4 and residues c_i.
-    pub(crate) combine: fn(&mut [u64], &[&[u64]], &[u64], &RowModulus),
+    /// dst ← Σ `src_i · c_i` for words `src_i` < 2^50.4 and residues `c_i`. The fourth argument,
+    /// as long as dst, is what will be written next: a hint to fetch it.
+    pub(crate) combine: Combine,
+    /// dst ← residues of the centred representatives of src modulo the odd number given: of x if
+    /// x is at most half of it, of x minus it otherwise.
+    pub(crate) recentre: fn(&mut [u64], &[u64], u64, &RowModulus),
     /// dst ← residues of signed words.
     pub(crate) lift: fn(&mut [u64], &[i64], &RowModulus),
 }

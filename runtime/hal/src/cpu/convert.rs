@@ -83,8 +83,12 @@ impl CpuBackend {
         many.max(fewest).min(rows_per_batch)
     }
 
-    /// Fills the overflow row that follows `count` source rows.
+    /// Fills the overflow row that follows `count` source rows. With a single source a comparison
+    /// takes its place.
     pub(super) fn fill_overflow(&self, sources: &mut [u64], count: usize, table: &ConversionTable) {
+        if table.single.is_some() {
+            return;
+        }
         let degree = self.0.tables.degree;
         let (rows, overflow) = sources.split_at_mut(count * degree);
         overflow[..degree]
@@ -98,7 +102,7 @@ impl CpuBackend {
     }
 
     /// Overwrites destination rows `(j, row)`, modulo table entry `to[j]`, by the combination of
-    /// the source rows.
+    /// the source rows: those of the moduli and, for centred representatives, the overflow row.
     pub(super) fn combine_rows(
         &self,
         rows: &mut [(usize, &mut [u64])],
@@ -109,12 +113,22 @@ impl CpuBackend {
         let degree = self.0.tables.degree;
         let length = BLOCK_WORDS.min(degree);
         let count = sources.len() / degree;
+        if let Some(q) = table.single.filter(|_| count == 2) {
+            for (j, row) in rows {
+                (self.0.kernels.recentre)(row, &sources[..degree], q, &self.0.rows[to[*j]]);
+            }
+            return;
+        }
         for block in 0..degree / length {
             let sources = blocks(sources, degree, block, length);
-            for (j, row) in rows.iter_mut() {
-                let row = &mut row[block * length..(block + 1) * length];
+            let words = block * length..(block + 1) * length;
+            for k in 0..rows.len() {
+                let (done, rest) = rows.split_at_mut(k + 1);
+                let (j, row) = &mut done[k];
+                let row = &mut row[words.clone()];
+                let next = rest.first().map_or(&sources[0][..0], |(_, next)| &next[words.clone()]);
                 let constants = &table.constants[*j][..count];
-                (self.0.kernels.combine)(row, &sources, constants, &self.0.rows[to[*j]]);
+                (self.0.kernels.combine)(row, &sources, constants, next, &self.0.rows[to[*j]]);
             }
         }
     }

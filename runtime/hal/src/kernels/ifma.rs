@@ -34,7 +34,8 @@ pub(super) static KERNELS: Kernels = Kernels {
     permute: kernel!(permute(dst: &mut [u64], src: &[u64], permutation: &Permutation)),
     permute_add: kernel!(permute_add(dst: &mut [u64], src: &[u64], permutation: &Permutation, q: u64)),
     overflow: kernel!(overflow(dst: &mut [u64], sources: &[&[u64]], reciprocals: &[f64])),
-    combine: kernel!(combine(dst: &mut [u64], sources: &[&[u64]], constants: &[u64], m: &RowModulus)),
+    combine: kernel!(combine(dst: &mut [u64], sources: &[&[u64]], constants: &[u64], next: &[u64], m: &RowModulus)),
+    recentre: kernel!(recentre(dst: &mut [u64], src: &[u64], source: u64, m: &RowModulus)),
     lift: kernel!(lift(dst: &mut [u64], src: &[i64], m: &RowModulus)),
 };
 
@@ -327,7 +328,7 @@ fn overflow(dst: &mut [u64], sources: &[&[u64]], reciprocals: &[f64]) {
 }
 
 #[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
-fn combine(dst: &mut [u64], sources: &[&[u64]], constants: &[u64], m: &RowModulus) {
+fn combine(dst: &mut [u64], sources: &[&[u64]], constants: &[u64], next: &[u64], m: &RowModulus) {
     let r = SumReducer::new(m);
     let dst = vectors_mut(dst);
     for source in sources {
@@ -335,15 +336,15 @@ fn combine(dst: &mut [u64], sources: &[&[u64]], constants: &[u64], m: &RowModulu
     }
     assert!(sources.len() == constants.len());
     match sources.len() {
-        1 => combine_few::<1>(dst, sources, constants, r),
-        2 => combine_few::<2>(dst, sources, constants, r),
-        3 => combine_few::<3>(dst, sources, constants, r),
-        4 => combine_few::<4>(dst, sources, constants, r),
-        5 => combine_few::<5>(dst, sources, constants, r),
-        6 => combine_few::<6>(dst, sources, constants, r),
-        7 => combine_few::<7>(dst, sources, constants, r),
-        8 => combine_few::<8>(dst, sources, constants, r),
-        _ => combine_many(dst, sources, constants, r),
+        1 => combine_few::<1>(dst, sources, constants, next, &r),
+        2 => combine_few::<2>(dst, sources, constants, next, &r),
+        3 => combine_few::<3>(dst, sources, constants, next, &r),
+        4 => combine_few::<4>(dst, sources, constants, next, &r),
+        5 => combine_few::<5>(dst, sources, constants, next, &r),
+        6 => combine_few::<6>(dst, sources, constants, next, &r),
+        7 => combine_few::<7>(dst, sources, constants, next, &r),
+        8 => combine_few::<8>(dst, sources, constants, next, &r),
+        _ => combine_many(dst, sources, constants, &r),
     }
 }
 
@@ -351,7 +352,14 @@ fn combine(dst: &mut [u64], sources: &[&[u64]], constants: &[u64], m: &RowModulu
 /// vectors as `dst`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
-fn combine_few<const COUNT: usize>(dst: &mut [Lanes], sources: &[&[u64]], constants: &[u64], r: SumReducer) {
+fn combine_few<const COUNT: usize>(
+    dst: &mut [Lanes],
+    sources: &[&[u64]],
+    constants: &[u64],
+    next: &[u64],
+    r: &SumReducer,
+) {
+    let next = next.as_ptr();
     let mut factors = [_mm512_setzero_si512(); COUNT];
     let mut rows: [&[Lanes]; COUNT] = [&[]; COUNT];
     for k in 0..COUNT {
@@ -359,6 +367,7 @@ fn combine_few<const COUNT: usize>(dst: &mut [Lanes], sources: &[&[u64]], consta
         rows[k] = &vectors(sources[k])[..dst.len()];
     }
     for (i, d) in dst.iter_mut().enumerate() {
+        _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(8 * i).cast());
         let mut high = _mm512_setzero_si512();
         let mut low = high;
         for k in 0..COUNT {
@@ -372,7 +381,7 @@ fn combine_few<const COUNT: usize>(dst: &mut [Lanes], sources: &[&[u64]], consta
 }
 
 #[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
-fn combine_many(dst: &mut [Lanes], sources: &[&[u64]], constants: &[u64], r: SumReducer) {
+fn combine_many(dst: &mut [Lanes], sources: &[&[u64]], constants: &[u64], r: &SumReducer) {
     for (i, d) in dst.iter_mut().enumerate() {
         let mut high = _mm512_setzero_si512();
         let mut low = high;
@@ -386,6 +395,21 @@ fn combine_many(dst: &mut [Lanes], sources: &[&[u64]], constants: &[u64], r: Sum
             low = _mm512_madd52lo_epu64(low, x, c);
         }
         store(d, r.reduce(high, low));
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
+fn recentre(dst: &mut [u64], src: &[u64], source: u64, modulus: &RowModulus) {
+    let m = Modulus::new(modulus.q);
+    let (one, quotient) = (splat(1), splat(modulus.one.quotient));
+    let offset = m.subtract_once(m.scale(splat(source), one, quotient));
+    let half = splat(source / 2);
+    for (d, s) in vectors_mut(dst).iter_mut().zip(vectors(src)) {
+        let x = load(s);
+        let residue = m.subtract_once(m.scale(x, one, quotient));
+        let upper = _mm512_cmpgt_epu64_mask(x, half);
+        let difference = _mm512_mask_sub_epi64(residue, upper, residue, offset);
+        store(d, _mm512_min_epu64(difference, _mm512_add_epi64(difference, m.q)));
     }
 }
 

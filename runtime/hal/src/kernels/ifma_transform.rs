@@ -14,8 +14,8 @@
 //!
 //! **Arithmetic.** Montgomery products with R = 2^52: for y < 2^52, w' = w·R mod q and
 //! w'' = w'·q^-1 mod R, the difference of high halves ⌊y·w'/R⌋ − ⌊(y·w'' mod R)·q/R⌋ is congruent to
-//! y·w and lies in (−q, q) as long as y·q < q·R. Going forward, words stay below 4q if
-//! q < 2^50, and below 3q otherwise, so that they fit 52 bits; going back they stay canonical.
+//! y·w and lies in (−q, q). Going forward, words may grow as far as they fit 52 bits; going back
+//! they stay canonical.
 
 use std::arch::x86_64::*;
 
@@ -146,10 +146,10 @@ impl IfmaTransform {
         assert_eq!(row.len(), self.degree);
         // SAFETY: `new` found the features.
         unsafe {
-            if self.montgomery.modulus.value() < 1 << 50 {
-                forward::<true>(self, row);
-            } else {
-                forward::<false>(self, row);
+            match self.montgomery.modulus.bits() {
+                ..=46 => forward::<AMPLE>(self, row),
+                47..=50 => forward::<SOME>(self, row),
+                _ => forward::<LITTLE>(self, row),
             }
         }
     }
@@ -164,6 +164,13 @@ impl IfmaTransform {
     }
 }
 
+/// Headroom of moduli below 2^50.4: words stay below 3q, x is made canonical in every stage.
+const LITTLE: u32 = 0;
+/// Headroom of moduli below 2^50: words stay below 4q, x is brought below 2q in every stage.
+const SOME: u32 = 1;
+/// Headroom of moduli below 2^46: words grow by 2q a stage, hence to less than 2^6·q in all.
+const AMPLE: u32 = 2;
+
 type Vector = __m512i;
 type Lanes = [u64; LANES];
 
@@ -172,6 +179,8 @@ type Lanes = [u64; LANES];
 struct Ring {
     q: Vector,
     twice_q: Vector,
+    /// R = 2^52, which an accumulator of low halves may hold in place of zero.
+    radix: Vector,
 }
 
 #[inline]
@@ -198,17 +207,17 @@ impl Ring {
     #[inline]
     #[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
     fn new(q: u64) -> Self {
-        Self { q: splat(q), twice_q: splat(2 * q) }
+        Self { q: splat(q), twice_q: splat(2 * q), radix: splat(1 << 52) }
     }
 
-    /// y·w in (−q, q).
+    /// y·w in (−q, q). Both high halves are accumulated onto q, so that no register has to be
+    /// cleared.
     #[inline]
     #[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
     fn product(self, y: Vector, scaled: Vector, quotient: Vector) -> Vector {
-        let zero = _mm512_setzero_si512();
-        let high = _mm512_madd52hi_epu64(zero, y, scaled);
-        let m = _mm512_madd52lo_epu64(zero, y, quotient);
-        _mm512_sub_epi64(high, _mm512_madd52hi_epu64(zero, m, self.q))
+        let high = _mm512_madd52hi_epu64(self.q, y, scaled);
+        let m = _mm512_madd52lo_epu64(self.radix, y, quotient);
+        _mm512_sub_epi64(high, _mm512_madd52hi_epu64(self.q, m, self.q))
     }
 
     #[inline]
@@ -245,14 +254,18 @@ impl Ring {
         self.subtract_once(self.subtract_twice_once(x))
     }
 
-    /// Forward butterfly (x, y) ↦ (x + w·y, x − w·y). Words below 4q if `NARROW`, else below 3q.
+    /// Forward butterfly (x, y) ↦ (x + w·y, x − w·y). What it does about growth: see [`LITTLE`],
+    /// [`SOME`] and [`AMPLE`].
     #[inline]
     #[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
-    fn butterfly<const NARROW: bool>(self, x: Vector, y: Vector, w: Factor) -> (Vector, Vector) {
-        let x = self.subtract_twice_once(x);
-        let x = if NARROW { x } else { self.subtract_once(x) };
+    fn butterfly<const HEADROOM: u32>(self, x: Vector, y: Vector, w: Factor) -> (Vector, Vector) {
+        let x = if HEADROOM < AMPLE { self.subtract_twice_once(x) } else { x };
+        let x = if HEADROOM < SOME { self.subtract_once(x) } else { x };
+        // Both high halves are accumulated onto x, which cancels in their difference.
         let x = _mm512_add_epi64(x, self.q);
-        let product = self.product_by(y, w);
+        let high = _mm512_madd52hi_epu64(x, y, splat(w.scaled));
+        let m = _mm512_madd52lo_epu64(self.radix, y, splat(w.quotient));
+        let product = _mm512_sub_epi64(high, _mm512_madd52hi_epu64(x, m, self.q));
         (_mm512_add_epi64(x, product), _mm512_sub_epi64(x, product))
     }
 
@@ -314,7 +327,7 @@ fn passes(chunks: usize) -> &'static [usize] {
 }
 
 /// Splits a block of 2^`STAGES` parts into its parts.
-#[inline]
+#[inline(always)]
 fn parts<const COUNT: usize>(block: &mut [Lanes]) -> [&mut [Lanes]; COUNT] {
     let length = block.len() / COUNT;
     let mut rest = block;
@@ -326,7 +339,7 @@ fn parts<const COUNT: usize>(block: &mut [Lanes]) -> [&mut [Lanes]; COUNT] {
 }
 
 /// The twiddles of all stages below block number `block`, stage after stage.
-#[inline]
+#[inline(always)]
 fn below<const COUNT: usize>(twiddles: &[Factor], block: usize) -> [Factor; COUNT] {
     std::array::from_fn(|k| {
         let stage = (k + 1).ilog2();
@@ -367,18 +380,18 @@ macro_rules! over_parts {
 
 /// `stages` forward stages on one block, whose twiddle is number `block`.
 #[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
-fn forward_block<const NARROW: bool>(ring: Ring, vectors: &mut [Lanes], w: &[Factor], block: usize, stages: usize) {
+fn forward_block<const HEADROOM: u32>(ring: Ring, vectors: &mut [Lanes], w: &[Factor], block: usize, stages: usize) {
     match stages {
         1 => {
             let w = below::<1>(w, block);
             over_parts!(2, vectors, x => {
-                butterflies!(Ring::butterfly::<NARROW>, ring, x, w; 0: (0, 1, 0););
+                butterflies!(Ring::butterfly::<HEADROOM>, ring, x, w; 0: (0, 1, 0););
             });
         }
         2 => {
             let w = below::<3>(w, block);
             over_parts!(4, vectors, x => {
-                butterflies!(Ring::butterfly::<NARROW>, ring, x, w;
+                butterflies!(Ring::butterfly::<HEADROOM>, ring, x, w;
                     0: (0, 2, 0) (1, 3, 0);
                     1: (0, 1, 0) (2, 3, 1););
             });
@@ -386,7 +399,7 @@ fn forward_block<const NARROW: bool>(ring: Ring, vectors: &mut [Lanes], w: &[Fac
         3 => {
             let w = below::<7>(w, block);
             over_parts!(8, vectors, x => {
-                butterflies!(Ring::butterfly::<NARROW>, ring, x, w;
+                butterflies!(Ring::butterfly::<HEADROOM>, ring, x, w;
                     0: (0, 4, 0) (1, 5, 0) (2, 6, 0) (3, 7, 0);
                     1: (0, 2, 0) (1, 3, 0) (4, 6, 1) (5, 7, 1);
                     2: (0, 1, 0) (2, 3, 1) (4, 5, 2) (6, 7, 3););
@@ -395,7 +408,7 @@ fn forward_block<const NARROW: bool>(ring: Ring, vectors: &mut [Lanes], w: &[Fac
         _ => {
             let w = below::<15>(w, block);
             over_parts!(16, vectors, x => {
-                butterflies!(Ring::butterfly::<NARROW>, ring, x, w;
+                butterflies!(Ring::butterfly::<HEADROOM>, ring, x, w;
                     0: (0, 8, 0) (1, 9, 0) (2, 10, 0) (3, 11, 0) (4, 12, 0) (5, 13, 0) (6, 14, 0) (7, 15, 0);
                     1: (0, 4, 0) (1, 5, 0) (2, 6, 0) (3, 7, 0) (8, 12, 1) (9, 13, 1) (10, 14, 1) (11, 15, 1);
                     2: (0, 2, 0) (1, 3, 0) (4, 6, 1) (5, 7, 1) (8, 10, 2) (9, 11, 2) (12, 14, 3) (13, 15, 3);
@@ -471,7 +484,7 @@ impl Ring {
 }
 
 #[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
-fn forward<const NARROW: bool>(transform: &IfmaTransform, row: &mut [u64]) {
+fn forward<const HEADROOM: u32>(transform: &IfmaTransform, row: &mut [u64]) {
     let ring = Ring::new(transform.montgomery.modulus.value());
     let direction = &transform.forward;
     let (vectors, _) = row.as_chunks_mut::<LANES>();
@@ -480,21 +493,27 @@ fn forward<const NARROW: bool>(transform: &IfmaTransform, row: &mut [u64]) {
     for stages in passes(chunks) {
         let length = vectors.len() / blocks;
         for (i, block) in vectors.chunks_exact_mut(length).enumerate() {
-            forward_block::<NARROW>(ring, block, &direction.twiddles, blocks + i, *stages);
+            forward_block::<HEADROOM>(ring, block, &direction.twiddles, blocks + i, *stages);
         }
         blocks <<= stages;
     }
     let [w2, w4, w34] = direction.last;
     for (b, chunk) in vectors.chunks_exact_mut(GROUPS).enumerate() {
-        forward_block::<NARROW>(ring, chunk, &direction.twiddles, chunks + b, 3);
-        for (i, block) in chunk.chunks_exact_mut(4).enumerate() {
-            forward_block::<NARROW>(ring, block, &direction.twiddles, 8 * (chunks + b) + i, 2);
-        }
+        forward_block::<HEADROOM>(ring, chunk, &direction.twiddles, chunks + b, 3);
         let factors = &direction.chunks[b];
-        for (block, places) in chunk.chunks_exact_mut(8).zip(direction.places.chunks_exact(8)) {
-            let mut x = [_mm512_setzero_si512(); 8];
+        let places = direction.places.chunks_exact(8);
+        for (i, (block, places)) in chunk.chunks_exact_mut(8).zip(places).enumerate() {
+            let mut x: [Vector; 8] = std::array::from_fn(|k| load(&block[k]));
+            let w: [Factor; 3] = below(&direction.twiddles, 8 * (chunks + b) + 2 * i);
+            let v: [Factor; 3] = below(&direction.twiddles, 8 * (chunks + b) + 2 * i + 1);
+            butterflies!(Ring::butterfly::<HEADROOM>, ring, x, w;
+                0: (0, 2, 0) (1, 3, 0);
+                1: (0, 1, 0) (2, 3, 1););
+            butterflies!(Ring::butterfly::<HEADROOM>, ring, x, v;
+                0: (4, 6, 0) (5, 7, 0);
+                1: (4, 5, 0) (6, 7, 1););
             for k in 0..8 {
-                x[k] = ring.twist(load(&block[k]), factors, &places[k]);
+                x[k] = ring.twist(x[k], factors, &places[k]);
             }
             let mut x = transpose(x);
             for t in 0..4 {
@@ -502,12 +521,12 @@ fn forward<const NARROW: bool>(transform: &IfmaTransform, row: &mut [u64]) {
             }
             (x[0], x[2]) = ring.sum_and_difference(x[0], x[2]);
             (x[1], x[3]) = ring.sum_and_difference(x[1], x[3]);
-            (x[4], x[6]) = ring.butterfly::<NARROW>(x[4], x[6], w2);
-            (x[5], x[7]) = ring.butterfly::<NARROW>(x[5], x[7], w2);
+            (x[4], x[6]) = ring.butterfly::<LITTLE>(x[4], x[6], w2);
+            (x[5], x[7]) = ring.butterfly::<LITTLE>(x[5], x[7], w2);
             (x[0], x[1]) = ring.sum_and_difference(x[0], x[1]);
-            (x[2], x[3]) = ring.butterfly::<NARROW>(x[2], x[3], w2);
-            (x[4], x[5]) = ring.butterfly::<NARROW>(x[4], x[5], w4);
-            (x[6], x[7]) = ring.butterfly::<NARROW>(x[6], x[7], w34);
+            (x[2], x[3]) = ring.butterfly::<LITTLE>(x[2], x[3], w2);
+            (x[4], x[5]) = ring.butterfly::<LITTLE>(x[4], x[5], w4);
+            (x[6], x[7]) = ring.butterfly::<LITTLE>(x[6], x[7], w34);
             for x in &mut x[2..] {
                 *x = ring.canonical(*x);
             }
@@ -527,12 +546,9 @@ fn inverse(transform: &IfmaTransform, row: &mut [u64], factor: Factor) {
     let [w2, w4, w34] = direction.last;
     for (b, chunk) in vectors.chunks_exact_mut(GROUPS).enumerate() {
         let factors = &direction.chunks[b];
-        for (block, places) in chunk.chunks_exact_mut(8).zip(direction.places.chunks_exact(8)) {
-            let mut x = [_mm512_setzero_si512(); 8];
-            for k in 0..8 {
-                x[k] = load(&block[k]);
-            }
-            let mut x = transpose(x);
+        let places = direction.places.chunks_exact(8);
+        for (i, (block, places)) in chunk.chunks_exact_mut(8).zip(places).enumerate() {
+            let mut x = transpose(std::array::from_fn(|k| load(&block[k])));
             (x[0], x[1]) = ring.sum_and_difference(x[0], x[1]);
             (x[2], x[3]) = ring.inverse_butterfly(x[2], x[3], w2);
             (x[4], x[5]) = ring.inverse_butterfly(x[4], x[5], w4);
@@ -544,13 +560,21 @@ fn inverse(transform: &IfmaTransform, row: &mut [u64], factor: Factor) {
             for t in 0..4 {
                 (x[t], x[t + 4]) = ring.sum_and_difference(x[t], x[t + 4]);
             }
-            let x = transpose(x);
+            let mut x = transpose(x);
             for k in 0..8 {
-                store(&mut block[k], ring.twist(x[k], factors, &places[k]));
+                x[k] = ring.twist(x[k], factors, &places[k]);
             }
-        }
-        for (i, block) in chunk.chunks_exact_mut(4).enumerate() {
-            inverse_block(ring, block, &direction.twiddles, 8 * (chunks + b) + i, 2, None);
+            let w: [Factor; 3] = below(&direction.twiddles, 8 * (chunks + b) + 2 * i);
+            let v: [Factor; 3] = below(&direction.twiddles, 8 * (chunks + b) + 2 * i + 1);
+            butterflies!(Ring::inverse_butterfly, ring, x, w;
+                1: (0, 1, 0) (2, 3, 1);
+                0: (0, 2, 0) (1, 3, 0););
+            butterflies!(Ring::inverse_butterfly, ring, x, v;
+                1: (4, 5, 0) (6, 7, 1);
+                0: (4, 6, 0) (5, 7, 0););
+            for (lanes, x) in block.iter_mut().zip(x) {
+                store(lanes, x);
+            }
         }
         inverse_block(ring, chunk, &direction.twiddles, chunks + b, 3, None);
     }

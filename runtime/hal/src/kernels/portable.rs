@@ -17,6 +17,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     permute_add,
     overflow,
     combine,
+    recentre,
     lift,
 };
 
@@ -140,11 +141,19 @@ fn overflow(dst: &mut [u64], sources: &[&[u64]], reciprocals: &[f64]) {
     }
 }
 
-fn combine(dst: &mut [u64], sources: &[&[u64]], constants: &[u64], m: &RowModulus) {
+fn combine(dst: &mut [u64], sources: &[&[u64]], constants: &[u64], _next: &[u64], m: &RowModulus) {
     for (i, d) in dst.iter_mut().enumerate() {
         let sum =
             sources.iter().zip(constants).fold(0, |sum, (source, c)| sum + u128::from(source[i]) * u128::from(*c));
         *d = reduce_sum(sum, m);
+    }
+}
+
+fn recentre(dst: &mut [u64], src: &[u64], source: u64, m: &RowModulus) {
+    let offset = subtract_once(product(source, m.one, m.q), m.q);
+    for (d, s) in dst.iter_mut().zip(src) {
+        let r = subtract_once(product(*s, m.one, m.q), m.q);
+        *d = if *s > source / 2 { sub_mod(r, offset, m.q) } else { r };
     }
 }
 
