@@ -1,20 +1,20 @@
 //! CKKS parameters: the literal that a person writes, and the validated set that everything else uses.
 //!
 //! # The modulus chain
-//! Limb 0 is the base prime `q_0`; above it lie, in this order, the primes that SlotsToCoeffs consumes, the primes for use,
-//! those of EvalMod and those of CoeffsToSlots. A ciphertext at *level* ℓ has the limbs `q_0 … q_ℓ`, so the level is the index
-//! of the highest limb and one rescale consumes `q_ℓ`. The special primes `p_0 … p_{α-1}` serve hybrid key switching
-//! (ePrint 2020/1203, section 3) only. All primes are congruent to 1 modulo 2N and below [`PRIME_LIMIT`].
+//! Limb 0 is the base prime `q_0`; above it lie, in this order, the primes that SlotsToCoeffs consumes, the primes for
+//! use, those of EvalMod and those of CoeffsToSlots. A ciphertext at *level* ℓ has the limbs `q_0 … q_ℓ`, so the level
+//! is the index of the highest limb and one rescale consumes `q_ℓ`. The special primes `p_0 … p_{α-1}` serve hybrid key
+//! switching (ePrint 2020/1203, section 3) only. All primes are congruent to 1 modulo 2N and below [`PRIME_LIMIT`].
 //!
 //! # Canonical scales
-//! Every level ℓ has exactly one canonical scale Δ_ℓ, and Δ_{ℓ-1} = Δ_ℓ² / q_ℓ, so that a product of two canonical ciphertexts
-//! of level ℓ, once rescaled, is canonical at ℓ-1. The recursion is anchored at the top level for use, Δ_top = 2^`log2_scale`,
-//! and holds in both directions. Each prime for use is the free one nearest to 2^bits · (Δ_ℓ / Δ_top)², which keeps the scales
-//! from drifting: the deviation of one level is corrected by the prime of the next.
+//! Every level ℓ has exactly one canonical scale Δ_ℓ, and Δ_{ℓ-1} = Δ_ℓ² / q_ℓ, so that a product of two canonical
+//! ciphertexts of level ℓ, once rescaled, is canonical at ℓ-1. The recursion is anchored at the top level for use,
+//! Δ_top = 2^`log2_scale`, and holds in both directions. Each prime for use is the free one nearest to 2^bits · (Δ_ℓ /
+//! Δ_top)², which keeps the scales from drifting: the deviation of one level is corrected by the prime of the next.
 //!
 //! # Security
-//! The main secret is uniform ternary with errors of σ = 3.19. The literal's own check refuses what misses the published table
-//! (ePrint 2024/463, table 5.2, 128 bits), unless it is flagged insecure and named so.
+//! The main secret is uniform ternary with errors of σ = 3.19. The literal's own check refuses what misses the
+//! published table (ePrint 2024/463, table 5.2, 128 bits), unless it is flagged insecure and named so.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -24,7 +24,8 @@ use std::ops::Range;
 pub use cachemir_ir::parameters::Parameters as ParametersLiteral;
 pub use cachemir_ir::parameters::{INSECURE_MARKER, PRESET_NAMES};
 
-/// Every prime is below this bound, so that one basis serves 52-bit multipliers on CPUs and double-precision units elsewhere.
+/// Every prime is below this bound, so that one basis serves 52-bit multipliers on CPUs and double-precision units
+/// elsewhere.
 pub const PRIME_LIMIT: u64 = 1 << 50;
 
 /// Standard deviation of the error distribution.
@@ -276,8 +277,8 @@ impl Parameters {
         self.literal.ephemeral_weight as usize
     }
 
-    /// A 64-bit fingerprint (FNV-1a) of the degree, primes and secret distributions. It tells sets apart by accident, not
-    /// against an adversary.
+    /// A 64-bit fingerprint (FNV-1a) of the degree, primes and secret distributions. It tells sets apart by accident,
+    /// not against an adversary.
     pub fn fingerprint(&self) -> u64 {
         let words = [u64::from(self.literal.log2_degree), u64::from(self.literal.log2_scale)]
             .into_iter()
@@ -349,7 +350,8 @@ struct PrimePool<'a> {
 }
 
 impl PrimePool<'_> {
-    /// The free prime nearest to `target`, searched alternately on both sides, below [`PRIME_LIMIT`] and within a factor 2.
+    /// The free prime nearest to `target`, searched alternately on both sides, below [`PRIME_LIMIT`] and within a
+    /// factor 2.
     fn take(&mut self, bits: u32, target: f64) -> Result<u64, ParameterError> {
         let step = 1_u64 << self.log2_order;
         let centre = (target / step as f64).round() as u64 * step + 1;

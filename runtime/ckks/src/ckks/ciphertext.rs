@@ -14,7 +14,8 @@ pub struct Plaintext<B: Backend> {
     pub(crate) slots: usize,
 }
 
-/// An encoded vector modulo q_0 ⋯ q_level · P, in the NTT domain, for products before the division by P (double hoisting).
+/// An encoded vector modulo q_0 ⋯ q_level · P, in the NTT domain, for products before the division by P (double
+/// hoisting).
 #[derive(Debug)]
 pub struct ExtendedPlaintext<B: Backend> {
     pub(crate) buffer: B::Buffer,
@@ -23,8 +24,8 @@ pub struct ExtendedPlaintext<B: Backend> {
     pub(crate) slots: usize,
 }
 
-/// An encryption modulo q_0 ⋯ q_level, in the NTT domain: two polynomials, or three before relinearisation. Buffers may have more
-/// limbs than the level says; those above are ignored.
+/// An encryption modulo q_0 ⋯ q_level, in the NTT domain: two polynomials, or three before relinearisation. Buffers may
+/// have more limbs than the level says; those above are ignored.
 #[derive(Debug)]
 pub struct Ciphertext<B: Backend> {
     pub(crate) buffer: B::Buffer,
@@ -33,8 +34,8 @@ pub struct Ciphertext<B: Backend> {
     pub(crate) slots: usize,
 }
 
-/// P times an encryption, modulo q_0 ⋯ q_level · P, in the NTT domain: what a key switch is before its division by P. `scale` is the
-/// scale after that division.
+/// P times an encryption, modulo q_0 ⋯ q_level · P, in the NTT domain: what a key switch is before its division by P.
+/// `scale` is the scale after that division.
 #[derive(Debug)]
 pub struct ExtendedCiphertext<B: Backend> {
     pub(crate) buffer: B::Buffer,

@@ -1,12 +1,13 @@
 //! The canonical embedding of a subring, by one complex FFT.
 //!
-//! n slots (a power of two, n ≤ N/2) live in the subring R[Y]/(Y^{2n} + 1) with Y = X^{N/2n}. With ξ = exp(iπ/2n) the slots of
-//! m(Y) = Σ c_k Y^k are z_j = m(ξ^{5^j}), j = 0 … n-1. Since 5^j ≡ 1 (mod 4), ξ^{n·5^j} = i, and with d_k = c_k + i·c_{k+n}
+//! n slots (a power of two, n ≤ N/2) live in the subring R[Y]/(Y^{2n} + 1) with Y = X^{N/2n}. With ξ = exp(iπ/2n) the
+//! slots of m(Y) = Σ c_k Y^k are z_j = m(ξ^{5^j}), j = 0 … n-1. Since 5^j ≡ 1 (mod 4), ξ^{n·5^j} = i, and with d_k =
+//! c_k + i·c_{k+n}
 //!
 //! z_j = Σ_{k<n} d_k ξ^{k·5^j} = Σ_{k<n} (d_k ξ^k) exp(2πi·k·t_j/n),  t_j = (5^j - 1)/4 mod n,
 //!
-//! which is a twist, a discrete Fourier transform of size n, and the permutation j ↦ t_j. A rotation of the slots to the left by
-//! one is the automorphism X ↦ X^5.
+//! which is a twist, a discrete Fourier transform of size n, and the permutation j ↦ t_j. A rotation of the slots to
+//! the left by one is the automorphism X ↦ X^5.
 
 use std::f64::consts::FRAC_PI_2;
 use std::sync::Arc;

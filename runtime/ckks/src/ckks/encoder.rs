@@ -179,8 +179,8 @@ impl<B: Backend> Encoder<B> {
         self.lift(&integers, self.ring.parameters().maximum_slots(), level, scale)
     }
 
-    /// The N coefficients of a plaintext, divided by its scale, within a few roundings of `f64` as long as they stay below 2^62 in
-    /// absolute value (or, at low levels, below half the modulus).
+    /// The N coefficients of a plaintext, divided by its scale, within a few roundings of `f64` as long as they stay
+    /// below 2^62 in absolute value (or, at low levels, below half the modulus).
     pub fn decode_coefficients(&self, plaintext: &Plaintext<B>) -> Result<Vec<f64>, CkksError> {
         let (backend, degree) = (self.ring.backend(), self.ring.degree());
         let limbs = self.ring.chain(decoding_level(&self.ring, plaintext.level, plaintext.scale));

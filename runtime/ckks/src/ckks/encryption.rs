@@ -59,8 +59,8 @@ impl<'a, B: Backend> Encryptor<'a, B> {
     }
 }
 
-/// Decrypts under a secret key. Handing decrypted values to anyone who could have chosen the ciphertexts leaks the key: CKKS is not
-/// IND-CPA-D secure (ePrint 2020/1533).
+/// Decrypts under a secret key. Handing decrypted values to anyone who could have chosen the ciphertexts leaks the key:
+/// CKKS is not IND-CPA-D secure (ePrint 2020/1533).
 pub struct Decryptor<'a, B: Backend> {
     ring: Ring<B>,
     key: &'a SecretKey,

@@ -79,8 +79,9 @@ impl<B: Backend> Evaluator<B> {
         Ok(Ciphertext { buffer, level, scale, slots })
     }
 
-    /// A copy of the ciphertext's lowest limbs. The scale stays, so this is exact and free of noise, but leaves a canonical
-    /// ciphertext slightly off the lower level's canonical scale; [`drop_to_level`](Self::drop_to_level) corrects that.
+    /// A copy of the ciphertext's lowest limbs. The scale stays, so this is exact and free of noise, but leaves a
+    /// canonical ciphertext slightly off the lower level's canonical scale; [`drop_to_level`](Self::drop_to_level)
+    /// corrects that.
     pub fn truncate(&self, ciphertext: &Ciphertext<B>, level: usize) -> Result<Ciphertext<B>, CkksError> {
         check_needed_level("truncate", ciphertext.level, level)?;
         let polynomials = ciphertext.polynomials(&self.ring);
@@ -88,9 +89,9 @@ impl<B: Backend> Evaluator<B> {
         Ok(Ciphertext { buffer, level, ..*ciphertext })
     }
 
-    /// Brings a ciphertext to the canonical scale of a lower level t. Where its scale differs by more than a relative 2^-40, it is
-    /// multiplied by the integer nearest to q_{t+1}·Δ_t/scale at level t+1 and rescaled; that integer's rounding changes the slots by a
-    /// relative 2^-40 or so, less than the rescale's own noise.
+    /// Brings a ciphertext to the canonical scale of a lower level t. Where its scale differs by more than a relative
+    /// 2^-40, it is multiplied by the integer nearest to q_{t+1}·Δ_t/scale at level t+1 and rescaled; that integer's
+    /// rounding changes the slots by a relative 2^-40 or so, less than the rescale's own noise.
     pub fn drop_to_level(&self, ciphertext: &Ciphertext<B>, level: usize) -> Result<Ciphertext<B>, CkksError> {
         check_needed_level("drop_to_level", ciphertext.level, level)?;
         let canonical = self.ring.parameters().canonical_scale(level);
@@ -237,7 +238,8 @@ impl<B: Backend> Evaluator<B> {
         self.mul_plain_accumulate_many(accumulator, &[(a, p)])
     }
 
-    /// accumulator ← accumulator + Σ a_k·p_k with one modular reduction. Each pair's scales must multiply to the accumulator's.
+    /// accumulator ← accumulator + Σ a_k·p_k with one modular reduction. Each pair's scales must multiply to the
+    /// accumulator's.
     pub fn mul_plain_accumulate_many(
         &self,
         accumulator: &mut Ciphertext<B>,
@@ -256,7 +258,8 @@ impl<B: Backend> Evaluator<B> {
         Ok(())
     }
 
-    /// a·values at the canonical scale one level below: encodes at [`canonical_factor`](Self::canonical_factor), multiplies, rescales.
+    /// a·values at the canonical scale one level below: encodes at [`canonical_factor`](Self::canonical_factor),
+    /// multiplies, rescales.
     pub fn mul_slots(&self, a: &Ciphertext<B>, values: &[Complex64]) -> Result<Ciphertext<B>, CkksError> {
         let plaintext = self.encoder.encode(values, a.level, self.canonical_factor(a)?)?;
         let mut result = self.rescale(&self.mul_plain(a, &plaintext)?)?;
@@ -354,8 +357,9 @@ impl<B: Backend> Evaluator<B> {
         Ok(Ciphertext { buffer, level: a.level - 1, scale, slots: a.slots })
     }
 
-    /// Lifts a ciphertext modulo q_0 to modulo q_0 ⋯ q_level, as a polynomial with centred coefficients. The message becomes
-    /// m + q_0·I with a small integer polynomial I (the first step of a bootstrap). Limbs above q_0 are ignored.
+    /// Lifts a ciphertext modulo q_0 to modulo q_0 ⋯ q_level, as a polynomial with centred coefficients. The message
+    /// becomes m + q_0·I with a small integer polynomial I (the first step of a bootstrap). Limbs above q_0 are
+    /// ignored.
     pub fn raise_modulus(&self, a: &Ciphertext<B>, level: usize) -> Result<Ciphertext<B>, CkksError> {
         self.ring.check_level(level)?;
         let backend = self.ring.backend();

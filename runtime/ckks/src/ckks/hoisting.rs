@@ -1,8 +1,8 @@
 //! Rotations, conjugation, and the pieces of key switching that can be shared between them.
 //!
-//! A rotation is decomposition (most of the work), inner product with the key, division by P. Hoisting shares the decomposition between
-//! rotations of one ciphertext ([`Evaluator::decompose`]); double hoisting (ePrint 2020/1203, section 4) also shares the division by P
-//! between the terms of a sum ([`ExtendedCiphertext`]).
+//! A rotation is decomposition (most of the work), inner product with the key, division by P. Hoisting shares the
+//! decomposition between rotations of one ciphertext ([`Evaluator::decompose`]); double hoisting (ePrint 2020/1203,
+//! section 4) also shares the division by P between the terms of a sum ([`ExtendedCiphertext`]).
 
 use cachemir_hal::Backend;
 
@@ -79,7 +79,8 @@ impl<B: Backend> Evaluator<B> {
         Ok(Ciphertext { buffer, ..*a })
     }
 
-    /// Rotates the slots to the left by `rotation` modulo their number: slot j of the result is slot j + rotation of the operand.
+    /// Rotates the slots to the left by `rotation` modulo their number: slot j of the result is slot j + rotation of
+    /// the operand.
     pub fn rotate(
         &self,
         a: &Ciphertext<B>,
@@ -232,8 +233,8 @@ impl<B: Backend> Evaluator<B> {
         Ok(())
     }
 
-    /// accumulator ← accumulator + Σ a_k·p_k modulo Q·P, with one modular reduction. All levels must be equal, and each pair's scales
-    /// must multiply to the accumulator's.
+    /// accumulator ← accumulator + Σ a_k·p_k modulo Q·P, with one modular reduction. All levels must be equal, and each
+    /// pair's scales must multiply to the accumulator's.
     pub fn mul_plain_accumulate_extended(
         &self,
         accumulator: &mut ExtendedCiphertext<B>,

@@ -44,8 +44,8 @@ impl<B: Backend> Evaluator<B> {
         Ok(())
     }
 
-    /// accumulator ← accumulator + a·value, the constant being encoded at the quotient of both scales. The accumulator takes the lower
-    /// level and must have as many polynomials as `a`, or more.
+    /// accumulator ← accumulator + a·value, the constant being encoded at the quotient of both scales. The accumulator
+    /// takes the lower level and must have as many polynomials as `a`, or more.
     pub fn mul_scalar_accumulate(
         &self,
         accumulator: &mut Ciphertext<B>,

@@ -1,7 +1,7 @@
 //! Ciphertexts as bytes.
 //!
-//! Little-endian: magic `CMCT`, format version (u16), number of polynomials (u16), parameter fingerprint (u64), level (u32), slots (u32),
-//! scale (f64), then the residues as u64 in the order [polynomial][limb][N]. Nothing may follow.
+//! Little-endian: magic `CMCT`, format version (u16), number of polynomials (u16), parameter fingerprint (u64), level
+//! (u32), slots (u32), scale (f64), then the residues as u64 in the order [polynomial][limb][N]. Nothing may follow.
 
 use cachemir_hal::Backend;
 
@@ -39,8 +39,8 @@ impl<B: Backend> Ciphertext<B> {
         Ok(bytes)
     }
 
-    /// Reads what [`to_bytes`](Self::to_bytes) wrote, and refuses anything else: other versions and parameters, wrong lengths, residues
-    /// that are not reduced.
+    /// Reads what [`to_bytes`](Self::to_bytes) wrote, and refuses anything else: other versions and parameters, wrong
+    /// lengths, residues that are not reduced.
     pub fn from_bytes(ring: &Ring<B>, bytes: &[u8]) -> Result<Self, CkksError> {
         let Some((header, body)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
             return Err(malformed(format!("{} bytes are too few for the header of {HEADER_BYTES}", bytes.len())));

@@ -9,8 +9,8 @@ use crate::parameters::Parameters;
 
 pub mod sampling;
 
-/// A parameter set with the backend built over its primes: table indices `0 ..= maximum_level` are the chain, those after it the
-/// special primes. Cloning is cheap.
+/// A parameter set with the backend built over its primes: table indices `0 ..= maximum_level` are the chain, those
+/// after it the special primes. Cloning is cheap.
 #[derive(Debug, Clone)]
 pub struct Ring<B: Backend> {
     backend: B,

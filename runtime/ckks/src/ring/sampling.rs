@@ -1,10 +1,11 @@
 //! Samplers: secrets, errors and uniform residues.
 //!
-//! All randomness comes from ChaCha20 streams. A fresh stream is seeded by the operating system ([`os_seed`]); public uniform
-//! halves are expanded from a published seed with one stream number for each limb ([`stream`]), so that they never need storing.
-//! Small polynomials are signed bytes, one for each coefficient, and are wiped when dropped.
+//! All randomness comes from ChaCha20 streams. A fresh stream is seeded by the operating system ([`os_seed`]); public
+//! uniform halves are expanded from a published seed with one stream number for each limb ([`stream`]), so that they
+//! never need storing. Small polynomials are signed bytes, one for each coefficient, and are wiped when dropped.
 //!
-//! The Gaussian sampler reads a whole cumulative table for every sample, so its running time does not depend on the value drawn.
+//! The Gaussian sampler reads a whole cumulative table for every sample, so its running time does not depend on the
+//! value drawn.
 
 use rand::rngs::OsRng;
 use rand::{RngCore, SeedableRng, TryRngCore};
@@ -36,8 +37,8 @@ pub fn stream(seed: &Seed, index: u64) -> ChaCha20Rng {
     generator
 }
 
-/// Fills `residues` with uniform integers below `modulus`: the high half of modulus times a random 64-bit word, rejecting the few
-/// words that would make it uneven (arXiv 1805.10941).
+/// Fills `residues` with uniform integers below `modulus`: the high half of modulus times a random 64-bit word,
+/// rejecting the few words that would make it uneven (arXiv 1805.10941).
 pub fn uniform_residues(generator: &mut ChaCha20Rng, modulus: u64, residues: &mut [u64]) {
     const BLOCK: usize = 512;
     // 2^64 mod modulus: low halves below it belong to one word too many.
@@ -87,8 +88,8 @@ pub fn sparse_ternary(generator: &mut ChaCha20Rng, degree: usize, weight: usize)
     coefficients
 }
 
-/// The discrete Gaussian of standard deviation [`ERROR_STANDARD_DEVIATION`] over the integers, by inversion of a cumulative table
-/// of 63-bit probabilities; the neglected tail has probability below 2^-63.
+/// The discrete Gaussian of standard deviation [`ERROR_STANDARD_DEVIATION`] over the integers, by inversion of a
+/// cumulative table of 63-bit probabilities; the neglected tail has probability below 2^-63.
 #[derive(Debug, Clone)]
 pub struct GaussianSampler {
     /// Entry k is 2^63 · P(|X| > k).

@@ -13,8 +13,8 @@ use crate::ring::sampling::{self, GaussianSampler, Seed};
 use crate::rlwe::keys::{EvaluationKeys, KeyManifest, KeySwitchKey, PublicKey, switching_key_bytes};
 use crate::rlwe::secret::{SecretKey, SecretResidues};
 
-/// Uniform polynomials `[polynomials][limbs]` in the NTT domain, expanded from a public seed. Polynomial d modulo the prime of table
-/// index i is stream 256·d + i, so that leaving limbs out leaves the others unchanged.
+/// Uniform polynomials `[polynomials][limbs]` in the NTT domain, expanded from a public seed. Polynomial d modulo the
+/// prime of table index i is stream 256·d + i, so that leaving limbs out leaves the others unchanged.
 pub(crate) fn expand_uniform<B: Backend>(
     ring: &Ring<B>,
     seed: &Seed,
@@ -112,7 +112,8 @@ impl<B: Backend> KeyGenerator<B> {
         Ok(PublicKey { pair: encrypt_zero(&self.ring, &self.gaussian, secret, level)?, level })
     }
 
-    /// A key that takes ciphertexts of up to `level` from one secret to another, with the first `special` special primes.
+    /// A key that takes ciphertexts of up to `level` from one secret to another, with the first `special` special
+    /// primes.
     pub fn switching_key(
         &self,
         from: &SecretKey,

@@ -87,7 +87,8 @@ pub fn switching_key_bytes(parameters: &Parameters, level: usize, special: usize
     (2 * digits * (level + 1 + special) * parameters.degree() * size_of::<u64>()) as u64
 }
 
-/// A hybrid key-switching key: for each digit a pair (b_d, a_d) modulo q_0 ⋯ q_level · p_0 ⋯ p_{α-1}, in the NTT domain.
+/// A hybrid key-switching key: for each digit a pair (b_d, a_d) modulo q_0 ⋯ q_level · p_0 ⋯ p_{α-1}, in the NTT
+/// domain.
 #[derive(Debug)]
 pub struct KeySwitchKey<B: Backend> {
     pub(crate) b: B::Buffer,

@@ -18,7 +18,8 @@ impl SecretKey {
         Ok(Self { coefficients: sampling::ternary(&mut sampling::os_generator()?, degree) })
     }
 
-    /// The secret with independent uniform ternary coefficients that a seed determines, for owners that keep the seed only.
+    /// The secret with independent uniform ternary coefficients that a seed determines, for owners that keep the seed
+    /// only.
     pub fn from_seed(degree: usize, seed: &sampling::Seed) -> Self {
         Self { coefficients: sampling::ternary(&mut sampling::stream(seed, 0), degree) }
     }

@@ -6,7 +6,8 @@ use crate::error::CkksError;
 use crate::ring::Ring;
 use crate::rlwe::keys::KeySwitchKey;
 
-/// The digits of one polynomial modulo q_0 ⋯ q_level, extended by `special` special primes: `[digits][level + 1 + special][N]`.
+/// The digits of one polynomial modulo q_0 ⋯ q_level, extended by `special` special primes: `[digits][level + 1 +
+/// special][N]`.
 pub(crate) fn decompose<B: Backend>(
     ring: &Ring<B>,
     source: &B::Buffer,
