@@ -150,7 +150,10 @@ pub const EXPLANATIONS: &[(&str, &str)] = &[
          two folders above it; name them with --tokenizer and --config if they lie elsewhere.",
     ),
     ("C0302", "A file beside the model is not valid, or is of another model: its numbers contradict the graph."),
-    ("C0401", "An option asks for something that this model or program cannot give; the message says what is possible."),
+    (
+        "C0401",
+        "An option asks for something that this model or program cannot give; the message says what is possible.",
+    ),
     ("C0501", "A file cannot be read. Check its path and permissions."),
     ("C0502", "A file cannot be written. Check the folder, its permissions and the space left."),
     (

@@ -5,36 +5,47 @@ use cachemir_ir::tensor::{
     CacheKind, Hyperparameters, RopeTable, TensorModel, TensorOp, TensorType, Weight, WeightId, verify,
 };
 
+use super::ImportOptions;
 use super::companions::Companions;
 use super::onnx::Name;
 use super::recognise::{Attention, Decoder, Layer, Linear, Norm, RopeSource, past_shape};
 use super::specialise::{Sizes, Specialised, Value};
-use super::ImportOptions;
 use crate::Error;
 
+/// The longest context that rotary tables are made for.
+const LONGEST_CONTEXT: usize = 1 << 20;
+
 /// Builds and verifies the model.
-pub(super) fn build(decoder: &Decoder<'_>, companions: &Companions, options: &ImportOptions) -> Result<TensorModel, Error> {
+pub(super) fn build(
+    decoder: &Decoder<'_>,
+    companions: &Companions,
+    options: &ImportOptions,
+) -> Result<TensorModel, Error> {
     let first = &decoder.layers[0];
     let (heads, kv_heads, head_dim) = (first.attention.heads, first.attention.kv_heads, first.attention.head_dim);
     let context = context(decoder, companions, options)?;
-    let mut builder = Builder { decoder, shapes_only: options.shapes_only, model: TensorModel {
-        hyperparameters: Hyperparameters {
-            hidden: decoder.embedding.weight.inputs,
-            layers: decoder.layers.len(),
-            heads,
-            kv_heads,
-            head_dim,
-            mlp: first.mlp.gate.outputs(),
-            vocabulary: decoder.embedding.weight.outputs(),
-            epsilon: decoder.norm.epsilon,
-            attention_scale: canonical_scale(first.attention.scale, head_dim),
-            context,
-            tied_head: false,
+    let mut builder = Builder {
+        decoder,
+        shapes_only: options.shapes_only,
+        model: TensorModel {
+            hyperparameters: Hyperparameters {
+                hidden: decoder.embedding.weight.inputs,
+                layers: decoder.layers.len(),
+                heads,
+                kv_heads,
+                head_dim,
+                mlp: first.mlp.gate.outputs(),
+                vocabulary: decoder.embedding.weight.outputs(),
+                epsilon: decoder.norm.epsilon,
+                attention_scale: canonical_scale(first.attention.scale, head_dim),
+                context,
+                tied_head: false,
+            },
+            rope: rope_table(decoder, companions, options, context)?,
+            weights: Vec::new(),
+            graph: cachemir_ir::graph::Graph::default(),
         },
-        rope: rope_table(decoder, companions, options, context)?,
-        weights: Vec::new(),
-        graph: cachemir_ir::graph::Graph::default(),
-    } };
+    };
     builder.decoder()?;
     verify(&builder.model)?;
     Ok(builder.model)
@@ -54,6 +65,9 @@ fn context(decoder: &Decoder<'_>, companions: &Companions, options: &ImportOptio
     });
     let limit = rows.chain(companions.context).min();
     let bad = |message: String| Error::BadOption { option: "--context", message };
+    if options.context.or(limit).is_some_and(|context| context > LONGEST_CONTEXT) {
+        return Err(bad(format!("more than {LONGEST_CONTEXT} tokens are not supported; ask for fewer")));
+    }
     match (options.context, limit) {
         (Some(0), _) => Err(bad("a session needs at least one token".to_owned())),
         (Some(asked), Some(limit)) if asked > limit => {
@@ -61,7 +75,9 @@ fn context(decoder: &Decoder<'_>, companions: &Companions, options: &ImportOptio
         }
         (Some(asked), _) => Ok(asked),
         (None, Some(limit)) => Ok(limit),
-        (None, None) => Err(bad("neither graph nor config.json says how many tokens the model was made for".to_owned())),
+        (None, None) => {
+            Err(bad("neither graph nor config.json says how many tokens the model was made for".to_owned()))
+        }
     }
 }
 
@@ -91,7 +107,9 @@ fn rope_table(
             match &table {
                 None => table = Some(found),
                 Some(table) if *table == found => {}
-                Some(_) => return Err(fail("the rotary embeddings of two layers, or of queries and keys, differ".to_owned())),
+                Some(_) => {
+                    return Err(fail("the rotary embeddings of two layers, or of queries and keys, differ".to_owned()));
+                }
             }
         }
     }
@@ -115,7 +133,9 @@ fn read_table(
         let (Some(cosines), Some(sines)) = (read(cosines)?, read(sines)?) else {
             return Ok(None);
         };
-        let fits = [&cosines, &sines].iter().all(|table| matches!(*table.shape, [rows, columns] if rows >= context && columns == pairs));
+        let fits = [&cosines, &sines]
+            .iter()
+            .all(|table| matches!(*table.shape, [rows, columns] if rows >= context && columns == pairs));
         if !fits {
             return Ok(None);
         }
@@ -217,7 +237,8 @@ impl Builder<'_, '_> {
         let (embedding, head) = (self.model.weight(embedding), self.model.weight(head));
         if self.shapes_only && embedding.values.is_empty() {
             let specialised = &self.decoder.specialised;
-            let roots = [&self.decoder.embedding.weight, &self.decoder.head].map(|linear| specialised.root(linear.weight));
+            let roots =
+                [&self.decoder.embedding.weight, &self.decoder.head].map(|linear| specialised.root(linear.weight));
             return roots[0] == roots[1];
         }
         embedding.shape == head.shape && embedding.hash == head.hash
@@ -229,7 +250,10 @@ impl Builder<'_, '_> {
             return Err(self.decoder.specialised.not_llama(layer.nodes.mix, "layers have different heads"));
         }
         if canonical_scale(layer.scale, layer.head_dim) != shape.attention_scale {
-            return Err(self.decoder.specialised.not_llama(layer.nodes.scores, "layers scale their scores differently"));
+            return Err(self
+                .decoder
+                .specialised
+                .not_llama(layer.nodes.scores, "layers scale their scores differently"));
         }
         let value = |name: &str| format!("layers.{index}.{name}");
         let weight = |name: &str| format!("layers.{index}.self_attn.{name}_proj");
@@ -240,7 +264,8 @@ impl Builder<'_, '_> {
         let k = self.linear(&weight("k"), &layer.key, normed, value("k"))?;
         let v = self.linear(&weight("v"), &layer.value, normed, value("v"))?;
         let q = self.vector(TensorOp::Rope { heads }, &[q], shape.query_width(), nodes.query_rope, value("q_rope"));
-        let k = self.vector(TensorOp::Rope { heads: kv_heads }, &[k], shape.kv_width(), nodes.key_rope, value("k_rope"));
+        let k =
+            self.vector(TensorOp::Rope { heads: kv_heads }, &[k], shape.kv_width(), nodes.key_rope, value("k_rope"));
         let cache = TensorType::Cache { width: shape.kv_width() as u32 };
         let append = |kind| TensorOp::KvAppend { layer: index as u32, kind };
         let keys = self.push(append(CacheKind::Key), &[k], cache, nodes.key_append, value("keys"));
@@ -282,7 +307,8 @@ impl Builder<'_, '_> {
             let message = format!("the norm's factors have shape {gamma:?} instead of [{hidden}]");
             return Err(self.decoder.specialised.not_llama(norm.node, message));
         }
-        let values = if self.shapes_only { Vec::new() } else { self.decoder.specialised.resolve(norm.gamma)?.into_f32() };
+        let values =
+            if self.shapes_only { Vec::new() } else { self.decoder.specialised.resolve(norm.gamma)?.into_f32() };
         let weight = self.weight(weight, vec![hidden], values);
         Ok(self.vector(TensorOp::RmsNorm { weight, epsilon: norm.epsilon }, &[x], hidden, norm.node, name))
     }

@@ -192,7 +192,10 @@ impl Dense {
         if matches!(data_type, 21 | 22) {
             let sign = if data_type == 22 { 8 } else { 0 };
             let nibbles = bytes.iter().flat_map(|byte| [byte & 15, byte >> 4]).take(count);
-            return Ok(Self { shape, data: Data::Int(nibbles.map(|n| i64::from(n ^ sign) - i64::from(sign)).collect()) });
+            return Ok(Self {
+                shape,
+                data: Data::Int(nibbles.map(|n| i64::from(n ^ sign) - i64::from(sign)).collect()),
+            });
         }
         Ok(Self { shape, data })
     }
@@ -218,9 +221,7 @@ pub(super) fn byte_count(data_type: i32, count: usize) -> u64 {
 /// The shape that numpy's broadcasting rules give two shapes.
 pub(super) fn broadcast_shapes(left: &[usize], right: &[usize]) -> Result<Vec<usize>, String> {
     let rank = left.len().max(right.len());
-    let extent = |shape: &[usize], axis: usize| {
-        (axis + shape.len()).checked_sub(rank).map_or(1, |index| shape[index])
-    };
+    let extent = |shape: &[usize], axis: usize| (axis + shape.len()).checked_sub(rank).map_or(1, |index| shape[index]);
     (0..rank)
         .map(|axis| match (extent(left, axis), extent(right, axis)) {
             (a, b) if a == b => Ok(a),

@@ -8,6 +8,15 @@ use super::specialise::{Sizes, Value};
 /// Shape and kind of one output.
 pub(super) type Output = (Vec<usize>, Kind);
 
+/// Refuses shapes that no decoder has.
+pub(super) fn check_size(shape: &[usize]) -> Result<(), String> {
+    let count = shape.iter().try_fold(1_usize, |product, &extent| product.checked_mul(extent));
+    match count {
+        Some(count) if count <= 1 << 40 => Ok(()),
+        _ => Err(format!("the shape {shape:?} is too large")),
+    }
+}
+
 /// How an operation's output shapes follow from its inputs.
 #[derive(Clone, Copy)]
 enum Rule {
@@ -32,10 +41,16 @@ enum Rule {
 
 fn rule(op_type: &str) -> Option<Rule> {
     Some(match op_type {
-        "Sqrt" | "Reciprocal" | "Softmax" | "Sigmoid" | "Cast" | "SimplifiedLayerNormalization" | "RMSNormalization"
-        | "com.microsoft::SkipSimplifiedLayerNormalization" | "RotaryEmbedding" | "com.microsoft::RotaryEmbedding" => {
-            Rule::Same
-        }
+        "Sqrt"
+        | "Reciprocal"
+        | "Softmax"
+        | "Sigmoid"
+        | "Cast"
+        | "SimplifiedLayerNormalization"
+        | "RMSNormalization"
+        | "com.microsoft::SkipSimplifiedLayerNormalization"
+        | "RotaryEmbedding"
+        | "com.microsoft::RotaryEmbedding" => Rule::Same,
         "Add" | "Sub" | "Mul" | "Div" | "Pow" => Rule::Broadcast,
         "IsNaN" | "Not" | "And" | "Or" | "Equal" | "Less" | "LessOrEqual" | "Greater" | "GreaterOrEqual" => Rule::Test,
         "MatMul" => Rule::Product,
@@ -60,13 +75,14 @@ pub(super) fn is_known(op_type: &str) -> bool {
 
 /// Shapes and kinds of the outputs.
 pub(super) fn infer(node: &OnnxNode, inputs: &[Option<Value>], sizes: Sizes) -> Result<Vec<Output>, String> {
-    let value = |index: usize| {
-        inputs.get(index).and_then(Option::as_ref).ok_or_else(|| format!("input {index} is missing"))
-    };
+    let value =
+        |index: usize| inputs.get(index).and_then(Option::as_ref).ok_or_else(|| format!("input {index} is missing"));
     let first = value(0)?;
     let kind = first.kind();
     let Some(rule) = rule(&node.op_type) else {
-        return Err("the operation is applied to values that depend on the token in a way that no decoder does".to_owned());
+        return Err(
+            "the operation is applied to values that depend on the token in a way that no decoder does".to_owned()
+        );
     };
     let broadcast = || {
         inputs.iter().flatten().try_fold(Vec::new(), |shape: Vec<usize>, input| broadcast_shapes(&shape, input.shape()))
@@ -102,7 +118,7 @@ pub(super) fn infer(node: &OnnxNode, inputs: &[Option<Value>], sizes: Sizes) -> 
             let mut shape = value(1)?.shape().to_vec();
             let bits = node.int("bits").unwrap_or(4);
             let packed = if kind == Kind::Bytes && bits == 4 { 2 } else { 1 };
-            shape.push(first.shape().last().copied().unwrap_or(0) * packed);
+            shape.push(first.shape().last().copied().unwrap_or(0).saturating_mul(packed));
             vec![(shape, value(2)?.kind())]
         }
         Rule::Attention => {
@@ -114,7 +130,7 @@ pub(super) fn infer(node: &OnnxNode, inputs: &[Option<Value>], sizes: Sizes) -> 
         Rule::GroupedAttention => {
             let (heads, kv_heads) = (extent(node, "num_heads")?, extent(node, "kv_num_heads")?);
             let packed = inputs.get(1).is_none_or(Option::is_none);
-            let parts = if packed { heads + 2 * kv_heads } else { heads };
+            let parts = if packed { heads.saturating_add(kv_heads.saturating_mul(2)) } else { heads };
             let [batch, tokens, width] = *first.shape() else {
                 return Err(format!("queries of shape {:?} are not [batch, tokens, width]", first.shape()));
             };
@@ -168,8 +184,8 @@ fn joined(node: &OnnxNode, inputs: &[Option<Value>]) -> Result<Vec<usize>, Strin
     let mut shape = parts.next().unwrap_or_default().to_vec();
     let axis = axis_index(node.int("axis").unwrap_or(0), shape.len())?;
     for part in parts {
-        let fits = part.len() == shape.len()
-            && (0..shape.len()).all(|other| other == axis || part[other] == shape[other]);
+        let fits =
+            part.len() == shape.len() && (0..shape.len()).all(|other| other == axis || part[other] == shape[other]);
         if !fits {
             return Err(format!("shapes {shape:?} and {part:?} cannot be concatenated"));
         }

@@ -18,6 +18,8 @@ mod infer;
 mod onnx;
 mod recognise;
 mod specialise;
+#[cfg(test)]
+mod tests;
 mod views;
 
 use std::path::{Path, PathBuf};

@@ -33,9 +33,8 @@ pub(super) enum Attribute {
     Float(f32),
     Ints(Vec<i64>),
     Floats(Vec<f32>),
-    Text(String),
     Tensor(Dense),
-    /// A graph or another kind that no supported operation has.
+    /// A text, a graph or another kind that no supported operation depends on.
     Other,
 }
 
@@ -121,8 +120,6 @@ pub(super) struct OnnxGraph {
     pub(super) initializers: BTreeMap<Name, Initializer>,
     /// Names of all values.
     pub(super) names: Vec<String>,
-    /// Version of ONNX's own operator set.
-    pub(super) opset: i64,
 }
 
 /// Reads a model file. External data files are opened only when a tensor is decoded.
@@ -137,12 +134,9 @@ pub(super) fn read(path: &Path) -> Result<OnnxGraph, Error> {
     if model.ir_version < 3 {
         return Err(not_onnx(format!("IR version {} is older than 3", model.ir_version)));
     }
-    let opset =
-        model.opset_import.iter().filter(|set| set.domain.is_empty() || set.domain == "ai.onnx").map(|set| set.version);
-    let opset = opset.max().unwrap_or(0);
     let graph = model.graph.take().unwrap_or_default();
     let folder = path.parent().unwrap_or_else(|| Path::new("")).to_owned();
-    Reader { folder, numbers: BTreeMap::new(), names: Vec::new() }.graph(graph, opset)
+    Reader { folder, numbers: BTreeMap::new(), names: Vec::new() }.graph(graph)
 }
 
 struct Reader {
@@ -166,7 +160,7 @@ impl Reader {
         if name.is_empty() { None } else { Some(self.number(name)) }
     }
 
-    fn graph(mut self, graph: GraphProto, opset: i64) -> Result<OnnxGraph, Error> {
+    fn graph(mut self, graph: GraphProto) -> Result<OnnxGraph, Error> {
         let mut initializers = BTreeMap::new();
         for tensor in graph.initializer {
             let number = self.number(&tensor.name);
@@ -185,7 +179,7 @@ impl Reader {
             (output.name, value)
         });
         let outputs = outputs.collect();
-        Ok(OnnxGraph { nodes, inputs, outputs, initializers, names: self.names, opset })
+        Ok(OnnxGraph { nodes, inputs, outputs, initializers, names: self.names })
     }
 
     fn node(&mut self, node: NodeProto) -> Result<OnnxNode, Error> {
@@ -208,7 +202,6 @@ impl Reader {
             Ok(AttributeType::FLOAT) => Attribute::Float(attribute.f),
             Ok(AttributeType::INTS) => Attribute::Ints(attribute.ints),
             Ok(AttributeType::FLOATS) => Attribute::Floats(attribute.floats),
-            Ok(AttributeType::STRING) => Attribute::Text(String::from_utf8_lossy(&attribute.s).into_owned()),
             Ok(AttributeType::TENSOR) => match attribute.t.take() {
                 Some(mut tensor) => {
                     if tensor.name.is_empty() {
@@ -235,7 +228,8 @@ impl Reader {
         let kind = Kind::of_onnx(data_type).ok_or_else(|| bad(format!("element type {data_type} is not supported")))?;
         let external = tensor.data_location.enum_value() == Ok(DataLocation::EXTERNAL);
         let bytes = if external {
-            let field = |key: &str| tensor.external_data.iter().find(|entry| entry.key == key).map(|entry| &entry.value);
+            let field =
+                |key: &str| tensor.external_data.iter().find(|entry| entry.key == key).map(|entry| &entry.value);
             let number = |key: &str| match field(key).map(|text| text.parse::<u64>()) {
                 None => Ok(None),
                 Some(Ok(number)) => Ok(Some(number)),
@@ -243,7 +237,9 @@ impl Reader {
             };
             let location = field("location").ok_or_else(|| bad("its external data has no location".to_owned()))?;
             let relative = Path::new(location);
-            let inside = relative.components().all(|part| matches!(part, std::path::Component::Normal(_) | std::path::Component::CurDir));
+            let inside = relative
+                .components()
+                .all(|part| matches!(part, std::path::Component::Normal(_) | std::path::Component::CurDir));
             if !inside {
                 return Err(bad(format!("its external data `{location}` is outside the model's folder")));
             }
@@ -289,9 +285,7 @@ impl Initializer {
         let bad = |message: String| Error::BadTensor { tensor: self.name.clone(), message };
         match &self.bytes {
             Bytes::Inline(tensor) if tensor.raw_data.is_empty() => self.decode_fields(tensor).map_err(bad),
-            Bytes::Inline(tensor) => {
-                Dense::from_raw(self.shape.clone(), self.data_type, &tensor.raw_data).map_err(bad)
-            }
+            Bytes::Inline(tensor) => Dense::from_raw(self.shape.clone(), self.data_type, &tensor.raw_data).map_err(bad),
             Bytes::External { file, offset, length } => {
                 let missing = |_| Error::MissingExternalData { tensor: self.name.clone(), path: file.clone() };
                 let mut source = File::open(file).map_err(missing)?;
@@ -320,7 +314,9 @@ impl Initializer {
             7 => Data::Int(tensor.int64_data.clone()),
             9 => Data::Bool(tensor.int32_data.iter().map(|&word| word != 0).collect()),
             10 => Data::F32(tensor.int32_data.iter().map(|&word| half::f16::from_bits(word as u16).to_f32()).collect()),
-            16 => Data::F32(tensor.int32_data.iter().map(|&word| half::bf16::from_bits(word as u16).to_f32()).collect()),
+            16 => {
+                Data::F32(tensor.int32_data.iter().map(|&word| half::bf16::from_bits(word as u16).to_f32()).collect())
+            }
             2 => Data::Bytes(tensor.int32_data.iter().map(|&word| word as u8).collect()),
             12 | 13 => Data::Int(tensor.uint64_data.iter().map(|&word| word as i64).collect()),
             3 | 5 | 6 => Data::Int(tensor.int32_data.iter().map(|&word| i64::from(word)).collect()),

@@ -131,29 +131,36 @@ pub(super) fn role(input: &OnnxInput) -> Result<Role, Error> {
         (Kind::Int, 1 | 2) if name.ends_with("position_ids") => Ok(Role::Positions),
         (Kind::F32 | Kind::F64, 4) => Ok(Role::Past),
         _ => Err(Error::Interface {
-            message: format!("input `{}` is none of input_ids, attention_mask, position_ids, past keys and values", input.name),
+            message: format!(
+                "input `{}` is none of input_ids, attention_mask, position_ids, past keys and values",
+                input.name
+            ),
         }),
     }
 }
 
 impl<'g> Specialised<'g> {
-    /// Specialises a graph; with `wanted`, only as much of it as those values depend on. `past_shape` gives key-value
-    /// heads and head dimension of past inputs whose shape in the file is symbolic.
+    /// Specialises a graph; with `wanted`, only as much of it as those values depend on, with inputs of unknown shape
+    /// left unknown. `past_shape` gives key-value heads and head dimension of past inputs whose shape in the file is
+    /// symbolic.
     pub(super) fn new(
         graph: &'g OnnxGraph,
         sizes: Sizes,
         past_shape: Option<[usize; 2]>,
         wanted: Option<&[Name]>,
     ) -> Result<Self, Error> {
-        let mut producers = vec![None; graph.names.len()];
+        let producers = vec![None; graph.names.len()];
+        let mut this = Self { graph, sizes, values: vec![None; graph.names.len()], producers };
         for (index, node) in graph.nodes.iter().enumerate() {
             for (output, name) in node.outputs.iter().enumerate() {
-                if let Some(name) = name {
-                    producers[name.index()] = Some((index, output));
+                let Some(name) = name else { continue };
+                let stored =
+                    graph.initializers.contains_key(name) || graph.inputs.iter().any(|input| input.value == *name);
+                if stored || this.producers[name.index()].replace((index, output)).is_some() {
+                    return Err(this.not_llama(index, "it gives a value that is already given"));
                 }
             }
         }
-        let mut this = Self { graph, sizes, values: vec![None; graph.names.len()], producers };
         for (&name, initializer) in &graph.initializers {
             let large = initializer.kind.is_float() && initializer.len() > FOLDED_ENTRIES;
             this.values[name.index()] = Some(if large || initializer.missing_file().is_some() {
@@ -163,7 +170,11 @@ impl<'g> Specialised<'g> {
             });
         }
         for input in &graph.inputs {
-            this.values[input.value.index()] = Some(this.input(input, past_shape)?);
+            let value = match this.input(input, past_shape) {
+                Err(_) if wanted.is_some() => Value::Unknown,
+                value => value?,
+            };
+            this.values[input.value.index()] = Some(value);
         }
         let needed = wanted.map(|wanted| this.ancestors(wanted));
         let mut unsupported: Vec<usize> = Vec::new();
@@ -211,13 +222,15 @@ impl<'g> Specialised<'g> {
             return initializer.decode();
         }
         let Some((index, output)) = self.producer(name) else {
-            return Err(Error::Interface { message: format!("`{}` is not a constant", self.graph.names[name.index()]) });
+            return Err(Error::Interface {
+                message: format!("`{}` is not a constant", self.graph.names[name.index()]),
+            });
         };
         let node = &self.graph.nodes[index];
         let inputs = node.inputs.iter().map(|input| input.map(|input| self.resolve(input)).transpose());
         let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
         let values = inputs.iter().map(Option::as_ref).collect();
-        let operands = Operands { node, values, opset: self.graph.opset };
+        let operands = Operands { node, values };
         let outputs = evaluate::evaluate(&operands).map_err(|message| self.not_llama(index, message))?;
         outputs.into_iter().nth(output).ok_or_else(|| self.not_llama(index, "an output is missing"))
     }
@@ -232,9 +245,10 @@ impl<'g> Specialised<'g> {
 
     /// The first initialiser in the file's order whose external data file is missing, with that file.
     pub(super) fn missing_data(graph: &OnnxGraph) -> Option<(&str, &Path)> {
-        graph.initializers.values().find_map(|initializer| {
-            initializer.missing_file().map(|file| (initializer.name.as_str(), file))
-        })
+        graph
+            .initializers
+            .values()
+            .find_map(|initializer| initializer.missing_file().map(|file| (initializer.name.as_str(), file)))
     }
 
     /// For each node whether one of the values depends on it.
@@ -270,7 +284,9 @@ impl<'g> Specialised<'g> {
                     let message = format!("heads and head dimension of input `{}` are not known", input.name);
                     return Err(Error::Interface { message });
                 };
-                Value::Signal(Signal::whole(input.value, vec![1, heads, past, dim], input.kind))
+                let shape = vec![1, heads, past, dim];
+                infer::check_size(&shape).map_err(|message| Error::Interface { message })?;
+                Value::Signal(Signal::whole(input.value, shape, input.kind))
             }
         })
     }
@@ -294,7 +310,7 @@ impl<'g> Specialised<'g> {
                 self.set(node, |_, _| Some(Value::Parameter { shape: shape.clone(), kind: Kind::F32 }));
                 return Ok(true);
             }
-            let operands = Operands { node, values, opset: self.graph.opset };
+            let operands = Operands { node, values };
             let mut results = evaluate::evaluate(&operands)?.into_iter().map(Arc::new);
             self.set(node, |_, _| results.next().map(Value::Constant));
             return Ok(true);
@@ -307,7 +323,7 @@ impl<'g> Specialised<'g> {
         if inputs.iter().flatten().all(|value| !matches!(value, Value::Signal(_))) && !inputs.is_empty() {
             return self.parameter(node, &inputs);
         }
-        if let Some(results) = super::views::follow(node, &inputs, self.graph.opset)? {
+        if let Some(results) = super::views::follow(node, &inputs)? {
             let mut results = results.into_iter();
             self.set(node, |_, _| results.next().map(Value::Signal));
             return Ok(true);
@@ -321,6 +337,7 @@ impl<'g> Specialised<'g> {
             return Ok(false);
         }
         let results = infer::infer(node, &inputs, self.sizes)?;
+        results.iter().try_for_each(|(shape, _)| infer::check_size(shape))?;
         self.set(node, |name, output| {
             let (shape, kind) = results.get(output)?.clone();
             Some(Value::Signal(Signal::whole(name, shape, kind)))
@@ -333,7 +350,7 @@ impl<'g> Specialised<'g> {
         for (output, name) in node.outputs.iter().enumerate() {
             let result = name.and_then(|name| value(name, output));
             if let Some(name) = name {
-                self.values[name.index()] = result;
+                self.values[name.index()] = Some(result.unwrap_or(Value::Unknown));
             }
         }
     }
@@ -357,10 +374,8 @@ impl<'g> Specialised<'g> {
 
     /// `Where(IsNaN(x), 0, x)` is x: the guard of a softmax against rows that are masked everywhere.
     fn guard(&self, node: &OnnxNode, inputs: &[Option<Value>]) -> Option<Signal> {
-        let (
-            "Where",
-            [Some(Value::Signal(condition)), Some(Value::Constant(replacement)), Some(Value::Signal(value))],
-        ) = (node.op_type.as_str(), inputs)
+        let ("Where", [Some(Value::Signal(condition)), Some(Value::Constant(replacement)), Some(Value::Signal(value))]) =
+            (node.op_type.as_str(), inputs)
         else {
             return None;
         };

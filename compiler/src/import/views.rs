@@ -7,12 +7,11 @@ use super::evaluate::{self, Operands, cast_kind, concatenate, is_view};
 use super::onnx::OnnxNode;
 use super::specialise::{Signal, Value, constants};
 
+/// Most entries of a signal whose rearrangements are followed.
+const MAPPED_ENTRIES: usize = 1 << 27;
+
 /// The node's outputs if it only rearranges or scales a signal, else `None`.
-pub(super) fn follow(
-    node: &OnnxNode,
-    inputs: &[Option<Value>],
-    opset: i64,
-) -> Result<Option<Vec<Signal>>, String> {
+pub(super) fn follow(node: &OnnxNode, inputs: &[Option<Value>]) -> Result<Option<Vec<Signal>>, String> {
     let op_type = node.op_type.as_str();
     match (op_type, inputs) {
         ("Concat", _) => join(node, inputs),
@@ -30,7 +29,7 @@ pub(super) fn follow(
         ("Where", [Some(Value::Constant(condition)), Some(yes), Some(no)]) => Ok(chosen(condition, yes, no)),
         (_, [Some(Value::Signal(signal)), rest @ ..]) if is_view(op_type) || op_type == "Gather" => {
             match constants(rest) {
-                Some(rest) => rearranged(node, signal, rest, opset).map(Some),
+                Some(rest) => rearranged(node, signal, rest).map(Some),
                 None => Ok(None),
             }
         }
@@ -69,15 +68,13 @@ fn chosen(condition: &Dense, yes: &Value, no: &Value) -> Option<Vec<Signal>> {
 }
 
 /// Applies a view to the positions of the signal's entries.
-fn rearranged(
-    node: &OnnxNode,
-    signal: &Signal,
-    rest: Vec<Option<&Dense>>,
-    opset: i64,
-) -> Result<Vec<Signal>, String> {
+fn rearranged(node: &OnnxNode, signal: &Signal, rest: Vec<Option<&Dense>>) -> Result<Vec<Signal>, String> {
+    if signal.len() > MAPPED_ENTRIES {
+        return Err(format!("the shape {:?} is too large to be rearranged", signal.shape));
+    }
     let positions = Dense::ints(signal.shape.clone(), signal.indices().to_vec());
     let values = std::iter::once(Some(&positions)).chain(rest).collect();
-    let results = evaluate::evaluate(&Operands { node, values, opset })?;
+    let results = evaluate::evaluate(&Operands { node, values })?;
     Ok(results.into_iter().map(|result| at_positions(signal, result)).collect())
 }
 
@@ -99,7 +96,7 @@ fn join(node: &OnnxNode, inputs: &[Option<Value>]) -> Result<Option<Vec<Signal>>
         return Ok(None);
     };
     let first = parts[0].clone();
-    if parts.iter().any(|part| part.base != first.base || part.scale != first.scale) {
+    if parts.iter().any(|part| part.base != first.base || part.scale != first.scale || part.len() > MAPPED_ENTRIES) {
         return Ok(None);
     }
     let positions: Vec<Dense> =

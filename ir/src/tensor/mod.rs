@@ -22,6 +22,8 @@
 mod interpreter;
 mod op;
 mod ranges;
+#[cfg(test)]
+mod tests;
 mod verifier;
 
 pub use interpreter::Interpreter;

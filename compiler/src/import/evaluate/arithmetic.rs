@@ -1,5 +1,6 @@
 //! Operations that compute new entries.
 
+use super::movement::entries;
 use super::{Operands, axis_index};
 use crate::import::dense::{Data, Dense, Kind, broadcast_indices, broadcast_shapes, strided_indices, strides};
 
@@ -8,7 +9,10 @@ pub(super) fn is_known(op_type: &str) -> bool {
         || binary(op_type).is_some()
         || comparison(op_type).is_some()
         || reduction(op_type).is_some()
-        || matches!(op_type, "And" | "Or" | "Xor" | "Not" | "IsNaN" | "Where" | "MatMul" | "Range" | "CumSum" | "Max" | "Min")
+        || matches!(
+            op_type,
+            "And" | "Or" | "Xor" | "Not" | "IsNaN" | "Where" | "MatMul" | "Range" | "CumSum" | "Max" | "Min"
+        )
 }
 
 fn unary(op_type: &str) -> Option<fn(f64) -> f64> {
@@ -126,6 +130,7 @@ pub(super) fn evaluate(operands: &Operands<'_>) -> Result<Dense, String> {
 /// Both operands with the shape that broadcasting gives them.
 fn broadcast(a: &Dense, b: &Dense) -> Result<(Vec<usize>, Dense, Dense), String> {
     let shape = broadcast_shapes(&a.shape, &b.shape)?;
+    entries(&shape)?;
     let expand = |operand: &Dense| {
         if operand.shape == shape {
             return operand.clone();
@@ -147,6 +152,7 @@ fn arithmetic(a: &Dense, b: &Dense, (on_floats, on_ints): Binary) -> Result<Dens
 
 fn select(condition: &Dense, yes: &Dense, no: &Dense) -> Result<Dense, String> {
     let shape = broadcast_shapes(&broadcast_shapes(&condition.shape, &yes.shape)?, &no.shape)?;
+    entries(&shape)?;
     let at = |operand: &Dense| broadcast_indices(&operand.shape, &shape);
     let (condition_at, yes_at, no_at) = (at(condition), at(yes), at(no));
     let condition = condition.to_bools();
@@ -189,11 +195,8 @@ fn reduce(operands: &Operands<'_>, function: fn(&[f64]) -> f64) -> Result<Dense,
         function(&gathered)
     });
     let results = results.collect();
-    let shape = if keep {
-        (0..rank).map(|axis| if reduced[axis] { 1 } else { x.shape[axis] }).collect()
-    } else {
-        outer_shape
-    };
+    let shape =
+        if keep { (0..rank).map(|axis| if reduced[axis] { 1 } else { x.shape[axis] }).collect() } else { outer_shape };
     Ok(Dense::from_f64(shape, x.kind(), results))
 }
 
@@ -228,6 +231,7 @@ fn matrix_shape(shape: &[usize], on_the_left: bool) -> Vec<usize> {
 
 fn matrix_product(a: &Dense, b: &Dense) -> Result<Dense, String> {
     let shape = matrix_product_shape(&a.shape, &b.shape)?;
+    entries(&shape)?;
     let (left, right) = (matrix_shape(&a.shape, true), matrix_shape(&b.shape, false));
     let (rows, inner, columns) = (left[left.len() - 2], left[left.len() - 1], right[right.len() - 1]);
     let batch = broadcast_shapes(&left[..left.len() - 2], &right[..right.len() - 2])?;
@@ -249,13 +253,12 @@ fn matrix_product(a: &Dense, b: &Dense) -> Result<Dense, String> {
 
 fn range(operands: &Operands<'_>) -> Result<Dense, String> {
     let start = operands.get(0)?;
-    let bounds: Option<Vec<f64>> =
-        [start, operands.get(1)?, operands.get(2)?].into_iter().map(Dense::scalar).collect();
+    let bounds: Option<Vec<f64>> = [start, operands.get(1)?, operands.get(2)?].into_iter().map(Dense::scalar).collect();
     let Some([first, limit, step]) = bounds.as_deref().and_then(|bounds| <[f64; 3]>::try_from(bounds).ok()) else {
         return Err("the bounds are no scalars".to_owned());
     };
     let count = ((limit - first) / step).ceil().max(0.0);
-    if !(count < 1e9) {
+    if count.is_nan() || count > 1e8 {
         return Err(format!("the range from {first} to {limit} by {step} is too long"));
     }
     let values: Vec<f64> = (0..count as usize).map(|i| first + i as f64 * step).collect();

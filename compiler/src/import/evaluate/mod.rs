@@ -7,6 +7,8 @@
 mod arithmetic;
 mod movement;
 mod quantised;
+#[cfg(test)]
+mod tests;
 
 pub(super) use arithmetic::matrix_product_shape;
 pub(super) use movement::{concatenate, is_view};
@@ -19,7 +21,6 @@ use super::onnx::{Attribute, OnnxNode};
 pub(super) struct Operands<'a> {
     pub(super) node: &'a OnnxNode,
     pub(super) values: Vec<Option<&'a Dense>>,
-    pub(super) opset: i64,
 }
 
 impl<'a> Operands<'a> {
@@ -46,7 +47,9 @@ pub(super) fn axis_index(axis: i64, rank: usize) -> Result<usize, String> {
 
 /// Whether a node can be evaluated when all its inputs are constants.
 pub(super) fn is_known(op_type: &str) -> bool {
-    arithmetic::is_known(op_type) || movement::is_known(op_type) || quantised::is_known(op_type)
+    arithmetic::is_known(op_type)
+        || movement::is_known(op_type)
+        || quantised::is_known(op_type)
         || matches!(op_type, "Constant" | "Shape" | "Size" | "Identity" | "Dropout" | "Cast")
 }
 

@@ -13,7 +13,16 @@ pub(super) fn is_known(op_type: &str) -> bool {
 pub(in crate::import) fn is_view(op_type: &str) -> bool {
     matches!(
         op_type,
-        "Reshape" | "Squeeze" | "Unsqueeze" | "Flatten" | "Transpose" | "Expand" | "Slice" | "Split" | "Identity" | "Dropout"
+        "Reshape"
+            | "Squeeze"
+            | "Unsqueeze"
+            | "Flatten"
+            | "Transpose"
+            | "Expand"
+            | "Slice"
+            | "Split"
+            | "Identity"
+            | "Dropout"
     )
 }
 
@@ -44,9 +53,9 @@ fn extents(values: &[i64]) -> Result<Vec<usize>, String> {
 }
 
 /// The number of entries of a shape, if it is not absurd.
-fn entries(shape: &[usize]) -> Result<usize, String> {
+pub(super) fn entries(shape: &[usize]) -> Result<usize, String> {
     let count = shape.iter().try_fold(1_usize, |product, &extent| product.checked_mul(extent));
-    count.filter(|&count| count <= 1 << 31).ok_or_else(|| format!("the shape {shape:?} is too large"))
+    count.filter(|&count| count <= 1 << 27).ok_or_else(|| format!("the shape {shape:?} is too large"))
 }
 
 fn reshape(operands: &Operands<'_>) -> Result<Dense, String> {
@@ -103,7 +112,8 @@ fn unsqueeze(operands: &Operands<'_>) -> Result<Dense, String> {
         added[axis_index(axis, rank)?] = true;
     }
     let mut old = x.shape.iter();
-    let shape: Vec<usize> = added.iter().map(|&is_new| if is_new { 1 } else { old.next().copied().unwrap_or(1) }).collect();
+    let shape: Vec<usize> =
+        added.iter().map(|&is_new| if is_new { 1 } else { old.next().copied().unwrap_or(1) }).collect();
     if old.next().is_some() {
         return Err("an axis is added twice".to_owned());
     }
@@ -122,8 +132,7 @@ fn flatten(operands: &Operands<'_>) -> Result<Dense, String> {
 fn transpose(operands: &Operands<'_>) -> Result<Dense, String> {
     let x = operands.get(0)?;
     let rank = x.shape.len();
-    let order: Vec<i64> =
-        operands.node.ints("perm").map_or_else(|| (0..rank as i64).rev().collect(), <[i64]>::to_vec);
+    let order: Vec<i64> = operands.node.ints("perm").map_or_else(|| (0..rank as i64).rev().collect(), <[i64]>::to_vec);
     let order = order.into_iter().map(|axis| axis_index(axis, rank)).collect::<Result<Vec<_>, _>>()?;
     let mut sorted = order.clone();
     sorted.sort_unstable();
@@ -209,7 +218,7 @@ fn split(operands: &Operands<'_>) -> Result<Vec<Dense>, String> {
             (0..parts).map(|part| size.min(x.shape[axis].saturating_sub(part * size))).collect()
         }
     };
-    if sizes.iter().sum::<usize>() != x.shape[axis] {
+    if sizes.iter().try_fold(0_usize, |sum, &size| sum.checked_add(size)) != Some(x.shape[axis]) {
         return Err(format!("parts of {sizes:?} do not make up {}", x.shape[axis]));
     }
     let mut start = 0;
@@ -279,6 +288,7 @@ fn wrapped(index: i64, extent: usize) -> Result<usize, String> {
 fn gather(operands: &Operands<'_>) -> Result<Dense, String> {
     let (x, indices) = (operands.get(0)?, operands.get(1)?);
     let axis = axis_index(operands.node.int("axis").unwrap_or(0), x.shape.len())?;
+    entries(&[indices.len(), x.shape[..axis].iter().product(), x.shape[axis + 1..].iter().product()])?;
     let chosen: Result<Vec<usize>, String> =
         indices.to_ints().into_iter().map(|index| wrapped(index, x.shape[axis])).collect();
     let taken = take(x, axis, &chosen?);
@@ -296,6 +306,7 @@ fn gather_nd(operands: &Operands<'_>) -> Result<Dense, String> {
     let starts = nd_starts(&x.shape, indices)?;
     let depth = indices.shape.last().copied().unwrap_or(0);
     let inner: usize = x.shape[depth..].iter().product();
+    entries(&[starts.len(), inner])?;
     let mut shape = indices.shape[..indices.shape.len() - 1].to_vec();
     shape.extend(&x.shape[depth..]);
     let chosen: Vec<usize> = starts.into_iter().flat_map(|start| start..start + inner).collect();
@@ -311,7 +322,10 @@ fn nd_starts(shape: &[usize], indices: &Dense) -> Result<Vec<usize>, String> {
     let all = strides(shape);
     let tuples = indices.to_ints();
     let starts = tuples.chunks_exact(depth).map(|tuple| {
-        tuple.iter().enumerate().try_fold(0, |start, (axis, &index)| Ok(start + wrapped(index, shape[axis])? * all[axis]))
+        tuple
+            .iter()
+            .enumerate()
+            .try_fold(0, |start, (axis, &index)| Ok(start + wrapped(index, shape[axis])? * all[axis]))
     });
     starts.collect()
 }
@@ -377,7 +391,7 @@ fn tile(operands: &Operands<'_>) -> Result<Dense, String> {
     let mut result = x.clone();
     for (axis, &repeat) in repeats.iter().enumerate() {
         let extent = result.shape[axis];
-        entries(&[result.len(), repeat])?;
+        entries(&[result.len().max(extent), repeat])?;
         let chosen: Vec<usize> = (0..extent * repeat).map(|index| index % extent).collect();
         result = take(&result, axis, &chosen);
     }

@@ -26,8 +26,12 @@ pub(in crate::import) fn dequantise(
     // Rows are padded to whole blocks.
     let row_length = integers.len().checked_div(rows).unwrap_or(0);
     let scales = scales.to_f64();
-    if row_length < columns || scales.len() != rows * blocks {
-        return Err(format!("{} packed entries and {} scales for {rows}×{columns} weights", packed.len(), scales.len()));
+    if row_length < columns || Some(scales.len()) != rows.checked_mul(blocks) {
+        return Err(format!(
+            "{} packed entries and {} scales for {rows}×{columns} weights",
+            packed.len(),
+            scales.len()
+        ));
     }
     let zeros = match zero_points {
         None => None,

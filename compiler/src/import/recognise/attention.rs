@@ -86,17 +86,15 @@ impl Recogniser<'_, '_> {
         let widths = (query.outputs(), key.outputs(), value.outputs());
         let (heads, kv_heads, head_dim) = (core.heads, core.kv_heads, core.head_dim);
         if widths != (heads * head_dim, kv_heads * head_dim, kv_heads * head_dim) {
-            let message = format!("{heads} query and {kv_heads} key-value heads of {head_dim} entries do not fit {widths:?}");
+            let message =
+                format!("{heads} query and {kv_heads} key-value heads of {head_dim} entries do not fit {widths:?}");
             return Err(self.fail(query.node, message));
         }
         let (norm, normed) = self.norm(&query.input, query.node)?;
         self.same_stream(&normed, &before, sum)?;
         let scale = core.scale * query.scale * key.scale;
         let (rope, nodes) = (core.rope, core.nodes);
-        Ok((
-            Attention { norm, query, key, value, output, rope, heads, kv_heads, head_dim, scale, nodes, sum },
-            normed,
-        ))
+        Ok((Attention { norm, query, key, value, output, rope, heads, kv_heads, head_dim, scale, nodes, sum }, normed))
     }
 
     /// softmax(q·Kᵀ)·V with every step a node of its own.
@@ -118,7 +116,8 @@ impl Recogniser<'_, '_> {
         }
         let (queries, keys, scores_scale) = self.factors_of_product(scores)?;
         let tokens = self.specialised.sizes.past + 1;
-        let (&[.., key_dim, key_tokens], &[.., value_tokens, value_dim]) = (keys.shape.as_slice(), values.shape.as_slice())
+        let (&[.., key_dim, key_tokens], &[.., value_tokens, value_dim]) =
+            (keys.shape.as_slice(), values.shape.as_slice())
         else {
             return Err(self.fail(scores, "expected products of matrices"));
         };
@@ -243,7 +242,8 @@ impl Recogniser<'_, '_> {
         if onnx.float("softcap").unwrap_or(0.0) != 0.0 || onnx.input(4).is_some() {
             return Err(self.fail(node, "soft capping and caches inside the operation are not supported"));
         }
-        let (&[1, heads, 1, dim], &[1, stored_heads, tokens, _]) = (queries.shape.as_slice(), keys.shape.as_slice()) else {
+        let (&[1, heads, 1, dim], &[1, stored_heads, tokens, _]) = (queries.shape.as_slice(), keys.shape.as_slice())
+        else {
             return Err(self.fail(node, "expected operands [batch, heads, tokens, dimension]"));
         };
         let visible = match self.operand(node, 3) {
@@ -252,7 +252,12 @@ impl Recogniser<'_, '_> {
             Value::Constant(mask) => mask.to_bools().iter().all(|&entry| entry),
             _ => false,
         };
-        if !visible || queries.map.is_some() || values.scale != 1.0 || stored_heads == 0 || !heads.is_multiple_of(stored_heads) {
+        if !visible
+            || queries.map.is_some()
+            || values.scale != 1.0
+            || stored_heads == 0
+            || !heads.is_multiple_of(stored_heads)
+        {
             return Err(self.fail(node, "expected plain attention to all past tokens"));
         }
         let extents = Extents { heads, tokens, dim };
@@ -291,7 +296,9 @@ impl Recogniser<'_, '_> {
             || onnx.int("do_rotary").unwrap_or(0) == 0
             || (9..onnx.inputs.len()).any(|input| onnx.input(input).is_some());
         if unusual || kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
-            return Err(self.fail(node, "expected plain attention over all past tokens with its rotary embedding inside"));
+            return Err(
+                self.fail(node, "expected plain attention over all past tokens with its rotary embedding inside")
+            );
         }
         let queries = self.signal(node, 0)?;
         let packed = onnx.input(1).is_none();

@@ -119,8 +119,13 @@ impl Recogniser<'_, '_> {
             if onnx.input(4).is_some() {
                 return Err(self.fail(node, "weights in a permuted order (g_idx) are not supported"));
             }
-            let orientation =
-                Orientation::Quantised { bits: extent("bits"), block: extent("block_size"), first: 1, scales: 2, zero: 3 };
+            let orientation = Orientation::Quantised {
+                bits: extent("bits"),
+                block: extent("block_size"),
+                first: 1,
+                scales: 2,
+                zero: 3,
+            };
             (orientation, extent("K"), extent("N"))
         } else {
             match self.operand(node, 1) {
@@ -163,7 +168,13 @@ impl Recogniser<'_, '_> {
             if onnx.int("quantize_axis").unwrap_or(1) != 1 {
                 return Err(self.fail(node, "embeddings quantised along the vocabulary are not supported"));
             }
-            Orientation::Quantised { bits: extent("bits", 4), block: extent("block_size", 128), first: 0, scales: 2, zero: 3 }
+            Orientation::Quantised {
+                bits: extent("bits", 4),
+                block: extent("block_size", 128),
+                first: 0,
+                scales: 2,
+                zero: 3,
+            }
         } else {
             Orientation::OutputsFirst
         };

@@ -74,16 +74,17 @@ pub(super) fn recognise(graph: &OnnxGraph) -> Result<Decoder<'_>, Error> {
     let cached = roles.contains(&Role::Past);
     let sizes = Sizes { past: if cached { PAST } else { 0 }, sequence: 1 };
     let specialised = Specialised::new(graph, sizes, past_shape(graph), None)?;
-    Recogniser { specialised: &specialised }.decoder().map(|(embedding, layers, norm, head)| (embedding, layers, norm, head))
-        .map(|(embedding, layers, norm, head)| Decoder { specialised, embedding, layers, norm, head })
+    let (embedding, layers, norm, head) = Recogniser { specialised: &specialised }.decoder()?;
+    Ok(Decoder { specialised, embedding, layers, norm, head })
 }
 
 /// Key-value heads and head dimension as grouped-query attention nodes give them, for graphs whose inputs do not.
 pub(super) fn past_shape(graph: &OnnxGraph) -> Option<[usize; 2]> {
     let node = graph.nodes.iter().find(|node| node.op_type == "com.microsoft::GroupQueryAttention")?;
     let heads = usize::try_from(node.int("kv_num_heads")?).ok()?;
-    let table = graph.initializers.get(&node.input(7)?)?;
-    Some([heads, 2 * *table.shape.get(1)?])
+    let table = node.input(7)?;
+    let specialised = Specialised::new(graph, Sizes { past: 1, sequence: 1 }, None, Some(&[table])).ok()?;
+    Some([heads, 2 * specialised.value(table).shape().get(1)?])
 }
 
 /// Access to the specialised graph for the matchers.
@@ -127,7 +128,10 @@ impl<'g> Recogniser<'_, 'g> {
         if signal.is_whole() {
             Ok((node, output))
         } else {
-            Err(self.fail(user, format!("it reads a rearranged or scaled output of `{}` instead of {expected}", self.node(node).name)))
+            Err(self.fail(
+                user,
+                format!("it reads a rearranged or scaled output of `{}` instead of {expected}", self.node(node).name),
+            ))
         }
     }
 
@@ -200,18 +204,26 @@ impl<'g> Recogniser<'_, 'g> {
                 let (node, output) = self.whole_node(signal, user, "the residual stream")?;
                 match (self.node(node).op_type.as_str(), output) {
                     ("Add", _) | ("com.microsoft::SkipSimplifiedLayerNormalization", 3) => node,
-                    _ => return Err(self.fail(node, "expected the embedding or a sum of the residual stream and a layer's output")),
+                    _ => {
+                        return Err(self.fail(
+                            node,
+                            "expected the embedding or a sum of the residual stream and a layer's output",
+                        ));
+                    }
                 }
             }
         };
         let (a, b) = (self.signal(node, 0)?, self.signal(node, 1)?);
         let is_layer = |signal: &Signal| {
-            self.specialised.producer(signal.base).is_some_and(|(index, _)| linear::is_linear(&self.node(index).op_type))
+            self.specialised
+                .producer(signal.base)
+                .is_some_and(|(index, _)| linear::is_linear(&self.node(index).op_type))
         };
         match (is_layer(&a), is_layer(&b)) {
             (false, true) => Ok((node, a, b)),
             (true, false) => Ok((node, b, a)),
-            _ => Err(self.fail(node, "expected the sum of the residual stream and the output of a linear layer without bias")),
+            _ => Err(self
+                .fail(node, "expected the sum of the residual stream and the output of a linear layer without bias")),
         }
     }
 
@@ -233,7 +245,9 @@ impl<'g> Recogniser<'_, 'g> {
             (self.node(node).op_type == "Sigmoid" && sigmoid.is_whole() && of_gate).then_some((gate, node, up))
         });
         let Some((gate, sigmoid, up)) = found else {
-            return Err(self.fail(product, "expected a gate multiplied by its own sigmoid (SiLU) and by an up projection"));
+            return Err(
+                self.fail(product, "expected a gate multiplied by its own sigmoid (SiLU) and by an up projection")
+            );
         };
         let gate = self.linear(gate, product, "the gate projection")?;
         let up = self.linear(up, product, "the up projection")?;
@@ -250,9 +264,15 @@ impl<'g> Recogniser<'_, 'g> {
         let same = match normed {
             Stream::Value(signal) => same_entries(signal, added),
             // The fused node's sum has a name if anything else reads it.
-            Stream::Sum(node) => self.node(*node).outputs.get(3).copied().flatten() == Some(added.base) && added.is_whole(),
+            Stream::Sum(node) => {
+                self.node(*node).outputs.get(3).copied().flatten() == Some(added.base) && added.is_whole()
+            }
         };
-        if same { Ok(()) } else { Err(self.fail(sum, "a layer's output is added to another value than its norm reads")) }
+        if same {
+            Ok(())
+        } else {
+            Err(self.fail(sum, "a layer's output is added to another value than its norm reads"))
+        }
     }
 }
 

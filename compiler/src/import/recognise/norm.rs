@@ -100,7 +100,7 @@ impl Recogniser<'_, '_> {
         match (onnx.op_type.as_str(), output) {
             ("RMSNormalization" | "SimplifiedLayerNormalization", 0) => {
                 let rank = self.operand(node, 0).shape().len();
-                if axis_index(onnx.int("axis").unwrap_or(-1), rank) != Ok(rank - 1) {
+                if axis_index(onnx.int("axis").unwrap_or(-1), rank) != Ok(rank.saturating_sub(1)) {
                     return Err(self.fail(node, "the norm is not over the last axis"));
                 }
                 let norm = Norm { node, gamma: self.gamma(node, 1)?, epsilon: epsilon() };
@@ -158,7 +158,8 @@ impl Recogniser<'_, '_> {
             return Err(self.fail(mean, "expected a mean over the last axis"));
         }
         let (square, _) = self.whole_node(&operand, mean, "a square")?;
-        let of_x = |input: usize| matches!(self.operand(square, input), Value::Signal(signal) if same_entries(signal, &x));
+        let of_x =
+            |input: usize| matches!(self.operand(square, input), Value::Signal(signal) if same_entries(signal, &x));
         let squared = match self.node(square).op_type.as_str() {
             "Pow" => {
                 of_x(0) && matches!(self.operand(square, 1), Value::Constant(power) if power.scalar() == Some(2.0))

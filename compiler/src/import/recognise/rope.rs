@@ -38,7 +38,8 @@ impl Recogniser<'_, '_> {
             "RotaryEmbedding" | "com.microsoft::RotaryEmbedding" => {
                 let partial = onnx.int("rotary_embedding_dim").unwrap_or(0);
                 let scaled = onnx.float("scale").unwrap_or(1.0);
-                if onnx.int("interleaved").unwrap_or(0) != 0 || (partial != 0 && partial != dim as i64) || scaled != 1.0 {
+                if onnx.int("interleaved").unwrap_or(0) != 0 || (partial != 0 && partial != dim as i64) || scaled != 1.0
+                {
                     return Err(self.fail(node, "interleaved or partial rotary embeddings are not supported"));
                 }
                 let (cosines, sines, positions) = if onnx.op_type == "RotaryEmbedding" {

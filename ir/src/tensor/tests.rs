@@ -1,0 +1,268 @@
+//! The clear interpreter against the formulas over a whole text at once, and the verifier against broken models.
+
+use proptest::prelude::*;
+
+use super::{
+    CacheKind, Hyperparameters, Interpreter, Ranges, RopeTable, TensorModel, TensorOp, TensorType, Weight, WeightId,
+    verify,
+};
+use crate::Error;
+use crate::graph::{Graph, ValueId};
+
+const HIDDEN: usize = 6;
+const HEADS: usize = 4;
+const KV_HEADS: usize = 2;
+const DIM: usize = 4;
+const MLP: usize = 5;
+const VOCABULARY: usize = 7;
+const CONTEXT: usize = 8;
+const EPSILON: f64 = 1e-3;
+
+/// Numbers in (−1, 1) that look random.
+fn numbers(seed: u64, count: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1_u64 << 23) as f32 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+struct Builder {
+    model: TensorModel,
+    seed: u64,
+}
+
+impl Builder {
+    fn weight(&mut self, shape: &[usize]) -> WeightId {
+        self.seed += 1;
+        let values = numbers(self.seed, shape.iter().product());
+        let name = format!("weight{}", self.model.weights.len());
+        self.model.weights.push(Weight::new(name, shape.to_vec(), values));
+        WeightId(self.model.weights.len() as u32 - 1)
+    }
+
+    fn op(&mut self, op: TensorOp, inputs: &[ValueId], ty: TensorType) -> ValueId {
+        let (id, results) = self.model.graph.add_node(op, inputs.to_vec(), vec![ty], None, None);
+        self.model.graph.body.ops.push(id);
+        results[0]
+    }
+
+    fn vector(&mut self, op: TensorOp, inputs: &[ValueId], width: usize) -> ValueId {
+        self.op(op, inputs, TensorType::Vector { width: width as u32 })
+    }
+
+    fn linear(&mut self, x: ValueId, outputs: usize, inputs: usize) -> ValueId {
+        let weight = self.weight(&[outputs, inputs]);
+        self.vector(TensorOp::Linear { weight }, &[x], outputs)
+    }
+
+    fn norm(&mut self, x: ValueId) -> ValueId {
+        let weight = self.weight(&[HIDDEN]);
+        self.vector(TensorOp::RmsNorm { weight, epsilon: EPSILON }, &[x], HIDDEN)
+    }
+}
+
+/// A decoder of one layer with random weights.
+fn model(seed: u64) -> TensorModel {
+    let angles: Vec<f64> = (0..CONTEXT).flat_map(|p| [p as f64, p as f64 / 10.0]).collect();
+    let hyperparameters = Hyperparameters {
+        hidden: HIDDEN,
+        layers: 1,
+        heads: HEADS,
+        kv_heads: KV_HEADS,
+        head_dim: DIM,
+        mlp: MLP,
+        vocabulary: VOCABULARY,
+        epsilon: EPSILON,
+        attention_scale: 0.5,
+        context: CONTEXT,
+        tied_head: true,
+    };
+    let rope = RopeTable {
+        pairs: DIM / 2,
+        cosines: angles.iter().map(|angle| angle.cos() as f32).collect(),
+        sines: angles.iter().map(|angle| angle.sin() as f32).collect(),
+    };
+    let mut builder =
+        Builder { model: TensorModel { hyperparameters, rope, weights: Vec::new(), graph: Graph::default() }, seed };
+    let b = &mut builder;
+    let (heads, kv_heads) = (HEADS as u32, KV_HEADS as u32);
+    let token = b.model.graph.add_input("token", TensorType::Token);
+    let embedding = b.weight(&[VOCABULARY, HIDDEN]);
+    let x = b.vector(TensorOp::Embedding { weight: embedding }, &[token], HIDDEN);
+    let normed = b.norm(x);
+    let q = b.linear(normed, HEADS * DIM, HIDDEN);
+    let k = b.linear(normed, KV_HEADS * DIM, HIDDEN);
+    let v = b.linear(normed, KV_HEADS * DIM, HIDDEN);
+    let q = b.vector(TensorOp::Rope { heads }, &[q], HEADS * DIM);
+    let k = b.vector(TensorOp::Rope { heads: kv_heads }, &[k], KV_HEADS * DIM);
+    let cache = TensorType::Cache { width: kv_heads * DIM as u32 };
+    let keys = b.op(TensorOp::KvAppend { layer: 0, kind: CacheKind::Key }, &[k], cache);
+    let values = b.op(TensorOp::KvAppend { layer: 0, kind: CacheKind::Value }, &[v], cache);
+    let rows = TensorType::Rows { heads };
+    let scores = b.op(TensorOp::Scores { heads, kv_heads, scale: 0.5 }, &[q, keys], rows);
+    let shares = b.op(TensorOp::Softmax, &[scores], rows);
+    let mixed = b.vector(TensorOp::Mix { heads, kv_heads }, &[shares, values], HEADS * DIM);
+    let output = b.linear(mixed, HIDDEN, HEADS * DIM);
+    let x = b.vector(TensorOp::Add, &[x, output], HIDDEN);
+    let normed = b.norm(x);
+    let gate = b.linear(normed, MLP, HIDDEN);
+    let gate = b.vector(TensorOp::Silu, &[gate], MLP);
+    let up = b.linear(normed, MLP, HIDDEN);
+    let product = b.vector(TensorOp::Mul, &[gate, up], MLP);
+    let down = b.linear(product, HIDDEN, MLP);
+    let x = b.vector(TensorOp::Add, &[x, down], HIDDEN);
+    let normed = b.norm(x);
+    let logits = b.vector(TensorOp::LmHead { weight: embedding }, &[normed], VOCABULARY);
+    b.model.graph.body.yields.push(logits);
+    builder.model
+}
+
+type Matrix = Vec<Vec<f64>>;
+
+/// x·Wᵀ for the weight of the given number in the order of creation.
+fn apply(model: &TensorModel, weight: usize, x: &Matrix) -> Matrix {
+    let weight = &model.weights[weight];
+    let row = |x: &Vec<f64>, output: usize| {
+        (0..weight.columns()).map(|i| x[i] * f64::from(weight.values[output * weight.columns() + i])).sum()
+    };
+    x.iter().map(|x| (0..weight.rows()).map(|output| row(x, output)).collect()).collect()
+}
+
+fn normalise(model: &TensorModel, weight: usize, x: &Matrix) -> Matrix {
+    let gamma = &model.weights[weight].values;
+    let row = |x: &Vec<f64>| {
+        let mean: f64 = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
+        x.iter().zip(gamma).map(|(x, &gamma)| f64::from(gamma) * x / (mean + EPSILON).sqrt()).collect()
+    };
+    x.iter().map(row).collect()
+}
+
+/// Logits of every position, with full attention matrices and complex rotations in place of a cache.
+fn whole_text(model: &TensorModel, tokens: &[u32]) -> Matrix {
+    let x: Matrix =
+        tokens.iter().map(|&t| model.weights[0].row(t as usize).iter().map(|&e| f64::from(e)).collect()).collect();
+    let u = normalise(model, 1, &x);
+    let turn = |vectors: Matrix| -> Matrix {
+        let turned = vectors.into_iter().enumerate().map(|(p, vector)| {
+            (0..vector.len())
+                .map(|i| {
+                    let (head, entry) = (i / DIM * DIM, i % DIM);
+                    let angle = p as f64 * [1.0, 0.1][entry % 2];
+                    let (re, im) = (vector[head + entry % 2], vector[head + entry % 2 + 2]);
+                    if entry < 2 { re * angle.cos() - im * angle.sin() } else { re * angle.sin() + im * angle.cos() }
+                })
+                .collect()
+        });
+        turned.collect()
+    };
+    let (q, k, v) = (turn(apply(model, 2, &u)), turn(apply(model, 3, &u)), apply(model, 4, &u));
+    let mut mixed = vec![vec![0.0; HEADS * DIM]; tokens.len()];
+    for (p, mixed) in mixed.iter_mut().enumerate() {
+        for head in 0..HEADS {
+            let shared = head / (HEADS / KV_HEADS);
+            let score = |j: usize| (0..DIM).map(|i| q[p][head * DIM + i] * k[j][shared * DIM + i]).sum::<f64>() * 0.5;
+            let total: f64 = (0..=p).map(|j| score(j).exp()).sum();
+            for j in 0..=p {
+                for i in 0..DIM {
+                    mixed[head * DIM + i] += score(j).exp() / total * v[j][shared * DIM + i];
+                }
+            }
+        }
+    }
+    let add = |a: &Matrix, b: Matrix| -> Matrix {
+        a.iter().zip(b).map(|(a, b)| a.iter().zip(b).map(|(a, b)| a + b).collect()).collect()
+    };
+    let x = add(&x, apply(model, 5, &mixed));
+    let g = normalise(model, 6, &x);
+    let (gate, up) = (apply(model, 7, &g), apply(model, 8, &g));
+    let product: Matrix = gate
+        .iter()
+        .zip(&up)
+        .map(|(gate, up)| gate.iter().zip(up).map(|(g, u)| g * u / (1.0 + (-g).exp())).collect())
+        .collect();
+    let x = add(&x, apply(model, 9, &product));
+    apply(model, 0, &normalise(model, 10, &x))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn steps_agree_with_the_whole_text(seed in any::<u64>(), tokens in prop::collection::vec(0..VOCABULARY as u32, 1..=CONTEXT)) {
+        let model = model(seed);
+        prop_assert!(verify(&model).is_ok());
+        let expected = whole_text(&model, &tokens);
+        let mut interpreter = Interpreter::new(&model).expect("the model is valid");
+        for (&token, expected) in tokens.iter().zip(expected) {
+            let logits = interpreter.step(token).expect("a step");
+            // The table is in single precision.
+            prop_assert!(logits.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5), "{logits:?} {expected:?}");
+        }
+    }
+
+    #[test]
+    fn ranges_hold_every_value(seed in any::<u64>(), tokens in prop::collection::vec(0..VOCABULARY as u32, 1..=CONTEXT)) {
+        let model = model(seed);
+        let ranges = Ranges::calibrate(&model, std::slice::from_ref(&tokens)).expect("known tokens");
+        let mut interpreter = Interpreter::new(&model).expect("the model is valid");
+        for &token in &tokens {
+            interpreter.step(token).expect("a step");
+            for &op in &model.graph.body.ops {
+                let node = model.graph.node(op);
+                if matches!(node.op, TensorOp::KvAppend { .. }) {
+                    continue;
+                }
+                let range = ranges.value(node.results[0]);
+                prop_assert!(interpreter.value(node.results[0]).iter().all(|x| (range.min..=range.max).contains(x)));
+            }
+        }
+        prop_assert_eq!(ranges.tokens, tokens.len());
+    }
+}
+
+#[test]
+fn steps_end_with_the_context_and_the_vocabulary() {
+    let model = model(3);
+    let mut interpreter = Interpreter::new(&model).expect("the model is valid");
+    assert!(matches!(interpreter.step(VOCABULARY as u32), Err(Error::Execution(_))));
+    for _ in 0..CONTEXT {
+        interpreter.step(1).expect("a step");
+    }
+    assert!(matches!(interpreter.step(1), Err(Error::Execution(_))));
+    interpreter.reset();
+    assert_eq!(interpreter.position(), 0);
+    assert!(interpreter.step(1).is_ok());
+}
+
+#[test]
+fn broken_models_are_refused() {
+    let breaks: [fn(&mut TensorModel); 7] = [
+        |model| model.hyperparameters.kv_heads = 3,
+        |model| model.rope.sines.truncate(3),
+        |model| model.weights[2].shape.swap(0, 1),
+        |model| model.graph.nodes[3].inputs.clear(),
+        |model| model.graph.nodes[7].op = TensorOp::KvAppend { layer: 0, kind: CacheKind::Value },
+        |model| model.graph.body.ops.swap(1, 2),
+        |model| model.graph.body.yields.clear(),
+    ];
+    for (number, damage) in breaks.into_iter().enumerate() {
+        let mut model = model(1);
+        damage(&mut model);
+        assert!(matches!(verify(&model), Err(Error::Invalid { stage: "tensor", .. })), "damage {number}");
+    }
+}
+
+#[test]
+fn the_content_hash_sees_weights_and_ops_but_no_origins() {
+    let original = model(1);
+    let mut other = original.clone();
+    other.graph.origins.push(crate::graph::Origin { node: "a".to_owned(), op_type: "b".to_owned() });
+    assert_eq!(other.content_hash(), original.content_hash());
+    other.graph.nodes[1].op = TensorOp::RmsNorm { weight: WeightId(1), epsilon: 0.5 };
+    assert_ne!(other.content_hash(), original.content_hash());
+    assert_ne!(model(2).content_hash(), original.content_hash());
+}
