@@ -35,6 +35,39 @@ pub fn excerpt(sequences: &[Vec<u32>], context: usize, tokens: usize) -> Vec<Vec
     taken
 }
 
+/// Sequences that the model writes itself, as long as the context allows, each a continuation of one of the given
+/// sequences; drawn from its distribution by a fixed generator, so that the same model gives the same text.
+pub fn continued(model: &TensorModel, sequences: &[Vec<u32>], count: usize) -> Result<Vec<Vec<u32>>, Error> {
+    let starts: Vec<&Vec<u32>> = sequences.iter().filter(|sequence| !sequence.is_empty()).take(count).collect();
+    let one = |(index, start): (usize, &&Vec<u32>)| -> Result<Vec<u32>, Error> {
+        let mut state = index as u64;
+        let mut interpreter = tensor::Interpreter::new(model)?;
+        let mut tokens = Vec::new();
+        let mut next = 0;
+        while tokens.len() < model.hyperparameters.context {
+            let token = start.get(tokens.len()).copied().unwrap_or(next);
+            let logits = interpreter.step(token)?;
+            tokens.push(token);
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            next = draw(&logits, (state >> 11) as f64 / (1u64 << 53) as f64);
+        }
+        Ok(tokens)
+    };
+    starts.par_iter().enumerate().map(one).collect()
+}
+
+/// The token at a quantile in [0, 1) of the distribution with these logits.
+fn draw(logits: &[f64], quantile: f64) -> u32 {
+    let most = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let total: f64 = logits.iter().map(|x| (x - most).exp()).sum();
+    let mut left = quantile * total;
+    let found = logits.iter().position(|x| {
+        left -= (x - most).exp();
+        left < 0.0
+    });
+    found.unwrap_or(logits.len().saturating_sub(1)) as u32
+}
+
 /// What the tensor stage tells.
 pub struct TensorRanges {
     /// Squarings and references.

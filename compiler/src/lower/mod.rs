@@ -10,7 +10,7 @@
 //! Layouts are described in [`shape`], linear layers in [`linear`], attention in [`decode`] and [`prefill`].
 
 mod builder;
-mod calibrate;
+pub(crate) mod calibrate;
 mod counts;
 mod decode;
 mod entry;
@@ -60,7 +60,9 @@ pub struct LowerOptions {
     pub silu_error: f64,
     /// Largest ratio of row sums that a rough reciprocal has to cover; decides the number of squarings.
     pub rough_ratio: f64,
-    /// Tokens of calibration text that are run through the slots stage, at most.
+    /// Calibration texts that the model continues by itself up to the context, so that long sessions are seen.
+    pub continuations: usize,
+    /// Tokens of calibration text that are run through the slots stage, at most; the continued texts come first.
     pub calibration_tokens: usize,
 }
 
@@ -75,7 +77,8 @@ impl Default for LowerOptions {
             rough_error: 0.4,
             silu_error: 3e-4,
             rough_ratio: 2000.0,
-            calibration_tokens: 256,
+            continuations: 6,
+            calibration_tokens: 512,
         }
     }
 }
@@ -175,9 +178,12 @@ pub fn lower(
         None => Shape::smallest(&model.hyperparameters)?,
     };
     let calibrated = model.has_values() && calibration.iter().any(|sequence| !sequence.is_empty());
-    let sequences = calibrate::excerpt(calibration, model.hyperparameters.context, options.calibration_tokens);
+    let mut sequences = Vec::new();
     let (softmaxes, ranges) = if calibrated {
-        let tensor = calibrate::tensor_ranges(model, &roles, calibration, options)?;
+        let mut text = calibrate::continued(model, calibration, options.continuations)?;
+        text.extend_from_slice(calibration);
+        sequences = calibrate::excerpt(&text, model.hyperparameters.context, options.calibration_tokens);
+        let tensor = calibrate::tensor_ranges(model, &roles, &text, options)?;
         let provisional = Plan::provisional(&model.hyperparameters, &roles, &tensor.softmaxes);
         let (program, uses) = build(model, &shape, &roles, &provisional);
         let ranges = calibrate::site_ranges(model, &shape, &program, &uses, &sequences, tensor.ranges)?;
