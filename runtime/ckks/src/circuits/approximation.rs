@@ -29,11 +29,7 @@ pub fn evaluate_monomial(coefficients: &[f64], x: f64) -> f64 {
 /// Chebyshev series of degree `degree` that interpolates `function` at the `degree + 1` Chebyshev nodes of `interval`.
 ///
 /// The series is in the normalised variable `(2x - a - b) / (b - a)` for the interval `[a, b]`.
-pub fn interpolate_chebyshev(
-    function: impl Fn(f64) -> f64,
-    interval: (f64, f64),
-    degree: usize,
-) -> Vec<f64> {
+pub fn interpolate_chebyshev(function: impl Fn(f64) -> f64, interval: (f64, f64), degree: usize) -> Vec<f64> {
     let (low, high) = interval;
     let count = degree + 1;
     let values: Vec<f64> = (0..count)
@@ -85,16 +81,13 @@ pub fn fit_minimax(samples: &[Sample], degree: usize, reweightings: usize) -> Ve
             })
             .collect();
         let series = least_squares(rows);
-        let residuals: Vec<f64> = samples
-            .iter()
-            .map(|s| s.weight * (evaluate_chebyshev(&series, s.x) - s.value).abs())
-            .collect();
+        let residuals: Vec<f64> =
+            samples.iter().map(|s| s.weight * (evaluate_chebyshev(&series, s.x) - s.value).abs()).collect();
         let largest = residuals.iter().copied().fold(0.0, f64::max);
         if largest < best.0 {
             best = (largest, series);
         }
-        let mean = lawson.iter().zip(&residuals).map(|(l, r)| l * r).sum::<f64>()
-            / samples.len() as f64;
+        let mean = lawson.iter().zip(&residuals).map(|(l, r)| l * r).sum::<f64>() / samples.len() as f64;
         if mean == 0.0 {
             break;
         }
@@ -126,11 +119,8 @@ fn least_squares(mut rows: Vec<Vec<f64>>) -> Vec<f64> {
         }
         let diagonal = if rows[k][k] > 0.0 { -norm } else { norm };
         // The reflection's vector; its first entry never cancels.
-        let vector: Vec<f64> = rows[k..]
-            .iter()
-            .enumerate()
-            .map(|(i, r)| if i == 0 { r[k] - diagonal } else { r[k] })
-            .collect();
+        let vector: Vec<f64> =
+            rows[k..].iter().enumerate().map(|(i, r)| if i == 0 { r[k] - diagonal } else { r[k] }).collect();
         let half_norm = -diagonal * vector[0];
         for column in k..=unknowns {
             let dot: f64 = vector.iter().zip(&rows[k..]).map(|(v, r)| v * r[column]).sum();
@@ -183,10 +173,7 @@ mod tests {
             })
             .collect();
         let series = fit_minimax(&samples, 5, 30);
-        let worst = samples
-            .iter()
-            .map(|s| (evaluate_chebyshev(&series, s.x) - s.value).abs())
-            .fold(0.0, f64::max);
+        let worst = samples.iter().map(|s| (evaluate_chebyshev(&series, s.x) - s.value).abs()).fold(0.0, f64::max);
         assert!(worst < 1.02 / 32.0, "{worst}");
     }
 }

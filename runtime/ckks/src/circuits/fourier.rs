@@ -125,9 +125,7 @@ mod tests {
 
     fn bit_reversed<T: Copy>(v: &[T]) -> Vec<T> {
         let bits = v.len().trailing_zeros();
-        (0..v.len())
-            .map(|k| v[if bits == 0 { k } else { k.reverse_bits() >> (usize::BITS - bits) }])
-            .collect()
+        (0..v.len()).map(|k| v[if bits == 0 { k } else { k.reverse_bits() >> (usize::BITS - bits) }]).collect()
     }
 
     fn apply(factors: &[DiagonalMatrix], v: &[Complex64]) -> Vec<Complex64> {

@@ -73,11 +73,7 @@ pub struct OperationCosts {
 impl OperationCosts {
     /// At `level` of these parameters.
     pub fn new(parameters: &Parameters, level: usize) -> Self {
-        Self {
-            limbs: level as u64 + 1,
-            special: parameters.digit_limbs() as u64,
-            degree: parameters.degree() as u64,
-        }
+        Self { limbs: level as u64 + 1, special: parameters.digit_limbs() as u64, degree: parameters.degree() as u64 }
     }
 
     fn extended(self) -> u64 {
@@ -109,11 +105,7 @@ impl OperationCosts {
     pub fn mod_down(self, polynomials: u64, rescale: bool) -> Cost {
         let dropped = self.special + u64::from(rescale);
         let kept = self.extended() - dropped;
-        Cost {
-            transforms: polynomials * self.extended(),
-            conversions: polynomials * dropped * kept,
-            ..Cost::default()
-        }
+        Cost { transforms: polynomials * self.extended(), conversions: polynomials * dropped * kept, ..Cost::default() }
     }
 
     /// Rescale of a ciphertext.
@@ -186,18 +178,18 @@ impl BootstrapPlan {
     /// One run of EvalMod.
     fn eval_mod_cost(&self, parameters: &Parameters) -> Cost {
         let at = |level| OperationCosts::new(parameters, level);
-        let count = self.cosine().count();
+        let count = self.series().count();
         let mut cost = Cost::default();
-        for depth in self.cosine().product_depths() {
+        for depth in self.series().product_depths() {
             let at = at(self.eval_mod_level() - depth);
             cost += at.tensor() + at.relinearise_rescale();
         }
         // What is neither relinearised nor the top of a tree is near the middle of the levels.
-        let middle = at(self.eval_mod_level() - self.cosine().depth() / 2);
+        let middle = at(self.eval_mod_level() - self.series().depth() / 2);
         cost += middle.tensor() * (count.products - count.relinearisations.min(count.products));
         cost += middle.rescale() * (count.rescales - count.relinearisations);
         cost += middle.constant_products(count.constant_products as u64);
-        let mut level = self.eval_mod_level() - self.cosine().depth();
+        let mut level = self.eval_mod_level() - self.series().depth();
         for _ in 0..self.reduction().literal().double_angles {
             cost += at(level).tensor() + at(level).constant_products(1) + at(level).relinearise_rescale();
             level -= 1;

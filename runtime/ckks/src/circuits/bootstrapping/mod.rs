@@ -10,7 +10,7 @@
 //! 3. **Trace** to the subring, for `n < N/2`: `I` keeps `2n` coefficients.
 //! 4. **CoeffsToSlots**: slots hold `t = I + ε`, `ε` the message divided by `2^r`. For complex sparse inputs the last matrix
 //!    writes real and imaginary parts side by side in `2n` slots, so that the next step runs once.
-//! 5. **EvalMod** ([`modular_reduction`](super::modular_reduction)): cosine, double angles, cubic. The factor `2^r` (and, for
+//! 5. **EvalMod** ([`modular_reduction`](super::modular_reduction)): sine, double angles, cubic. The factor `2^r` (and, for
 //!    side-by-side parts, the vector `(1, …, 1, i, …, i)`) rides on the cubic's coefficients.
 //! 6. Real and imaginary parts are added.
 //!
@@ -276,8 +276,8 @@ impl<B: Backend> Bootstrapper<B> {
         log2_magnitude: u32,
     ) -> Result<Ciphertext<B>, CkksError> {
         let plan = &self.plan;
-        let cosine_level = plan.eval_mod_level() - plan.cosine().depth();
-        let mut sine = plan.cosine().evaluate(evaluator, keys, input, None, cosine_level, plan.cosine_scale())?;
+        let series_level = plan.eval_mod_level() - plan.series().depth();
+        let mut sine = plan.series().evaluate(evaluator, keys, input, None, series_level, plan.series_scale())?;
         for _ in 0..plan.reduction().literal().double_angles {
             let mut square = evaluator.tensor(&evaluator.mul_integer(&sine, 2)?, &sine)?;
             evaluator.add_scalar_assign(&mut square, -1.0)?;

@@ -179,7 +179,7 @@ impl BootstrapPlan {
             let x = (integer - 0.25) / reduction.range();
             let mut run = |probe: f64| {
                 let mut noise = || probe * normal(&mut generator);
-                let mut sine = self.cosine().evaluate_clear(x, &mut noise);
+                let mut sine = self.series().evaluate_clear(x, &mut noise);
                 for _ in 0..reduction.literal().double_angles {
                     sine = 2.0 * sine * sine - 1.0 + noise();
                 }
@@ -225,7 +225,7 @@ mod tests {
         let full = estimate("n16", 1 << 15, SlotKind::Complex);
         assert!(full.precision_bits_mean() > 22.0, "{full:?}");
         assert!(full.precision_bits_min(8 << 15) > 18.0, "{full:?}");
-        assert!(full.eval_mod_approximation < full.coefficients_to_slots, "{full:?}");
+        assert!(full.eval_mod_approximation < 0.5 * full.real(), "{full:?}");
     }
 
     #[test]

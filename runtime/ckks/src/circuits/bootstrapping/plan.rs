@@ -46,8 +46,8 @@ pub struct BootstrapPlan {
     slots_to_coefficients: Vec<Factor>,
     coefficients_to_slots: Vec<Factor>,
     reduction: ModularReduction,
-    cosine: EvaluationPlan,
-    cosine_scale: f64,
+    series: EvaluationPlan,
+    series_scale: f64,
     sine_scale: f64,
     eval_mod_level: usize,
     output_level: usize,
@@ -56,8 +56,7 @@ pub struct BootstrapPlan {
 impl BootstrapPlan {
     /// The plan for `slots` slots, with the default modular reduction at the parameters' ephemeral weight.
     pub fn new(parameters: &Parameters, slots: usize, kind: SlotKind) -> Result<Self, CkksError> {
-        let literal =
-            ModularReductionLiteral { ephemeral_weight: parameters.ephemeral_weight(), ..Default::default() };
+        let literal = ModularReductionLiteral { ephemeral_weight: parameters.ephemeral_weight(), ..Default::default() };
         Self::with_reduction(parameters, slots, kind, literal)
     }
 
@@ -99,11 +98,11 @@ impl BootstrapPlan {
         );
         let slots_to_coefficients = stc_factors(parameters, slots, &reduction, &mut available);
 
-        let cosine = EvaluationPlan::new(&Polynomial::chebyshev(reduction.cosine().to_vec()));
-        let cosine_level = eval_mod_level - cosine.depth();
-        let cosine_scale = primes(cosine_level);
+        let series = EvaluationPlan::new(&Polynomial::chebyshev(reduction.series().to_vec()));
+        let series_level = eval_mod_level - series.depth();
+        let series_scale = primes(series_level);
         let sine_scale = (0..literal.double_angles as usize)
-            .fold(cosine_scale, |scale, step| scale * scale / primes(cosine_level - step));
+            .fold(series_scale, |scale, step| scale * scale / primes(series_level - step));
         Ok(Self {
             slots,
             kind,
@@ -111,8 +110,8 @@ impl BootstrapPlan {
             slots_to_coefficients,
             coefficients_to_slots,
             reduction,
-            cosine,
-            cosine_scale,
+            series,
+            series_scale,
             sine_scale,
             eval_mod_level,
             output_level,
@@ -144,14 +143,14 @@ impl BootstrapPlan {
         &self.reduction
     }
 
-    /// The evaluation of its cosine.
-    pub fn cosine(&self) -> &EvaluationPlan {
-        &self.cosine
+    /// The evaluation of the reduction's series.
+    pub fn series(&self) -> &EvaluationPlan {
+        &self.series
     }
 
-    /// Scale of the cosine's value, before the double angles.
-    pub fn cosine_scale(&self) -> f64 {
-        self.cosine_scale
+    /// Scale of the series' value, before the double angles.
+    pub fn series_scale(&self) -> f64 {
+        self.series_scale
     }
 
     /// Scale of the sine, after the double angles.
@@ -197,7 +196,8 @@ impl BootstrapPlan {
     /// Rotations that map a polynomial to the subring of `X^(N/2n)`, times `N/2n`: multiples `n·2^i`, applied one after another.
     pub fn trace_rotations(&self) -> impl Iterator<Item = usize> + use<> {
         let (slots, maximum) = (self.slots, self.maximum_slots);
-        std::iter::successors(Some(slots), |rotation| Some(rotation * 2)).take_while(move |&rotation| rotation < maximum)
+        std::iter::successors(Some(slots), |rotation| Some(rotation * 2))
+            .take_while(move |&rotation| rotation < maximum)
     }
 
     /// The keys that a bootstrap needs.
@@ -334,10 +334,7 @@ mod tests {
     fn too_many_slots_are_refused() {
         let parameters = Parameters::preset("insecure-test").unwrap();
         for slots in [3, 1 << 12] {
-            assert!(matches!(
-                BootstrapPlan::new(&parameters, slots, SlotKind::Real),
-                Err(CkksError::Slots { .. })
-            ));
+            assert!(matches!(BootstrapPlan::new(&parameters, slots, SlotKind::Real), Err(CkksError::Slots { .. })));
         }
     }
 }

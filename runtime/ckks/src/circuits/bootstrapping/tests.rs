@@ -103,9 +103,8 @@ fn masks_and_magnitudes_cost_nothing() {
         .enumerate()
         .map(|(j, (re, im))| Complex64::new(*re, im) * if j % 2 == 0 { 64.0 } else { 1e5 })
         .collect();
-    let output = bootstrapper
-        .bootstrap(&fixture.evaluator, &fixture.keys, &entry, &fixture.encrypt(&vector, 5))
-        .unwrap();
+    let output =
+        bootstrapper.bootstrap(&fixture.evaluator, &fixture.keys, &entry, &fixture.encrypt(&vector, 5)).unwrap();
     let expected: Slots = vector.iter().enumerate().map(|(j, v)| v * mask[j % 8]).collect();
     let (mean, worst) = precision(&fixture.decrypt(&output), &expected);
     // Absolute errors grow with the magnitude.

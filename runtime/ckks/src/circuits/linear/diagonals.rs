@@ -78,8 +78,7 @@ impl DiagonalMatrix {
         let mut result = Self::zero(n);
         for (o, outer) in &self.diagonals {
             for (p, inner) in &inner.diagonals {
-                let target =
-                    result.diagonals.entry((o + p) % n).or_insert_with(|| vec![Complex64::ZERO; n]);
+                let target = result.diagonals.entry((o + p) % n).or_insert_with(|| vec![Complex64::ZERO; n]);
                 for (k, value) in target.iter_mut().enumerate() {
                     *value += outer[k] * inner[(k + o) % n];
                 }
@@ -92,11 +91,8 @@ impl DiagonalMatrix {
     #[must_use]
     pub fn rotate_input(&self, shift: i64) -> Self {
         let n = self.slots as i64;
-        let diagonals = self
-            .diagonals
-            .iter()
-            .map(|(&o, d)| ((o as i64 - shift).rem_euclid(n) as usize, d.clone()))
-            .collect();
+        let diagonals =
+            self.diagonals.iter().map(|(&o, d)| ((o as i64 - shift).rem_euclid(n) as usize, d.clone())).collect();
         Self { slots: self.slots, diagonals }
     }
 

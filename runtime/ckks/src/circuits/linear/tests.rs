@@ -26,14 +26,14 @@ fn both_hoistings_agree_with_the_clear_map() {
     for hoisting in [Hoisting::Single, Hoisting::Double] {
         let scale = fixture.evaluator.ring().parameters().primes()[level] as f64;
         let transform =
-            LinearTransform::encode(fixture.evaluator.encoder(), matrix, steps.clone(), hoisting, level, scale).unwrap();
+            LinearTransform::encode(fixture.evaluator.encoder(), matrix, steps.clone(), hoisting, level, scale)
+                .unwrap();
         let raw = transform.apply(&fixture.evaluator, &fixture.keys, &input).unwrap();
         let once = fixture.evaluator.rescale(&raw).unwrap();
         let fused = transform.apply_rescale(&fixture.evaluator, &fixture.keys, &input).unwrap();
         for result in [once, fused] {
             assert_eq!(result.level(), level - 1);
-            let error =
-                fixture.decrypt(&result).iter().zip(&expected).map(|(a, b)| (a - b).norm()).fold(0.0, f64::max);
+            let error = fixture.decrypt(&result).iter().zip(&expected).map(|(a, b)| (a - b).norm()).fold(0.0, f64::max);
             assert!(error < 1e-6, "{hoisting:?}: {error}");
         }
     }

@@ -114,8 +114,7 @@ impl EvaluationPlan {
     pub fn new(polynomial: &Polynomial) -> Self {
         let budget = depth(polynomial.degree()).max(1);
         let plan = |leaf_degree| {
-            let root =
-                split(polynomial.basis, &polynomial.coefficients, budget, leaf_degree);
+            let root = split(polynomial.basis, &polynomial.coefficients, budget, leaf_degree);
             let mut powers = BTreeMap::new();
             require_powers(&root, polynomial.basis, &mut powers);
             Self { powers, root, basis: polynomial.basis, depth: budget }
@@ -172,8 +171,7 @@ impl EvaluationPlan {
             ..OperationCount::default()
         };
         if self.basis == Basis::Chebyshev {
-            count.constant_products +=
-                self.powers.values().filter(|(a, b)| a != b).count();
+            count.constant_products += self.powers.values().filter(|(a, b)| a != b).count();
         }
         count_node(&self.root, &mut count);
         if has_product(&self.root) {

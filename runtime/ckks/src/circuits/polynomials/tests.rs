@@ -18,9 +18,13 @@ fn polynomials_of_many_degrees_come_out_canonical_and_right() {
     let fixture = Fixture::<CpuBackend>::new(&|manifest| manifest.require_relinearisation(16));
     let x = inputs(64);
     let encrypted = fixture.encrypt_real(&x, 13);
-    for (basis, degree) in
-        [(Basis::Chebyshev, 1), (Basis::Chebyshev, 7), (Basis::Chebyshev, 22), (Basis::Chebyshev, 59), (Basis::Monomial, 12)]
-    {
+    for (basis, degree) in [
+        (Basis::Chebyshev, 1),
+        (Basis::Chebyshev, 7),
+        (Basis::Chebyshev, 22),
+        (Basis::Chebyshev, 59),
+        (Basis::Monomial, 12),
+    ] {
         let coefficients = (0..=degree).map(|j| ((j * 7 % 11) as f64 - 5.0) / (5 * (degree + 1)) as f64).collect();
         let polynomial = Polynomial::new(basis, coefficients);
         let plan = EvaluationPlan::new(&polynomial);
