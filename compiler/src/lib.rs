@@ -1,4 +1,16 @@
 //! Compiles an ONNX Llama decoder to a CKKS execution plan.
+//!
+//! [`compile::compile`] is the whole pipeline: [`import`] reads the ONNX file and recognises the decoder, [`lower`] packs it
+//! into slots with the polynomials of [`approximate`], [`placement`] puts bootstraps and levels, and the plan is written.
 #![forbid(unsafe_code)]
 
+pub mod approximate;
+pub mod compile;
+pub mod dump;
+pub mod error;
+pub mod import;
+pub mod lower;
 pub mod placement;
+pub mod summary;
+
+pub use error::Error;

@@ -8,7 +8,6 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 const MODEL: &str = "models/tinystories2l_bounded/onnx/optimum/model.onnx";
-const TOKENIZER: &str = "models/tinystories2l_bounded/tokenizer.json";
 const CALIBRATION: &str = "models/tinystories2l_bounded/calibration.txt";
 const PROMPT: &str = "Once upon a time";
 const TOKENS: &str = "8";
@@ -17,7 +16,7 @@ fn main() -> ExitCode {
     let words: Vec<String> = env::args().skip(1).collect();
     let prompt = if words.is_empty() { PROMPT.to_owned() } else { words.join(" ") };
     let plan = "target/demo/plan.bin";
-    let compile = ["compile", MODEL, "--tokenizer", TOKENIZER, "--calibrate", CALIBRATION, "-o", plan];
+    let compile = ["compile", MODEL, "--calibrate", CALIBRATION, "-o", plan];
     let generate = [plan, "--prompt", &prompt, "-n", TOKENS];
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     if let Err(error) = std::fs::create_dir_all(folder.join("target/demo")) {

@@ -1,0 +1,162 @@
+//! Placement on small programs: everything fits, nothing is wasted, the caches find their level.
+
+use cachemir_compiler::placement::{bootstraps, place};
+use cachemir_ir::ckks::{CiphertextType, CkksOp, Levels, infer};
+use cachemir_ir::expression::Integer;
+use cachemir_ir::graph::{Graph, ValueId};
+use cachemir_ir::program::{Entry, EntryKind, Placement, Program, State};
+use cachemir_ir::slots::{Chebyshev, Domain, Fill, Layout, SlotGraph, SlotOp, SlotType, StateId, WriteMode};
+
+const LEVELS: Levels = Levels { output: 16, bootstrap_input: 3 };
+const LAYOUT: Layout = Layout { stride: 1, fill: Fill::Zero, domain: Domain::Real };
+
+fn ty() -> SlotType {
+    SlotType { layout: LAYOUT, max_abs: 1.0 }
+}
+
+fn push(graph: &mut SlotGraph, op: SlotOp, inputs: Vec<ValueId>, results: usize) -> Vec<ValueId> {
+    let (id, values) = graph.add_node(op, inputs, vec![ty(); results], None, None);
+    graph.body.ops.push(id);
+    values
+}
+
+fn program(graph: SlotGraph, states: usize) -> Program<SlotOp, SlotType> {
+    let placement = Placement { index_to_slot: vec![0], token_stride: 1 };
+    let state = |index| State { name: format!("state{index}"), capacity: 1, layout: LAYOUT, level: None };
+    Program {
+        slots: 8,
+        context: 8,
+        tables: Vec::new(),
+        states: (0..states).map(state).collect(),
+        entries: vec![Entry { kind: EntryKind::Decode, graph }],
+        embedding: placement.clone(),
+        embedding_scale: 1.0,
+        logits: placement,
+    }
+}
+
+/// Checks every op against `infer`.
+fn assert_levels_agree(program: &Program<CkksOp, CiphertextType>) {
+    for entry in &program.entries {
+        let graph: &Graph<CkksOp, CiphertextType> = &entry.graph;
+        assert_eq!(graph.verify_structure(), Vec::<String>::new());
+        graph.for_each_op(|id, _| {
+            let node = graph.node(id);
+            if node.region.is_some() {
+                return;
+            }
+            let pairs: Vec<_> = node.inputs.iter().map(|&v| (graph.ty(v).level, graph.ty(v).product)).collect();
+            let state = match &node.op {
+                CkksOp::StateRead { state, .. } | CkksOp::StateWrite { state, .. } => program.state(*state).level,
+                _ => None,
+            };
+            let found = infer(&node.op, &pairs, LEVELS, state).unwrap_or_else(|error| panic!("{id}: {error}"));
+            let stated = node.results.first().map(|&v| (graph.ty(v).level, graph.ty(v).product));
+            assert_eq!(found, stated, "{id}");
+        });
+    }
+}
+
+/// A chain of squarings with a candidate after each.
+fn squarings(count: usize) -> Program<SlotOp, SlotType> {
+    let mut graph = SlotGraph::default();
+    let mut x = graph.add_input("x", ty());
+    for _ in 0..count {
+        x = push(&mut graph, SlotOp::Multiply, vec![x, x], 1)[0];
+        x = push(&mut graph, SlotOp::Refresh { keep: None }, vec![x], 1)[0];
+    }
+    graph.body.yields = vec![x];
+    program(graph, 0)
+}
+
+#[test]
+fn a_chain_takes_the_fewest_bootstraps() {
+    // 16 levels to begin with; a bootstrap gives 16 back but its input must have 3: each segment before one has 13.
+    for (count, expected) in [(1, 0), (16, 0), (17, 1), (29, 1), (30, 2), (42, 2), (43, 3)] {
+        let placed = place(&squarings(count), LEVELS).expect("feasible");
+        assert_levels_agree(&placed);
+        assert_eq!(bootstraps(&placed.entries[0].graph), expected, "{count} squarings");
+    }
+}
+
+#[test]
+fn results_of_bootstraps_fall_to_the_level_that_is_needed() {
+    let placed = place(&squarings(17), LEVELS).expect("feasible");
+    let output = placed.entries[0].graph.body.yields[0];
+    assert_eq!(placed.entries[0].graph.ty(output).level, 0);
+}
+
+#[test]
+fn an_op_that_never_fits_is_named() {
+    let mut graph = SlotGraph::default();
+    let x = graph.add_input("x", ty());
+    let polynomial = Chebyshev { coefficients: vec![0.0; 1 << 17], interval: [-1.0, 1.0] };
+    let y = push(&mut graph, SlotOp::Polynomial { polynomial, mask: None }, vec![x], 1)[0];
+    graph.body.yields = vec![y];
+    let error = place(&program(graph, 0), LEVELS).expect_err("18 levels do not fit");
+    assert_eq!(error.entry, "decode");
+    assert!(error.message.contains("18 levels"), "{}", error.message);
+}
+
+#[test]
+fn a_pair_is_refreshed_by_one_bootstrap() {
+    let mut graph = SlotGraph::default();
+    let mut x = graph.add_input("x", ty());
+    let mut y = graph.add_input("y", ty());
+    for _ in 0..20 {
+        x = push(&mut graph, SlotOp::Multiply, vec![x, x], 1)[0];
+        y = push(&mut graph, SlotOp::Multiply, vec![y, y], 1)[0];
+        (x, y) = match push(&mut graph, SlotOp::Refresh { keep: None }, vec![x, y], 2)[..] {
+            [x, y] => (x, y),
+            _ => unreachable!("two results"),
+        };
+    }
+    graph.body.yields = vec![x, y];
+    let placed = place(&program(graph, 0), LEVELS).expect("feasible");
+    assert_levels_agree(&placed);
+    assert_eq!(bootstraps(&placed.entries[0].graph), 1);
+}
+
+#[test]
+fn a_cache_is_kept_at_the_level_of_its_use() {
+    let mut graph = SlotGraph::default();
+    let mut x = graph.add_input("x", ty());
+    let index = || Integer::from(0_i64);
+    let write = SlotOp::StateWrite { state: StateId(0), index: index(), mode: WriteMode::Accumulate };
+    let k = push(&mut graph, SlotOp::Multiply, vec![x, x], 1)[0];
+    push(&mut graph, write, vec![k], 0);
+    for _ in 0..10 {
+        x = push(&mut graph, SlotOp::Multiply, vec![x, x], 1)[0];
+    }
+    let read = push(&mut graph, SlotOp::StateRead { state: StateId(0), index: index() }, vec![], 1)[0];
+    let scores = push(&mut graph, SlotOp::Multiply, vec![x, read], 1)[0];
+    graph.body.yields = vec![scores];
+    let placed = place(&program(graph, 1), LEVELS).expect("feasible");
+    assert_levels_agree(&placed);
+    // Ten squarings leave x at level 6, where the product with the cache is made.
+    assert_eq!(placed.states[0].level, Some(6));
+}
+
+#[test]
+fn conversions_of_outer_values_stay_outside_loops() {
+    let mut graph = SlotGraph::default();
+    let x = graph.add_input("x", ty());
+    let mut low = graph.add_input("low", ty());
+    for _ in 0..5 {
+        low = push(&mut graph, SlotOp::Multiply, vec![low, low], 1)[0];
+    }
+    let (product, values) = graph.add_node(SlotOp::Multiply, vec![x, low], vec![ty()], None, None);
+    let body = cachemir_ir::graph::Region { ops: vec![product], yields: values };
+    let op = SlotOp::Sum { counter: 0, count: Integer::from(3_i64) };
+    let (sum, results) = graph.add_node(op, vec![], vec![ty()], None, Some(body));
+    graph.body.ops.push(sum);
+    graph.body.yields = results;
+    let placed = place(&program(graph, 0), LEVELS).expect("feasible");
+    assert_levels_agree(&placed);
+    let graph = &placed.entries[0].graph;
+    graph.for_each_op(|id, depth| {
+        if depth > 0 {
+            assert_eq!(graph.node(id).op, CkksOp::Multiply, "only the product is repeated");
+        }
+    });
+}
