@@ -51,7 +51,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         |polynomials, limbs: &[usize]| backend.upload(&random(&backend, polynomials, limbs), polynomials, limbs.len());
     let mut row = upload(1, &[0])?;
     let (a, b) = (upload(1, &[0])?, upload(1, &[0])?);
-    let mut report = |name: &str, f: &mut dyn FnMut() -> Result<(), cachemir_hal::HalError>| {
+    let report = |name: &str, f: &mut dyn FnMut() -> Result<(), cachemir_hal::HalError>| {
         let time = best(|| f().expect("the shapes fit"));
         println!("{name:<44} {:>12.1} us", time.as_secs_f64() * 1e6);
     };

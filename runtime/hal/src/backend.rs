@@ -1,7 +1,7 @@
 //! The extension surface: one trait over batches of polynomials in residue form.
 //!
 //! # Data
-//! A backend is built over one table of distinct primes q_0, q_1, … (ciphertext moduli, special
+//! A backend is built over one table of distinct primes `q_0`, `q_1`, … (ciphertext moduli, special
 //! moduli and any auxiliary ones), all ≡ 1 modulo 2N. A buffer is an array
 //! `[polynomials][limbs][N]` of canonical residues in `[0, q)`. A buffer does not remember which
 //! modulus a limb belongs to, nor its domain: each primitive is told by a list
@@ -144,7 +144,7 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         self.mul_accumulate_many(acc, &[(a, b)], limbs)
     }
 
-    /// acc ← acc + Σ a_k · b_k over the list of pairs, each as in [`Backend::mul_accumulate`],
+    /// acc ← acc + Σ `a_k` · `b_k` over the list of pairs, each as in [`Backend::mul_accumulate`],
     /// with one reduction at the end. The inner sum of a linear transform.
     fn mul_accumulate_many(
         &self,
@@ -213,7 +213,7 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
 
     /// Converts every polynomial of `src`, given modulo the product Q of the moduli `from` (in
     /// the first limb positions), to the moduli `to`. The sum
-    /// Σ [x·(Q/q_i)^-1]_{q_i}·(Q/q_i) − v·Q is reduced modulo each destination, v as
+    /// Σ [x·(Q/q_i)^-1]_{`q_i}·(Q/q_i)` − v·Q is reduced modulo each destination, v as
     /// `representative` says. Coefficient domain in and out. `to` may repeat moduli of `from`.
     fn convert_basis(
         &self,
@@ -223,7 +223,7 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         representative: Representative,
     ) -> Result<Self::Buffer, HalError>;
 
-    /// ModRaise: every polynomial of `src`, given modulo the one modulus `from` in the coefficient
+    /// `ModRaise`: every polynomial of `src`, given modulo the one modulus `from` in the coefficient
     /// domain, lifted to its centred representative modulo the moduli `limbs`. NTT domain out.
     fn mod_raise(&self, src: &Self::Buffer, from: usize, limbs: &[usize]) -> Result<Self::Buffer, HalError> {
         let mut raised = self.convert_basis(src, &[from], limbs, Representative::Centred)?;
@@ -247,7 +247,7 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         alpha: usize,
     ) -> Result<Self::Buffer, HalError>;
 
-    /// Σ_d digits_d · key_b,d and Σ_d digits_d · key_a,d over all digits: two polynomials modulo
+    /// `Σ_d` `digits_d` · `key_b,d` and `Σ_d` `digits_d` · `key_a,d` over all digits: two polynomials modulo
     /// `limbs` (of all limbs of `digits`, special ones included). The key's halves have at least
     /// as many polynomials as `digits`, and may have more limbs:
     /// position i of `digits` meets position `key_positions[i]` of the key.
@@ -260,7 +260,7 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         key_positions: &[usize],
     ) -> Result<Self::Buffer, HalError>;
 
-    /// acc ← acc + φ_g(inner product), φ_g: X ↦ X^g. With a key that switches s to φ_g^-1(s)
+    /// acc ← acc + `φ_g(inner` product), `φ_g`: X ↦ X^g. With a key that switches s to φ_g^-1(s)
     /// this rotates, the digits being shared by all g (hoisting), and accumulates modulo Q·P
     /// (double hoisting).
     #[allow(clippy::too_many_arguments)]
@@ -282,7 +282,7 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
     /// integer: (x − [x]_D) · D^-1 modulo the moduli `keep`, [x]_D centred. The limbs of `src`
     /// are those of `keep`, then those of `drop`. NTT domain in and out.
     ///
-    /// With `drop` the special moduli this is ModDown; with the last modulus, Rescale; with both,
+    /// With `drop` the special moduli this is `ModDown`; with the last modulus, Rescale; with both,
     /// the two at once.
     fn mod_down(&self, src: &Self::Buffer, keep: &[usize], drop: &[usize]) -> Result<Self::Buffer, HalError>;
 
@@ -293,8 +293,8 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         self.mod_down(src, &limbs[..kept], &limbs[kept..])
     }
 
-    /// The product of two ciphertexts (a_0, a_1)·(b_0, b_1): the three polynomials
-    /// a_0·b_0, a_0·b_1 + a_1·b_0, a_1·b_1. NTT domain.
+    /// The product of two ciphertexts (`a_0`, `a_1)·(b_0`, `b_1)`: the three polynomials
+    /// `a_0·b_0`, `a_0·b_1` + `a_1·b_0`, `a_1·b_1`. NTT domain.
     fn tensor(&self, a: &Self::Buffer, b: &Self::Buffer, limbs: &[usize]) -> Result<Self::Buffer, HalError> {
         let positions: Vec<usize> = (0..limbs.len()).collect();
         let part = |src, i: usize| self.select(src, i..i + 1, &positions);

@@ -1,19 +1,19 @@
 //! Tables of a base conversion.
 //!
-//! With Q = Π q_i over the source, y_i = [x · (Q/q_i)^-1]_{q_i} satisfies
-//! x = Σ y_i·(Q/q_i) − v·Q, where v = ⌊Σ y_i/q_i⌋ gives the representative in [0, Q) and
-//! v = ⌊Σ y_i/q_i + 1/2⌋ the one in [−Q/2, Q/2). The same identity holds modulo any destination.
+//! With Q = Π `q_i` over the source, `y_i` = [x · (Q/q_i)^-1]_{`q_i`} satisfies
+//! x = Σ `y_i·(Q/q_i)` − v·Q, where v = ⌊Σ `y_i/q_i`⌋ gives the representative in [0, Q) and
+//! v = ⌊Σ `y_i/q_i` + 1/2⌋ the one in [−Q/2, Q/2). The same identity holds modulo any destination.
 
 use crate::Modulus;
 
 /// Constants for one pair (source moduli, destination moduli).
 #[derive(Debug)]
 pub(crate) struct ConversionTable {
-    /// (Q/q_i)^-1 modulo q_i.
+    /// (Q/q_i)^-1 modulo `q_i`.
     pub(crate) punctured_inverse: Vec<u64>,
-    /// For each destination: Q/q_i for all i, then −Q.
+    /// For each destination: `Q/q_i` for all i, then −Q.
     pub(crate) constants: Vec<Vec<u64>>,
-    /// 1/q_i, correctly rounded.
+    /// `1/q_i`, correctly rounded.
     pub(crate) reciprocal: Vec<f64>,
     /// The source modulus, if there is but one.
     pub(crate) single: Option<u64>,

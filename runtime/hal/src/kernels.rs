@@ -88,7 +88,7 @@ pub(crate) struct Kernels {
     pub(crate) permute: fn(&mut [u64], &[u64], &Permutation),
     /// dst ← dst + src permuted.
     pub(crate) permute_add: fn(&mut [u64], &[u64], &Permutation, u64),
-    /// dst ← ⌊Σ src_i · reciprocal_i + 1/2⌋, in double precision, summed from 1/2 upwards in
+    /// dst ← ⌊Σ `src_i` · `reciprocal_i` + 1/2⌋, in double precision, summed from 1/2 upwards in
     /// the order of the sources, each product rounded.
     pub(crate) overflow: fn(&mut [u64], &[&[u64]], &[f64]),
     /// dst ← Σ `src_i · c_i` for words `src_i` < 2^50.4 and residues `c_i`. The fourth argument,

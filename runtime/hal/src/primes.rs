@@ -29,7 +29,7 @@ pub fn is_prime(n: u64) -> bool {
         return false;
     }
     for base in BASES {
-        if n % base == 0 {
+        if n.is_multiple_of(base) {
             return n == base;
         }
     }
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn primality_agrees_with_trial_division() {
-        let trial = |n: u64| n >= 2 && (2..).take_while(|d| d * d <= n).all(|d| n % d != 0);
+        let trial = |n: u64| n >= 2 && (2..=n.isqrt()).all(|d| !n.is_multiple_of(d));
         for n in 0..20_000 {
             assert_eq!(is_prime(n), trial(n), "{n}");
         }

@@ -20,7 +20,7 @@ impl fmt::Debug for ScalarBackend {
         f.debug_struct("ScalarBackend")
             .field("degree", &self.tables.degree)
             .field("moduli", &self.tables.values)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

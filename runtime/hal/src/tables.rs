@@ -82,7 +82,7 @@ impl Tables {
     /// The permutation of the NTT domain that X ↦ X^`element` is.
     pub(crate) fn automorphism(&self, element: usize) -> Result<Arc<Permutation>, HalError> {
         let bound = 2 * self.degree;
-        if element % 2 == 0 || element >= bound {
+        if element.is_multiple_of(2) || element >= bound {
             return Err(HalError::GaloisElement { element, bound });
         }
         if let Some(table) = read(&self.automorphisms).get(&element) {

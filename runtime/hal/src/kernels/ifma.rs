@@ -4,6 +4,7 @@
 //! halves apart in 64-bit lanes and are reduced once: with S = h·2^52 + l, after the carry of l
 //! went to h, the residue is that of h·[2^52]_q + l, by two constant multiplications.
 
+#[allow(clippy::wildcard_imports)]
 use std::arch::x86_64::*;
 
 use super::{Kernels, Multiplier, Pairs, RowModulus};
@@ -39,7 +40,8 @@ pub(super) static KERNELS: Kernels = Kernels {
     lift: kernel!(lift(dst: &mut [u64], src: &[i64], m: &RowModulus)),
 };
 
-type Lanes = [u64; 8];
+/// The words of a vector.
+pub(super) type Lanes = [u64; 8];
 
 /// Products below 2^100.8 whose high halves certainly sum to less than 2^52.
 const TERMS: usize = 8;
@@ -58,21 +60,21 @@ fn vectors_mut(row: &mut [u64]) -> &mut [Lanes] {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
-fn load(lanes: &Lanes) -> __m512i {
+pub(super) fn load(lanes: &Lanes) -> __m512i {
     // SAFETY: the reference covers 64 readable bytes.
     unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
-fn store(lanes: &mut Lanes, x: __m512i) {
+pub(super) fn store(lanes: &mut Lanes, x: __m512i) {
     // SAFETY: the reference covers 64 writable bytes.
     unsafe { _mm512_storeu_si512(lanes.as_mut_ptr().cast(), x) }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
-fn splat(x: u64) -> __m512i {
+pub(super) fn splat(x: u64) -> __m512i {
     _mm512_set1_epi64(x.cast_signed())
 }
 

@@ -17,8 +17,10 @@
 //! y·w and lies in (−q, q). Going forward, words may grow as far as they fit 52 bits; going back
 //! they stay canonical.
 
+#[allow(clippy::wildcard_imports)]
 use std::arch::x86_64::*;
 
+use super::ifma::{Lanes, load, splat, store};
 use crate::Modulus;
 use crate::tables::reverse_bits;
 
@@ -172,8 +174,6 @@ const SOME: u32 = 1;
 const AMPLE: u32 = 2;
 
 type Vector = __m512i;
-type Lanes = [u64; LANES];
-
 /// Constants of the modulus, and the arithmetic on vectors.
 #[derive(Clone, Copy)]
 struct Ring {
@@ -181,26 +181,6 @@ struct Ring {
     twice_q: Vector,
     /// R = 2^52, which an accumulator of low halves may hold in place of zero.
     radix: Vector,
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
-fn splat(x: u64) -> Vector {
-    _mm512_set1_epi64(x.cast_signed())
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
-fn load(lanes: &Lanes) -> Vector {
-    // SAFETY: the reference covers 64 readable bytes.
-    unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
-fn store(lanes: &mut Lanes, x: Vector) {
-    // SAFETY: the reference covers 64 writable bytes.
-    unsafe { _mm512_storeu_si512(lanes.as_mut_ptr().cast(), x) }
 }
 
 impl Ring {
@@ -288,7 +268,7 @@ impl Ring {
 /// Transposes an 8 × 8 matrix of words.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
-fn transpose(r: [Vector; 8]) -> [Vector; 8] {
+fn transpose(r: &[Vector; 8]) -> [Vector; 8] {
     const EVEN: i32 = 0x88;
     const ODD: i32 = 0xdd;
     let (t0, t1) = (_mm512_unpacklo_epi64(r[0], r[1]), _mm512_unpackhi_epi64(r[0], r[1]));
@@ -327,6 +307,7 @@ fn passes(chunks: usize) -> &'static [usize] {
 }
 
 /// Splits a block of 2^`STAGES` parts into its parts.
+#[allow(clippy::inline_always)]
 #[inline(always)]
 fn parts<const COUNT: usize>(block: &mut [Lanes]) -> [&mut [Lanes]; COUNT] {
     let length = block.len() / COUNT;
@@ -339,6 +320,7 @@ fn parts<const COUNT: usize>(block: &mut [Lanes]) -> [&mut [Lanes]; COUNT] {
 }
 
 /// The twiddles of all stages below block number `block`, stage after stage.
+#[allow(clippy::inline_always)]
 #[inline(always)]
 fn below<const COUNT: usize>(twiddles: &[Factor], block: usize) -> [Factor; COUNT] {
     std::array::from_fn(|k| {
@@ -515,7 +497,7 @@ fn forward<const HEADROOM: u32>(transform: &IfmaTransform, row: &mut [u64]) {
             for k in 0..8 {
                 x[k] = ring.twist(x[k], factors, &places[k]);
             }
-            let mut x = transpose(x);
+            let mut x = transpose(&x);
             for t in 0..4 {
                 (x[t], x[t + 4]) = ring.sum_and_difference(x[t], x[t + 4]);
             }
@@ -530,7 +512,7 @@ fn forward<const HEADROOM: u32>(transform: &IfmaTransform, row: &mut [u64]) {
             for x in &mut x[2..] {
                 *x = ring.canonical(*x);
             }
-            for (lanes, x) in block.iter_mut().zip(transpose(x)) {
+            for (lanes, x) in block.iter_mut().zip(transpose(&x)) {
                 store(lanes, x);
             }
         }
@@ -548,7 +530,7 @@ fn inverse(transform: &IfmaTransform, row: &mut [u64], factor: Factor) {
         let factors = &direction.chunks[b];
         let places = direction.places.chunks_exact(8);
         for (i, (block, places)) in chunk.chunks_exact_mut(8).zip(places).enumerate() {
-            let mut x = transpose(std::array::from_fn(|k| load(&block[k])));
+            let mut x = transpose(&std::array::from_fn(|k| load(&block[k])));
             (x[0], x[1]) = ring.sum_and_difference(x[0], x[1]);
             (x[2], x[3]) = ring.inverse_butterfly(x[2], x[3], w2);
             (x[4], x[5]) = ring.inverse_butterfly(x[4], x[5], w4);
@@ -560,7 +542,7 @@ fn inverse(transform: &IfmaTransform, row: &mut [u64], factor: Factor) {
             for t in 0..4 {
                 (x[t], x[t + 4]) = ring.sum_and_difference(x[t], x[t + 4]);
             }
-            let mut x = transpose(x);
+            let mut x = transpose(&x);
             for k in 0..8 {
                 x[k] = ring.twist(x[k], factors, &places[k]);
             }
@@ -585,6 +567,39 @@ fn inverse(transform: &IfmaTransform, row: &mut [u64], factor: Factor) {
         let scale = (blocks == 1).then_some(factor);
         for (i, block) in vectors.chunks_exact_mut(length).enumerate() {
             inverse_block(ring, block, &direction.twiddles, blocks + i, *stages, scale);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ntt::ScalarTransform;
+    use crate::primes::{MODULUS_BOUND, primes_near};
+    use crate::tables::Tables;
+
+    #[test]
+    fn agrees_with_the_plain_transform_at_every_degree() {
+        for log2_degree in 9..=17 {
+            let degree = 1 << log2_degree;
+            let mut moduli = Vec::new();
+            for target in [1 << 30, 1 << 41, 1 << 46, (1 << 50) - (1 << 24), 1 << 50, MODULUS_BOUND - (1 << 24)] {
+                moduli.extend(primes_near(target, degree, 1, &moduli).unwrap());
+            }
+            let (tables, _) = Tables::new(degree, &moduli).unwrap();
+            for (q, root) in tables.moduli.iter().zip(&tables.roots) {
+                let Some(transform) = IfmaTransform::new(*q, *root, degree) else { return };
+                let plain = ScalarTransform::new(*q, *root, degree);
+                let mut row: Vec<u64> =
+                    (0..degree as u64).map(|i| q.value() - 1 - i.wrapping_mul(i) * (i % 7) % q.value()).collect();
+                let original = row.clone();
+                let mut expected = row.clone();
+                transform.forward(&mut row);
+                plain.forward(&mut expected);
+                assert_eq!(row, expected, "forward, N = {degree}, q = {}", q.value());
+                transform.inverse_scaled(&mut row, 1);
+                assert_eq!(row, original, "inverse, N = {degree}, q = {}", q.value());
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use cachemir_hal::{Backend, Modulus, primes};
 
-/// A small deterministic generator (SplitMix64).
+/// A small deterministic generator (`SplitMix64`).
 pub struct Random(pub u64);
 
 impl Random {
@@ -48,7 +48,7 @@ pub fn mixed_moduli(degree: usize) -> Vec<u64> {
 }
 
 /// Mixed-radix digits (Garner) of the integer in [0, Q) with the given residues:
-/// x = d_0 + d_1·q_0 + d_2·q_0·q_1 + …
+/// x = `d_0` + `d_1·q_0` + `d_2·q_0·q_1` + …
 pub fn garner(residues: &[u64], basis: &[Modulus]) -> Vec<u64> {
     let mut digits: Vec<u64> = Vec::new();
     for (i, q) in basis.iter().enumerate() {
@@ -76,7 +76,7 @@ pub fn product(basis: &[Modulus], p: &Modulus) -> u64 {
     basis.iter().fold(1, |value, q| p.mul(value, p.reduce(q.value())))
 }
 
-/// Whether the integer exceeds Q/2. Halving Q = q_0·…: (Q−1)/2 has digits (q_i − 1)/2.
+/// Whether the integer exceeds Q/2. Halving Q = `q_0·…`: (Q−1)/2 has digits (`q_i` − 1)/2.
 pub fn is_upper_half(digits: &[u64], basis: &[Modulus]) -> bool {
     digits
         .iter()
@@ -84,7 +84,7 @@ pub fn is_upper_half(digits: &[u64], basis: &[Modulus]) -> bool {
         .rev()
         .map(|(d, q)| d.cmp(&((q.value() - 1) / 2)))
         .find(|o| o.is_ne())
-        .is_some_and(|o| o.is_gt())
+        .is_some_and(std::cmp::Ordering::is_gt)
 }
 
 /// The centred representative of the integer with the given residues, modulo p.
