@@ -82,9 +82,10 @@ fn largest(values: impl Iterator<Item = f64>) -> f64 {
     values.fold(0.0, |most, x| if x.is_nan() { f64::INFINITY } else { x.max(most) })
 }
 
-/// Sees the result of every op after it ran.
+/// Sees every result of every op after it ran.
 pub type Probe<'h> = &'h mut dyn FnMut(OpId, &ClearSlots);
 
+#[derive(Clone)]
 struct Held {
     slots: ClearSlots,
     level: u32,
@@ -245,56 +246,73 @@ impl Run<'_> {
     fn op(&mut self, id: OpId) -> Result<(), Error> {
         let graph = self.graph;
         let node = graph.node(id);
+        if let (CkksOp::Sum { counter, count }, Some(region)) = (&node.op, &node.region) {
+            for (result, sum) in node.results.iter().zip(self.sum(*counter, count, region)?) {
+                let inferred = ckks::infer(&node.op, &[(sum.level, sum.product)], self.levels, None)?;
+                self.define(id, *result, sum.slots, inferred)?;
+            }
+            return Ok(());
+        }
         let mut operands = Vec::new();
-        let slots = match (&node.op, &node.region) {
-            (CkksOp::Sum { counter, count }, Some(region)) => {
-                let (sum, state) = self.sum(*counter, count, region)?;
-                operands.push(state);
-                Some(sum)
-            }
-            (op, _) => {
-                for input in &node.inputs {
-                    let held = self.get(*input)?;
-                    operands.push((held.level, held.product));
-                }
-                self.evaluate(id, op, &node.inputs)?
-            }
-        };
+        for input in &node.inputs {
+            let held = self.get(*input)?;
+            operands.push((held.level, held.product));
+        }
+        let slots = self.evaluate(id, &node.op, &node.inputs)?;
         let state_level = match &node.op {
             CkksOp::StateRead { state, .. } | CkksOp::StateWrite { state, .. } => self.program.state(*state).level,
             _ => None,
         };
         let inferred = ckks::infer(&node.op, &operands, self.levels, state_level)?;
-        if let (Some(result), Some(slots), Some((level, product))) = (node.results.first(), slots, inferred) {
-            let ty = graph.ty(*result);
-            if (ty.level, ty.product) != (level, product) {
-                return Err(Error::Execution(format!("the result has level {level}, its type {}", ty.level)));
-            }
-            let most = if self.check { slots.max_abs() } else { 0.0 };
-            if most > ty.max_abs * (1.0 + SLACK) + SLACK {
-                return Err(Error::Execution(format!("a slot holds {most}, above the bound {}", ty.max_abs)));
-            }
-            (self.probe)(id, &slots);
-            self.values[result.index()] = Some(Held { slots, level, product });
+        match (node.results.first(), slots) {
+            (Some(result), Some(slots)) => self.define(id, *result, slots, inferred),
+            _ => Ok(()),
         }
+    }
+
+    /// Sets a value, after a comparison with its type.
+    fn define(
+        &mut self,
+        op: OpId,
+        value: ValueId,
+        slots: ClearSlots,
+        inferred: Option<(u32, bool)>,
+    ) -> Result<(), Error> {
+        let ty = self.graph.ty(value);
+        if inferred != Some((ty.level, ty.product)) {
+            let found = inferred.map_or("none".to_owned(), |(level, _)| level.to_string());
+            return Err(Error::Execution(format!("{value} has level {found}, its type {}", ty.level)));
+        }
+        let most = if self.check { slots.max_abs() } else { 0.0 };
+        if most > ty.max_abs * (1.0 + SLACK) + SLACK {
+            return Err(Error::Execution(format!("a slot of {value} holds {most}, above the bound {}", ty.max_abs)));
+        }
+        (self.probe)(op, &slots);
+        self.values[value.index()] = Some(Held { slots, level: ty.level, product: ty.product });
         Ok(())
     }
 
-    fn sum(&mut self, counter: u32, count: &Integer, region: &Region) -> Result<(ClearSlots, (u32, bool)), Error> {
-        let mut total: Option<(ClearSlots, (u32, bool))> = None;
-        let yielded = *region.yields.first().ok_or_else(|| Error::Execution("a loop yields nothing".into()))?;
+    /// The sum of each value that a body yields.
+    fn sum(&mut self, counter: u32, count: &Integer, region: &Region) -> Result<Vec<Held>, Error> {
+        let mut sums: Vec<Held> = Vec::new();
         for value in 0..count.evaluate(&self.environment) {
             self.environment.set_loop(counter, value);
             self.block(region)?;
-            let term = self.get(yielded)?;
-            let state = (term.level, term.product);
-            total = Some(match total.take() {
-                None => (term.slots.clone(), state),
-                Some((sum, known)) if known == state => (sum.combine(&term.slots, |x, y| x + y), state),
-                Some(_) => return Err(Error::Execution("the terms of a sum differ in level or scale".into())),
-            });
+            for (index, yielded) in region.yields.iter().enumerate() {
+                let term = self.get(*yielded)?;
+                match sums.get_mut(index) {
+                    None => sums.push(term.clone()),
+                    Some(sum) if (sum.level, sum.product) == (term.level, term.product) => {
+                        sum.slots = sum.slots.combine(&term.slots, |x, y| x + y);
+                    }
+                    Some(_) => return Err(Error::Execution("the terms of a sum differ in level or scale".into())),
+                }
+            }
         }
-        total.ok_or_else(|| Error::Execution("a loop ran no times".into()))
+        if sums.is_empty() {
+            return Err(Error::Execution("a loop ran no times".into()));
+        }
+        Ok(sums)
     }
 
     /// What the op gives, except for loops.

@@ -15,7 +15,7 @@ use std::fmt;
 use crate::Error;
 use crate::ckks::{self, CiphertextType, CkksOp, Levels};
 use crate::expression::{Integer, Variable, Vector};
-use crate::graph::{Definition, Graph, OpId, Region};
+use crate::graph::{Definition, Graph, OpId, Region, ValueId};
 use crate::program::{Program, State};
 use crate::slots::{Chebyshev, Layout, SlotOp, SlotType, StateId};
 use crate::text::TextOp;
@@ -347,12 +347,16 @@ impl<O: Checked> Scope<'_, O> {
                 let needed = if least == most { least.to_string() } else { format!("{least} to {most}") };
                 self.problem(op, format!("it has {} operands and needs {needed}", node.inputs.len()));
             }
-            if node.op.has_result() != (node.results.len() == 1) || node.results.len() > 1 {
-                // A bootstrap of two operands has a result for each.
-                let paired = most == 2 && least == 1 && node.results.len() == node.inputs.len();
-                if !paired {
-                    self.problem(op, format!("it has {} results", node.results.len()));
-                }
+            let results = node.results.len();
+            let fits = match (node.op.has_result(), least, most) {
+                (false, ..) => results == 0,
+                // A loop has a result for each value that its body yields, a refresh of two operands one for each.
+                (true, ..) if node.op.has_body() => results > 0,
+                (true, 1, 2) => results == node.inputs.len(),
+                (true, ..) => results == 1,
+            };
+            if !fits {
+                self.problem(op, format!("it has {results} results"));
             }
             if node.op.has_body() != node.region.is_some() {
                 self.problem(op, "a body is missing, or there is one too many".to_owned());
@@ -451,22 +455,24 @@ const SLACK: f64 = 1.0 + 1e-9;
 fn ckks_op(graph: &Graph<CkksOp, CiphertextType>, op: OpId, states: &[State], levels: Levels) -> Vec<String> {
     let mut found = Vec::new();
     let node = graph.node(op);
-    let operands: Vec<(u32, bool)> = match &node.region {
-        Some(region) => region.yields.iter().map(|value| state_of(graph.ty(*value))).collect(),
-        None => node.inputs.iter().map(|value| state_of(graph.ty(*value))).collect(),
+    let pairs = |values: &[ValueId]| values.iter().map(|value| state_of(graph.ty(*value))).collect::<Vec<_>>();
+    // Each result of a loop follows from the value that is yielded for it.
+    let calls: Vec<(Vec<(u32, bool)>, Option<ValueId>)> = match &node.region {
+        Some(region) => region.yields.iter().zip(&node.results).map(|(y, r)| (pairs(&[*y]), Some(*r))).collect(),
+        None => vec![(pairs(&node.inputs), node.results.first().copied())],
     };
     let state_level = node.op.state().and_then(|state| states.get(state.0 as usize)).and_then(|state| state.level);
-    match ckks::infer(&node.op, &operands, levels, state_level) {
-        Ok(expected) => {
-            for result in &node.results {
-                let ty = graph.ty(*result);
-                if expected != Some(state_of(ty)) {
-                    let shown = expected.map_or("no result".to_owned(), |(level, product)| describe(level, product));
-                    found.push(format!("{result} has {}, and the op gives {shown}", describe(ty.level, ty.product)));
+    for (operands, result) in calls {
+        match ckks::infer(&node.op, &operands, levels, state_level) {
+            Ok(expected) => {
+                let stated = result.map(|result| state_of(graph.ty(result)));
+                if expected != stated {
+                    let describe = |state: Option<(u32, bool)>| state.map_or("no result".to_owned(), describe);
+                    found.push(format!("the result has {}, and the op gives {}", describe(stated), describe(expected)));
                 }
             }
+            Err(error) => found.push(error.to_string()),
         }
-        Err(error) => found.push(error.to_string()),
     }
     let (Some(input), Some(result)) = (node.inputs.first(), node.results.first()) else { return found };
     let (input, result) = (graph.ty(*input).max_abs, graph.ty(*result).max_abs);
@@ -497,6 +503,6 @@ fn state_of(ty: &CiphertextType) -> (u32, bool) {
     (ty.level, ty.product)
 }
 
-fn describe(level: u32, product: bool) -> String {
+fn describe((level, product): (u32, bool)) -> String {
     format!("level {level}{}", if product { " before its rescale" } else { "" })
 }

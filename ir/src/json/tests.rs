@@ -6,11 +6,20 @@ use super::*;
 use crate::graph::Region;
 use crate::tensor::{CacheKind, Hyperparameters, RopeTable, TensorModel, TensorOp, TensorType, Weight, WeightId};
 
+fn broken(keyword: &str, rule: &Value, value: &Value) -> bool {
+    match keyword {
+        "const" => rule != value,
+        "enum" => !rule.as_array().is_some_and(|known| known.contains(value)),
+        _ => false,
+    }
+}
+
 /// Checks the part of JSON schema that [`SCHEMA`] uses; any other keyword is an error of the schema.
 fn conforms(root: &Value, schema: &Value, value: &Value, path: &str) -> Result<(), String> {
     for (keyword, rule) in schema.as_object().ok_or("a schema is an object")? {
         match keyword.as_str() {
-            "$schema" | "$id" | "$defs" | "title" | "description" => {}
+            "$schema" | "$id" | "$defs" | "title" | "description" | "const" | "enum"
+                if !broken(keyword, rule, value) => {}
             "$ref" => {
                 let pointer = rule.as_str().and_then(|rule| rule.strip_prefix('#')).ok_or("a $ref is local")?;
                 let target = root.pointer(pointer).ok_or_else(|| format!("{pointer} is nowhere"))?;
@@ -40,11 +49,7 @@ fn conforms(root: &Value, schema: &Value, value: &Value, path: &str) -> Result<(
                     return Err(format!("{path} is no {rule}"));
                 }
             }
-            "const" if rule != value => return Err(format!("{path} is not {rule}")),
-            "enum" if !rule.as_array().is_some_and(|known| known.contains(value)) => {
-                return Err(format!("{path} is {value}, none of {rule}"));
-            }
-            "const" | "enum" => {}
+            "const" | "enum" => return Err(format!("{path} is {value} and not {rule}")),
             "required" => {
                 for name in rule.as_array().into_iter().flatten().filter_map(Value::as_str) {
                     if value.get(name).is_none() {

@@ -94,13 +94,15 @@ fn shared(parameters: &Parameters, keys: &KeyManifest, model: &ClientModel, shap
     require(names.len() == shape.kinds.len() && names.contains(&"decode"), || {
         "it must have one entry `decode` and at most one entry `prefill`".to_owned()
     })?;
+    let mut most_tokens = 1;
     for kind in &shape.kinds {
         if let EntryKind::Prefill { chunk } = kind {
             require((1..=slots).contains(chunk), || format!("a prefill of {chunk} tokens a chunk is out of range"))?;
+            most_tokens = *chunk;
         }
     }
-    placement("embedding", shape.embedding, model.hidden, slots)?;
-    placement("logits", shape.logits, model.vocabulary, slots)?;
+    placement("embedding", shape.embedding, model.hidden, most_tokens, slots)?;
+    placement("logits", shape.logits, model.vocabulary, 1, slots)?;
     let scale = shape.embedding_scale;
     require(scale.is_finite() && scale != 0.0, || format!("its embedding scale is {scale}"))?;
     let entries = u64::from(model.vocabulary) * u64::from(model.hidden);
@@ -122,10 +124,10 @@ fn shared(parameters: &Parameters, keys: &KeyManifest, model: &ClientModel, shap
     Ok(())
 }
 
-fn placement(what: &str, placement: &Placement, entries: u32, slots: u32) -> Result<(), Error> {
+fn placement(what: &str, placement: &Placement, entries: u32, tokens: u32, slots: u32) -> Result<(), Error> {
     let found = placement.index_to_slot.len();
     require(found == entries as usize, || format!("{entries} {what} entries are placed in {found} slots"))?;
-    require(placement.index_to_slot.iter().all(|slot| *slot < slots), || {
-        format!("a slot of the {what} is out of range")
-    })
+    let shift = u64::from(tokens - 1) * u64::from(placement.token_stride);
+    let inside = |slot: &u32| u64::from(*slot) + shift < u64::from(slots);
+    require(placement.index_to_slot.iter().all(inside), || format!("a slot of the {what} is out of range"))
 }

@@ -87,9 +87,8 @@ fn aligned(length: usize) -> usize {
 }
 
 /// The file's bytes.
-pub(super) fn write<H: Header + Clone>(kind: Kind, header: &H, blobs: Blobs) -> Vec<u8> {
+pub(super) fn write<H: Header>(kind: Kind, mut header: H, blobs: &Blobs) -> Vec<u8> {
     // Offsets count from the first blob, so that they do not depend on the header's length.
-    let mut header = header.clone();
     let mut offset = 0;
     let mut list = Vec::with_capacity(blobs.contents.len());
     for bytes in &blobs.contents {

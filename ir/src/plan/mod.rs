@@ -161,7 +161,7 @@ impl Plan {
         check::plan(self)?;
         let mut blobs = container::Blobs::default();
         let header = convert::plan_to_wire(self, &mut blobs);
-        Ok(container::write(container::Kind::Server, &header, blobs))
+        Ok(container::write(container::Kind::Server, header, &blobs))
     }
 
     /// Reads and checks a file's contents. Any bytes are either a valid plan or refused; nothing panics.
@@ -184,7 +184,7 @@ impl ClientPlan {
         check::client(self)?;
         let mut blobs = container::Blobs::default();
         let header = convert::client_to_wire(self, &mut blobs);
-        Ok(container::write(container::Kind::Client, &header, blobs))
+        Ok(container::write(container::Kind::Client, header, &blobs))
     }
 
     /// Reads and checks a file's contents. Any bytes are either a valid plan or refused; nothing panics.

@@ -30,9 +30,10 @@ impl<'t> Cursor<'t> {
     pub fn expected(&self, what: &str) -> Error {
         let found = self.rest.trim_start();
         let shown: String = found.chars().take(24).collect();
-        match found.is_empty() {
-            true => self.error(format!("expected {what}, found the end of the line")),
-            false => self.error(format!("expected {what} at `{shown}`")),
+        if shown.is_empty() {
+            self.error(format!("expected {what}, found the end of the line"))
+        } else {
+            self.error(format!("expected {what} at `{shown}`"))
         }
     }
 

@@ -21,7 +21,8 @@ pub fn hash_of(values: &[f32]) -> [u8; 32] {
 
 /// A hash in hexadecimal.
 pub fn hexadecimal(hash: &[u8; 32]) -> String {
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digit = |value: u8| char::from_digit(u32::from(value), 16).unwrap_or('0');
+    hash.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 /// The text form of a program.
