@@ -28,7 +28,6 @@ enum Rule {
     Test,
     Product,
     TransposedProduct,
-    General,
     Quantised,
     Reduction,
     Choice,
@@ -54,8 +53,7 @@ fn rule(op_type: &str) -> Option<Rule> {
         "Add" | "Sub" | "Mul" | "Div" | "Pow" => Rule::Broadcast,
         "IsNaN" | "Not" | "And" | "Or" | "Equal" | "Less" | "LessOrEqual" | "Greater" | "GreaterOrEqual" => Rule::Test,
         "MatMul" => Rule::Product,
-        "com.microsoft::FusedMatMul" => Rule::TransposedProduct,
-        "Gemm" => Rule::General,
+        "com.microsoft::FusedMatMul" | "Gemm" => Rule::TransposedProduct,
         "com.microsoft::MatMulNBits" => Rule::Quantised,
         "ReduceMean" | "ReduceSum" | "ReduceMax" => Rule::Reduction,
         "Where" => Rule::Choice,
@@ -94,10 +92,6 @@ pub(super) fn infer(node: &OnnxNode, inputs: &[Option<Value>], sizes: Sizes) -> 
         Rule::Choice => vec![(broadcast()?, value(1)?.kind())],
         Rule::Product => vec![(matrix_product_shape(first.shape(), value(1)?.shape())?, kind)],
         Rule::TransposedProduct => {
-            let left = swapped(first.shape(), node.int("transA"));
-            vec![(matrix_product_shape(&left, &swapped(value(1)?.shape(), node.int("transB")))?, kind)]
-        }
-        Rule::General => {
             let left = swapped(first.shape(), node.int("transA"));
             vec![(matrix_product_shape(&left, &swapped(value(1)?.shape(), node.int("transB")))?, kind)]
         }

@@ -254,9 +254,8 @@ impl Reader {
 
 fn interface_input(input: &ValueInfoProto, value: Name) -> Result<OnnxInput, Error> {
     let bad = |what: &str| Error::Interface { message: format!("input `{}` {what}", input.name) };
-    let tensor = match input.type_.as_ref().and_then(|ty| ty.value.as_ref()) {
-        Some(TypeValue::TensorType(tensor)) => tensor,
-        _ => return Err(bad("is not a tensor")),
+    let Some(TypeValue::TensorType(tensor)) = input.type_.as_ref().and_then(|ty| ty.value.as_ref()) else {
+        return Err(bad("is not a tensor"));
     };
     let kind = Kind::of_onnx(tensor.elem_type).ok_or_else(|| bad("has an unsupported element type"))?;
     let dims = tensor.shape.as_ref().map(|shape| shape.dim.as_slice()).unwrap_or_default();

@@ -316,7 +316,7 @@ impl<'g> Specialised<'g> {
             return Ok(true);
         }
         if let ("Shape", Some(Some(value))) = (node.op_type.as_str(), inputs.first()) {
-            let shape = Arc::new(shape_of(node, value.shape())?);
+            let shape = Arc::new(shape_of(node, value.shape()));
             self.set(node, |_, _| Some(Value::Constant(shape.clone())));
             return Ok(true);
         }
@@ -357,19 +357,12 @@ impl<'g> Specialised<'g> {
 
     /// A node whose inputs are parameters: its shape is enough for now.
     fn parameter(&mut self, node: &OnnxNode, inputs: &[Option<Value>]) -> Result<bool, String> {
-        match infer::parameter_shapes(node, inputs)? {
-            Some(results) => {
-                self.set(node, |_, output| {
-                    let (shape, kind) = results.get(output)?.clone();
-                    Some(Value::Parameter { shape, kind })
-                });
-                Ok(true)
-            }
-            None => {
-                self.set(node, |_, _| Some(Value::Unknown));
-                Ok(false)
-            }
-        }
+        let results = infer::parameter_shapes(node, inputs)?;
+        self.set(node, |_, output| {
+            let (shape, kind) = results.as_ref()?.get(output)?.clone();
+            Some(Value::Parameter { shape, kind })
+        });
+        Ok(results.is_some())
     }
 
     /// `Where(IsNaN(x), 0, x)` is x: the guard of a softmax against rows that are masked everywhere.

@@ -56,7 +56,7 @@ pub enum TensorOp {
         /// Keys or values.
         kind: CacheKind,
     },
-    /// (q, keys) → scale·⟨q_r, K_j⟩ for each query head r, with the key head of its group, and each token j.
+    /// (q, keys) → `scale·⟨q_r, K_j⟩` for each query head r, with the key head of its group, and each token j.
     Scores {
         /// Number of query heads.
         heads: u32,

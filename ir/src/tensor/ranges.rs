@@ -42,12 +42,14 @@ impl Range {
     }
 
     /// The range with both ends moved outwards by `margin` times its width.
+    #[must_use]
     pub fn widened(&self, margin: f64) -> Self {
         let extra = margin * (self.max - self.min);
         Self { min: self.min - extra, max: self.max + extra }
     }
 
     /// For quantities that are positive by definition: both ends moved outwards by the factor `1 + margin`.
+    #[must_use]
     pub fn widened_ratio(&self, margin: f64) -> Self {
         Self { min: self.min / (1.0 + margin), max: self.max * (1.0 + margin) }
     }
@@ -123,7 +125,9 @@ impl Ranges {
                     let seen = &mut self.softmaxes[op.index()];
                     for row in interpreter.value(node.inputs[0]).chunks_exact(tokens) {
                         let mut range = Range::default();
-                        row.iter().for_each(|&x| range.include(x));
+                        for &x in row {
+                            range.include(x);
+                        }
                         seen.row_max.include(range.max);
                         seen.row_spread.include(range.max - range.min);
                         let sum: f64 = row.iter().map(|x| (x - range.max).exp()).sum();

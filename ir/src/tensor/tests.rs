@@ -192,7 +192,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
-    fn steps_agree_with_the_whole_text(seed in any::<u64>(), tokens in prop::collection::vec(0..VOCABULARY as u32, 1..=CONTEXT)) {
+    fn steps_agree_with_the_whole_text(
+        seed in any::<u64>(),
+        tokens in prop::collection::vec(0..VOCABULARY as u32, 1..=CONTEXT),
+    ) {
         let model = model(seed);
         prop_assert!(verify(&model).is_ok());
         let expected = whole_text(&model, &tokens);
@@ -205,7 +208,10 @@ proptest! {
     }
 
     #[test]
-    fn ranges_hold_every_value(seed in any::<u64>(), tokens in prop::collection::vec(0..VOCABULARY as u32, 1..=CONTEXT)) {
+    fn ranges_hold_every_value(
+        seed in any::<u64>(),
+        tokens in prop::collection::vec(0..VOCABULARY as u32, 1..=CONTEXT),
+    ) {
         let model = model(seed);
         let ranges = Ranges::calibrate(&model, std::slice::from_ref(&tokens)).expect("known tokens");
         let mut interpreter = Interpreter::new(&model).expect("the model is valid");

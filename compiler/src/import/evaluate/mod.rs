@@ -67,7 +67,7 @@ pub(super) fn evaluate(operands: &Operands<'_>) -> Result<Vec<Dense>, String> {
     }
     let result = match op_type {
         "Constant" => constant(operands.node)?,
-        "Shape" => shape_of(operands.node, &operands.get(0)?.shape)?,
+        "Shape" => shape_of(operands.node, &operands.get(0)?.shape),
         "Size" => Dense::ints(Vec::new(), vec![operands.get(0)?.len() as i64]),
         "Identity" | "Dropout" => operands.get(0)?.clone(),
         "Cast" => cast(operands.node, operands.get(0)?)?,
@@ -77,11 +77,11 @@ pub(super) fn evaluate(operands: &Operands<'_>) -> Result<Vec<Dense>, String> {
 }
 
 /// The result of `Shape` for an operand of the given shape.
-pub(super) fn shape_of(node: &OnnxNode, shape: &[usize]) -> Result<Dense, String> {
+pub(super) fn shape_of(node: &OnnxNode, shape: &[usize]) -> Dense {
     let rank = shape.len() as i64;
     let bound = |value: i64| (if value < 0 { value + rank } else { value }).clamp(0, rank) as usize;
     let (start, end) = (bound(node.int("start").unwrap_or(0)), bound(node.int("end").unwrap_or(rank)));
-    Ok(Dense::int_vector(shape.get(start..end).unwrap_or_default().iter().map(|&extent| extent as i64).collect()))
+    Dense::int_vector(shape.get(start..end).unwrap_or_default().iter().map(|&extent| extent as i64).collect())
 }
 
 /// The kind that a `Cast` casts to.

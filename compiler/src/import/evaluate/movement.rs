@@ -88,13 +88,12 @@ fn squeeze(operands: &Operands<'_>) -> Result<Dense, String> {
     let x = operands.get(0)?;
     let rank = x.shape.len();
     let mut drop: Vec<bool> = vec![false; rank];
-    match operands.ints("axes", 1) {
-        Some(axes) => {
-            for axis in axes {
-                drop[axis_index(axis, rank)?] = true;
-            }
+    if let Some(axes) = operands.ints("axes", 1) {
+        for axis in axes {
+            drop[axis_index(axis, rank)?] = true;
         }
-        None => drop = x.shape.iter().map(|&extent| extent == 1).collect(),
+    } else {
+        drop = x.shape.iter().map(|&extent| extent == 1).collect();
     }
     if (0..rank).any(|axis| drop[axis] && x.shape[axis] != 1) {
         return Err(format!("an axis of {:?} that is not 1 cannot be dropped", x.shape));
@@ -211,12 +210,11 @@ fn split(operands: &Operands<'_>) -> Result<Vec<Dense>, String> {
     let x = operands.get(0)?;
     let axis = axis_index(operands.node.int("axis").unwrap_or(0), x.shape.len())?;
     let parts = operands.node.outputs.len().max(1);
-    let sizes = match operands.ints("split", 1) {
-        Some(sizes) => extents(&sizes)?,
-        None => {
-            let size = x.shape[axis].div_ceil(parts);
-            (0..parts).map(|part| size.min(x.shape[axis].saturating_sub(part * size))).collect()
-        }
+    let sizes = if let Some(sizes) = operands.ints("split", 1) {
+        extents(&sizes)?
+    } else {
+        let size = x.shape[axis].div_ceil(parts);
+        (0..parts).map(|part| size.min(x.shape[axis].saturating_sub(part * size))).collect()
     };
     if sizes.iter().try_fold(0_usize, |sum, &size| sum.checked_add(size)) != Some(x.shape[axis]) {
         return Err(format!("parts of {sizes:?} do not make up {}", x.shape[axis]));

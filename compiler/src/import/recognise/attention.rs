@@ -62,7 +62,7 @@ struct Extents {
 
 impl Recogniser<'_, '_> {
     /// The attention layer that ends in the stream, and the stream ahead of it.
-    pub(super) fn attention(&self, stream: &Stream, user: usize) -> Result<(Attention, Stream), Error> {
+    pub(super) fn attention(self, stream: &Stream, user: usize) -> Result<(Attention, Stream), Error> {
         let (sum, before, output) = self.summands(stream, user)?;
         let output = self.linear(&output, sum, "the attention's output projection")?;
         let (mix, index) = self.whole_node(&output.input, output.node, "the attention's mixed values")?;
@@ -98,7 +98,7 @@ impl Recogniser<'_, '_> {
     }
 
     /// softmax(q·Kᵀ)·V with every step a node of its own.
-    fn written_out_attention(&self, mix: usize) -> Result<Core, Error> {
+    fn written_out_attention(self, mix: usize) -> Result<Core, Error> {
         let (shares, values, mix_scale) = self.factors_of_product(mix)?;
         let (softmax, _) = self.whole_node(&shares, mix, "a softmax")?;
         if self.node(softmax).op_type != "Softmax" || mix_scale * values.scale != 1.0 {
@@ -151,7 +151,7 @@ impl Recogniser<'_, '_> {
     }
 
     /// Left and right factor of a matrix product, with its own factor; transposed ones are made plain.
-    fn factors_of_product(&self, node: usize) -> Result<(Signal, Signal, f64), Error> {
+    fn factors_of_product(self, node: usize) -> Result<(Signal, Signal, f64), Error> {
         let onnx = self.node(node);
         let flag = |name: &str| onnx.int(name).unwrap_or(0) != 0;
         if flag("transA") || flag("transBatchA") || flag("transBatchB") {
@@ -160,30 +160,15 @@ impl Recogniser<'_, '_> {
         let left = self.signal(node, 0)?;
         let mut right = self.signal(node, 1)?;
         if flag("transB") {
-            right = self.transposed(&right);
+            right = transposed(&right);
         }
         Ok((left, right, f64::from(onnx.float("alpha").unwrap_or(1.0))))
-    }
-
-    /// A signal with its last two axes swapped.
-    fn transposed(&self, signal: &Signal) -> Signal {
-        let rank = signal.shape.len();
-        let (rows, columns) = (signal.shape[rank - 2], signal.shape[rank - 1]);
-        let indices = signal.indices();
-        let swapped = (0..indices.len()).map(|index| {
-            let (block, column, row) = (index / (rows * columns), index / rows % columns, index % rows);
-            indices[block * rows * columns + row * columns + column]
-        });
-        let map = Some(Arc::new(swapped.collect()));
-        let mut shape = signal.shape.clone();
-        shape.swap(rank - 2, rank - 1);
-        Signal { shape, map, ..signal.clone() }
     }
 
     /// Checks that a factor holds, for each head, the keys (transposed) or values of the head's group, from a cache
     /// `[kv_heads, tokens, dim]`; returns the number of key-value heads.
     fn check_cache_view(
-        &self,
+        self,
         node: usize,
         signal: &Signal,
         extents: Extents,
@@ -214,7 +199,7 @@ impl Recogniser<'_, '_> {
     }
 
     /// What a cache gains in this step, and the node that appends it, if there is a cache.
-    fn appended(&self, cache: &Signal, user: usize, extents: Extents) -> Result<(Option<usize>, Signal), Error> {
+    fn appended(self, cache: &Signal, user: usize, extents: Extents) -> Result<(Option<usize>, Signal), Error> {
         let (node, _) = self.base_node(cache, user, "keys and values of this step")?;
         if self.node(node).op_type != "Concat" {
             let whole = Signal { shape: vec![cache.base_len], map: None, scale: 1.0, ..cache.clone() };
@@ -236,7 +221,7 @@ impl Recogniser<'_, '_> {
     }
 
     /// The operation `Attention` of operator set 23 with four-dimensional operands.
-    fn attention_op(&self, node: usize) -> Result<Core, Error> {
+    fn attention_op(self, node: usize) -> Result<Core, Error> {
         let onnx = self.node(node);
         let (queries, keys, values) = (self.signal(node, 0)?, self.signal(node, 1)?, self.signal(node, 2)?);
         if onnx.float("softcap").unwrap_or(0.0) != 0.0 || onnx.input(4).is_some() {
@@ -262,7 +247,7 @@ impl Recogniser<'_, '_> {
         }
         let extents = Extents { heads, tokens, dim };
         let rows = heads / stored_heads;
-        let kv_heads = self.check_cache_view(node, &self.transposed(&keys), extents, rows, true)?;
+        let kv_heads = self.check_cache_view(node, &transposed(&keys), extents, rows, true)?;
         if self.check_cache_view(node, &values, extents, rows, false)? != kv_heads {
             return Err(self.fail(node, "keys and values have different numbers of heads"));
         }
@@ -285,7 +270,7 @@ impl Recogniser<'_, '_> {
     }
 
     /// onnxruntime's `GroupQueryAttention`, with the rotary embedding inside and the projections packed or not.
-    fn grouped_attention(&self, node: usize) -> Result<Core, Error> {
+    fn grouped_attention(self, node: usize) -> Result<Core, Error> {
         let onnx = self.node(node);
         let extent = |name: &str| onnx.int(name).and_then(|value| usize::try_from(value).ok()).unwrap_or(0);
         let (heads, kv_heads) = (extent("num_heads"), extent("kv_num_heads"));
@@ -331,4 +316,19 @@ impl Recogniser<'_, '_> {
         let rope = [RopeSource::Cache { cosines, sines }; 2];
         Ok(Core { query, key, value, rope, heads, kv_heads, head_dim, scale, nodes })
     }
+}
+
+/// A signal with its last two axes swapped.
+fn transposed(signal: &Signal) -> Signal {
+    let rank = signal.shape.len();
+    let (rows, columns) = (signal.shape[rank - 2], signal.shape[rank - 1]);
+    let indices = signal.indices();
+    let swapped = (0..indices.len()).map(|index| {
+        let (block, column, row) = (index / (rows * columns), index / rows % columns, index % rows);
+        indices[block * rows * columns + row * columns + column]
+    });
+    let map = Some(Arc::new(swapped.collect()));
+    let mut shape = signal.shape.clone();
+    shape.swap(rank - 2, rank - 1);
+    Signal { shape, map, ..signal.clone() }
 }

@@ -95,7 +95,7 @@ impl Linear {
 
 impl Recogniser<'_, '_> {
     /// The linear layer that a signal is the output of, or some outputs of; `user` reads it.
-    pub(super) fn linear(&self, signal: &Signal, user: usize, expected: &str) -> Result<Linear, Error> {
+    pub(super) fn linear(self, signal: &Signal, user: usize, expected: &str) -> Result<Linear, Error> {
         let (node, _) = self.base_node(signal, user, expected)?;
         let onnx = self.node(node);
         if !is_linear(&onnx.op_type) {
@@ -155,7 +155,7 @@ impl Recogniser<'_, '_> {
     }
 
     /// The matrix `[vocabulary, hidden]` that an embedding looks rows up in.
-    pub(super) fn embedding_weight(&self, node: usize, signal: &Signal, quantised: bool) -> Result<Linear, Error> {
+    pub(super) fn embedding_weight(self, node: usize, signal: &Signal, quantised: bool) -> Result<Linear, Error> {
         let onnx = self.node(node);
         let weight = onnx.input(0).ok_or_else(|| self.fail(node, "it has no weight"))?;
         let hidden = signal.len();

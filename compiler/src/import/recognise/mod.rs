@@ -93,22 +93,22 @@ pub(super) struct Recogniser<'s, 'g> {
     specialised: &'s Specialised<'g>,
 }
 
-impl<'g> Recogniser<'_, 'g> {
-    fn node(&self, index: usize) -> &'g OnnxNode {
+impl<'s, 'g> Recogniser<'s, 'g> {
+    fn node(self, index: usize) -> &'g OnnxNode {
         &self.specialised.graph.nodes[index]
     }
 
-    fn fail(&self, node: usize, message: impl Into<String>) -> Error {
+    fn fail(self, node: usize, message: impl Into<String>) -> Error {
         self.specialised.not_llama(node, message)
     }
 
     /// What is known of the n-th input of a node; an optional one that is not given counts as unknown.
-    fn operand(&self, node: usize, input: usize) -> &Value {
+    fn operand(self, node: usize, input: usize) -> &'s Value {
         self.node(node).input(input).map_or(&Value::Unknown, |name| self.specialised.value(name))
     }
 
     /// The n-th input of a node, as a signal.
-    fn signal(&self, node: usize, input: usize) -> Result<Signal, Error> {
+    fn signal(self, node: usize, input: usize) -> Result<Signal, Error> {
         match self.operand(node, input) {
             Value::Signal(signal) => Ok(signal.clone()),
             _ => Err(self.fail(node, format!("its input {input} does not depend on the token"))),
@@ -116,14 +116,14 @@ impl<'g> Recogniser<'_, 'g> {
     }
 
     /// The node that computes a signal's base, for `expected` to look at; an error at `user` if the base is an input.
-    fn base_node(&self, signal: &Signal, user: usize, expected: &str) -> Result<(usize, usize), Error> {
+    fn base_node(self, signal: &Signal, user: usize, expected: &str) -> Result<(usize, usize), Error> {
         self.specialised
             .producer(signal.base)
             .ok_or_else(|| self.fail(user, format!("it reads an input of the graph instead of {expected}")))
     }
 
     /// The node that computes a signal, if the signal is all of its output in order.
-    fn whole_node(&self, signal: &Signal, user: usize, expected: &str) -> Result<(usize, usize), Error> {
+    fn whole_node(self, signal: &Signal, user: usize, expected: &str) -> Result<(usize, usize), Error> {
         let (node, output) = self.base_node(signal, user, expected)?;
         if signal.is_whole() {
             Ok((node, output))
@@ -164,7 +164,7 @@ impl<'g> Recogniser<'_, 'g> {
     }
 
     /// The output that holds the logits: the one of that name, or else the first.
-    fn logits(&self) -> Result<(String, Name), Error> {
+    fn logits(self) -> Result<(String, Name), Error> {
         let outputs = &self.specialised.graph.outputs;
         let named = outputs.iter().find(|(name, _)| name.ends_with("logits"));
         let found = named.or(outputs.first()).cloned();
@@ -172,7 +172,7 @@ impl<'g> Recogniser<'_, 'g> {
     }
 
     /// The embedding, if the stream is one.
-    fn embedding(&self, stream: &Stream) -> Result<Option<Embedding>, Error> {
+    fn embedding(self, stream: &Stream) -> Result<Option<Embedding>, Error> {
         let Stream::Value(signal) = stream else {
             return Ok(None);
         };
@@ -197,7 +197,7 @@ impl<'g> Recogniser<'_, 'g> {
     }
 
     /// The two summands of the residual stream and the node that adds them: the stream ahead and a layer's output.
-    fn summands(&self, stream: &Stream, user: usize) -> Result<(usize, Signal, Signal), Error> {
+    fn summands(self, stream: &Stream, user: usize) -> Result<(usize, Signal, Signal), Error> {
         let node = match stream {
             Stream::Sum(node) => *node,
             Stream::Value(signal) => {
@@ -228,7 +228,7 @@ impl<'g> Recogniser<'_, 'g> {
     }
 
     /// A gated layer that ends in the stream, and the stream ahead of it.
-    fn mlp(&self, stream: &Stream, user: usize) -> Result<(Mlp, Stream), Error> {
+    fn mlp(self, stream: &Stream, user: usize) -> Result<(Mlp, Stream), Error> {
         let (sum, before, output) = self.summands(stream, user)?;
         let down = self.linear(&output, sum, "the gated layer's output")?;
         let (product, _) = self.whole_node(&down.input, down.node, "the product of gate and up projection")?;
@@ -260,7 +260,7 @@ impl<'g> Recogniser<'_, 'g> {
     }
 
     /// Checks that a norm reads the stream that its layer's output is added to.
-    fn same_stream(&self, normed: &Stream, added: &Signal, sum: usize) -> Result<(), Error> {
+    fn same_stream(self, normed: &Stream, added: &Signal, sum: usize) -> Result<(), Error> {
         let same = match normed {
             Stream::Value(signal) => same_entries(signal, added),
             // The fused node's sum has a name if anything else reads it.

@@ -34,13 +34,13 @@ impl Factor {
 
 impl Recogniser<'_, '_> {
     /// The factors of a signal, down to operations that are not products.
-    pub(super) fn factors(&self, signal: &Signal) -> Result<Vec<Factor>, Error> {
+    pub(super) fn factors(self, signal: &Signal) -> Result<Vec<Factor>, Error> {
         let mut factors = Vec::new();
         self.collect_factors(signal, &mut factors)?;
         Ok(factors)
     }
 
-    fn collect_factors(&self, signal: &Signal, factors: &mut Vec<Factor>) -> Result<(), Error> {
+    fn collect_factors(self, signal: &Signal, factors: &mut Vec<Factor>) -> Result<(), Error> {
         let producer = self.specialised.producer(signal.base).filter(|_| signal.is_whole());
         let Some((node, _)) = producer else {
             factors.push(Factor::Signal(signal.clone()));
@@ -70,7 +70,7 @@ impl Recogniser<'_, '_> {
         }
     }
 
-    fn collect_operand(&self, node: usize, input: usize, factors: &mut Vec<Factor>) -> Result<(), Error> {
+    fn collect_operand(self, node: usize, input: usize, factors: &mut Vec<Factor>) -> Result<(), Error> {
         match (self.operand(node, input), self.node(node).input(input)) {
             (Value::Signal(signal), _) => self.collect_factors(signal, factors),
             (_, Some(name)) => {
@@ -82,7 +82,7 @@ impl Recogniser<'_, '_> {
     }
 
     /// The inverse of an operand that is a square root.
-    fn inverse(&self, node: usize, input: usize, factors: &mut Vec<Factor>) -> Result<(), Error> {
+    fn inverse(self, node: usize, input: usize, factors: &mut Vec<Factor>) -> Result<(), Error> {
         let signal = self.signal(node, input)?;
         let (root, _) = self.whole_node(&signal, node, "a square root")?;
         if self.node(root).op_type != "Sqrt" {
@@ -93,7 +93,7 @@ impl Recogniser<'_, '_> {
     }
 
     /// The norm that a signal is the output of, and the stream that it reads.
-    pub(super) fn norm(&self, signal: &Signal, user: usize) -> Result<(Norm, Stream), Error> {
+    pub(super) fn norm(self, signal: &Signal, user: usize) -> Result<(Norm, Stream), Error> {
         let (node, output) = self.whole_node(signal, user, "a norm's output")?;
         let onnx = self.node(node);
         let epsilon = || f64::from(onnx.float("epsilon").unwrap_or(1e-5));
@@ -117,7 +117,7 @@ impl Recogniser<'_, '_> {
         }
     }
 
-    fn gamma(&self, node: usize, input: usize) -> Result<Name, Error> {
+    fn gamma(self, node: usize, input: usize) -> Result<Name, Error> {
         match (self.operand(node, input), self.node(node).input(input)) {
             (Value::Constant(_) | Value::Parameter { .. }, Some(name)) => Ok(name),
             _ => Err(self.fail(node, "the norm's factors are not constant")),
@@ -125,7 +125,7 @@ impl Recogniser<'_, '_> {
     }
 
     /// γ, x and 1/sqrt(mean(x²) + ε) multiplied in any order.
-    fn written_out_norm(&self, node: usize, signal: &Signal) -> Result<(Norm, Stream), Error> {
+    fn written_out_norm(self, node: usize, signal: &Signal) -> Result<(Norm, Stream), Error> {
         let unexpected = || self.fail(node, "expected a root-mean-square norm: factors times the input over a root");
         let (mut gamma, mut x, mut under) = (None, None, None);
         for factor in self.factors(signal)? {
@@ -174,7 +174,7 @@ impl Recogniser<'_, '_> {
     }
 
     /// Entries of a node's first output.
-    fn mean_len(&self, node: usize) -> usize {
+    fn mean_len(self, node: usize) -> usize {
         let output = self.node(node).outputs.first().copied().flatten();
         output.map_or(0, |name| self.specialised.value(name).shape().iter().product())
     }

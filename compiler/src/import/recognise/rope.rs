@@ -27,7 +27,7 @@ pub(in crate::import) struct Rotated {
 
 impl Recogniser<'_, '_> {
     /// The rotary embedding over heads of `dim` entries that gives a signal.
-    pub(super) fn rotated(&self, signal: &Signal, dim: usize, user: usize) -> Result<Rotated, Error> {
+    pub(super) fn rotated(self, signal: &Signal, dim: usize, user: usize) -> Result<Rotated, Error> {
         let (node, _) = self.base_node(signal, user, "a rotary embedding")?;
         if signal.map.is_some() {
             return Err(self.fail(node, "the rotated features are rearranged"));
@@ -58,8 +58,8 @@ impl Recogniser<'_, '_> {
         Ok(rotated)
     }
 
-    /// x ∘ cos + rotate_half(x) ∘ sin.
-    fn written_out(&self, node: usize, dim: usize) -> Result<Rotated, Error> {
+    /// `x ∘ cos + rotate_half(x) ∘ sin`.
+    fn written_out(self, node: usize, dim: usize) -> Result<Rotated, Error> {
         let (first, second) = (self.turned(node, 0)?, self.turned(node, 1)?);
         for ((x, cosines), (half_swapped, sines)) in [(&first, &second), (&second, &first)] {
             if x.base == half_swapped.base && x.scale == half_swapped.scale && is_half_swapped(x, half_swapped, dim) {
@@ -71,7 +71,7 @@ impl Recogniser<'_, '_> {
     }
 
     /// One summand: a signal times a constant with one row of `head_dim` entries.
-    fn turned(&self, node: usize, input: usize) -> Result<(Signal, Name), Error> {
+    fn turned(self, node: usize, input: usize) -> Result<(Signal, Name), Error> {
         let summand = self.signal(node, input)?;
         let (product, _) = self.base_node(&summand, node, "a product with cosines or sines")?;
         let parts = if self.node(product).op_type == "Mul" && summand.map.is_none() {
