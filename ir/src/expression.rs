@@ -84,7 +84,7 @@ pub enum Operator {
 }
 
 impl Operator {
-    fn apply(self, a: i64, b: i64) -> i64 {
+    pub(crate) fn apply(self, a: i64, b: i64) -> i64 {
         match self {
             Self::Add => a.wrapping_add(b),
             Self::Subtract => a.wrapping_sub(b),

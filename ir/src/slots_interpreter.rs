@@ -5,6 +5,8 @@
 //! state arrays between calls (elements never written are zero), checks that every slot of a polynomial's operand lies in
 //! the polynomial's interval, and records for each value the largest absolute value over all slots of all calls.
 
+mod formulas;
+
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -13,6 +15,7 @@ use crate::expression::{Environment, Integer, Variable, Vector};
 use crate::graph::{OpId, Region, ValueId};
 use crate::program::Program;
 use crate::slots::{Chebyshev, SlotGraph, SlotOp, SlotType, WriteMode};
+use formulas::{Formulas, Plain};
 
 /// A program of the slots stage with all its entry points.
 pub type SlotProgram = Program<SlotOp, SlotType>;
@@ -45,8 +48,12 @@ type Slots = Rc<Vec<f64>>;
 struct Prepared {
     /// By op: values of the op's own block that nothing uses after it.
     releases: Vec<Vec<ValueId>>,
-    /// By op: variables other than the slot in its plaintext vector.
-    variables: Vec<Vec<Variable>>,
+    /// By op: its plaintext vector with the variables in it, other than the slot.
+    plains: Vec<Option<(Plain, Vec<Variable>)>>,
+    /// By op: the condition of a refresh.
+    keeps: Vec<Option<usize>>,
+    /// What plaintext vectors and conditions are made of.
+    formulas: Formulas,
 }
 
 /// Executes the entry points of a program on vectors of real numbers and owns their state.
@@ -64,7 +71,7 @@ impl<'p> Interpreter<'p> {
         Self {
             program,
             state: program.states.iter().map(|state| vec![None; state.capacity as usize]).collect(),
-            prepared: program.entries.iter().map(|entry| prepare(&entry.graph)).collect(),
+            prepared: program.entries.iter().map(|entry| prepare(&entry.graph, program.slots as usize)).collect(),
             max_abs: program.entries.iter().map(|entry| vec![0.0; entry.graph.values.len()]).collect(),
             plains: program.entries.iter().map(|_| HashMap::new()).collect(),
         }
@@ -180,7 +187,7 @@ fn plain_of(op: &SlotOp) -> Option<&Vector> {
     }
 }
 
-fn prepare(graph: &SlotGraph) -> Prepared {
+fn prepare(graph: &SlotGraph, slots: usize) -> Prepared {
     fn uses(graph: &SlotGraph, op: OpId, used: &mut Vec<ValueId>) {
         let node = graph.node(op);
         used.extend(&node.inputs);
@@ -216,18 +223,21 @@ fn prepare(graph: &SlotGraph) -> Prepared {
     }
     let mut releases = vec![Vec::new(); graph.nodes.len()];
     block(graph, &graph.body, &mut releases);
-    let variables = graph
-        .nodes
-        .iter()
-        .map(|node| {
+    let mut formulas = Formulas::new(slots);
+    let plains = graph.nodes.iter().map(|node| {
+        plain_of(&node.op).map(|plain| {
             let mut found = Vec::new();
-            if let Some(plain) = plain_of(&node.op) {
-                variables_of_vector(plain, &mut found);
-            }
-            found
+            variables_of_vector(plain, &mut found);
+            (formulas.vector(plain), found)
         })
-        .collect();
-    Prepared { releases, variables }
+    });
+    let plains = plains.collect();
+    let keeps = graph.nodes.iter().map(|node| match &node.op {
+        SlotOp::Refresh { keep: Some(keep) } => Some(formulas.integer(keep)),
+        _ => None,
+    });
+    let keeps = keeps.collect();
+    Prepared { releases, plains, keeps, formulas }
 }
 
 /// One call in progress.
@@ -246,7 +256,7 @@ struct Run<'r> {
 impl Run<'_> {
     fn set(&mut self, id: ValueId, slots: Slots) {
         let magnitude = &mut self.max_abs[id.index()];
-        *magnitude = slots.iter().fold(*magnitude, |most, x| if x.abs() > most { x.abs() } else { most });
+        *magnitude = magnitude.max(largest(&slots));
         self.values[id.index()] = Some(slots);
     }
 
@@ -258,20 +268,21 @@ impl Run<'_> {
         self.program.slots as usize
     }
 
-    /// A plaintext operand; those that depend on neither position nor count are kept between calls.
-    fn plain(&mut self, op: OpId, vector: &Vector) -> Result<Slots, Error> {
-        let variables = &self.prepared.variables[op.index()];
+    /// The op's plaintext operand, if it has one. Those that depend on neither position nor count are kept between calls.
+    fn plain(&mut self, op: OpId) -> Result<Option<Slots>, Error> {
+        let Some((plain, variables)) = &self.prepared.plains[op.index()] else { return Ok(None) };
         let keep = variables.iter().all(|variable| matches!(variable, Variable::Loop(_)));
         let number = |variable: &Variable| Integer::Variable(*variable).evaluate(&self.environment);
-        let key = (op, variables.iter().map(number).collect::<Vec<_>>());
-        if let Some(known) = self.plains.get(&key).filter(|_| keep) {
-            return Ok(known.clone());
+        let key = (op, if keep { variables.iter().map(number).collect() } else { Vec::new() });
+        if keep && let Some(known) = self.plains.get(&key) {
+            return Ok(Some(known.clone()));
         }
-        let values = Rc::new(vector.evaluate(&self.environment, self.slots(), &self.program.tables)?);
+        let formulas = &self.prepared.formulas;
+        let values = Rc::new(formulas.evaluate(plain, &self.environment, None, &self.program.tables)?);
         if keep {
             self.plains.insert(key, values.clone());
         }
-        Ok(values)
+        Ok(Some(values))
     }
 
     fn element(&self, state: usize, index: &Integer) -> Result<usize, Error> {
@@ -310,21 +321,24 @@ impl Run<'_> {
             let id = node.inputs.get(index).ok_or_else(|| Error::Execution("an operand is missing".into()))?;
             run.get(*id).cloned()
         };
-        let combine = |run: &Self, f: fn(f64, f64) -> f64| -> Result<Vec<Slots>, Error> {
-            let (a, b) = (operand(run, 0)?, operand(run, 1)?);
-            Ok(vec![Rc::new(a.iter().zip(b.iter()).map(|(&x, &y)| f(x, y)).collect())])
-        };
         match &node.op {
-            SlotOp::Add => combine(self, |x, y| x + y),
-            SlotOp::Subtract => combine(self, |x, y| x - y),
-            SlotOp::Multiply => combine(self, |x, y| x * y),
-            SlotOp::MultiplyPlain { plain, .. } => {
-                let (a, factor) = (operand(self, 0)?, self.plain(op, plain)?);
-                Ok(vec![Rc::new(a.iter().zip(factor.iter()).map(|(x, y)| x * y).collect())])
+            SlotOp::Add | SlotOp::Subtract | SlotOp::Multiply => {
+                let (a, b) = (operand(self, 0)?, operand(self, 1)?);
+                let pairs = a.iter().zip(b.iter());
+                Ok(vec![Rc::new(match node.op {
+                    SlotOp::Add => pairs.map(|(x, y)| x + y).collect(),
+                    SlotOp::Subtract => pairs.map(|(x, y)| x - y).collect(),
+                    _ => pairs.map(|(x, y)| x * y).collect(),
+                })])
             }
-            SlotOp::AddPlain { plain } => {
-                let (a, summand) = (operand(self, 0)?, self.plain(op, plain)?);
-                Ok(vec![Rc::new(a.iter().zip(summand.iter()).map(|(x, y)| x + y).collect())])
+            SlotOp::MultiplyPlain { .. } | SlotOp::AddPlain { .. } => {
+                let a = operand(self, 0)?;
+                let plain = self.plain(op)?.ok_or_else(|| Error::Execution("a plaintext is missing".into()))?;
+                let pairs = a.iter().zip(plain.iter());
+                Ok(vec![Rc::new(match node.op {
+                    SlotOp::AddPlain { .. } => pairs.map(|(x, y)| x + y).collect(),
+                    _ => pairs.map(|(x, y)| x * y).collect(),
+                })])
             }
             SlotOp::Rotate { by } => {
                 let a = operand(self, 0)?;
@@ -334,9 +348,9 @@ impl Run<'_> {
                 rotated.extend_from_slice(&a[..shift]);
                 Ok(vec![Rc::new(rotated)])
             }
-            SlotOp::Polynomial { polynomial, mask } => {
+            SlotOp::Polynomial { polynomial, .. } => {
                 let a = operand(self, 0)?;
-                let mask = mask.as_ref().map(|mask| self.plain(op, mask)).transpose()?;
+                let mask = self.plain(op)?;
                 let values = match self.hooks.polynomial(op, &self.environment, &a) {
                     Some(mut values) => {
                         if let Some(mask) = mask {
@@ -348,13 +362,14 @@ impl Run<'_> {
                 };
                 Ok(vec![Rc::new(values)])
             }
-            SlotOp::Refresh { keep: None } => (0..node.inputs.len()).map(|index| operand(self, index)).collect(),
-            SlotOp::Refresh { keep: Some(keep) } => {
-                let kept = keep.evaluate_slots(&self.environment, self.slots());
-                let masked = |a: Slots| {
-                    Rc::new(a.iter().zip(&kept).map(|(&x, &keep)| if keep == 0 { 0.0 } else { x }).collect::<Vec<_>>())
+            SlotOp::Refresh { .. } => {
+                let operands = (0..node.inputs.len()).map(|index| operand(self, index));
+                let Some(keep) = self.prepared.keeps[op.index()] else { return operands.collect() };
+                let kept = self.prepared.formulas.condition(keep, &self.environment);
+                let masked = |a: Slots| -> Slots {
+                    Rc::new(a.iter().zip(&kept).map(|(&x, &keep)| if keep { x } else { 0.0 }).collect())
                 };
-                (0..node.inputs.len()).map(|index| operand(self, index).map(masked)).collect()
+                operands.map(|operand| operand.map(masked)).collect()
             }
             SlotOp::StateRead { state, index } => {
                 let index = self.element(state.0 as usize, index)?;
@@ -387,6 +402,19 @@ impl Run<'_> {
             }
         }
     }
+}
+
+/// The largest absolute value.
+fn largest(values: &[f64]) -> f64 {
+    const LANES: usize = 16;
+    let larger = |a: f64, b: f64| if b > a { b } else { a };
+    let mut most = [0.0; LANES];
+    let blocks = values.chunks_exact(LANES);
+    let rest = blocks.remainder().iter().fold(0.0, |most, x| larger(most, x.abs()));
+    for block in blocks {
+        most.iter_mut().zip(block).for_each(|(most, x)| *most = larger(*most, x.abs()));
+    }
+    most.into_iter().fold(rest, larger)
 }
 
 /// The polynomial in every slot that the mask keeps, by Clenshaw's recurrence over blocks of slots; the interval is

@@ -76,34 +76,50 @@ pub struct TensorRanges {
     pub ranges: SiteRanges,
 }
 
-/// What was seen in the rows of one softmax: by squarings k, the ranges of Σ y_j for j = 0..=k, with reference 0.
+/// Powers of the number of tokens that sums may be multiplied by.
+const EXPONENTS: [f64; 9] = [0.0, -0.25, 0.25, -0.5, 0.5, -0.75, 0.75, -1.0, 1.0];
+
+/// What was seen in the rows of one softmax.
 #[derive(Clone)]
 struct Rows {
     scores: Range,
-    sums: Vec<Vec<Range>>,
+    /// By squarings k = 1, 2, …: for j = 0..=k the ranges of Σ y_j, with reference 0, times each power.
+    sums: Vec<Vec<[Range; EXPONENTS.len()]>>,
 }
 
 impl Rows {
     fn new() -> Self {
-        let sums = (1..=MOST_SQUARINGS).map(|squarings| vec![Range::default(); squarings + 1]).collect();
+        let sums = (1..=MOST_SQUARINGS).map(|squarings| vec![Default::default(); squarings + 1]).collect();
         Self { scores: Range::default(), sums }
     }
 
     fn include(&mut self, row: &[f64]) {
         row.iter().for_each(|&x| self.scores.include(x));
+        let powers = EXPONENTS.map(|exponent| (row.len() as f64).powf(exponent));
         for (index, sums) in self.sums.iter_mut().enumerate() {
             let divisor = f64::from(2u32 << index);
             let mut y: Vec<f64> = row.iter().map(|x| (x / divisor).exp()).collect();
             let stages = sums.len();
-            for (stage, range) in sums.iter_mut().enumerate() {
+            for (stage, ranges) in sums.iter_mut().enumerate() {
                 let sum: f64 = y.iter().sum();
-                range.include(sum);
+                ranges.iter_mut().zip(powers).for_each(|(range, power)| range.include(sum * power));
                 if stage + 1 < stages {
                     y.iter_mut().for_each(|y| *y = (*y / sum).powi(2));
                 }
             }
         }
     }
+}
+
+/// The power that makes the ratio of a sum's largest to its smallest value least, with the range.
+fn narrowest(ranges: &[Range; EXPONENTS.len()]) -> (f64, Range) {
+    let mut best = (EXPONENTS[0], ranges[0]);
+    for (&exponent, &range) in EXPONENTS.iter().zip(ranges) {
+        if range.max * best.1.min < 0.99 * best.1.max * range.min {
+            best = (exponent, range);
+        }
+    }
+    best
 }
 
 /// Runs all text through the tensor stage.
@@ -145,19 +161,19 @@ pub fn tensor_ranges(
     let mut plans = Vec::new();
     for (layer, rows) in rows.iter().enumerate().take(roles.layers.len()) {
         let narrow = |squarings: &usize| {
-            let range = rows.sums[squarings - 1][0].widened_ratio(options.margin);
+            let range = narrowest(&rows.sums[squarings - 1][0]).1.widened_ratio(options.margin);
             range.max / range.min <= options.rough_ratio
         };
         let squarings = (1..=MOST_SQUARINGS).find(narrow).unwrap_or(MOST_SQUARINGS);
         let reference = rows.scores.max;
-        let plan = SoftmaxPlan { squarings, reference };
-        let sums = &rows.sums[squarings - 1];
+        let sums: Vec<(f64, Range)> = rows.sums[squarings - 1].iter().map(narrowest).collect();
         let factor = (-reference / f64::from(1u32 << squarings)).exp();
-        for (stage, range) in sums.iter().enumerate() {
+        for (stage, (_, range)) in sums.iter().enumerate() {
             let site = if stage < squarings { Site::Sum { layer, stage } } else { Site::Denominator { layer } };
             let factor = if stage == 0 { factor } else { 1.0 };
             insert(site, Range { min: range.min * factor, max: range.max * factor });
         }
+        let plan = SoftmaxPlan { reference, exponents: sums.into_iter().map(|(exponent, _)| exponent).collect() };
         insert(Site::Scores { layer }, rows.scores);
         let value = |which: usize| ranges.value(graph.node(linears[7 * layer + which]).results[0]);
         insert(Site::Gate { layer }, value(4));

@@ -109,8 +109,8 @@ fn scores(entry: &mut EntryBuilder<'_>, layer: usize, members: &[ValueId]) -> Va
     let yielded = builder.add_all(merged);
     let summed = builder.close(vec![yielded])[0];
     entry.builder.set_layout(summed, layout(tokens, Fill::Tokens));
-    let shift = entry.plan.layers[layer].exponential.affine.shift();
-    let shifted = entry.builder.add_plain(summed, shift.into());
+    let plan = entry.plan;
+    let shifted = entry.argument(&plan.layers[layer].exponential, summed, None);
     entry.builder.refresh(shifted, None)
 }
 
@@ -122,13 +122,16 @@ fn softmax(entry: &mut EntryBuilder<'_>, layer: usize, scores: ValueId) -> Value
     let member = shape.lane_of_slot() % group;
     let row = shape.real_row(&member);
     let known = (block * tokens + Integer::slot() % tokens).less_equal(Integer::position());
-    let mut y = entry.polynomial(&plan.exponential, scores, Some(both(known, row.clone())), None);
+    let scale = entry.softmax_scale(layer, 0, Integer::position());
+    let mut y = entry.polynomial(&plan.exponential, scores, Some(both(known, row.clone())), scale, None);
     y = entry.builder.refresh(y, None);
-    for step in &plan.rough {
+    for (stage, step) in plan.rough.iter().enumerate() {
         let sum = entry.builder.fold(y, block_steps(shape).chain(doubling(1, tokens)));
         entry.builder.set_layout(sum, layout(tokens, Fill::Junk));
         let landing = both((Integer::slot() % tokens).equal(0), row.clone());
-        let inverse = entry.approximate(step, sum, None, Some(landing), None);
+        let argument = entry.argument(step, sum, None);
+        let scale = entry.softmax_scale(layer, stage + 1, Integer::position());
+        let inverse = entry.polynomial(step, argument, Some(landing), scale, None);
         let inverse = entry.builder.refresh(inverse, None);
         let copies = entry.builder.fold(inverse, doubling(1, tokens).map(|k| -k));
         entry.builder.set_layout(copies, layout(tokens, Fill::Replica));

@@ -84,38 +84,35 @@ impl<'a> EntryBuilder<'a> {
         self.builder.set_origin(origin.clone());
     }
 
-    /// The step's polynomial of a value that is x/half where `shifted` holds and anything harmless elsewhere.
-    pub fn approximate(
-        &mut self,
-        step: &Step,
-        value: ValueId,
-        shifted: Option<Integer>,
-        mask: Option<Integer>,
-        meaningful: Option<Integer>,
-    ) -> ValueId {
+    /// x/half with the step's shift where `rows` holds, or everywhere: the argument u of the step's polynomial.
+    pub fn argument(&mut self, step: &Step, value: ValueId, rows: Option<Integer>) -> ValueId {
         let shift = step.affine.shift();
-        let argument = if shift == 0.0 {
-            value
-        } else {
-            let plain = Vector::Scalar(shift);
-            self.builder.add_plain(value, match shifted {
-                Some(condition) => plain.masked(condition),
-                None => plain,
-            })
-        };
-        self.polynomial(step, argument, mask, meaningful)
+        if shift == 0.0 {
+            return value;
+        }
+        let plain = Vector::Scalar(shift);
+        self.builder.add_plain(value, match rows {
+            Some(condition) => plain.masked(condition),
+            None => plain,
+        })
     }
 
-    /// The step's polynomial of its argument u.
+    /// The step's polynomial of its argument u, times `factor`, where `mask` holds and 0 elsewhere. `meaningful` are the
+    /// slots that matter, those of the mask where absent.
     pub fn polynomial(
         &mut self,
         step: &Step,
         argument: ValueId,
         mask: Option<Integer>,
+        factor: Option<Vector>,
         meaningful: Option<Integer>,
     ) -> ValueId {
         let polynomial = step.approximation.polynomial.clone();
-        let result = self.builder.polynomial(argument, polynomial, mask.clone().map(indicator));
+        let vector = match (mask.clone(), factor) {
+            (Some(condition), factor) => Some(factor.unwrap_or(Vector::Scalar(1.0)).masked(condition)),
+            (None, factor) => factor,
+        };
+        let result = self.builder.polynomial(argument, polynomial, vector);
         let op = self.builder.definition(result).expect("a polynomial is an op");
         self.uses.push(SiteUse {
             op,
@@ -125,6 +122,14 @@ impl<'a> EntryBuilder<'a> {
             meaningful: meaningful.or(mask),
         });
         result
+    }
+
+    /// The factor of what makes y_stage of a softmax, at a position given for each slot; `None` if it is 1.
+    pub fn softmax_scale(&self, layer: usize, stage: usize, position: Integer) -> Option<Vector> {
+        let plan = self.plan;
+        let offset = tables::scale_offset(plan, layer, stage, self.shape.model.context);
+        let table = tables::scale_table(self.roles.layers.len());
+        (plan.layers[layer].softmax.exponents[stage] != 0.0).then(|| Vector::Table(table, position + offset))
     }
 
     /// x/(√d·rms(x)) for σ·x in the slots where `rows` holds and zeros elsewhere. The mask, if any, rides on the
@@ -140,7 +145,8 @@ impl<'a> EntryBuilder<'a> {
         if (factor - 1.0).abs() > 1e-9 {
             sum = self.builder.multiply_plain(sum, Vector::Scalar(1.0 / factor), Purpose::Scale);
         }
-        let inverse = self.approximate(step, sum, Some(rows.clone()), mask, Some(rows));
+        let argument = self.argument(step, sum, Some(rows.clone()));
+        let inverse = self.polynomial(step, argument, mask, None, Some(rows));
         let result = self.builder.multiply(x, inverse);
         self.builder.set_layout(result, layout(shape.stride(), Fill::Zero));
         self.builder.refresh(result, None)
@@ -215,10 +221,9 @@ impl<'a> EntryBuilder<'a> {
     pub fn divide(&mut self, layer: usize, numerator: ValueId, denominator: ValueId, rows: Integer) -> ValueId {
         let plan = &self.plan.layers[layer];
         let step = &plan.reciprocal;
-        let shift = Vector::Scalar(step.affine.shift()).masked(rows.clone());
-        let argument = self.builder.add_plain(denominator, shift);
+        let argument = self.argument(step, denominator, Some(rows.clone()));
         let (numerator, argument) = self.builder.refresh_pair(numerator, argument);
-        let inverse = self.polynomial(step, argument, None, Some(rows.clone()));
+        let inverse = self.polynomial(step, argument, None, None, Some(rows.clone()));
         let quotient = self.builder.multiply(numerator, inverse);
         if !plan.newton {
             return quotient;
@@ -259,7 +264,7 @@ impl<'a> EntryBuilder<'a> {
         let (gate, up) = self.builder.refresh_pair(gate, up);
         self.origin(&self.roles.layers[layer].silu);
         let plan = self.plan;
-        let activated = self.polynomial(&plan.layers[layer].silu, gate, Some(rows), None);
+        let activated = self.polynomial(&plan.layers[layer].silu, gate, Some(rows), None, None);
         self.origin(&self.roles.layers[layer].product);
         let product = self.builder.multiply(activated, up);
         self.builder.set_layout(product, layout(shape.wide_stride(), Fill::Zero));

@@ -52,7 +52,9 @@ pub struct LowerOptions {
     pub magnitude_margin: f64,
     /// Relative error of inverse square roots.
     pub norm_error: f64,
-    /// Relative error of the softmax's sums and of its final reciprocal.
+    /// Error of exponentials, relative to the smallest sum of a row.
+    pub exponential_error: f64,
+    /// Relative error of the softmax's final reciprocal.
     pub softmax_error: f64,
     /// Relative error of rough reciprocals, which cancels.
     pub rough_error: f64,
@@ -73,6 +75,7 @@ impl Default for LowerOptions {
             margin: 0.3,
             magnitude_margin: 0.3,
             norm_error: 3e-4,
+            exponential_error: 1e-4,
             softmax_error: 1e-3,
             rough_error: 0.4,
             silu_error: 3e-4,
@@ -189,7 +192,7 @@ pub fn lower(
         let ranges = calibrate::site_ranges(model, &shape, &program, &uses, &sequences, tensor.ranges)?;
         (tensor.softmaxes, ranges)
     } else {
-        (vec![SoftmaxPlan { squarings: 1, reference: 10.0 }; roles.layers.len()], plan::SiteRanges::new())
+        (vec![SoftmaxPlan { reference: 10.0, exponents: vec![0.0; 2] }; roles.layers.len()], plan::SiteRanges::new())
     };
     let plan = Plan::new(&model.hyperparameters, &roles, &softmaxes, &ranges, options);
     let (mut program, _) = build(model, &shape, &roles, &plan);

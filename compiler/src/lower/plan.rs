@@ -14,7 +14,8 @@
 //!
 //! Softmax is by normalising and squaring (arXiv 2410.11184): y_0 = exp((x − c)/2^k), y_{j+1} = (y_j·r_j)² with r_j a
 //! rough reciprocal of Σ y_j, and the result is y_k / Σ y_k, whose division is delayed until after the mix. Errors of
-//! r_j cancel, as numerator and denominator carry the same factor. The norm's result is x/(√d·rms), at most 1, and
+//! r_j cancel, as numerator and denominator carry the same factor. As sums grow with the number of tokens, y_j also carries
+//! a power of the position plus one, which narrows the ranges of the sums and rides on the coefficients' mask. The norm's result is x/(√d·rms), at most 1, and
 //! √d rides on the weights that follow; the gated product is divided by its bound, which rides on W_down.
 
 use std::collections::BTreeMap;
@@ -38,12 +39,26 @@ pub struct SiteRange {
 pub type SiteRanges = BTreeMap<Site, SiteRange>;
 
 /// What is known about a layer's softmax ahead of everything else.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SoftmaxPlan {
-    /// Squarings k ≥ 1.
-    pub squarings: usize,
     /// The score c whose exponential is 1.
     pub reference: f64,
+    /// For y_0, …, y_k: the power of the position plus one that they carry. There are k ≥ 1 squarings.
+    pub exponents: Vec<f64>,
+}
+
+impl SoftmaxPlan {
+    /// Squarings k.
+    pub fn squarings(&self) -> usize {
+        self.exponents.len() - 1
+    }
+
+    /// What the coefficients of the polynomial that makes y_stage are multiplied by at a position. The rough reciprocal
+    /// ahead of a squaring carries the square root of the power.
+    pub fn scale(&self, stage: usize, position: usize) -> f64 {
+        let exponent = self.exponents[stage] * if stage == 0 { 1.0 } else { 0.5 };
+        (position as f64 + 1.0).powf(exponent)
+    }
 }
 
 /// A function and the polynomial that stands for it.
@@ -106,9 +121,9 @@ impl Plan {
             step(Site::Norm { index }, Function::InverseSquareRoot { epsilon: norm.epsilon, factor: 1.0 })
         };
         let layer = |(layer, softmax): (usize, &SoftmaxPlan)| LayerPlan {
-            softmax: *softmax,
-            exponential: step(Site::Scores { layer }, exponential(*softmax, 1.0)),
-            rough: (0..softmax.squarings)
+            softmax: softmax.clone(),
+            exponential: step(Site::Scores { layer }, exponential(softmax, 1.0)),
+            rough: (0..softmax.squarings())
                 .map(|stage| step(Site::Sum { layer, stage }, Function::Reciprocal { factor: 1.0 }))
                 .collect(),
             reciprocal: step(Site::Denominator { layer }, Function::Reciprocal { factor: 1.0 }),
@@ -157,7 +172,7 @@ impl Plan {
             if worth { own } else { shared }
         };
         let norms = roles.norms.iter().zip(&squares).enumerate().map(norm).collect();
-        let layers = softmaxes.iter().enumerate().map(|(layer, softmax)| layer_plan(layer, *softmax, &of, options));
+        let layers = softmaxes.iter().enumerate().map(|(layer, softmax)| layer_plan(layer, softmax, &of, options));
         Self { residual_scale, norms, layers: layers.collect() }
     }
 
@@ -177,19 +192,19 @@ impl Plan {
     }
 }
 
-fn exponential(softmax: SoftmaxPlan, factor: f64) -> Function {
-    let divisor = f64::from(1u32 << softmax.squarings);
+fn exponential(softmax: &SoftmaxPlan, factor: f64) -> Function {
+    let divisor = f64::from(1u32 << softmax.squarings());
     Function::Exponential { reference: softmax.reference, divisor, factor }
 }
 
 fn layer_plan(
     layer: usize,
-    softmax: SoftmaxPlan,
+    softmax: &SoftmaxPlan,
     of: &dyn Fn(Site) -> SiteRange,
     options: &LowerOptions,
 ) -> LayerPlan {
     let ratio = |range: Range| range.widened_ratio(options.margin);
-    let squarings = softmax.squarings;
+    let squarings = softmax.squarings();
 
     // Sums and denominator: range of the true sum, and the map of the slots' values, junk included.
     let mut roughness = 0.0f64;
@@ -243,8 +258,8 @@ fn layer_plan(
     scores.include(0.0);
     let map = Affine::onto(scores.min, scores.max);
     let function = exponential(softmax, 1.0 / sums[0].2.half);
-    // The smallest row maximum decides how small an error the exponential may have, so the error is that of the sum.
-    let target = options.softmax_error * sums[0].1.min / sums[0].2.half;
+    // Errors count against the smallest sum of a row.
+    let target = options.exponential_error * sums[0].1.min / sums[0].2.half;
     let exponential = Step {
         site: Site::Scores { layer },
         function,
@@ -264,7 +279,7 @@ fn layer_plan(
         range: [-bound, bound],
     };
     let up_bound = of(Site::Up { layer }).all.max_abs() * (1.0 + options.margin);
-    LayerPlan { softmax, exponential, rough, reciprocal, newton, silu, up_bound }
+    LayerPlan { softmax: softmax.clone(), exponential, rough, reciprocal, newton, silu, up_bound }
 }
 
 /// The cheaper of a polynomial that meets the target and one that does so after a Newton step, which takes one level as

@@ -93,14 +93,15 @@ fn attention(entry: &mut EntryBuilder<'_>, layer: usize, normed: ValueId) -> Val
 
     let plan = &entry.plan.layers[layer];
     let mut inverses = Vec::new();
-    for step in &plan.rough {
+    for (stage, step) in plan.rough.iter().enumerate() {
         entry.origin(&roles.softmax);
         let total = over_chunks(entry, |entry, index| {
             vec![weights(entry, layer, &queries, index, &inverses)]
         })[0];
         let sum = sum_over_lanes(entry, total);
-        let rows = rows(shape);
-        let inverse = entry.approximate(step, sum, None, Some(rows), None);
+        let argument = entry.argument(step, sum, None);
+        let scale = entry.softmax_scale(layer, stage + 1, Integer::position() + Integer::slot() % place);
+        let inverse = entry.polynomial(step, argument, Some(rows(shape)), scale, None);
         inverses.push(entry.builder.refresh(inverse, None));
     }
     let sums = over_chunks(entry, |entry, index| {
@@ -172,13 +173,14 @@ fn weights(
         })
         .collect();
     let scores = entry.builder.add_all(terms);
-    let shifted = entry.builder.add_plain(scores, plan.exponential.affine.shift().into());
+    let shifted = entry.argument(&plan.exponential, scores, None);
     entry.origin(&roles.softmax);
     let shifted = entry.builder.refresh(shifted, None);
     let token = Integer::slot() % shape.query_stride();
     let other = index.clone() * chunk + (token.clone() + shape.lane_of_slot()) % chunk;
     let known = other.less_equal(Integer::position() + token);
-    let mut y = entry.polynomial(&plan.exponential, shifted, Some(rows(shape).and(known)), None);
+    let scale = entry.softmax_scale(layer, 0, Integer::position() + Integer::slot() % shape.query_stride());
+    let mut y = entry.polynomial(&plan.exponential, shifted, Some(rows(shape).and(known)), scale, None);
     for &inverse in inverses {
         y = entry.builder.refresh(y, None);
         let root = entry.builder.multiply(y, inverse);

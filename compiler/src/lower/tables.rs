@@ -5,7 +5,7 @@ use cachemir_ir::program::Table;
 use cachemir_ir::tensor::{TensorModel, Weight};
 use rayon::prelude::*;
 
-use super::plan::Plan;
+use super::plan::{Plan, SoftmaxPlan};
 use super::roles::Roles;
 
 /// Index of a layer's linear maps, in the order of [`super::roles::LayerRoles::linears`].
@@ -50,6 +50,17 @@ pub fn sine_table(layers: usize) -> TableId {
     TableId((layers * MAPS.len() + 2) as u32)
 }
 
+/// Scales of softmaxes by layer, stage and position; see [`SoftmaxPlan::scale`].
+pub fn scale_table(layers: usize) -> TableId {
+    TableId((layers * MAPS.len() + 3) as u32)
+}
+
+/// Offset of a layer's stage in the table of scales.
+pub fn scale_offset(plan: &Plan, layer: usize, stage: usize, context: usize) -> usize {
+    let before: usize = plan.layers[..layer].iter().map(|layer| layer.softmax.exponents.len()).sum();
+    (before + stage) * context
+}
+
 /// All tables. They are empty where the model has shapes only.
 pub fn tables(model: &TensorModel, roles: &Roles, plan: &Plan) -> Vec<Table> {
     let layers = roles.layers.len();
@@ -78,6 +89,14 @@ pub fn tables(model: &TensorModel, roles: &Roles, plan: &Plan) -> Vec<Table> {
         let shape = vec![rope.positions() as u32, rope.pairs as u32];
         tables.push(Table { name: name.into(), shape, values: values.clone() });
     }
+    let context = model.hyperparameters.context;
+    let scales = |softmax: &SoftmaxPlan| -> Vec<f32> {
+        let stage = |stage: usize| (0..context).map(move |position| softmax.scale(stage, position) as f32);
+        (0..softmax.exponents.len()).flat_map(stage).collect()
+    };
+    let values: Vec<f32> = plan.layers.iter().flat_map(|layer| scales(&layer.softmax)).collect();
+    let shape = vec![(values.len() / context.max(1)) as u32, context as u32];
+    tables.push(Table { name: "softmax.scales".into(), shape, values });
     tables
 }
 

@@ -109,7 +109,7 @@ fn check(slots: usize, hyperparameters: Hyperparameters, squarings: usize) {
     let h = &model.hyperparameters;
     let shape = Shape::new(h, slots).unwrap();
     let roles = Roles::new(&model).unwrap();
-    let softmaxes = vec![SoftmaxPlan { squarings, reference: 1.0 }; h.layers];
+    let softmaxes = vec![SoftmaxPlan { reference: 1.0, exponents: vec![0.5; squarings + 1] }; h.layers];
     let plan = Plan::provisional(h, &roles, &softmaxes);
     let (program, uses) = build(&model, &shape, &roles, &plan);
     for entry in &program.entries {
