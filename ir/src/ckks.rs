@@ -19,7 +19,7 @@ pub struct CiphertextType {
     pub product: bool,
     /// Where the vector's entries are.
     pub layout: Layout,
-    /// A bound on the absolute value over all slots, junk included.
+    /// A bound on the absolute value of real and imaginary part over all slots, junk included.
     pub max_abs: f64,
 }
 

@@ -38,7 +38,7 @@ impl ClearSlots {
     pub fn max_abs(&self) -> f64 {
         match &self.imaginary {
             None => largest(self.real.iter().map(|x| x.abs())),
-            Some(imaginary) => largest(self.real.iter().zip(imaginary).map(|(x, y)| x.hypot(*y))),
+            Some(imaginary) => largest(self.real.iter().chain(imaginary).map(|x| x.abs())),
         }
     }
 

@@ -333,14 +333,15 @@ impl Emitter<'_> {
                     layout: Layout { domain: Domain::Complex, ..ty.layout },
                     max_abs,
                 };
-                let packed = complex(2.0 * max_abs, types[0]);
-                let imaginary = self.push(CkksOp::MultiplyByI, vec![b], complex(types[1].max_abs, types[1]));
+                let packed = complex(max_abs, types[0]);
+                let imaginary = self.push(CkksOp::MultiplyByI, vec![b], complex(max_abs, types[1]));
                 let both = self.push(CkksOp::Add, vec![a, imaginary], packed);
-                // Halving in the bootstrap makes up for the doubling of z + z̄ and z − z̄.
-                let half = self.push(bootstrap(true, keep, 0.5, max_abs / 2.0), vec![both], complex(max_abs, types[0]));
-                let conjugate = self.push(CkksOp::Conjugate, vec![half], complex(max_abs, types[0]));
+                // Halving in the bootstrap makes up for the doubling of z + z̄ and z̄ − z.
+                let halved = complex(max_abs / 2.0, types[0]);
+                let half = self.push(bootstrap(true, keep, 0.5, max_abs / 2.0), vec![both], halved);
+                let conjugate = self.push(CkksOp::Conjugate, vec![half], halved);
                 let real = self.push(CkksOp::Add, vec![half, conjugate], types[0]);
-                let difference = self.push(CkksOp::Subtract, vec![conjugate, half], complex(max_abs, types[1]));
+                let difference = self.push(CkksOp::Subtract, vec![conjugate, half], packed);
                 vec![real, self.push(CkksOp::MultiplyByI, vec![difference], types[1])]
             }
             _ => unreachable!("the slots verifier allows one or two operands"),
