@@ -5,8 +5,8 @@
 //!    through views ([`specialise`], [`views`]);
 //! 2. *recognise* the decoder from its output backwards: head, norms, linear layers, attention, gated layers
 //!    ([`recognise`]);
-//! 3. *build* the tensor graph with its weights as `[out, in]` matrices, and the rotary table by specialising the part of
-//!    the graph that computes it to a whole context ([`build`]).
+//! 3. *build* the tensor graph with its weights as `[out, in]` matrices, and the rotary table by specialising the part
+//!    of the graph that computes it to a whole context ([`build`]).
 //!
 //! Everything is taken from the graph; `config.json` gives only the special tokens and the longest context.
 

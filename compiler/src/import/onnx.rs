@@ -1,7 +1,7 @@
 //! Reads an ONNX file into a graph over dense value numbers.
 //!
-//! Names become [`Name`]s, so that later steps index vectors. Initialisers keep their bytes as the file has them, or the
-//! place in an external data file, and are decoded one at a time when they are asked for.
+//! Names become [`Name`]s, so that later steps index vectors. Initialisers keep their bytes as the file has them, or
+//! the place in an external data file, and are decoded one at a time when they are asked for.
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -56,8 +56,8 @@ impl<'m> Interpreter<'m> {
         }
     }
 
-    /// What the last step gave a value: a vector, or rows as `[heads][tokens]`; a cache's whole contents. Empty ahead of
-    /// the first step, and for the token.
+    /// What the last step gave a value: a vector, or rows as `[heads][tokens]`; a cache's whole contents. Empty ahead
+    /// of the first step, and for the token.
     pub fn value(&self, id: ValueId) -> &[f64] {
         match self.model.definition(id).map(|op| self.model.graph.node(op).op) {
             Some(TensorOp::KvAppend { layer, kind }) => self.cache(layer as usize, kind),

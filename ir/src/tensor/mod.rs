@@ -12,12 +12,12 @@
 //! x₂ = x₁ + W_down·(silu(W_gate·g) ∘ (W_up·g))
 //! ```
 //!
-//! and the logits are `W_head·(γ ∘ x / sqrt(mean(x²) + ε))` of the last x. The rotary embedding `R_p` turns each pair of
-//! features (i, i + h/2) of a head by the angle of position p and pair i, read from [`RopeTable`]. A graph has one
+//! and the logits are `W_head·(γ ∘ x / sqrt(mean(x²) + ε))` of the last x. The rotary embedding `R_p` turns each pair
+//! of features (i, i + h/2) of a head by the angle of position p and pair i, read from [`RopeTable`]. A graph has one
 //! input, the token, and one yield, the logits; the caches are state of the session, addressed by layer.
 //!
-//! [`verify`] checks the invariants, [`Interpreter`] executes a graph in the clear, [`Ranges`] collects what calibration
-//! text does to every value.
+//! [`verify`] checks the invariants, [`Interpreter`] executes a graph in the clear, [`Ranges`] collects what
+//! calibration text does to every value.
 
 mod interpreter;
 mod op;

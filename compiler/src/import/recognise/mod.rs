@@ -1,8 +1,8 @@
 //! Recognises a Llama decoder in a specialised graph, from its logits backwards.
 //!
-//! What is found is described by the graph's own names: which constant is a linear layer's weight, which node is a norm.
-//! Every claim is checked on the entries' positions ([`Signal`]), so that a graph that differs from a Llama decoder in a
-//! transposition or a sign is refused, with the first node, seen from the output, that does not fit.
+//! What is found is described by the graph's own names: which constant is a linear layer's weight, which node is a
+//! norm. Every claim is checked on the entries' positions ([`Signal`]), so that a graph that differs from a Llama
+//! decoder in a transposition or a sign is refused, with the first node, seen from the output, that does not fit.
 
 mod attention;
 mod linear;
