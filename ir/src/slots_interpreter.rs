@@ -517,7 +517,7 @@ mod tests {
         assert_eq!(interpreter.call("decode", 0, 1, &[x.clone()]).unwrap(), [[1.0, 0.0, 3.0, 4.0]]);
         assert_eq!(interpreter.call("decode", 1, 1, &[x.clone()]).unwrap(), [[4.0, 0.0, 10.0, 9.0]]);
         assert_eq!(interpreter.call("decode", 4, 1, &[x.clone()]).unwrap(), [[11.0, 0.0, 13.0, 14.0]]);
-        assert_eq!(interpreter.max_abs("decode")[x.len() - 3], 14.0);
+        assert_eq!(interpreter.max_abs("decode")[2], 14.0);
         assert!(interpreter.call("decode", 8, 1, &[x]).is_err());
     }
 
