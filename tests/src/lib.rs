@@ -30,3 +30,43 @@ pub fn assert_golden(path: &Path, found: &str) {
         }
     }
 }
+
+/// Text whose numbers with a fraction are rounded to four significant digits, and to 0 below 10⁻⁹: what is left is the
+/// same on machines whose mathematical libraries differ in the last bits.
+pub fn rounded(text: &str) -> String {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let length = rest.find(|c| is_part(c) != is_part(first)).unwrap_or(rest.len());
+        let (word, after) = rest.split_at(length);
+        match fraction(word) {
+            Some(value) if value.abs() < 1e-9 => out.push('0'),
+            Some(value) => out.push_str(&format!("{value:.3e}")),
+            None => out.push_str(word),
+        }
+        rest = after;
+    }
+    out
+}
+
+/// The value of a word that is a number with a fraction or a negative exponent.
+fn fraction(word: &str) -> Option<f64> {
+    let digits = word.strip_prefix('-').unwrap_or(word);
+    let number = digits.starts_with(|c: char| c.is_ascii_digit())
+        && digits.chars().all(|c| c.is_ascii_digit() || ".e-".contains(c))
+        && (digits.contains('.') || digits.contains("e-"));
+    if number { word.parse().ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rounded;
+
+    #[test]
+    fn only_fractions_are_rounded() {
+        let text = "%1 = f %0 by -0.123456, [1.0, 1e-12] of t0[s + 64] layers.0.q.1 0..(pos / 2) 2^3 7230e6ec00 -4";
+        let expected = "%1 = f %0 by -1.235e-1, [1.000e0, 0] of t0[s + 64] layers.0.q.1 0..(pos / 2) 2^3 7230e6ec00 -4";
+        assert_eq!(rounded(text), expected);
+    }
+}
