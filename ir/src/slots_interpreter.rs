@@ -197,11 +197,8 @@ fn prepare(graph: &SlotGraph, slots: usize) -> Prepared {
         }
     }
     fn block(graph: &SlotGraph, region: &Region, releases: &mut [Vec<ValueId>]) {
-        let mut pending: HashMap<ValueId, bool> = region
-            .ops
-            .iter()
-            .flat_map(|&op| graph.node(op).results.iter().map(|&value| (value, true)))
-            .collect();
+        let mut pending: HashMap<ValueId, bool> =
+            region.ops.iter().flat_map(|&op| graph.node(op).results.iter().map(|&value| (value, true))).collect();
         for value in &region.yields {
             pending.insert(*value, false);
         }
@@ -458,10 +455,8 @@ mod tests {
     use crate::program::{Entry, EntryKind, Placement, State};
     use crate::slots::{Domain, Fill, Layout, StateId};
 
-    const TYPE: SlotType = SlotType {
-        layout: Layout { stride: 1, fill: Fill::Junk, domain: Domain::Real },
-        max_abs: f64::INFINITY,
-    };
+    const TYPE: SlotType =
+        SlotType { layout: Layout { stride: 1, fill: Fill::Junk, domain: Domain::Real }, max_abs: f64::INFINITY };
 
     fn program(graph: SlotGraph) -> SlotProgram {
         let placement = Placement { index_to_slot: vec![], token_stride: 1 };
@@ -500,12 +495,7 @@ mod tests {
         );
         graph.body.ops.push(sum);
         let (state, index) = (StateId(0), Integer::position() / 4);
-        push(
-            &mut graph,
-            SlotOp::StateWrite { state, index: index.clone(), mode: WriteMode::Accumulate },
-            total,
-            0,
-        );
+        push(&mut graph, SlotOp::StateWrite { state, index: index.clone(), mode: WriteMode::Accumulate }, total, 0);
         let read = push(&mut graph, SlotOp::StateRead { state, index }, vec![], 1);
         let keep = Some(Integer::from(1i64) - Integer::slot().equal(1));
         let out = push(&mut graph, SlotOp::Refresh { keep }, read, 1);

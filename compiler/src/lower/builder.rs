@@ -18,7 +18,7 @@ struct Block {
 }
 
 /// Builds the graph of one entry point.
-pub struct Builder {
+pub(super) struct Builder {
     graph: SlotGraph,
     slots: usize,
     blocks: Vec<Block>,
@@ -27,18 +27,18 @@ pub struct Builder {
 }
 
 /// A layout of real slots.
-pub fn layout(stride: usize, fill: Fill) -> Layout {
+pub(super) fn layout(stride: usize, fill: Fill) -> Layout {
     Layout { stride: stride as u32, fill, domain: Domain::Real }
 }
 
 /// Powers of two times `start`, from `start` up to but not including `stop`.
-pub fn doubling(start: usize, stop: usize) -> impl Iterator<Item = i64> {
+pub(super) fn doubling(start: usize, stop: usize) -> impl Iterator<Item = i64> {
     std::iter::successors(Some(start), |k| Some(2 * k)).take_while(move |&k| k < stop).map(|k| k as i64)
 }
 
 impl Builder {
     /// A builder for ciphertexts of `slots` slots. Loops are numbered from `first_counter` on.
-    pub fn new(slots: usize, first_counter: u32) -> Self {
+    pub(super) fn new(slots: usize, first_counter: u32) -> Self {
         Self {
             graph: SlotGraph::default(),
             slots,
@@ -49,27 +49,27 @@ impl Builder {
     }
 
     /// Number n of slots.
-    pub fn slots(&self) -> usize {
+    pub(super) fn slots(&self) -> usize {
         self.slots
     }
 
     /// The number that the next loop's counter gets.
-    pub fn next_counter(&self) -> u32 {
+    pub(super) fn next_counter(&self) -> u32 {
         self.next_counter
     }
 
     /// Ops from here on come from this ONNX node.
-    pub fn set_origin(&mut self, origin: Option<Origin>) {
+    pub(super) fn set_origin(&mut self, origin: Option<Origin>) {
         self.origin = origin.map(|origin| self.graph.intern_origin(origin));
     }
 
     /// Adds an input of the graph.
-    pub fn input(&mut self, name: &str, layout: Layout) -> ValueId {
+    pub(super) fn input(&mut self, name: &str, layout: Layout) -> ValueId {
         self.graph.add_input(name, SlotType { layout, max_abs: f64::INFINITY })
     }
 
     /// The finished graph with its outputs.
-    pub fn finish(mut self, outputs: Vec<ValueId>) -> SlotGraph {
+    pub(super) fn finish(mut self, outputs: Vec<ValueId>) -> SlotGraph {
         let mut region = self.blocks.pop().map(|block| block.region).unwrap_or_default();
         region.yields = outputs;
         self.graph.body = region;
@@ -77,19 +77,19 @@ impl Builder {
     }
 
     /// Declares how a value lies in the slots.
-    pub fn set_layout(&mut self, value: ValueId, layout: Layout) {
+    pub(super) fn set_layout(&mut self, value: ValueId, layout: Layout) {
         self.graph.values[value.index()].ty.layout = layout;
     }
 
     /// Gives a value a name, unless another has it.
-    pub fn set_name(&mut self, value: ValueId, name: String) {
+    pub(super) fn set_name(&mut self, value: ValueId, name: String) {
         if self.graph.values.iter().all(|known| known.name != name) {
             self.graph.values[value.index()].name = name;
         }
     }
 
     /// The op that defines a value.
-    pub fn definition(&self, value: ValueId) -> Option<OpId> {
+    pub(super) fn definition(&self, value: ValueId) -> Option<OpId> {
         match self.graph.values[value.index()].definition {
             cachemir_ir::graph::Definition::Result(op, _) => Some(op),
             cachemir_ir::graph::Definition::Input(_) => None,
@@ -113,44 +113,44 @@ impl Builder {
     }
 
     /// a + b
-    pub fn add(&mut self, a: ValueId, b: ValueId) -> ValueId {
+    pub(super) fn add(&mut self, a: ValueId, b: ValueId) -> ValueId {
         self.push_one(SlotOp::Add, vec![a, b])
     }
 
     /// The sum of one or more values.
-    pub fn add_all(&mut self, values: Vec<ValueId>) -> ValueId {
+    pub(super) fn add_all(&mut self, values: Vec<ValueId>) -> ValueId {
         let mut values = values.into_iter();
         let first = values.next().expect("a sum has a term");
         values.fold(first, |sum, value| self.add(sum, value))
     }
 
     /// a − b
-    pub fn subtract(&mut self, a: ValueId, b: ValueId) -> ValueId {
+    pub(super) fn subtract(&mut self, a: ValueId, b: ValueId) -> ValueId {
         self.push_one(SlotOp::Subtract, vec![a, b])
     }
 
     /// a·b
-    pub fn multiply(&mut self, a: ValueId, b: ValueId) -> ValueId {
+    pub(super) fn multiply(&mut self, a: ValueId, b: ValueId) -> ValueId {
         self.push_one(SlotOp::Multiply, vec![a, b])
     }
 
     /// a·plain
-    pub fn multiply_plain(&mut self, a: ValueId, plain: Vector, purpose: Purpose) -> ValueId {
+    pub(super) fn multiply_plain(&mut self, a: ValueId, plain: Vector, purpose: Purpose) -> ValueId {
         self.push_one(SlotOp::MultiplyPlain { plain, purpose }, vec![a])
     }
 
     /// a where the condition holds and 0 elsewhere, by a product with the given reason.
-    pub fn mask(&mut self, a: ValueId, condition: Integer, reason: &str) -> ValueId {
+    pub(super) fn mask(&mut self, a: ValueId, condition: Integer, reason: &str) -> ValueId {
         self.multiply_plain(a, Vector::Scalar(1.0).masked(condition), Purpose::Mask(reason.to_owned()))
     }
 
     /// a + plain
-    pub fn add_plain(&mut self, a: ValueId, plain: Vector) -> ValueId {
+    pub(super) fn add_plain(&mut self, a: ValueId, plain: Vector) -> ValueId {
         self.push_one(SlotOp::AddPlain { plain }, vec![a])
     }
 
     /// a rotated to the left.
-    pub fn rotate(&mut self, a: ValueId, by: impl Into<Integer>) -> ValueId {
+    pub(super) fn rotate(&mut self, a: ValueId, by: impl Into<Integer>) -> ValueId {
         let by = match by.into() {
             Integer::Constant(amount) => {
                 let slots = self.slots as i64;
@@ -171,8 +171,36 @@ impl Builder {
         result
     }
 
+    /// a rotated by 0, `step`, …, `(count − 1)·step`: one rotation each, all by powers of two times the step, so that few
+    /// rotation keys serve them.
+    pub(super) fn multiples(&mut self, a: ValueId, step: i64, count: usize) -> Vec<ValueId> {
+        let mut rotated = vec![a];
+        for index in 1..count {
+            let rest = rotated[index & (index - 1)];
+            rotated.push(self.rotate(rest, step << index.trailing_zeros()));
+        }
+        rotated
+    }
+
+    /// a rotated by `sign·amount` for an amount that is a sum of some of the steps, powers of two: one rotation a step, by
+    /// `sign·step` or by 0.
+    pub(super) fn rotate_by_bits(
+        &mut self,
+        a: ValueId,
+        amount: &Integer,
+        steps: impl IntoIterator<Item = i64>,
+        sign: i64,
+    ) -> ValueId {
+        let mut rotated = a;
+        for step in steps {
+            let bit = amount.clone() / step % 2;
+            rotated = self.rotate(rotated, bit.select(sign * step, 0i64));
+        }
+        rotated
+    }
+
     /// Adds, for each step in turn, the value rotated by the step.
-    pub fn fold(&mut self, a: ValueId, steps: impl IntoIterator<Item = i64>) -> ValueId {
+    pub(super) fn fold(&mut self, a: ValueId, steps: impl IntoIterator<Item = i64>) -> ValueId {
         let mut sum = a;
         for step in steps {
             let rotated = self.rotate(sum, step);
@@ -182,35 +210,35 @@ impl Builder {
     }
 
     /// polynomial(a)·mask
-    pub fn polynomial(&mut self, a: ValueId, polynomial: Chebyshev, mask: Option<Vector>) -> ValueId {
+    pub(super) fn polynomial(&mut self, a: ValueId, polynomial: Chebyshev, mask: Option<Vector>) -> ValueId {
         self.push_one(SlotOp::Polynomial { polynomial, mask }, vec![a])
     }
 
     /// A place for a bootstrap of one value.
-    pub fn refresh(&mut self, a: ValueId, keep: Option<Integer>) -> ValueId {
+    pub(super) fn refresh(&mut self, a: ValueId, keep: Option<Integer>) -> ValueId {
         self.push_one(SlotOp::Refresh { keep }, vec![a])
     }
 
     /// A place for one bootstrap of two values.
-    pub fn refresh_pair(&mut self, a: ValueId, b: ValueId) -> (ValueId, ValueId) {
+    pub(super) fn refresh_pair(&mut self, a: ValueId, b: ValueId) -> (ValueId, ValueId) {
         let layouts = vec![self.graph.ty(a).layout, self.graph.ty(b).layout];
         let results = self.push(SlotOp::Refresh { keep: None }, vec![a, b], layouts, None);
         (results[0], results[1])
     }
 
     /// Element `index` of a state array of the given layout.
-    pub fn read(&mut self, state: StateId, index: impl Into<Integer>, layout: Layout) -> ValueId {
+    pub(super) fn read(&mut self, state: StateId, index: impl Into<Integer>, layout: Layout) -> ValueId {
         self.push(SlotOp::StateRead { state, index: index.into() }, vec![], vec![layout], None)[0]
     }
 
     /// Adds a value to element `index` of a state array.
-    pub fn accumulate(&mut self, state: StateId, index: impl Into<Integer>, value: ValueId) {
+    pub(super) fn accumulate(&mut self, state: StateId, index: impl Into<Integer>, value: ValueId) {
         let op = SlotOp::StateWrite { state, index: index.into(), mode: WriteMode::Accumulate };
         self.push(op, vec![value], vec![], None);
     }
 
     /// Opens a loop over a counter in `0..count` and returns the counter. Ops go to its body until it is closed.
-    pub fn open(&mut self, count: impl Into<Integer>) -> Integer {
+    pub(super) fn open(&mut self, count: impl Into<Integer>) -> Integer {
         let counter = self.next_counter;
         self.next_counter += 1;
         self.blocks.push(Block { loop_header: Some((counter, count.into())), ..Block::default() });
@@ -218,7 +246,7 @@ impl Builder {
     }
 
     /// Closes the loop opened last: its results are the sums of the body's yields.
-    pub fn close(&mut self, yields: Vec<ValueId>) -> Vec<ValueId> {
+    pub(super) fn close(&mut self, yields: Vec<ValueId>) -> Vec<ValueId> {
         let block = self.blocks.pop().expect("a loop is open");
         let (counter, count) = block.loop_header.expect("the top block is never closed");
         let layouts = yields.iter().map(|&value| self.graph.ty(value).layout).collect();

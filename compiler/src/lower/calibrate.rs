@@ -22,7 +22,7 @@ use crate::Error;
 const MOST_SQUARINGS: usize = 8;
 
 /// Sequences cut to the context, as many tokens as allowed in all.
-pub fn excerpt(sequences: &[Vec<u32>], context: usize, tokens: usize) -> Vec<Vec<u32>> {
+pub(super) fn excerpt(sequences: &[Vec<u32>], context: usize, tokens: usize) -> Vec<Vec<u32>> {
     let mut left = tokens;
     let mut taken = Vec::new();
     for sequence in sequences {
@@ -37,7 +37,7 @@ pub fn excerpt(sequences: &[Vec<u32>], context: usize, tokens: usize) -> Vec<Vec
 
 /// Sequences that the model writes itself, as long as the context allows, each a continuation of one of the given
 /// sequences; drawn from its distribution by a fixed generator, so that the same model gives the same text.
-pub fn continued(model: &TensorModel, sequences: &[Vec<u32>], count: usize) -> Result<Vec<Vec<u32>>, Error> {
+pub(super) fn continued(model: &TensorModel, sequences: &[Vec<u32>], count: usize) -> Result<Vec<Vec<u32>>, Error> {
     let starts: Vec<&Vec<u32>> = sequences.iter().filter(|sequence| !sequence.is_empty()).take(count).collect();
     let one = |(index, start): (usize, &&Vec<u32>)| -> Result<Vec<u32>, Error> {
         let mut state = index as u64;
@@ -69,11 +69,11 @@ fn draw(logits: &[f64], quantile: f64) -> u32 {
 }
 
 /// What the tensor stage tells.
-pub struct TensorRanges {
+pub(super) struct TensorRanges {
     /// Squarings and references.
-    pub softmaxes: Vec<SoftmaxPlan>,
+    pub(super) softmaxes: Vec<SoftmaxPlan>,
     /// Ranges of the slots that matter.
-    pub ranges: SiteRanges,
+    pub(super) ranges: SiteRanges,
 }
 
 /// Powers of the number of tokens that sums may be multiplied by.
@@ -123,7 +123,7 @@ fn narrowest(ranges: &[Range; EXPONENTS.len()]) -> (f64, Range) {
 }
 
 /// Runs all text through the tensor stage.
-pub fn tensor_ranges(
+pub(super) fn tensor_ranges(
     model: &TensorModel,
     roles: &Roles,
     sequences: &[Vec<u32>],
@@ -184,7 +184,7 @@ pub fn tensor_ranges(
 }
 
 /// Slots of a call's embeddings.
-pub fn embed(model: &TensorModel, program: &SlotProgram, tokens: &[u32]) -> Result<Vec<f64>, Error> {
+pub(super) fn embed(model: &TensorModel, program: &SlotProgram, tokens: &[u32]) -> Result<Vec<f64>, Error> {
     let graph = &model.graph;
     let weight = graph.body.ops.iter().find_map(|&op| match graph.node(op).op {
         TensorOp::Embedding { weight } => Some(model.weight(weight)),
@@ -229,14 +229,14 @@ fn run(
 }
 
 /// Replaces polynomials by the functions they stand for, and records ranges.
-pub struct Recorder<'u> {
+pub(super) struct Recorder<'u> {
     uses: BTreeMap<OpId, &'u SiteUse>,
     slots: usize,
     ranges: SiteRanges,
 }
 
 impl<'u> Recorder<'u> {
-    pub fn new(uses: &'u [SiteUse], slots: usize) -> Self {
+    pub(super) fn new(uses: &'u [SiteUse], slots: usize) -> Self {
         Self { uses: uses.iter().map(|site| (site.op, site)).collect(), slots, ranges: SiteRanges::new() }
     }
 
@@ -274,7 +274,7 @@ impl Hooks for Recorder<'_> {
 }
 
 /// Ranges of all sites over the sequences, those of the tensor stage included.
-pub fn site_ranges(
+pub(super) fn site_ranges(
     model: &TensorModel,
     shape: &Shape,
     program: &SlotProgram,
@@ -306,7 +306,7 @@ pub fn site_ranges(
 }
 
 /// Runs the sequences through the finished program, which checks all intervals, and fills in magnitudes.
-pub fn magnitudes(
+pub(super) fn magnitudes(
     model: &TensorModel,
     shape: &Shape,
     program: &mut SlotProgram,

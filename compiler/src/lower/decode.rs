@@ -19,7 +19,7 @@ use super::shape::{Features, Shape, both};
 use super::tables::Map;
 
 /// Builds the decode entry point; its loops are numbered from `first_counter` on.
-pub fn decode(shape: &Shape, roles: &Roles, plan: &Plan, first_counter: u32) -> BuiltEntry {
+pub(super) fn decode(shape: &Shape, roles: &Roles, plan: &Plan, first_counter: u32) -> BuiltEntry {
     let mut entry = EntryBuilder::new(shape, roles, plan, first_counter);
     let mut x = entry.builder.input(EntryKind::Decode.name(), layout(shape.stride(), Fill::Zero));
     let rows = || (Integer::slot() % shape.stride()).equal(0);
@@ -42,9 +42,9 @@ fn attention(entry: &mut EntryBuilder<'_>, layer: usize, normed: ValueId) -> Val
     let tokens = shape.tokens();
     let inner = Integer::position() % tokens;
     let q = entry.project(layer, Map::Query, normed, 1, Features::Query, None);
+    let q = entry.builder.refresh(q, None);
     let k = entry.project(layer, Map::Key, normed, 1, Features::Query, Some(&inner));
     let v = entry.project(layer, Map::Value, normed, 1, Features::Query, Some(&inner));
-    let q = entry.builder.refresh(q, None);
     let (k, v) = entry.builder.refresh_pair(k, v);
 
     entry.origin(&roles.ropes[1]);
@@ -132,7 +132,6 @@ fn softmax(entry: &mut EntryBuilder<'_>, layer: usize, scores: ValueId) -> Value
         let argument = entry.argument(step, sum, None);
         let scale = entry.softmax_scale(layer, stage + 1, Integer::position());
         let inverse = entry.polynomial(step, argument, Some(landing), scale, None);
-        let inverse = entry.builder.refresh(inverse, None);
         let copies = entry.builder.fold(inverse, doubling(1, tokens).map(|k| -k));
         entry.builder.set_layout(copies, layout(tokens, Fill::Replica));
         let root = entry.builder.multiply(y, copies);
@@ -153,23 +152,23 @@ fn mix(entry: &mut EntryBuilder<'_>, layer: usize, y: ValueId) -> ValueId {
     let shape = entry.shape;
     let (tokens, lane, group, blocks) = (shape.tokens(), shape.lane(), shape.group, shape.blocks);
     let place = shape.query_stride();
-    let values: Vec<ValueId> = (0..blocks)
-        .map(|j| entry.builder.read(value_state(layer), j, layout(tokens, Fill::Tokens)))
-        .collect();
+    let values: Vec<ValueId> =
+        (0..blocks).map(|j| entry.builder.read(value_state(layer), j, layout(tokens, Fill::Tokens))).collect();
+    let turned = entry.builder.multiples(y, lane as i64, group * blocks);
     // offset e: lane l meets member l % g + e where that is one of 0..g.
     let mixed = |entry: &mut EntryBuilder<'_>, offset: i64| {
         let period = (group * blocks) as i64;
         let terms = (0..blocks)
             .map(|j| {
                 let lanes = ((group * j) as i64 + offset).rem_euclid(period);
-                let turned = entry.builder.rotate(y, lanes * lane as i64);
-                entry.builder.multiply(turned, values[j])
+                entry.builder.multiply(turned[lanes as usize], values[j])
             })
             .collect();
         let sum = entry.builder.add_all(terms);
         entry.builder.fold(sum, doubling(1, place))
     };
     let sums = entry.builder.fold(y, block_steps(shape).chain(doubling(1, place)));
+    let turned_sums = entry.builder.multiples(sums, lane as i64, group);
     let (mut numerators, mut denominators) = (Vec::new(), Vec::new());
     for turn in 0..group {
         let target = Integer::from(turn * place);
@@ -185,8 +184,7 @@ fn mix(entry: &mut EntryBuilder<'_>, layer: usize, y: ValueId) -> ValueId {
             };
             numerators.push(entry.builder.mask(sum, lanes, REASON));
         }
-        let turned = entry.builder.rotate(sums, turn * lane);
-        let sum = land(&mut entry.builder, turned, doubling(place, tokens), &target);
+        let sum = land(&mut entry.builder, turned_sums[turn], doubling(place, tokens), &target);
         denominators.push(entry.builder.multiply_plain(sum, indicator(landed), Purpose::Mask(REASON.into())));
     }
     let numerator = entry.builder.add_all(numerators);

@@ -15,91 +15,94 @@ use crate::approximate::{Affine, Function};
 
 /// A place of the program whose operand's range decides an approximation.
 #[derive(Clone, Debug)]
-pub struct SiteUse {
+pub(super) struct SiteUse {
     /// The op: a polynomial, or the definition of the value that is watched.
-    pub op: OpId,
+    pub(super) op: OpId,
     /// The site.
-    pub site: Site,
+    pub(super) site: Site,
     /// The exact function, for polynomials.
-    pub function: Option<Function>,
+    pub(super) function: Option<Function>,
     /// From slot values to the function's argument.
-    pub affine: Affine,
+    pub(super) affine: Affine,
     /// Slots that matter; all where absent.
-    pub meaningful: Option<Integer>,
+    pub(super) meaningful: Option<Integer>,
 }
 
 /// An entry point under construction.
-pub struct EntryBuilder<'a> {
+pub(super) struct EntryBuilder<'a> {
     /// Emits the ops.
-    pub builder: Builder,
+    pub(super) builder: Builder,
     /// Sizes.
-    pub shape: &'a Shape,
+    pub(super) shape: &'a Shape,
     /// Ops of the tensor graph.
-    pub roles: &'a Roles,
+    pub(super) roles: &'a Roles,
     /// Approximations.
-    pub plan: &'a Plan,
+    pub(super) plan: &'a Plan,
     /// Sites so far.
-    pub uses: Vec<SiteUse>,
+    pub(super) uses: Vec<SiteUse>,
 }
 
 /// A finished entry point.
-pub struct BuiltEntry {
+pub(super) struct BuiltEntry {
     /// Its graph.
-    pub graph: SlotGraph,
+    pub(super) graph: SlotGraph,
     /// Its sites.
-    pub uses: Vec<SiteUse>,
+    pub(super) uses: Vec<SiteUse>,
     /// First number of a loop counter that it does not use.
-    pub next_counter: u32,
+    pub(super) next_counter: u32,
 }
 
 /// State array of a layer's K cache.
-pub fn key_state(layer: usize) -> StateId {
+pub(super) fn key_state(layer: usize) -> StateId {
     StateId(2 * layer as u32)
 }
 
 /// State array of a layer's V cache.
-pub fn value_state(layer: usize) -> StateId {
+pub(super) fn value_state(layer: usize) -> StateId {
     StateId(2 * layer as u32 + 1)
 }
 
 /// 1 where the condition holds.
-pub fn indicator(condition: Integer) -> Vector {
+pub(super) fn indicator(condition: Integer) -> Vector {
     Vector::Scalar(1.0).masked(condition)
 }
 
 impl<'a> EntryBuilder<'a> {
     /// An empty entry point.
-    pub fn new(shape: &'a Shape, roles: &'a Roles, plan: &'a Plan, first_counter: u32) -> Self {
+    pub(super) fn new(shape: &'a Shape, roles: &'a Roles, plan: &'a Plan, first_counter: u32) -> Self {
         Self { builder: Builder::new(shape.slots, first_counter), shape, roles, plan, uses: Vec::new() }
     }
 
     /// The finished entry point.
-    pub fn finish(self, outputs: Vec<ValueId>) -> BuiltEntry {
+    pub(super) fn finish(self, outputs: Vec<ValueId>) -> BuiltEntry {
         let next_counter = self.builder.next_counter();
         BuiltEntry { graph: self.builder.finish(outputs), uses: self.uses, next_counter }
     }
 
     /// Ops from here on come from this node.
-    pub fn origin(&mut self, origin: &Option<Origin>) {
+    pub(super) fn origin(&mut self, origin: &Option<Origin>) {
         self.builder.set_origin(origin.clone());
     }
 
     /// x/half with the step's shift where `rows` holds, or everywhere: the argument u of the step's polynomial.
-    pub fn argument(&mut self, step: &Step, value: ValueId, rows: Option<Integer>) -> ValueId {
+    pub(super) fn argument(&mut self, step: &Step, value: ValueId, rows: Option<Integer>) -> ValueId {
         let shift = step.affine.shift();
         if shift == 0.0 {
             return value;
         }
         let plain = Vector::Scalar(shift);
-        self.builder.add_plain(value, match rows {
-            Some(condition) => plain.masked(condition),
-            None => plain,
-        })
+        self.builder.add_plain(
+            value,
+            match rows {
+                Some(condition) => plain.masked(condition),
+                None => plain,
+            },
+        )
     }
 
     /// The step's polynomial of its argument u, times `factor`, where `mask` holds and 0 elsewhere. `meaningful` are the
     /// slots that matter, those of the mask where absent.
-    pub fn polynomial(
+    pub(super) fn polynomial(
         &mut self,
         step: &Step,
         argument: ValueId,
@@ -125,7 +128,7 @@ impl<'a> EntryBuilder<'a> {
     }
 
     /// The factor of what makes y_stage of a softmax, at a position given for each slot; `None` if it is 1.
-    pub fn softmax_scale(&self, layer: usize, stage: usize, position: Integer) -> Option<Vector> {
+    pub(super) fn softmax_scale(&self, layer: usize, stage: usize, position: Integer) -> Option<Vector> {
         let plan = self.plan;
         let offset = tables::scale_offset(plan, layer, stage, self.shape.model.context);
         let table = tables::scale_table(self.roles.layers.len());
@@ -134,7 +137,7 @@ impl<'a> EntryBuilder<'a> {
 
     /// x/(√d·rms(x)) for σ·x in the slots where `rows` holds and zeros elsewhere. The mask, if any, rides on the
     /// coefficients and leaves only the slots where it holds.
-    pub fn norm(&mut self, index: usize, x: ValueId, rows: Integer, mask: Option<Integer>) -> ValueId {
+    pub(super) fn norm(&mut self, index: usize, x: ValueId, rows: Integer, mask: Option<Integer>) -> ValueId {
         let (plan, shape) = (self.plan, self.shape);
         let step = &plan.norms[index];
         self.origin(&self.roles.norms[index].gamma.origin);
@@ -153,7 +156,7 @@ impl<'a> EntryBuilder<'a> {
     }
 
     /// A linear layer of the model's layer `layer`, in vectors of `unit` tokens.
-    pub fn project(
+    pub(super) fn project(
         &mut self,
         layer: usize,
         map: Map,
@@ -203,7 +206,7 @@ impl<'a> EntryBuilder<'a> {
     }
 
     /// factor·R_p(a) where the condition holds and 0 elsewhere: the partner of each entry lies n/2 slots away.
-    pub fn rope(&mut self, a: ValueId, position: &Integer, condition: Integer, factor: f64) -> ValueId {
+    pub(super) fn rope(&mut self, a: ValueId, position: &Integer, condition: Integer, factor: f64) -> ValueId {
         let (cosine, sine) = self.rotary_constants(position, condition, factor);
         let partner = self.builder.rotate(a, self.shape.slots / 2);
         let straight = self.builder.multiply_plain(a, cosine, Purpose::Rope);
@@ -212,13 +215,13 @@ impl<'a> EntryBuilder<'a> {
     }
 
     /// The factor of scores: their scale, over half the width of the exponential's interval.
-    pub fn score_factor(&self, layer: usize) -> f64 {
+    pub(super) fn score_factor(&self, layer: usize) -> f64 {
         self.roles.layers[layer].scale / self.plan.layers[layer].exponential.affine.half
     }
 
     /// numerator/denominator: the pair is refreshed, then the reciprocal, with a Newton step if planned. The denominator
     /// is 0 outside `rows`, as is the numerator.
-    pub fn divide(&mut self, layer: usize, numerator: ValueId, denominator: ValueId, rows: Integer) -> ValueId {
+    pub(super) fn divide(&mut self, layer: usize, numerator: ValueId, denominator: ValueId, rows: Integer) -> ValueId {
         let plan = &self.plan.layers[layer];
         let step = &plan.reciprocal;
         let argument = self.argument(step, denominator, Some(rows.clone()));
@@ -237,19 +240,29 @@ impl<'a> EntryBuilder<'a> {
         self.builder.subtract(twice, error)
     }
 
-    /// The residual sum and its refresh: `rows` are the slots that the stream uses.
-    pub fn residual(&mut self, layer: usize, which: usize, x: ValueId, update: ValueId, rows: Integer) -> ValueId {
+    /// The first or second residual sum of a layer and its refresh, named `layers.N.attention_output` or `layers.N.output`.
+    /// `rows` are the slots that the stream uses.
+    pub(super) fn residual(
+        &mut self,
+        layer: usize,
+        which: usize,
+        x: ValueId,
+        update: ValueId,
+        rows: Integer,
+    ) -> ValueId {
         self.origin(&self.roles.layers[layer].sums[which]);
         let sum = self.builder.add(x, update);
         self.builder.set_layout(sum, layout(self.shape.stride(), Fill::Junk));
         let kept = self.builder.refresh(sum, Some(rows));
         self.builder.set_layout(kept, layout(self.shape.stride(), Fill::Zero));
+        let part = ["attention_output", "output"][which];
+        self.builder.set_name(kept, format!("layers.{layer}.{part}"));
         kept
     }
 
     /// The gated layer with its norm and residual sum. `rows` are the slots of the residual stream, `tokens` how many
     /// of each group of slots hold tokens.
-    pub fn gated(&mut self, layer: usize, x: ValueId, unit: usize, tokens: &Integer) -> ValueId {
+    pub(super) fn gated(&mut self, layer: usize, x: ValueId, unit: usize, tokens: &Integer) -> ValueId {
         let shape = self.shape;
         let normed = self.norm(2 * layer + 1, x, (Integer::slot() % shape.stride()).less(tokens.clone()), None);
         let order = Features::Query;
@@ -260,7 +273,13 @@ impl<'a> EntryBuilder<'a> {
         let op = self.builder.definition(up).expect("a projection is an op");
         let bound = self.plan.layers[layer].up_bound;
         let affine = Affine { centre: 0.0, half: bound };
-        self.uses.push(SiteUse { op, site: Site::Up { layer }, function: None, affine, meaningful: Some(rows.clone()) });
+        self.uses.push(SiteUse {
+            op,
+            site: Site::Up { layer },
+            function: None,
+            affine,
+            meaningful: Some(rows.clone()),
+        });
         let (gate, up) = self.builder.refresh_pair(gate, up);
         self.origin(&self.roles.layers[layer].silu);
         let plan = self.plan;
@@ -274,7 +293,7 @@ impl<'a> EntryBuilder<'a> {
     }
 
     /// Logits of the last norm's result at stride t, one ciphertext for each n positions of the vocabulary.
-    pub fn head(&mut self, normed: ValueId) -> Vec<ValueId> {
+    pub(super) fn head(&mut self, normed: ValueId) -> Vec<ValueId> {
         let shape = self.shape;
         self.origin(&self.roles.head.origin);
         let vocabulary = shape.model.vocabulary;

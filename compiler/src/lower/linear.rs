@@ -24,21 +24,21 @@ use super::shape::{Features, Shape, all};
 
 /// One linear layer.
 #[derive(Clone, Debug)]
-pub struct Linear {
+pub(super) struct Linear {
     /// The matrix, row-major, `[out][in]`.
-    pub table: TableId,
+    pub(super) table: TableId,
     /// Its number of columns.
-    pub columns: usize,
+    pub(super) columns: usize,
     /// Order of the operand's features.
-    pub input: Features,
+    pub(super) input: Features,
     /// Positions of the operand.
-    pub input_positions: usize,
+    pub(super) input_positions: usize,
     /// Order of the result's features.
-    pub output: Features,
+    pub(super) output: Features,
     /// Positions of the result.
-    pub output_positions: usize,
+    pub(super) output_positions: usize,
     /// Consecutive slots that hold the same entry of different vectors.
-    pub unit: usize,
+    pub(super) unit: usize,
 }
 
 /// Which spread a layer uses.
@@ -50,7 +50,7 @@ enum Scheme {
 }
 
 /// Babies and giants for `products` diagonals, a power of two: babies·giants = products.
-pub fn split(products: usize) -> (usize, usize) {
+pub(super) fn split(products: usize) -> (usize, usize) {
     let babies = 1 << products.ilog2().div_ceil(2);
     (babies, products / babies)
 }
@@ -68,7 +68,7 @@ impl Linear {
     }
 
     /// Number of plaintext products.
-    pub fn products(&self, shape: &Shape) -> usize {
+    pub(super) fn products(&self, shape: &Shape) -> usize {
         let groups = shape.slots / self.unit;
         (self.input_positions * self.output_positions / groups).max(1)
     }
@@ -114,7 +114,13 @@ impl Linear {
 
 /// y = W·x. With a landing, the result lies in slot s_out·o + landing instead of s_out·o, at no extra rotation: bit b
 /// of the landing decides the direction of the reducing rotation by 2^b. Landings need a unit of 1.
-pub fn linear(builder: &mut Builder, shape: &Shape, layer: &Linear, x: ValueId, landing: Option<&Integer>) -> ValueId {
+pub(super) fn linear(
+    builder: &mut Builder,
+    shape: &Shape,
+    layer: &Linear,
+    x: ValueId,
+    landing: Option<&Integer>,
+) -> ValueId {
     let groups = shape.slots / layer.unit;
     let unit = layer.unit as i64;
     let (inputs, outputs) = (layer.input_positions, layer.output_positions);
@@ -169,7 +175,12 @@ pub fn linear(builder: &mut Builder, shape: &Shape, layer: &Linear, x: ValueId, 
 
 /// Sums each group of slots (a power of two of them, the product of 2 over the steps) into the group's slot `target`:
 /// where a bit of the target is set, the rotation by that step goes to the right. The other slots hold junk.
-pub fn land(builder: &mut Builder, a: ValueId, steps: impl IntoIterator<Item = i64>, target: &Integer) -> ValueId {
+pub(super) fn land(
+    builder: &mut Builder,
+    a: ValueId,
+    steps: impl IntoIterator<Item = i64>,
+    target: &Integer,
+) -> ValueId {
     let mut sum = a;
     for step in steps {
         let bit = target.clone() / step % 2;

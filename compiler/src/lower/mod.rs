@@ -10,7 +10,7 @@
 //! Layouts are described in [`shape`], linear layers in [`linear`], attention in [`decode`] and [`prefill`].
 
 mod builder;
-pub(crate) mod calibrate;
+mod calibrate;
 mod counts;
 mod decode;
 mod entry;
@@ -74,11 +74,11 @@ impl Default for LowerOptions {
             slots: None,
             margin: 0.3,
             magnitude_margin: 0.3,
-            norm_error: 3e-4,
-            exponential_error: 1e-4,
-            softmax_error: 1e-3,
+            norm_error: 1e-3,
+            exponential_error: 1e-2,
+            softmax_error: 3e-3,
             rough_error: 0.4,
-            silu_error: 3e-4,
+            silu_error: 2e-3,
             rough_ratio: 2000.0,
             continuations: 6,
             calibration_tokens: 512,

@@ -28,34 +28,34 @@ use crate::approximate::{self, Affine, Approximation, Function, Measure};
 
 /// What was seen at a site.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct SiteRange {
+pub(super) struct SiteRange {
     /// Slots that matter.
-    pub meaningful: Range,
+    pub(super) meaningful: Range,
     /// All slots.
-    pub all: Range,
+    pub(super) all: Range,
 }
 
 /// Ranges of all sites.
-pub type SiteRanges = BTreeMap<Site, SiteRange>;
+pub(super) type SiteRanges = BTreeMap<Site, SiteRange>;
 
 /// What is known about a layer's softmax ahead of everything else.
 #[derive(Clone, Debug, PartialEq)]
-pub struct SoftmaxPlan {
+pub(super) struct SoftmaxPlan {
     /// The score c whose exponential is 1.
-    pub reference: f64,
+    pub(super) reference: f64,
     /// For y_0, …, y_k: the power of the position plus one that they carry. There are k ≥ 1 squarings.
-    pub exponents: Vec<f64>,
+    pub(super) exponents: Vec<f64>,
 }
 
 impl SoftmaxPlan {
     /// Squarings k.
-    pub fn squarings(&self) -> usize {
+    pub(super) fn squarings(&self) -> usize {
         self.exponents.len() - 1
     }
 
     /// What the coefficients of the polynomial that makes y_stage are multiplied by at a position. The rough reciprocal
     /// ahead of a squaring carries the square root of the power.
-    pub fn scale(&self, stage: usize, position: usize) -> f64 {
+    pub(super) fn scale(&self, stage: usize, position: usize) -> f64 {
         let exponent = self.exponents[stage] * if stage == 0 { 1.0 } else { 0.5 };
         (position as f64 + 1.0).powf(exponent)
     }
@@ -63,52 +63,52 @@ impl SoftmaxPlan {
 
 /// A function and the polynomial that stands for it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Step {
+pub(super) struct Step {
     /// The site.
-    pub site: Site,
+    pub(super) site: Site,
     /// The function of x.
-    pub function: Function,
+    pub(super) function: Function,
     /// From the polynomial's argument to x.
-    pub affine: Affine,
+    pub(super) affine: Affine,
     /// The polynomial.
-    pub approximation: Approximation,
+    pub(super) approximation: Approximation,
     /// Range of x on which the error is stated.
-    pub range: [f64; 2],
+    pub(super) range: [f64; 2],
 }
 
 /// The approximations of one layer.
 #[derive(Clone, Debug, PartialEq)]
-pub struct LayerPlan {
+pub(super) struct LayerPlan {
     /// Squarings and reference.
-    pub softmax: SoftmaxPlan,
+    pub(super) softmax: SoftmaxPlan,
     /// Exponential of the scores.
-    pub exponential: Step,
+    pub(super) exponential: Step,
     /// Rough reciprocals, one a squaring.
-    pub rough: Vec<Step>,
+    pub(super) rough: Vec<Step>,
     /// Reciprocal of the denominator.
-    pub reciprocal: Step,
+    pub(super) reciprocal: Step,
     /// Whether a step y ← y·(2 − a·y) follows, merged with the product by the numerator.
-    pub newton: bool,
+    pub(super) newton: bool,
     /// SiLU of the gate; its factor makes the result at most 1.
-    pub silu: Step,
+    pub(super) silu: Step,
     /// Bound of the up-projection, divided out of W_up and multiplied into W_down.
-    pub up_bound: f64,
+    pub(super) up_bound: f64,
 }
 
 /// The approximations of a program.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Plan {
+pub(super) struct Plan {
     /// σ: the program holds the residual stream times this.
-    pub residual_scale: f64,
+    pub(super) residual_scale: f64,
     /// The norms.
-    pub norms: Vec<Step>,
+    pub(super) norms: Vec<Step>,
     /// The layers.
-    pub layers: Vec<LayerPlan>,
+    pub(super) layers: Vec<LayerPlan>,
 }
 
 impl Plan {
     /// A plan with identity maps and polynomials of degree 0: for running the program with exact functions.
-    pub fn provisional(model: &Hyperparameters, roles: &Roles, softmaxes: &[SoftmaxPlan]) -> Self {
+    pub(super) fn provisional(model: &Hyperparameters, roles: &Roles, softmaxes: &[SoftmaxPlan]) -> Self {
         let root_width = (model.hidden as f64).sqrt();
         let step = |site: Site, function: Function| Step {
             site,
@@ -139,7 +139,7 @@ impl Plan {
     }
 
     /// Chooses approximations on the ranges that were seen, widened by the margin of the options.
-    pub fn new(
+    pub(super) fn new(
         model: &Hyperparameters,
         roles: &Roles,
         softmaxes: &[SoftmaxPlan],
@@ -168,7 +168,13 @@ impl Plan {
             let depth = |step: &Step| cachemir_ir::ckks::polynomial_depth(step.approximation.polynomial.degree());
             let shared = with(Affine { centre: range.min + 0.5 * width, half: 0.5 * width });
             let own = with(Affine::onto(range.min, range.max));
-            let worth = depth(&own) + 1 < depth(&shared) || shared.approximation.error > options.norm_error;
+            // An interval of its own costs a product and its level.
+            let degree = |step: &Step| step.approximation.polynomial.degree();
+            let worth = match (depth(&own) + 1).cmp(&depth(&shared)) {
+                std::cmp::Ordering::Less => true,
+                std::cmp::Ordering::Equal => 2 * degree(&own) < degree(&shared),
+                std::cmp::Ordering::Greater => shared.approximation.error > options.norm_error,
+            };
             if worth { own } else { shared }
         };
         let norms = roles.norms.iter().zip(&squares).enumerate().map(norm).collect();
@@ -177,7 +183,7 @@ impl Plan {
     }
 
     /// All steps in the order of the decoder.
-    pub fn steps(&self) -> Vec<&Step> {
+    pub(super) fn steps(&self) -> Vec<&Step> {
         let mut steps = Vec::new();
         for (index, layer) in self.layers.iter().enumerate() {
             steps.push(&self.norms[2 * index]);
@@ -224,9 +230,7 @@ fn layer_plan(
         range.max = range.max.max(ratio(seen.all).max * (1.0 + roughness).powi(2));
         let affine = Affine::onto(0.0, range.max);
         let rough = approximate::reciprocal_within(range.min, range.max, affine, 1.0, options.rough_error)
-            .unwrap_or_else(|| {
-                approximate::reciprocal(range.min, range.max, affine, 1.0, approximate::LARGEST_DEGREE)
-            });
+            .unwrap_or_else(|| approximate::reciprocal(range.min, range.max, affine, 1.0, approximate::LARGEST_DEGREE));
         roughness = rough.error;
         sums.push((site, range, affine));
     }
@@ -286,11 +290,9 @@ fn layer_plan(
 /// it is merged with the following product.
 fn final_reciprocal(range: Range, affine: Affine, target: f64) -> (Approximation, bool) {
     let within = |target: f64| approximate::reciprocal_within(range.min, range.max, affine, affine.half, target);
-    let depth = |approximation: &Approximation| {
-        cachemir_ir::ckks::polynomial_depth(approximation.polynomial.degree())
-    };
+    let depth = |approximation: &Approximation| cachemir_ir::ckks::polynomial_depth(approximation.polynomial.degree());
     match (within(target), within(target.sqrt())) {
-        (Some(direct), Some(rough)) if depth(&direct) <= depth(&rough) => (direct, false),
+        (Some(direct), Some(rough)) if depth(&direct) < depth(&rough) + 1 => (direct, false),
         (Some(_) | None, Some(rough)) => (rough, true),
         _ => {
             let degree = approximate::LARGEST_DEGREE;

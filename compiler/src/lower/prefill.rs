@@ -23,7 +23,7 @@ use super::shape::{Features, Shape, both};
 use super::tables::Map;
 
 /// Builds the prefill entry point; its loops are numbered from `first_counter` on.
-pub fn prefill(shape: &Shape, roles: &Roles, plan: &Plan, first_counter: u32) -> BuiltEntry {
+pub(super) fn prefill(shape: &Shape, roles: &Roles, plan: &Plan, first_counter: u32) -> BuiltEntry {
     let mut entry = EntryBuilder::new(shape, roles, plan, first_counter);
     let mut x = entry.builder.input("prefill", layout(shape.stride(), Fill::Tokens));
     let chunk = shape.chunk;
@@ -38,7 +38,7 @@ pub fn prefill(shape: &Shape, roles: &Roles, plan: &Plan, first_counter: u32) ->
     // Only the last token is kept, by a mask on the coefficients of the last norm.
     let last = token().equal(Integer::count() - 1);
     let normed = entry.norm(2 * roles.layers.len(), x, token().less(Integer::count()), Some(last));
-    let normed = entry.builder.rotate(normed, Integer::count() - 1);
+    let normed = entry.builder.rotate_by_bits(normed, &(Integer::count() - 1), doubling(1, chunk), 1);
     entry.builder.set_layout(normed, layout(shape.stride(), Fill::Zero));
     let logits = entry.head(normed);
     entry.finish(logits)
@@ -56,9 +56,9 @@ fn attention(entry: &mut EntryBuilder<'_>, layer: usize, normed: ValueId) -> Val
     let roles = &entry.roles.layers[layer];
     let (tokens, chunk) = (shape.tokens(), shape.chunk);
     let q = entry.project(layer, Map::Query, normed, chunk, Features::Query, None);
+    let q = entry.builder.refresh(q, None);
     let k = entry.project(layer, Map::Key, normed, chunk, Features::Query, None);
     let v = entry.project(layer, Map::Value, normed, chunk, Features::Query, None);
-    let q = entry.builder.refresh(q, None);
     let (k, v) = entry.builder.refresh_pair(k, v);
 
     let start = Integer::position() % tokens;
@@ -66,13 +66,12 @@ fn attention(entry: &mut EntryBuilder<'_>, layer: usize, normed: ValueId) -> Val
     entry.origin(&roles.ropes[1]);
     let inner = Integer::slot() % tokens;
     let k = entry.rope(k, &(Integer::position() + inner.clone()), inner.clone().less(Integer::count()), 1.0);
-    let to_place = Integer::from(0i64) - start.clone();
     entry.origin(&roles.append_key);
-    let k = entry.builder.rotate(k, to_place.clone());
+    let k = entry.builder.rotate_by_bits(k, &start, doubling(chunk, tokens), -1);
     entry.builder.set_layout(k, layout(tokens, Fill::Tokens));
     entry.builder.accumulate(key_state(layer), block.clone(), k);
     entry.origin(&roles.append_value);
-    let v = entry.builder.rotate(v, to_place);
+    let v = entry.builder.rotate_by_bits(v, &start, doubling(chunk, tokens), -1);
     let here = start.clone().less_equal(inner.clone()).and((inner - start).less(Integer::count()));
     for j in 0..shape.blocks {
         let holds = ((shape.lane_of_slot() / shape.group + j) % shape.blocks).equal(block.clone());
@@ -88,33 +87,26 @@ fn attention(entry: &mut EntryBuilder<'_>, layer: usize, normed: ValueId) -> Val
     let q = entry.rope(q, &(Integer::position() + own.clone()), own.less(Integer::count()), factor);
     entry.builder.set_layout(q, layout(place, Fill::Tokens));
     let q = entry.builder.refresh(q, None);
-    let queries: Vec<ValueId> =
-        (0..shape.head_dim).map(|j| entry.builder.rotate(q, j * shape.lane())).collect();
+    let queries = entry.builder.multiples(q, shape.lane() as i64, shape.head_dim);
 
     let plan = &entry.plan.layers[layer];
     let mut inverses = Vec::new();
     for (stage, step) in plan.rough.iter().enumerate() {
         entry.origin(&roles.softmax);
-        let total = over_chunks(entry, |entry, index| {
-            vec![weights(entry, layer, &queries, index, &inverses)]
-        })[0];
+        let total = over_chunks(entry, |entry, index| vec![weights(entry, layer, &queries, index, &inverses)])[0];
         let sum = sum_over_lanes(entry, total);
         let argument = entry.argument(step, sum, None);
         let scale = entry.softmax_scale(layer, stage + 1, Integer::position() + Integer::slot() % place);
         let inverse = entry.polynomial(step, argument, Some(rows(shape)), scale, None);
-        inverses.push(entry.builder.refresh(inverse, None));
+        inverses.push(inverse);
     }
     let sums = over_chunks(entry, |entry, index| {
         let weights = weights(entry, layer, &queries, index, &inverses);
         let values = cut(entry, layer, Cache::Values, index);
         entry.origin(&roles.mix);
-        let terms = (0..chunk)
-            .map(|j| {
-                let turned = entry.builder.rotate(weights, j * shape.lane());
-                let value = entry.builder.rotate(values, j);
-                entry.builder.multiply(turned, value)
-            })
-            .collect();
+        let turned = entry.builder.multiples(weights, shape.lane() as i64, chunk);
+        let values = entry.builder.multiples(values, 1, chunk);
+        let terms = turned.iter().zip(values).map(|(&p, value)| entry.builder.multiply(p, value)).collect();
         vec![entry.builder.add_all(terms), weights]
     });
     entry.origin(&roles.mix);
@@ -163,15 +155,11 @@ fn weights(
     let keys = cut(entry, layer, Cache::Keys, index);
     entry.origin(&roles.scores);
     let chunk = shape.chunk;
-    let terms = queries
-        .iter()
-        .enumerate()
-        .map(|(j, &query)| {
-            let shift = j * shape.lane() + (chunk - j % chunk) % chunk;
-            let keys = entry.builder.rotate(keys, shift);
-            entry.builder.multiply(query, keys)
-        })
-        .collect();
+    // By j lanes to the left and j slots to the right; C slots to the left first, a period, so that none comes from the
+    // slots of another head.
+    let ahead = entry.builder.rotate(keys, chunk);
+    let keys = entry.builder.multiples(ahead, shape.lane() as i64 - 1, queries.len());
+    let terms = queries.iter().zip(keys).map(|(&q, key)| entry.builder.multiply(q, key)).collect();
     let scores = entry.builder.add_all(terms);
     let shifted = entry.argument(&plan.exponential, scores, None);
     entry.origin(&roles.softmax);
@@ -215,14 +203,14 @@ fn cut(entry: &mut EntryBuilder<'_>, layer: usize, cache: Cache, index: &Integer
             entry.builder.add_all(parts)
         }
     };
-    let placed = entry.builder.rotate(alone, start);
+    let placed = entry.builder.rotate_by_bits(alone, &start, doubling(chunk, tokens), 1);
     let repeated = entry.builder.fold(placed, doubling(chunk, tokens).map(|k| -k));
     entry.builder.set_layout(repeated, layout(tokens, Fill::Replica));
+    let turned = entry.builder.multiples(repeated, 1, chunk);
     let sheared = (0..chunk)
         .map(|shift| {
-            let turned = entry.builder.rotate(repeated, shift);
             let lanes = (shape.lane_of_slot() % chunk).equal(shift);
-            entry.builder.mask(turned, lanes, "shear of a chunk")
+            entry.builder.mask(turned[shift], lanes, "shear of a chunk")
         })
         .collect();
     entry.builder.add_all(sheared)

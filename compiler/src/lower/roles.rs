@@ -7,63 +7,63 @@ use crate::Error;
 
 /// A weight with the node that applies it.
 #[derive(Clone, Debug)]
-pub struct Weighted {
+pub(super) struct Weighted {
     /// The weight.
-    pub weight: WeightId,
+    pub(super) weight: WeightId,
     /// The node.
-    pub origin: Option<Origin>,
+    pub(super) origin: Option<Origin>,
 }
 
 /// A norm.
 #[derive(Clone, Debug)]
-pub struct Norm {
+pub(super) struct Norm {
     /// γ, and the node.
-    pub gamma: Weighted,
+    pub(super) gamma: Weighted,
     /// ε.
-    pub epsilon: f64,
+    pub(super) epsilon: f64,
 }
 
 /// The ops of one decoder layer.
 #[derive(Clone, Debug, Default)]
-pub struct LayerRoles {
+pub(super) struct LayerRoles {
     /// q, k, v, o, gate, up and down projections.
-    pub linears: Vec<Weighted>,
+    pub(super) linears: Vec<Weighted>,
     /// Rotary embeddings of q and k.
-    pub ropes: Vec<Option<Origin>>,
+    pub(super) ropes: Vec<Option<Origin>>,
     /// Append to the K cache.
-    pub append_key: Option<Origin>,
+    pub(super) append_key: Option<Origin>,
     /// Append to the V cache.
-    pub append_value: Option<Origin>,
+    pub(super) append_value: Option<Origin>,
     /// Scores.
-    pub scores: Option<Origin>,
+    pub(super) scores: Option<Origin>,
     /// Factor of the scores.
-    pub scale: f64,
+    pub(super) scale: f64,
     /// Softmax.
-    pub softmax: Option<Origin>,
+    pub(super) softmax: Option<Origin>,
     /// Mix.
-    pub mix: Option<Origin>,
+    pub(super) mix: Option<Origin>,
     /// SiLU.
-    pub silu: Option<Origin>,
+    pub(super) silu: Option<Origin>,
     /// Product of gate and up.
-    pub product: Option<Origin>,
+    pub(super) product: Option<Origin>,
     /// The two residual sums.
-    pub sums: Vec<Option<Origin>>,
+    pub(super) sums: Vec<Option<Origin>>,
 }
 
 /// The ops of a decoder.
 #[derive(Clone, Debug)]
-pub struct Roles {
+pub(super) struct Roles {
     /// The norms: two a layer, and the last one.
-    pub norms: Vec<Norm>,
+    pub(super) norms: Vec<Norm>,
     /// The layers.
-    pub layers: Vec<LayerRoles>,
+    pub(super) layers: Vec<LayerRoles>,
     /// The output head.
-    pub head: Weighted,
+    pub(super) head: Weighted,
 }
 
 impl Roles {
     /// Recognises the ops of a model.
-    pub fn new(model: &TensorModel) -> Result<Self, Error> {
+    pub(super) fn new(model: &TensorModel) -> Result<Self, Error> {
         let graph = &model.graph;
         let (mut norms, mut layers, mut head) = (Vec::new(), Vec::<LayerRoles>::new(), None);
         for &op in &graph.body.ops {
@@ -99,9 +99,9 @@ impl Roles {
                 _ => {}
             }
         }
-        let complete = layers.iter().all(|layer| {
-            (layer.linears.len(), layer.ropes.len(), layer.sums.len()) == (7, 2, 2) && layer.scale > 0.0
-        });
+        let complete = layers
+            .iter()
+            .all(|layer| (layer.linears.len(), layer.ropes.len(), layer.sums.len()) == (7, 2, 2) && layer.scale > 0.0);
         match head {
             Some(head) if complete && norms.len() == 2 * layers.len() + 1 => Ok(Self { norms, layers, head }),
             _ => Err(Error::Ir(cachemir_ir::Error::Invalid {

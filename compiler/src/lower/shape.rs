@@ -215,12 +215,12 @@ impl Shape {
 }
 
 /// The conjunction of those conditions that are there.
-pub fn all(conditions: impl IntoIterator<Item = Option<Integer>>) -> Option<Integer> {
+pub(super) fn all(conditions: impl IntoIterator<Item = Option<Integer>>) -> Option<Integer> {
     conditions.into_iter().flatten().reduce(Integer::and)
 }
 
 /// A condition and an optional further one.
-pub fn both(condition: Integer, other: Option<Integer>) -> Integer {
+pub(super) fn both(condition: Integer, other: Option<Integer>) -> Integer {
     match other {
         Some(other) => condition.and(other),
         None => condition,

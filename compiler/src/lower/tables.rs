@@ -10,7 +10,7 @@ use super::roles::Roles;
 
 /// Index of a layer's linear maps, in the order of [`super::roles::LayerRoles::linears`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Map {
+pub(super) enum Map {
     /// Queries.
     Query,
     /// Keys.
@@ -31,38 +31,38 @@ pub enum Map {
 const MAPS: [Map; 7] = [Map::Query, Map::Key, Map::Value, Map::Output, Map::Gate, Map::Up, Map::Down];
 
 /// Table of a layer's linear map.
-pub fn map_table(layer: usize, map: Map) -> TableId {
+pub(super) fn map_table(layer: usize, map: Map) -> TableId {
     TableId((layer * MAPS.len() + map as usize) as u32)
 }
 
 /// Table of the output head of a model with so many layers.
-pub fn head_table(layers: usize) -> TableId {
+pub(super) fn head_table(layers: usize) -> TableId {
     TableId((layers * MAPS.len()) as u32)
 }
 
 /// Cosines, `[context][pairs]`.
-pub fn cosine_table(layers: usize) -> TableId {
+pub(super) fn cosine_table(layers: usize) -> TableId {
     TableId((layers * MAPS.len() + 1) as u32)
 }
 
 /// Sines, `[context][pairs]`.
-pub fn sine_table(layers: usize) -> TableId {
+pub(super) fn sine_table(layers: usize) -> TableId {
     TableId((layers * MAPS.len() + 2) as u32)
 }
 
 /// Scales of softmaxes by layer, stage and position; see [`SoftmaxPlan::scale`].
-pub fn scale_table(layers: usize) -> TableId {
+pub(super) fn scale_table(layers: usize) -> TableId {
     TableId((layers * MAPS.len() + 3) as u32)
 }
 
 /// Offset of a layer's stage in the table of scales.
-pub fn scale_offset(plan: &Plan, layer: usize, stage: usize, context: usize) -> usize {
+pub(super) fn scale_offset(plan: &Plan, layer: usize, stage: usize, context: usize) -> usize {
     let before: usize = plan.layers[..layer].iter().map(|layer| layer.softmax.exponents.len()).sum();
     (before + stage) * context
 }
 
 /// All tables. They are empty where the model has shapes only.
-pub fn tables(model: &TensorModel, roles: &Roles, plan: &Plan) -> Vec<Table> {
+pub(super) fn tables(model: &TensorModel, roles: &Roles, plan: &Plan) -> Vec<Table> {
     let layers = roles.layers.len();
     let root_width = (model.hyperparameters.hidden as f64).sqrt();
     let gamma = |index: usize| &model.weight(roles.norms[index].gamma.weight).values;

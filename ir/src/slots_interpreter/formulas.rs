@@ -106,25 +106,21 @@ impl Formulas {
         match node {
             Node::Fixed(integer) => Values::Number(integer.evaluate(environment)),
             Node::Slot => Values::Slots(Rc::new((0..self.slots as i64).collect())),
-            Node::Binary(operator, a, b) => {
-                match (self.values(*a, environment), self.values(*b, environment)) {
-                    (Values::Number(a), Values::Number(b)) => Values::Number(operator.apply(a, b)),
-                    (Values::Slots(a), Values::Number(b)) => Values::Slots(Rc::new(by_number(*operator, &a, b))),
-                    (Values::Number(a), Values::Slots(b)) => {
-                        Values::Slots(Rc::new(b.iter().map(|&b| operator.apply(a, b)).collect()))
-                    }
-                    (Values::Slots(a), Values::Slots(b)) => Values::Slots(Rc::new(by_slots(*operator, &a, &b))),
+            Node::Binary(operator, a, b) => match (self.values(*a, environment), self.values(*b, environment)) {
+                (Values::Number(a), Values::Number(b)) => Values::Number(operator.apply(a, b)),
+                (Values::Slots(a), Values::Number(b)) => Values::Slots(Rc::new(by_number(*operator, &a, b))),
+                (Values::Number(a), Values::Slots(b)) => {
+                    Values::Slots(Rc::new(b.iter().map(|&b| operator.apply(a, b)).collect()))
                 }
-            }
+                (Values::Slots(a), Values::Slots(b)) => Values::Slots(Rc::new(by_slots(*operator, &a, &b))),
+            },
             Node::Select(condition, then, otherwise) => {
                 let at = |values: &Values, slot: usize| match values {
                     Values::Number(value) => *value,
                     Values::Slots(values) => values[slot],
                 };
-                let [condition, then, otherwise] =
-                    [condition, then, otherwise].map(|id| self.values(*id, environment));
-                let pick =
-                    |slot: usize| if at(&condition, slot) == 0 { at(&otherwise, slot) } else { at(&then, slot) };
+                let [condition, then, otherwise] = [condition, then, otherwise].map(|id| self.values(*id, environment));
+                let pick = |slot: usize| if at(&condition, slot) == 0 { at(&otherwise, slot) } else { at(&then, slot) };
                 Values::Slots(Rc::new((0..self.slots).map(pick).collect()))
             }
         }
@@ -247,10 +243,16 @@ mod tests {
         ]);
         leaf.prop_recursive(4, 24, 3, move |inner| {
             prop_oneof![
-                (operators.clone(), inner.clone(), inner.clone())
-                    .prop_map(|(operator, a, b)| Integer::Binary(operator, Box::new(a), Box::new(b))),
-                (inner.clone(), inner.clone(), inner)
-                    .prop_map(|(a, b, c)| Integer::Select(Box::new(a), Box::new(b), Box::new(c))),
+                (operators.clone(), inner.clone(), inner.clone()).prop_map(|(operator, a, b)| Integer::Binary(
+                    operator,
+                    Box::new(a),
+                    Box::new(b)
+                )),
+                (inner.clone(), inner.clone(), inner).prop_map(|(a, b, c)| Integer::Select(
+                    Box::new(a),
+                    Box::new(b),
+                    Box::new(c)
+                )),
             ]
         })
     }

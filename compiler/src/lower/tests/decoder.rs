@@ -1,5 +1,6 @@
 //! Whole programs of random decoders, with exact functions in place of polynomials, against the tensor stage.
 
+use cachemir_ir::expression::Environment;
 use cachemir_ir::graph::{Graph, Origin, ValueId};
 use cachemir_ir::slots_interpreter::Interpreter;
 use cachemir_ir::tensor::{
@@ -9,7 +10,7 @@ use cachemir_ir::tensor::{
 use super::super::calibrate::{Recorder, embed};
 use super::super::plan::{Plan, SoftmaxPlan};
 use super::super::roles::Roles;
-use super::super::{Shape, build};
+use super::super::{Shape, build, counts};
 use super::{Numbers, model};
 
 /// Adds weights and ops to a model one at a time.
@@ -80,8 +81,7 @@ pub(super) fn random_model(hyperparameters: Hyperparameters) -> TensorModel {
         let keys = maker.op(TensorOp::KvAppend { layer: number, kind: CacheKind::Key }, &[k], cache);
         let values = maker.op(TensorOp::KvAppend { layer: number, kind: CacheKind::Value }, &[v], cache);
         let rows = TensorType::Rows { heads };
-        let scores =
-            maker.op(TensorOp::Scores { heads, kv_heads, scale: h.attention_scale }, &[q, keys], rows);
+        let scores = maker.op(TensorOp::Scores { heads, kv_heads, scale: h.attention_scale }, &[q, keys], rows);
         let weights = maker.op(TensorOp::Softmax, &[scores], rows);
         let mixed = maker.op(TensorOp::Mix { heads, kv_heads }, &[weights, values], query);
         let update = maker.linear(name("self_attn.o_proj"), mixed, h.hidden, h.query_width());
@@ -115,6 +115,9 @@ fn check(slots: usize, hyperparameters: Hyperparameters, squarings: usize) {
     for entry in &program.entries {
         assert_eq!(entry.graph.verify_structure(), Vec::<String>::new());
     }
+    let reasons = counts(&program.entries[0].graph, slots, &Environment::new(33, 1)).masks_unfused;
+    let reasons: Vec<&str> = reasons.keys().map(String::as_str).collect();
+    assert_eq!(reasons, ["landing of group members", "merge of scores", "push into the V cache"]);
     let tokens: Vec<u32> = (0..40).map(|index| (index * index * 7 + index / 3) as u32 % h.vocabulary as u32).collect();
     let mut reference = tensor::Interpreter::new(&model).unwrap();
     let want: Vec<Vec<f64>> = tokens.iter().map(|&token| reference.step(token).unwrap()).collect();

@@ -1,7 +1,6 @@
 //! Property tests of the kernels against dense algebra, and of whole programs against the tensor stage.
 
 mod decoder;
-#[cfg(not(feature = "mini"))]
 mod shipped;
 
 use cachemir_ir::expression::{Environment, Integer, TableId};
@@ -161,5 +160,29 @@ fn narrow_models_need_fewer_rotations_than_the_formulas() {
     assert_eq!(check_linear(&shape, d, kv, (32, 64), 1, None), (1, 12));
     for landing in [0, 77, 255] {
         check_linear(&shape, d, kv, (32, 64), 1, Some(landing));
+    }
+}
+
+#[test]
+fn counts_at_the_size_of_a_large_model() {
+    // 4096 slots a head of 32 with 8 key-value heads, 16384 gated entries, in 32768 slots.
+    let mut large = model(4096, 32, 8, 128, 14336);
+    large.context = 512;
+    let shape = Shape::smallest(&large).unwrap();
+    assert_eq!((shape.slots, shape.tokens(), shape.blocks, shape.key_capacity()), (32768, 32, 16, 16));
+    let d = (shape.hidden_features(), shape.hidden);
+    let cases = [
+        (d, (Features::Query, 4096), 512, 52),
+        (d, (shape.mlp_features(), shape.mlp), 2048, 98),
+        (d, (Features::KeyValue, 1024), 128, 30),
+    ];
+    for ((input, input_positions), (output, output_positions), products, rotations) in cases {
+        let layer =
+            Linear { table: TableId(0), columns: 4096, input, input_positions, output, output_positions, unit: 1 };
+        let mut builder = Builder::new(shape.slots, 0);
+        let x = builder.input("x", layout(shape.stride(), Fill::Zero));
+        let y = linear(&mut builder, &shape, &layer, x, None);
+        let counted = counts(&builder.finish(vec![y]), shape.slots, &Environment::new(0, 1));
+        assert_eq!((counted.plain_products, counted.rotations), (products, rotations));
     }
 }
