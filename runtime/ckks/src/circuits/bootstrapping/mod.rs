@@ -19,9 +19,9 @@
 use cachemir_hal::Backend;
 use num_complex::Complex64;
 
+use crate::circuits::linear::{Hoisting, LinearTransform};
 use crate::ckks::ciphertext::{Ciphertext, Plaintext};
 use crate::ckks::evaluator::Evaluator;
-use crate::circuits::linear::{Hoisting, LinearTransform};
 use crate::error::CkksError;
 use crate::rlwe::keys::{EvaluationKeys, KeyManifest};
 
@@ -291,9 +291,7 @@ impl<B: Backend> Bootstrapper<B> {
                 evaluator.mul_scalar_at(&sine, cubic.cubic, cubic.cubic_scale)?,
                 evaluator.mul_scalar_at(&below, cubic.linear, cubic.linear_scale)?,
             ),
-            Some(packed) => {
-                (evaluator.mul_plain(&sine, &packed.cubic)?, evaluator.mul_plain(&below, &packed.linear)?)
-            }
+            Some(packed) => (evaluator.mul_plain(&sine, &packed.cubic)?, evaluator.mul_plain(&below, &packed.linear)?),
         };
         let mut sum = evaluator.tensor(&evaluator.rescale(&factor)?, &square)?;
         evaluator.add_assign(&mut sum, &linear)?;

@@ -93,9 +93,7 @@ impl<B: Backend> LinearTransform<B> {
         scale: f64,
     ) -> Result<Self, CkksError> {
         let diagonals = match hoisting {
-            Hoisting::Single => {
-                Diagonals::Plain(encode_groups(matrix, &steps, |d| encoder.encode(d, level, scale))?)
-            }
+            Hoisting::Single => Diagonals::Plain(encode_groups(matrix, &steps, |d| encoder.encode(d, level, scale))?),
             Hoisting::Double => {
                 Diagonals::Extended(encode_groups(matrix, &steps, |d| encoder.encode_extended(d, level, scale))?)
             }
@@ -127,10 +125,9 @@ impl<B: Backend> LinearTransform<B> {
     pub fn bytes(&self, ring: &Ring<B>) -> u64 {
         let (count, limbs) = match &self.diagonals {
             Diagonals::Plain(groups) => (groups.iter().map(|g| g.terms.len()).sum::<usize>(), self.level + 1),
-            Diagonals::Extended(groups) => (
-                groups.iter().map(|g| g.terms.len()).sum(),
-                self.level + 1 + ring.parameters().digit_limbs(),
-            ),
+            Diagonals::Extended(groups) => {
+                (groups.iter().map(|g| g.terms.len()).sum(), self.level + 1 + ring.parameters().digit_limbs())
+            }
         };
         (count * limbs * ring.degree() * size_of::<u64>()) as u64
     }
@@ -153,9 +150,7 @@ impl<B: Backend> LinearTransform<B> {
         let input = self.admit(evaluator, input)?;
         match &self.diagonals {
             Diagonals::Plain(groups) => self.apply_single(groups, evaluator, keys, &input),
-            Diagonals::Extended(groups) => {
-                evaluator.mod_down(&self.apply_double(groups, evaluator, keys, &input)?)
-            }
+            Diagonals::Extended(groups) => evaluator.mod_down(&self.apply_double(groups, evaluator, keys, &input)?),
         }
     }
 
@@ -168,9 +163,7 @@ impl<B: Backend> LinearTransform<B> {
     ) -> Result<Ciphertext<B>, CkksError> {
         let input = self.admit(evaluator, input)?;
         match &self.diagonals {
-            Diagonals::Plain(groups) => {
-                evaluator.rescale(&self.apply_single(groups, evaluator, keys, &input)?)
-            }
+            Diagonals::Plain(groups) => evaluator.rescale(&self.apply_single(groups, evaluator, keys, &input)?),
             Diagonals::Extended(groups) => {
                 evaluator.mod_down_rescale(&self.apply_double(groups, evaluator, keys, &input)?)
             }
@@ -221,13 +214,7 @@ impl<B: Backend> LinearTransform<B> {
         keys: &EvaluationKeys<B>,
         input: &Ciphertext<B>,
     ) -> Result<ExtendedCiphertext<B>, CkksError> {
-        let digits = evaluator.decompose(input)?;
-        let babies = self
-            .steps
-            .babies()
-            .into_iter()
-            .map(|baby| Ok((baby, evaluator.rotate_extended(input, &digits, baby as i64, keys)?)))
-            .collect::<Result<BTreeMap<_, _>, CkksError>>()?;
+        let babies = self.extended_babies(evaluator.ring(), keys, input)?;
         let scale = input.scale() * self.scale;
         let mut sum = evaluator.zero_extended(self.level, scale, input.slots())?;
         for group in groups {
@@ -241,6 +228,42 @@ impl<B: Backend> LinearTransform<B> {
             }
         }
         Ok(sum)
+    }
+
+    /// All babies times `P`, modulo `QP`, from one decomposition.
+    fn extended_babies(
+        &self,
+        ring: &Ring<B>,
+        keys: &EvaluationKeys<B>,
+        input: &Ciphertext<B>,
+    ) -> Result<BTreeMap<usize, ExtendedCiphertext<B>>, CkksError> {
+        let (backend, level, special) = (ring.backend(), self.level, ring.parameters().digit_limbs());
+        let (chain, limbs) = (ring.chain(level), ring.extended(level, special));
+        let digits = switching::decompose(ring, input.buffer(), 1, level, special)?;
+        let mut input_times_special = backend.zeros(2, limbs.len())?;
+        switching::accumulate_times_special(ring, &mut input_times_special, input.buffer(), level, special)?;
+        let constant = backend.select(&input_times_special, 0..1, chain)?;
+
+        let wrap = |buffer| ExtendedCiphertext::from_parts(buffer, level, input.scale(), input.slots());
+        let mut babies = BTreeMap::new();
+        for baby in self.steps.babies().into_iter().filter(|&baby| baby != 0) {
+            let key = keys.rotation(baby, level)?;
+            let element = ring.galois_element(baby);
+            let mut buffer = backend.zeros(2, limbs.len())?;
+            backend.inner_product_automorphism_accumulate(
+                &mut buffer,
+                &digits,
+                key.b(),
+                key.a(),
+                element,
+                &limbs,
+                &key.positions(level),
+            )?;
+            backend.automorphism_accumulate(&mut buffer, &constant, element, chain)?;
+            babies.insert(baby, wrap(buffer));
+        }
+        babies.insert(0, wrap(input_times_special));
+        Ok(babies)
     }
 
     /// sum ← sum + rot(inner): only the polynomial that meets the secret is divided by `P` and switched.
