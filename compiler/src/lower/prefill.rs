@@ -155,10 +155,15 @@ fn weights(
     let keys = cut(entry, layer, Cache::Keys, index);
     entry.origin(&roles.scores);
     let chunk = shape.chunk;
-    // By j lanes to the left and j slots to the right; C slots to the left first, a period, so that none comes from the
+    // By j lanes to the left and j mod C slots to the right; first by a period C to the left, so that none comes from the
     // slots of another head.
+    let lane = shape.lane() as i64;
     let ahead = entry.builder.rotate(keys, chunk);
-    let keys = entry.builder.multiples(ahead, shape.lane() as i64 - 1, queries.len());
+    let mut keys = entry.builder.multiples(ahead, lane - 1, chunk);
+    for j in chunk..queries.len() {
+        let top = chunk << (j / chunk).ilog2();
+        keys.push(entry.builder.rotate(keys[j - top], top as i64 * lane));
+    }
     let terms = queries.iter().zip(keys).map(|(&q, key)| entry.builder.multiply(q, key)).collect();
     let scores = entry.builder.add_all(terms);
     let shifted = entry.argument(&plan.exponential, scores, None);

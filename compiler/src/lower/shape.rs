@@ -92,13 +92,15 @@ impl Shape {
         Ok(Self { model: model.clone(), slots, hidden, kv_heads, group, head_dim, mlp, blocks, chunk })
     }
 
-    /// Packs the model into the smallest number of slots from [`Self::LEAST_SLOTS`] on that it fits into.
+    /// Packs the model into the smallest number of slots from [`Self::LEAST_SLOTS`] on that it fits into with at least two
+    /// slots for each entry of the gated layer, or into [`Self::MOST_SLOTS`].
     pub fn smallest(model: &Hyperparameters) -> Result<Self, Error> {
         let mut slots = Self::LEAST_SLOTS;
         loop {
             match Self::new(model, slots) {
-                Err(_) if slots < Self::MOST_SLOTS => slots *= 2,
-                result => return result,
+                Ok(shape) if shape.wide_stride() > 1 => return Ok(shape),
+                result if slots >= Self::MOST_SLOTS => return result,
+                _ => slots *= 2,
             }
         }
     }
