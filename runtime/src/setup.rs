@@ -91,7 +91,10 @@ impl Requirements {
 }
 
 /// Most memory that is spent on plaintexts that stay encoded between tokens, in bytes.
-const MAXIMUM_PLAINTEXT_BYTES: u64 = 2 << 30;
+const MAXIMUM_PLAINTEXT_BYTES: u64 = 1 << 30;
+
+/// Most memory that is spent on bootstraps' first matrices, of which there is one for each mask, in bytes.
+const ENTRY_BUDGET_BYTES: u64 = 512 << 20;
 
 /// Memory that is left to others, in bytes.
 const RESERVE_BYTES: u64 = 512 << 20;
@@ -195,7 +198,7 @@ impl<B: Backend> Engine<B> {
         for plan in self.bootstraps {
             bootstrappers.push(Bootstrapper::with_plan(&self.evaluator, plan)?);
         }
-        Ok(Encrypted::new(self.evaluator, keys, bootstrappers, slots, MAXIMUM_PLAINTEXT_BYTES / 2))
+        Ok(Encrypted::new(self.evaluator, keys, bootstrappers, slots, ENTRY_BUDGET_BYTES))
     }
 }
 

@@ -34,42 +34,49 @@ impl Tokenizer {
     }
 }
 
+/// Settled tokens that are decoded together with new ones. What joins two tokens, a space for instance, may depend on
+/// the ones before, and special tokens among those have no text.
+const WINDOW: usize = 8;
+
 /// Turns tokens into text as they come. A character may span several tokens, and is held back until it is whole.
 #[derive(Clone, Debug, Default)]
 pub struct TextStream {
     tokens: Vec<u32>,
     /// Tokens before this one are settled: their text was handed out.
     settled: usize,
-    /// Where the text that the next token is decoded with begins.
-    context: usize,
 }
 
 impl TextStream {
     /// A stream that continues a text of these tokens.
     pub fn after(tokens: &[u32]) -> Self {
-        Self { tokens: tokens.to_vec(), settled: tokens.len(), context: tokens.len().saturating_sub(8) }
+        Self { tokens: tokens.to_vec(), settled: tokens.len() }
     }
 
     /// Adds a token and returns the text that it completes, which may be empty.
     pub fn push(&mut self, token: u32, tokenizer: &Tokenizer) -> Result<String, Error> {
         self.tokens.push(token);
-        let before = tokenizer.decode(&self.tokens[self.context..self.settled])?;
-        let now = tokenizer.decode(&self.tokens[self.context..])?;
+        let new = self.new_text(tokenizer)?;
         // The replacement character stands for bytes that do not make a character yet.
-        if now.ends_with('\u{fffd}') || !now.starts_with(&before) {
+        if new.ends_with('\u{fffd}') {
             return Ok(String::new());
         }
-        self.context = self.settled;
         self.settled = self.tokens.len();
-        Ok(now[before.len()..].to_owned())
+        Ok(new)
     }
 
     /// What was held back, at the end.
     pub fn finish(&mut self, tokenizer: &Tokenizer) -> Result<String, Error> {
-        let before = tokenizer.decode(&self.tokens[self.context..self.settled])?;
-        let now = tokenizer.decode(&self.tokens[self.context..])?;
+        let rest = self.new_text(tokenizer)?;
         self.settled = self.tokens.len();
-        Ok(now.strip_prefix(&before).unwrap_or_default().to_owned())
+        Ok(rest)
+    }
+
+    /// The text of the tokens that are not settled, after that of the window before them.
+    fn new_text(&self, tokenizer: &Tokenizer) -> Result<String, Error> {
+        let window = &self.tokens[self.settled.saturating_sub(WINDOW)..];
+        let before = tokenizer.decode(&window[..self.settled.min(WINDOW)])?;
+        let now = tokenizer.decode(window)?;
+        Ok(now.strip_prefix(&before).map_or_else(|| now.clone(), str::to_owned))
     }
 }
 

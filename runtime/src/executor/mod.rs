@@ -3,7 +3,7 @@
 //! A plan holds parametric graphs; a call supplies the position and the number of tokens, from which rotation amounts,
 //! loop counts, state indices and plaintext vectors follow. The executor keeps control flow and memory: it evaluates
 //! those expressions, frees a value after its last use, decomposes a value once when it is rotated more than once,
-//! keeps encoded plaintexts between calls, and adds a loop's products to their sum without storing them. Levels and
+//! keeps encoded plaintexts between decode steps, and adds a loop's products to their sum without storing them. Levels and
 //! scales are those of the types, and every op is checked against [`ckks::infer`].
 //!
 //! Nothing here can name a secret key: an [`Algebra`] has no operation that needs one.
@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cachemir_ir::ckks::{self, CiphertextType, CkksGraph, CkksOp, Levels};
 use cachemir_ir::expression::{Environment, Integer, Vector};
 use cachemir_ir::graph::{OpId, Region, ValueId};
-use cachemir_ir::program::Program;
+use cachemir_ir::program::{EntryKind, Program};
 use cachemir_ir::slots::WriteMode;
 
 pub use algebra::Algebra;
@@ -166,7 +166,9 @@ impl<'p, A: Algebra> Executor<'p, A> {
         }
         let result = call.run();
         let new_states = call.states;
-        self.plaintexts.lock().unwrap_or_else(PoisonError::into_inner).end_call();
+        // A prompt is taken in once, but decode steps follow each other.
+        let repeats = self.program.entries[index].kind == EntryKind::Decode;
+        self.plaintexts.lock().unwrap_or_else(PoisonError::into_inner).end_call(index, repeats);
         let outputs = result?;
         *states = new_states;
         Ok(outputs)
@@ -338,14 +340,15 @@ impl<'a, A: Algebra> Call<'a, '_, A> {
         for iteration in 0..count {
             self.environment.set_loop(counter, iteration);
             self.run_block(region, &mut sums)?;
-            for (sum, &value) in sums.iter_mut().zip(&region.yields) {
-                // A value of an enclosing block stays there; one of the body is taken. What was accumulated is gone.
-                let yielded = if self.is_defined_in(value, region) {
+            // What was accumulated has no value. A value of an enclosing block stays, one of the body is given up.
+            let yielded: Vec<_> = region.yields.iter().map(|value| self.values[value.index()].clone()).collect();
+            for &value in &region.yields {
+                if self.is_defined_in(value, region) {
+                    self.values[value.index()] = None;
                     self.decompositions[value.index()] = None;
-                    self.values[value.index()].take()
-                } else {
-                    Some(self.value(value)?)
-                };
+                }
+            }
+            for (sum, yielded) in sums.iter_mut().zip(yielded) {
                 match (sum.as_mut(), yielded) {
                     (Some(sum), Some(yielded)) => self.executor.algebra.add_assign(sum, &yielded)?,
                     (None, Some(yielded)) => *sum = Some(self.owned(yielded)?),
@@ -454,7 +457,10 @@ impl<'a, A: Algebra> Call<'a, '_, A> {
             return Ok(known);
         }
         let plain = Arc::new(encode(&self.evaluate(vector)?)?);
-        lock().offer(key, &plain, self.executor.algebra.plaintext_bytes(&plain));
+        // A prefill runs once for many tokens; its plaintexts would only displace those of every step.
+        if self.executor.program.entries[self.entry].kind == EntryKind::Decode {
+            lock().offer(key, &plain, self.executor.algebra.plaintext_bytes(&plain));
+        }
         Ok(plain)
     }
 }

@@ -59,9 +59,10 @@ impl<P> Plaintexts<P> {
         }
     }
 
-    /// Drops the vectors that belong to the call's position.
-    pub(crate) fn end_call(&mut self) {
-        self.kept.retain(|key, _| key.position.is_none());
+    /// Drops the vectors that only the call that ends could use: those of its position, and all of its entry point's
+    /// unless it is called again and again.
+    pub(crate) fn end_call(&mut self, entry: usize, repeats: bool) {
+        self.kept.retain(|key, _| key.position.is_none() && (repeats || key.entry != entry));
         self.used_bytes = self.kept.values().map(|(_, bytes)| bytes).sum();
     }
 
