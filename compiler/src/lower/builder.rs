@@ -48,11 +48,6 @@ impl Builder {
         }
     }
 
-    /// Number n of slots.
-    pub(super) fn slots(&self) -> usize {
-        self.slots
-    }
-
     /// The number that the next loop's counter gets.
     pub(super) fn next_counter(&self) -> u32 {
         self.next_counter

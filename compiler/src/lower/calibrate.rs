@@ -94,7 +94,9 @@ impl Rows {
     }
 
     fn include(&mut self, row: &[f64]) {
-        row.iter().for_each(|&x| self.scores.include(x));
+        for &x in row {
+            self.scores.include(x);
+        }
         let powers = EXPONENTS.map(|exponent| (row.len() as f64).powf(exponent));
         for (index, sums) in self.sums.iter_mut().enumerate() {
             let divisor = f64::from(2u32 << index);
@@ -102,9 +104,13 @@ impl Rows {
             let stages = sums.len();
             for (stage, ranges) in sums.iter_mut().enumerate() {
                 let sum: f64 = y.iter().sum();
-                ranges.iter_mut().zip(powers).for_each(|(range, power)| range.include(sum * power));
+                for (range, power) in ranges.iter_mut().zip(powers) {
+                    range.include(sum * power);
+                }
                 if stage + 1 < stages {
-                    y.iter_mut().for_each(|y| *y = (*y / sum).powi(2));
+                    for y in &mut y {
+                        *y = (*y / sum).powi(2);
+                    }
                 }
             }
         }
@@ -242,7 +248,9 @@ impl<'u> Recorder<'u> {
 
     fn record(&mut self, site: &SiteUse, environment: Option<&Environment>, values: &[f64]) {
         let range = self.ranges.entry(site.site).or_default();
-        values.iter().for_each(|&u| range.all.include(site.affine.argument(u)));
+        for &u in values {
+            range.all.include(site.affine.argument(u));
+        }
         let kept = match (&site.meaningful, environment) {
             (Some(condition), Some(environment)) => condition.evaluate_slots(environment, self.slots),
             _ => return,

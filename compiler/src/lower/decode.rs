@@ -47,22 +47,22 @@ fn attention(entry: &mut EntryBuilder<'_>, layer: usize, normed: ValueId) -> Val
     let v = entry.project(layer, Map::Value, normed, 1, Features::Query, Some(&inner));
     let (k, v) = entry.builder.refresh_pair(k, v);
 
-    entry.origin(&roles.ropes[1]);
+    entry.origin(roles.ropes[1].as_ref());
     let here = (Integer::slot() % tokens).equal(inner);
     let k = entry.rope(k, &Integer::position(), here.clone(), 1.0);
     entry.builder.set_layout(k, layout(tokens, Fill::Tokens));
-    entry.origin(&roles.append_key);
+    entry.origin(roles.append_key.as_ref());
     entry.builder.accumulate(key_state(layer), Integer::position() / tokens, k);
-    entry.origin(&roles.append_value);
+    entry.origin(roles.append_value.as_ref());
     push_value(entry, layer, v, &here);
 
-    entry.origin(&roles.ropes[0]);
+    entry.origin(roles.ropes[0].as_ref());
     let members: Vec<ValueId> = (0..shape.group).map(|member| isolate(entry, layer, q, member)).collect();
-    entry.origin(&roles.scores);
+    entry.origin(roles.scores.as_ref());
     let scores = scores(entry, layer, &members);
-    entry.origin(&roles.softmax);
+    entry.origin(roles.softmax.as_ref());
     let weights = softmax(entry, layer, scores);
-    entry.origin(&roles.mix);
+    entry.origin(roles.mix.as_ref());
     mix(entry, layer, weights)
 }
 
@@ -170,7 +170,7 @@ fn mix(entry: &mut EntryBuilder<'_>, layer: usize, y: ValueId) -> ValueId {
     let sums = entry.builder.fold(y, block_steps(shape).chain(doubling(1, place)));
     let turned_sums = entry.builder.multiples(sums, lane as i64, group);
     let (mut numerators, mut denominators) = (Vec::new(), Vec::new());
-    for turn in 0..group {
+    for (turn, &sums) in turned_sums.iter().enumerate() {
         let target = Integer::from(turn * place);
         let landed = (Integer::slot() % tokens).equal(turn * place);
         let residue = shape.lane_of_slot() % group;
@@ -184,7 +184,7 @@ fn mix(entry: &mut EntryBuilder<'_>, layer: usize, y: ValueId) -> ValueId {
             };
             numerators.push(entry.builder.mask(sum, lanes, REASON));
         }
-        let sum = land(&mut entry.builder, turned_sums[turn], doubling(place, tokens), &target);
+        let sum = land(&mut entry.builder, sums, doubling(place, tokens), &target);
         denominators.push(entry.builder.multiply_plain(sum, indicator(landed), Purpose::Mask(REASON.into())));
     }
     let numerator = entry.builder.add_all(numerators);

@@ -80,8 +80,8 @@ impl<'a> EntryBuilder<'a> {
     }
 
     /// Ops from here on come from this node.
-    pub(super) fn origin(&mut self, origin: &Option<Origin>) {
-        self.builder.set_origin(origin.clone());
+    pub(super) fn origin(&mut self, origin: Option<&Origin>) {
+        self.builder.set_origin(origin.cloned());
     }
 
     /// x/half with the step's shift where `rows` holds, or everywhere: the argument u of the step's polynomial.
@@ -140,7 +140,7 @@ impl<'a> EntryBuilder<'a> {
     pub(super) fn norm(&mut self, index: usize, x: ValueId, rows: Integer, mask: Option<Integer>) -> ValueId {
         let (plan, shape) = (self.plan, self.shape);
         let step = &plan.norms[index];
-        self.origin(&self.roles.norms[index].gamma.origin);
+        self.origin(self.roles.norms[index].gamma.origin.as_ref());
         let square = self.builder.multiply(x, x);
         let mut sum = self.builder.fold(square, doubling(shape.stride(), shape.slots));
         // The slots hold σ²·d times the mean square.
@@ -184,7 +184,7 @@ impl<'a> EntryBuilder<'a> {
             output_positions: positions(output, matches!(map, Map::Gate | Map::Up)),
             unit,
         };
-        self.origin(&self.roles.layers[layer].linears[map as usize].origin);
+        self.origin(self.roles.layers[layer].linears[map as usize].origin.as_ref());
         linear(&mut self.builder, shape, &layer_map, x, landing)
     }
 
@@ -250,7 +250,7 @@ impl<'a> EntryBuilder<'a> {
         update: ValueId,
         rows: Integer,
     ) -> ValueId {
-        self.origin(&self.roles.layers[layer].sums[which]);
+        self.origin(self.roles.layers[layer].sums[which].as_ref());
         let sum = self.builder.add(x, update);
         self.builder.set_layout(sum, layout(self.shape.stride(), Fill::Junk));
         let kept = self.builder.refresh(sum, Some(rows));
@@ -281,10 +281,10 @@ impl<'a> EntryBuilder<'a> {
             meaningful: Some(rows.clone()),
         });
         let (gate, up) = self.builder.refresh_pair(gate, up);
-        self.origin(&self.roles.layers[layer].silu);
+        self.origin(self.roles.layers[layer].silu.as_ref());
         let plan = self.plan;
         let activated = self.polynomial(&plan.layers[layer].silu, gate, Some(rows), None, None);
-        self.origin(&self.roles.layers[layer].product);
+        self.origin(self.roles.layers[layer].product.as_ref());
         let product = self.builder.multiply(activated, up);
         self.builder.set_layout(product, layout(shape.wide_stride(), Fill::Zero));
         let product = self.builder.refresh(product, None);
@@ -295,7 +295,7 @@ impl<'a> EntryBuilder<'a> {
     /// Logits of the last norm's result at stride t, one ciphertext for each n positions of the vocabulary.
     pub(super) fn head(&mut self, normed: ValueId) -> Vec<ValueId> {
         let shape = self.shape;
-        self.origin(&self.roles.head.origin);
+        self.origin(self.roles.head.origin.as_ref());
         let vocabulary = shape.model.vocabulary;
         (0..vocabulary.div_ceil(shape.slots))
             .map(|part| {

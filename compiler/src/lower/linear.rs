@@ -159,15 +159,14 @@ pub(super) fn linear(
         builder.close(vec![yielded])[0]
     };
 
-    let result = match landing {
-        Some(target) => land(builder, sum, doubling(1, out_stride), target),
-        None => {
-            let steps: Vec<i64> = match scheme {
-                Scheme::Up | Scheme::Shared => doubling(1, out_stride.min(inputs)).collect(),
-                Scheme::Down => doubling(1, in_stride.min(outputs)).chain(doubling(in_stride, out_stride)).collect(),
-            };
-            builder.fold(sum, steps.into_iter().map(|k| k * unit))
-        }
+    let result = if let Some(target) = landing {
+        land(builder, sum, doubling(1, out_stride), target)
+    } else {
+        let steps: Vec<i64> = match scheme {
+            Scheme::Up | Scheme::Shared => doubling(1, out_stride.min(inputs)).collect(),
+            Scheme::Down => doubling(1, in_stride.min(outputs)).chain(doubling(in_stride, out_stride)).collect(),
+        };
+        builder.fold(sum, steps.into_iter().map(|k| k * unit))
     };
     builder.set_layout(result, layout(shape.slots / outputs, Fill::Junk));
     result

@@ -63,14 +63,14 @@ fn attention(entry: &mut EntryBuilder<'_>, layer: usize, normed: ValueId) -> Val
 
     let start = Integer::position() % tokens;
     let block = Integer::position() / tokens;
-    entry.origin(&roles.ropes[1]);
+    entry.origin(roles.ropes[1].as_ref());
     let inner = Integer::slot() % tokens;
     let k = entry.rope(k, &(Integer::position() + inner.clone()), inner.clone().less(Integer::count()), 1.0);
-    entry.origin(&roles.append_key);
+    entry.origin(roles.append_key.as_ref());
     let k = entry.builder.rotate_by_bits(k, &start, doubling(chunk, tokens), -1);
     entry.builder.set_layout(k, layout(tokens, Fill::Tokens));
     entry.builder.accumulate(key_state(layer), block.clone(), k);
-    entry.origin(&roles.append_value);
+    entry.origin(roles.append_value.as_ref());
     let v = entry.builder.rotate_by_bits(v, &start, doubling(chunk, tokens), -1);
     let here = start.clone().less_equal(inner.clone()).and((inner - start).less(Integer::count()));
     for j in 0..shape.blocks {
@@ -80,7 +80,7 @@ fn attention(entry: &mut EntryBuilder<'_>, layer: usize, normed: ValueId) -> Val
         entry.builder.accumulate(value_state(layer), j, part);
     }
 
-    entry.origin(&roles.ropes[0]);
+    entry.origin(roles.ropes[0].as_ref());
     let place = shape.query_stride();
     let own = Integer::slot() % place;
     let factor = entry.score_factor(layer);
@@ -92,7 +92,7 @@ fn attention(entry: &mut EntryBuilder<'_>, layer: usize, normed: ValueId) -> Val
     let plan = &entry.plan.layers[layer];
     let mut inverses = Vec::new();
     for (stage, step) in plan.rough.iter().enumerate() {
-        entry.origin(&roles.softmax);
+        entry.origin(roles.softmax.as_ref());
         let total = over_chunks(entry, |entry, index| vec![weights(entry, layer, &queries, index, &inverses)])[0];
         let sum = sum_over_lanes(entry, total);
         let argument = entry.argument(step, sum, None);
@@ -103,13 +103,13 @@ fn attention(entry: &mut EntryBuilder<'_>, layer: usize, normed: ValueId) -> Val
     let sums = over_chunks(entry, |entry, index| {
         let weights = weights(entry, layer, &queries, index, &inverses);
         let values = cut(entry, layer, Cache::Values, index);
-        entry.origin(&roles.mix);
+        entry.origin(roles.mix.as_ref());
         let turned = entry.builder.multiples(weights, shape.lane() as i64, chunk);
         let values = entry.builder.multiples(values, 1, chunk);
         let terms = turned.iter().zip(values).map(|(&p, value)| entry.builder.multiply(p, value)).collect();
         vec![entry.builder.add_all(terms), weights]
     });
-    entry.origin(&roles.mix);
+    entry.origin(roles.mix.as_ref());
     let denominator = sum_over_lanes(entry, sums[1]);
     for value in [sums[0], denominator] {
         entry.builder.set_layout(value, layout(place, Fill::Tokens));
@@ -153,7 +153,7 @@ fn weights(
 ) -> ValueId {
     let (shape, plan, roles) = (entry.shape, &entry.plan.layers[layer], &entry.roles.layers[layer]);
     let keys = cut(entry, layer, Cache::Keys, index);
-    entry.origin(&roles.scores);
+    entry.origin(roles.scores.as_ref());
     let chunk = shape.chunk;
     // By j lanes to the left and j mod C slots to the right; first by a period C to the left, so that none comes from the
     // slots of another head.
@@ -167,7 +167,7 @@ fn weights(
     let terms = queries.iter().zip(keys).map(|(&q, key)| entry.builder.multiply(q, key)).collect();
     let scores = entry.builder.add_all(terms);
     let shifted = entry.argument(&plan.exponential, scores, None);
-    entry.origin(&roles.softmax);
+    entry.origin(roles.softmax.as_ref());
     let shifted = entry.builder.refresh(shifted, None);
     let token = Integer::slot() % shape.query_stride();
     let other = index.clone() * chunk + (token.clone() + shape.lane_of_slot()) % chunk;
@@ -192,12 +192,12 @@ fn cut(entry: &mut EntryBuilder<'_>, layer: usize, cache: Cache, index: &Integer
     let inside = start.clone().less_equal(inner.clone()).and(inner.less(start.clone() + chunk));
     let alone = match cache {
         Cache::Keys => {
-            entry.origin(&roles.scores);
+            entry.origin(roles.scores.as_ref());
             let keys = entry.builder.read(key_state(layer), block, layout(tokens, Fill::Tokens));
             entry.builder.mask(keys, inside, "cut of a chunk of keys")
         }
         Cache::Values => {
-            entry.origin(&roles.mix);
+            entry.origin(roles.mix.as_ref());
             let parts = (0..shape.blocks)
                 .map(|j| {
                     let values = entry.builder.read(value_state(layer), j, layout(tokens, Fill::Tokens));

@@ -168,14 +168,12 @@ impl Formulas {
                     if active.is_some_and(|active| !active[slot]) {
                         continue;
                     }
-                    *result = match usize::try_from(index).ok().and_then(|index| table.get(index)) {
-                        Some(&value) => f64::from(value),
-                        None => {
-                            let length = table.len();
-                            let message = format!("slot {slot} reads entry {index} of table {id}, which has {length}");
-                            return Err(Error::Execution(message));
-                        }
+                    let Some(&value) = usize::try_from(index).ok().and_then(|index| table.get(index)) else {
+                        let length = table.len();
+                        let message = format!("slot {slot} reads entry {index} of table {id}, which has {length}");
+                        return Err(Error::Execution(message));
                     };
+                    *result = f64::from(value);
                 }
                 Ok(result)
             }
