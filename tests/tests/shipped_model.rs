@@ -7,11 +7,13 @@ use std::sync::OnceLock;
 
 use cachemir_compiler::compile::{Compilation, CompileOptions, compile};
 use cachemir_ir::ckks::CkksOp;
+use cachemir_ir::ckks_interpreter;
 use cachemir_ir::cost::CostTable;
 use cachemir_ir::json;
 use cachemir_ir::manifest::KeyManifest;
 use cachemir_ir::plan::{ClientPlan, Plan};
 use cachemir_ir::slots::SlotOp;
+use cachemir_ir::slots_interpreter;
 use cachemir_ir::text::{hash_of, parse, parse_model, print, print_model, values_of};
 use cachemir_tests::{assert_golden, rounded};
 
@@ -95,5 +97,64 @@ fn plans_are_reproducible_and_refuse_alterations() {
         altered[offset] ^= 1 << (step % 8);
         assert!(Plan::from_bytes(&altered).is_err(), "byte {offset}");
         assert!(Plan::from_bytes(&bytes[..offset]).is_err(), "cut at {offset}");
+    }
+}
+
+/// The packed embeddings of consecutive tokens.
+fn packed(plan: &Plan, tokens: &[u32]) -> Vec<f64> {
+    let mut slots = vec![0.0; plan.program.slots as usize];
+    for (index, token) in tokens.iter().enumerate() {
+        let shift = index * plan.program.embedding.token_stride as usize;
+        let row = plan.model.embedding_of(*token).expect("the token is in the vocabulary");
+        for (value, slot) in row.iter().zip(&plan.program.embedding.index_to_slot) {
+            slots[*slot as usize + shift] = f64::from(*value) * plan.program.embedding_scale;
+        }
+    }
+    slots
+}
+
+fn logits(plan: &Plan, slots: &[f64]) -> Vec<f64> {
+    plan.program.logits.index_to_slot.iter().map(|slot| slots[*slot as usize]).collect()
+}
+
+fn greedy(logits: &[f64]) -> u32 {
+    let best = logits.iter().enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b));
+    best.map_or(0, |(token, _)| token as u32)
+}
+
+/// Placement changes levels, never values: both programs give the same logits, after a prefill and after decode steps.
+#[test]
+fn the_ckks_stage_means_what_the_slots_stage_means() {
+    let Compilation { slots, plan, .. } = compiled();
+    let mut before = slots_interpreter::Interpreter::new(slots);
+    let mut after = ckks_interpreter::Interpreter::new(&plan.program, plan.levels()).checking(true);
+    // "Once upon a time", with the token that starts a text.
+    let prompt = [0, 378, 379, 260, 366];
+    let mut input = (0, packed(plan, &prompt), "prefill");
+    let mut position = prompt.len() as i64;
+    for _ in 0..4 {
+        let (start, x, entry) = &input;
+        let count = position - start;
+        let expected = logits(plan, &before.call(entry, *start, count, &[x.clone()]).unwrap()[0]);
+        let found = logits(plan, &after.call(entry, *start, count, &[x.clone()]).unwrap()[0]);
+        let size = expected.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
+        for (a, b) in expected.iter().zip(&found) {
+            assert!((a - b).abs() < 1e-6 * size, "{entry} at {start}: {a} became {b}");
+        }
+        input = (position, packed(plan, &[greedy(&found)]), "decode");
+        position += 1;
+    }
+}
+
+/// Every bootstrap's input is within its magnitude and every polynomial's within its interval, in all slots.
+#[test]
+fn two_hundred_steps_stay_within_all_bounds() {
+    let plan = &compiled().plan;
+    let mut interpreter = ckks_interpreter::Interpreter::new(&plan.program, plan.levels()).checking(true);
+    let mut token = plan.model.bos.unwrap_or(0);
+    for position in 0..200_i64.min(i64::from(plan.program.context)) {
+        let result = interpreter.call("decode", position, 1, &[packed(plan, &[token])]);
+        let slots = result.unwrap_or_else(|error| panic!("position {position}: {error}"));
+        token = greedy(&logits(plan, &slots[0]));
     }
 }
