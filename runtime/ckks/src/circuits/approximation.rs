@@ -76,8 +76,7 @@ pub fn fit_minimax(samples: &[Sample], degree: usize, reweightings: usize) -> Ve
                 let scale = sample.weight * f64::sqrt(*l);
                 let mut row = chebyshev_values(sample.x, degree);
                 row.push(sample.value);
-                row.iter_mut().for_each(|r| *r *= scale);
-                row
+                row.into_iter().map(|r| r * scale).collect()
             })
             .collect();
         let series = least_squares(rows);

@@ -57,8 +57,8 @@ impl ModularReduction {
     /// # Panics
     /// With fewer than two double angles.
     pub fn new(literal: ModularReductionLiteral) -> Self {
-        assert!(literal.double_angles >= 2, "the quarter turn takes two double angles");
         const POINTS: usize = 6;
+        assert!(literal.double_angles >= 2, "the quarter turn takes two double angles");
         let range = range(&literal);
         let width = (-f64::from(literal.log2_message_ratio)).exp2();
         let bound = i64::from(literal.integer_bound);

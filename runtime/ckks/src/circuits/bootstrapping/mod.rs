@@ -180,19 +180,13 @@ impl<B: Backend> Bootstrapper<B> {
     ) -> Result<Ciphertext<B>, CkksError> {
         let low = self.to_coefficients(evaluator, keys, entry, input)?;
         let raised = self.raise(evaluator, keys, &low)?;
-        let parts = self.to_slots(evaluator, keys, raised)?;
-        let mut result: Option<Ciphertext<B>> = None;
-        for (index, part) in parts.iter().enumerate() {
-            let mut reduced = self.eval_mod(evaluator, keys, part, entry.log2_magnitude)?;
-            if index == 1 {
-                evaluator.mul_by_i_assign(&mut reduced)?;
-            }
-            match &mut result {
-                None => result = Some(reduced),
-                Some(sum) => evaluator.add_assign(sum, &reduced)?,
-            }
+        let (real, imaginary) = self.to_slots(evaluator, keys, raised)?;
+        let mut result = self.eval_mod(evaluator, keys, &real, entry.log2_magnitude)?;
+        if let Some(imaginary) = imaginary {
+            let mut reduced = self.eval_mod(evaluator, keys, &imaginary, entry.log2_magnitude)?;
+            evaluator.mul_by_i_assign(&mut reduced)?;
+            evaluator.add_assign(&mut result, &reduced)?;
         }
-        let mut result = result.ok_or(CkksError::LevelExhausted { operation: "bootstrap", level: 0, needed: 1 })?;
         result.set_slots(self.plan.slots());
         Ok(result)
     }
@@ -237,34 +231,34 @@ impl<B: Backend> Bootstrapper<B> {
         Ok(state)
     }
 
-    /// CoeffsToSlots: one real vector for each run of EvalMod.
+    /// CoeffsToSlots: real vectors, one for each run of EvalMod.
     fn to_slots(
         &self,
         evaluator: &Evaluator<B>,
         keys: &EvaluationKeys<B>,
         raised: Ciphertext<B>,
-    ) -> Result<Vec<Ciphertext<B>>, CkksError> {
+    ) -> Result<(Ciphertext<B>, Option<Ciphertext<B>>), CkksError> {
         let mut state = raised;
-        let Some((last, transforms)) = self.coefficients_to_slots.split_last() else {
-            return Ok(vec![state]);
-        };
-        for transform in transforms {
+        let last = self.coefficients_to_slots.len() - 1;
+        for transform in &self.coefficients_to_slots[..last] {
             state = transform.apply_rescale(evaluator, keys, &state)?;
         }
         // Conjugated before the rescale, which divides the noise of the key switch.
-        let complex = last.apply(evaluator, keys, &state)?;
+        let complex = self.coefficients_to_slots[last].apply(evaluator, keys, &state)?;
         let conjugate = evaluator.conjugate(&complex, keys)?;
-        let mut parts = vec![evaluator.rescale(&evaluator.add(&complex, &conjugate)?)?];
-        if self.plan.eval_mod_runs() == 2 {
-            let mut imaginary = evaluator.sub(&conjugate, &complex)?;
-            evaluator.mul_by_i_assign(&mut imaginary)?;
-            parts.push(evaluator.rescale(&imaginary)?);
-        }
         let shift = -0.25 / self.plan.reduction().range();
-        for part in &mut parts {
-            evaluator.add_scalar_assign(part, shift)?;
+        let finish = |sum: &Ciphertext<B>| {
+            let mut part = evaluator.rescale(sum)?;
+            evaluator.add_scalar_assign(&mut part, shift)?;
+            Ok::<_, CkksError>(part)
+        };
+        let real = finish(&evaluator.add(&complex, &conjugate)?)?;
+        if self.plan.eval_mod_runs() == 1 {
+            return Ok((real, None));
         }
-        Ok(parts)
+        let mut difference = evaluator.sub(&conjugate, &complex)?;
+        evaluator.mul_by_i_assign(&mut difference)?;
+        Ok((real, Some(finish(&difference)?)))
     }
 
     /// `2^(r + k)` times the modular reduction, at the canonical scale of the output level.
@@ -314,7 +308,7 @@ impl<B: Backend> Bootstrapper<B> {
 
     /// The cubic `s·(α + β s²)` times `2^r`, with scales such that the unrescaled sum has the output's canonical scale times
     /// the prime consumed last.
-    fn cubic(&self, evaluator: &Evaluator<B>) -> Cubic {
+    fn cubic(&self, evaluator: &Evaluator<B>) -> SineCubic {
         let plan = &self.plan;
         let parameters = evaluator.ring().parameters();
         let primes = |level: usize| parameters.primes()[level] as f64;
@@ -322,7 +316,7 @@ impl<B: Backend> Bootstrapper<B> {
         let square_scale = sine_scale * sine_scale / primes(sine_level);
         let sum_scale = parameters.canonical_scale(plan.output_level()) * primes(sine_level - 1);
         let ratio = f64::from(plan.reduction().literal().log2_message_ratio).exp2();
-        Cubic {
+        SineCubic {
             linear: ratio * plan.reduction().linear(),
             cubic: ratio * plan.reduction().cubic(),
             linear_scale: sum_scale / sine_scale,
@@ -332,7 +326,7 @@ impl<B: Backend> Bootstrapper<B> {
 }
 
 /// Coefficients of the cubic and the scales that they are encoded at.
-struct Cubic {
+struct SineCubic {
     linear: f64,
     cubic: f64,
     linear_scale: f64,

@@ -236,11 +236,11 @@ fn cts_factors(
     let mut matrices = coefficients_to_slots(slots, parameters.section(Section::CoeffsToSlots).len());
     let count = matrices.len();
     let share = normalisation.powf(1.0 / count as f64);
-    matrices.iter_mut().for_each(|matrix| *matrix = matrix.scale(share));
-    if packed {
-        if let Some(last) = matrices.last_mut() {
-            *last = last.stack(-Complex64::I);
-        }
+    for matrix in &mut matrices {
+        *matrix = matrix.scale(share);
+    }
+    if packed && let Some(last) = matrices.last_mut() {
+        *last = last.stack(-Complex64::I);
     }
     let top = parameters.section(Section::EvalMod).end - 1 + count;
     let levels: Vec<usize> = (0..count).map(|f| top - f).collect();
