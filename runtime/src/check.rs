@@ -94,9 +94,9 @@ impl<C: ClearPart> Observer<C> for RangeCheck {
                 let keep = variant.keep.as_ref().map(|keep| keep.evaluate_slots(site.environment, slots.len()));
                 let kept = slots.iter().enumerate().filter(|(index, _)| keep.as_ref().is_none_or(|k| k[*index] != 0));
                 let largest = |most: f64, (_, slot): (usize, &Complex64)| {
-                    let imaginary = if variant.complex { slot.im.abs() } else { 0.0 };
                     // NaN is passed on.
-                    let part = (slot.re.abs().max(imaginary) + 0.0 * slot.re) * variant.factor.abs() / magnitude;
+                    let part = (slot.re.abs().max(slot.im.abs()) + 0.0 * (slot.re + slot.im)) * variant.factor.abs()
+                        / magnitude;
                     if part > most || part.is_nan() { part } else { most }
                 };
                 let fullest = kept.fold(0.0, largest);

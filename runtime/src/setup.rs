@@ -118,6 +118,7 @@ impl Engine<CpuBackend> {
             .into_iter()
             .map(|complex| BootstrapPlan::new(ring.parameters(), slots, slot_kind(complex)))
             .collect::<Result<_, _>>()?;
+        let bootstraps = merge_kinds(ring.parameters(), bootstraps);
         let mut manifest = KeyManifest {
             rotations: keys.rotations.iter().map(|(&by, &level)| (by as usize, level as usize)).collect(),
             conjugation: keys.conjugation.map(|level| level as usize),
@@ -126,6 +127,8 @@ impl Engine<CpuBackend> {
         };
         for bootstrap in &bootstraps {
             manifest.merge(&bootstrap.key_manifest());
+            // Where one kind serves both, the imaginary parts are dropped after the bootstrap.
+            manifest.require_conjugation(bootstrap.output_level());
         }
         Ok(Self { evaluator: Evaluator::new(Encoder::new(ring)), bootstraps, manifest })
     }
@@ -218,6 +221,24 @@ pub fn check_writable(path: &Path) -> Result<(), Error> {
 /// The engine's parameters for a plan's.
 pub fn engine_parameters(parameters: &cachemir_ir::parameters::Parameters) -> Result<Parameters, Error> {
     Parameters::new(parameters.clone()).map_err(|source| Error::PlanInvalid(source.to_string()))
+}
+
+/// How much more a complex bootstrap may cost than a real one and still serve both kinds.
+const COMPLEX_FOR_REAL: f64 = 1.2;
+
+/// Drops the plan of real bootstraps where the complex one is about as cheap: a second set of encoded matrices costs more
+/// memory than it is worth. With few slots, both evaluate the modular reduction once.
+fn merge_kinds(parameters: &Parameters, mut plans: Vec<BootstrapPlan>) -> Vec<BootstrapPlan> {
+    let units = |complex| {
+        let plan = plans.iter().find(|plan| plan.kind() == slot_kind(complex));
+        plan.map(|plan| plan.cost(parameters).ntt_units())
+    };
+    if let (Some(real), Some(complex)) = (units(false), units(true))
+        && complex <= COMPLEX_FOR_REAL * real
+    {
+        plans.retain(|plan| plan.kind() == slot_kind(true));
+    }
+    plans
 }
 
 /// Most bytes of ciphertexts and decompositions that live at once while an entry point runs.

@@ -76,7 +76,9 @@ impl TextStream {
         let window = &self.tokens[self.settled.saturating_sub(WINDOW)..];
         let before = tokenizer.decode(&window[..self.settled.min(WINDOW)])?;
         let now = tokenizer.decode(window)?;
-        Ok(now.strip_prefix(&before).map_or_else(|| now.clone(), str::to_owned))
+        let same = before.chars().zip(now.chars()).take_while(|(a, b)| a == b);
+        let start: usize = same.map(|(_, c)| c.len_utf8()).sum();
+        Ok(now[start..].to_owned())
     }
 }
 

@@ -50,7 +50,8 @@ pub fn slot_kind(complex: bool) -> SlotKind {
 }
 
 impl<B: Backend> Encrypted<B> {
-    /// Arithmetic on `slots` slots. The bootstrappers are those of the plan's kinds; their first matrices, which depend
+    /// Arithmetic on `slots` slots. The bootstrappers are those of the plan's kinds, or a complex one for both; their
+    /// first matrices, which depend
     /// on a bootstrap's mask, are kept up to `entry_budget_bytes`, but always the latest.
     pub fn new(
         evaluator: Evaluator<B>,
@@ -222,17 +223,25 @@ impl<B: Backend> Algebra for Encrypted<B> {
     }
 
     fn bootstrap(&self, a: &Ciphertext<B>, variant: &Bootstrap, keep: Option<&[bool]>) -> Result<Ciphertext<B>, Error> {
-        let kind = slot_kind(variant.complex);
-        let bootstrapper = self.bootstrappers.iter().find(|candidate| candidate.plan().kind() == kind);
+        let of_kind = |complex| self.bootstrappers.iter().find(|known| known.plan().kind() == slot_kind(complex));
+        let exact = of_kind(variant.complex);
+        // A complex bootstrap of half the input is made real by adding the conjugate.
+        let halved = exact.is_none();
+        let bootstrapper = exact.or_else(|| of_kind(true));
         let bootstrapper = bootstrapper.ok_or_else(|| Error::execution("there is no bootstrapper of this kind"))?;
         let key = EntryKey {
-            complex: variant.complex,
             log2_magnitude: variant.log2_magnitude,
-            factor: variant.factor,
+            factor: if halved { variant.factor / 2.0 } else { variant.factor },
+            complex: variant.complex || halved,
             keep: keep.map(<[bool]>::to_vec),
         };
         let entry = self.entry(bootstrapper, key)?;
-        Ok(bootstrapper.bootstrap(&self.evaluator, &self.keys, &entry, a)?)
+        let mut fresh = bootstrapper.bootstrap(&self.evaluator, &self.keys, &entry, a)?;
+        if halved {
+            let conjugate = self.evaluator.conjugate(&fresh, &self.keys)?;
+            self.evaluator.add_assign(&mut fresh, &conjugate)?;
+        }
+        Ok(fresh)
     }
 
     fn to_bytes(&self, a: &Ciphertext<B>) -> Result<Vec<u8>, Error> {

@@ -52,8 +52,12 @@ pub(crate) fn cost_table<B: Backend>(
         point.ns *= ntt_ns / table_ntt_ns;
     }
     let log2_slots = slots.max(1).ilog2();
-    let row = |(complex, units): (bool, f64)| BootstrapCost { complex, log2_slots, ns: units * ntt_ns };
-    table.bootstraps = engine.bootstrap_ntt_units().into_iter().map(row).collect();
+    let units = engine.bootstrap_ntt_units();
+    let row = |complex: bool| {
+        let known = units.iter().find(|(kind, _)| *kind == complex).or(units.first());
+        known.map(|(_, units)| BootstrapCost { complex, log2_slots, ns: units * ntt_ns })
+    };
+    table.bootstraps = [false, true].into_iter().filter_map(row).collect();
     table
 }
 

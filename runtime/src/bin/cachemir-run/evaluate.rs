@@ -81,6 +81,7 @@ pub(crate) fn run(options: &Evaluate, interrupt: &AtomicBool) -> Result<(), Erro
         json: false,
         seed: None,
         steps: steps(0, tokens.len() - 1, None),
+        interrupt,
     };
     let ((count, sum), _) = roles::run(&plans, &mode, Perplexity { tokens: &tokens, interrupt })?;
     let perplexity = (sum / count.max(1) as f64).exp();

@@ -60,6 +60,7 @@ pub(crate) fn run(options: &Generate, interrupt: &AtomicBool) -> Result<(), Erro
         json: options.json,
         seed: saved.as_ref().map(|saved| saved.seed.clone()),
         steps: expected,
+        interrupt,
     };
     let request = Request { tokens, count: options.count, stop_at_end: !options.ignore_end };
     let task = Conversation {

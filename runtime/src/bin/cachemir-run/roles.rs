@@ -1,5 +1,6 @@
 //! Both roles in one process, for each way to execute.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use cachemir_ckks::ring::sampling::Seed;
@@ -21,7 +22,7 @@ use crate::output::{self, note};
 
 /// How to execute, and what is known before it begins.
 #[derive(Clone, Debug)]
-pub(crate) struct Mode {
+pub(crate) struct Mode<'a> {
     pub(crate) backend: Backend,
     pub(crate) check: bool,
     pub(crate) json: bool,
@@ -29,6 +30,8 @@ pub(crate) struct Mode {
     pub(crate) seed: Option<Zeroizing<Seed>>,
     /// The calls to expect.
     pub(crate) steps: Vec<Step>,
+    /// Set when the user asks for an end.
+    pub(crate) interrupt: &'a AtomicBool,
 }
 
 /// What a task is told about its surroundings.
@@ -70,14 +73,14 @@ pub(crate) trait Task {
 }
 
 /// Sets both roles up and runs the task.
-pub(crate) fn run<T: Task>(plans: &Plans, mode: &Mode, task: T) -> Result<(T::Output, Findings), Error> {
+pub(crate) fn run<T: Task>(plans: &Plans, mode: &Mode<'_>, task: T) -> Result<(T::Output, Findings), Error> {
     match mode.backend {
         Backend::Clear => run_clear(plans, mode, task),
         Backend::Cpu => run_encrypted(plans, mode, task),
     }
 }
 
-fn run_clear<T: Task>(plans: &Plans, mode: &Mode, task: T) -> Result<(T::Output, Findings), Error> {
+fn run_clear<T: Task>(plans: &Plans, mode: &Mode<'_>, task: T) -> Result<(T::Output, Findings), Error> {
     let plan = &plans.server;
     let algebra = Clear::new(plan.program.slots as usize, plan.levels());
     let executor =
@@ -109,7 +112,7 @@ fn run_clear<T: Task>(plans: &Plans, mode: &Mode, task: T) -> Result<(T::Output,
     }
 }
 
-fn run_encrypted<T: Task>(plans: &Plans, mode: &Mode, task: T) -> Result<(T::Output, Findings), Error> {
+fn run_encrypted<T: Task>(plans: &Plans, mode: &Mode<'_>, task: T) -> Result<(T::Output, Findings), Error> {
     let plan = &plans.server;
     let (program, slots) = (&plan.program, plan.program.slots as usize);
     let engine = Engine::new(plan)?;
@@ -130,7 +133,14 @@ fn run_encrypted<T: Task>(plans: &Plans, mode: &Mode, task: T) -> Result<(T::Out
     };
     let begin = Instant::now();
     let bar = output::bar(requirements.key_bytes, "evaluation keys", true);
-    let keys = cipher.evaluation_keys(engine.key_manifest(), |made, _| bar.set_position(made))?;
+    let keys = cipher.evaluation_keys(engine.key_manifest(), |made, _| {
+        bar.set_position(made);
+        if mode.interrupt.load(Ordering::Relaxed) {
+            bar.finish_and_clear();
+            note("interrupted while the keys were made: nothing was generated");
+            std::process::exit(1);
+        }
+    })?;
     bar.finish_and_clear();
     let algebra = engine.algebra(keys, slots)?;
     let keys_seconds = begin.elapsed().as_secs_f64();
@@ -175,7 +185,7 @@ pub(crate) fn security(parameters: &cachemir_ir::parameters::Parameters) -> Stri
 /// Says what is about to happen, how long it may take, and how much memory it needs.
 fn announce(
     plans: &Plans,
-    mode: &Mode,
+    mode: &Mode<'_>,
     engine: &Engine<CpuBackend>,
     requirements: &Requirements,
     available: Option<u64>,
