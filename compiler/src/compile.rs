@@ -158,7 +158,8 @@ fn plan(
 
 /// The model's name: the folder it lies in, past the folders that exporters make.
 fn name(path: &Path) -> String {
-    let generic = |name: &str| name == "onnx" || name == "optimum" || name.starts_with("genai") || name.starts_with("dynamo");
+    let generic =
+        |name: &str| name == "onnx" || name == "optimum" || name.starts_with("genai") || name.starts_with("dynamo");
     path.ancestors()
         .skip(1)
         .filter_map(Path::file_name)
@@ -176,15 +177,15 @@ fn calibration(
 ) -> Result<Vec<Vec<u32>>, Error> {
     match &options.calibration {
         Some(path) => read_calibration(imported, tokenizer, path),
-        None => sample(&imported.model, imported.bos_token.unwrap_or(0), imported.model.hyperparameters.context.min(SAMPLED_TOKENS)),
+        None => sample(
+            &imported.model,
+            imported.bos_token.unwrap_or(0),
+            imported.model.hyperparameters.context.min(SAMPLED_TOKENS),
+        ),
     }
 }
 
-fn read_calibration(
-    imported: &ImportedModel,
-    tokenizer: &TokenizerFile,
-    path: &Path,
-) -> Result<Vec<Vec<u32>>, Error> {
+fn read_calibration(imported: &ImportedModel, tokenizer: &TokenizerFile, path: &Path) -> Result<Vec<Vec<u32>>, Error> {
     let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
     let tokenizer = tokenizers::Tokenizer::from_bytes(&tokenizer.bytes)
         .map_err(|error| Error::BadCompanion { path: tokenizer.path.clone(), message: error.to_string() })?;

@@ -25,10 +25,7 @@ const REFRESH_REASON: &str = "slots to clear where no bootstrap clears them";
 
 /// Operations of one call of each entry point, as `entry.kind`: a decode step in the middle of the context, and a full
 /// first chunk of a prefill. Loops are unrolled; operations inside polynomials and bootstraps are not counted.
-pub fn counts(
-    slots: &Program<SlotOp, SlotType>,
-    program: &Program<CkksOp, CiphertextType>,
-) -> BTreeMap<String, u64> {
+pub fn counts(slots: &Program<SlotOp, SlotType>, program: &Program<CkksOp, CiphertextType>) -> BTreeMap<String, u64> {
     let mut counts = BTreeMap::new();
     for (packed, entry) in slots.entries.iter().zip(&program.entries) {
         let mut environment = match entry.kind {
@@ -157,8 +154,12 @@ pub fn text(plan: &Plan) -> String {
     );
     let names: Vec<&str> = program.entries.iter().map(|entry| entry.kind.name()).collect();
     let _ = writeln!(out, "  {:<58}{}", "per call", names.iter().map(|name| format!("{name:>10}")).collect::<String>());
-    let reasons: BTreeSet<&str> =
-        plan.counts.keys().filter_map(|key| Some(key.split_once('.')?.1)).filter(|key| key.starts_with(MASKS)).collect();
+    let reasons: BTreeSet<&str> = plan
+        .counts
+        .keys()
+        .filter_map(|key| Some(key.split_once('.')?.1))
+        .filter(|key| key.starts_with(MASKS))
+        .collect();
     for kind in KINDS.into_iter().chain(reasons) {
         let row = names.iter().map(|name| plan.counts.get(&format!("{name}.{kind}")).copied().unwrap_or(0));
         let _ = writeln!(out, "  {kind:<58}{}", row.map(|count| format!("{count:>10}")).collect::<String>());
@@ -182,7 +183,8 @@ fn hex(bytes: &[u8]) -> String {
 
 /// The approximations as a table.
 pub fn approximations_text(report: &LowerReport) -> String {
-    let mut out = format!("  {:<34} {:<12} {:>26} {:>7} {:>10}\n", "approximation", "function", "interval", "degree", "error");
+    let mut out =
+        format!("  {:<34} {:<12} {:>26} {:>7} {:>10}\n", "approximation", "function", "interval", "degree", "error");
     for site in &report.approximations {
         let [low, high] = site.interval;
         let interval = format!("[{low:.4}, {high:.4}]");
@@ -190,7 +192,10 @@ pub fn approximations_text(report: &LowerReport) -> String {
         let _ = writeln!(
             out,
             "  {:<34} {:<12} {interval:>26} {:>7} {:>10.1e}",
-            site.site.to_string(), site.function, site.degree, site.max_error
+            site.site.to_string(),
+            site.function,
+            site.degree,
+            site.max_error
         );
     }
     out

@@ -229,9 +229,7 @@ fn layer_plan(
         // Slots that do not matter hold sums of parts of rows: anything from 0 to somewhat more than the range.
         range.max = range.max.max(ratio(seen.all).max * (1.0 + roughness).powi(2));
         let affine = Affine::onto(0.0, range.max);
-        let rough = approximate::reciprocal_within(range.min, range.max, affine, 1.0, options.rough_error)
-            .unwrap_or_else(|| approximate::reciprocal(range.min, range.max, affine, 1.0, approximate::LARGEST_DEGREE));
-        roughness = rough.error;
+        roughness = rough_reciprocal(range, affine, 1.0, options.rough_error).error;
         sums.push((site, range, affine));
     }
     let rough = (0..squarings)
@@ -240,11 +238,7 @@ fn layer_plan(
             // y_j carries 1/half of its own sum; the next one is to carry that of the next sum.
             let factor = affine.half * (1.0 / sums[stage + 1].2.half).sqrt();
             let function = Function::Reciprocal { factor };
-            let approximation =
-                approximate::reciprocal_within(range.min, range.max, affine, factor, options.rough_error)
-                    .unwrap_or_else(|| {
-                        approximate::reciprocal(range.min, range.max, affine, factor, approximate::LARGEST_DEGREE)
-                    });
+            let approximation = rough_reciprocal(range, affine, factor, options.rough_error);
             Step { site, function, affine, approximation, range: [range.min, range.max] }
         })
         .collect();
@@ -284,6 +278,18 @@ fn layer_plan(
     };
     let up_bound = of(Site::Up { layer }).all.max_abs() * (1.0 + options.margin);
     LayerPlan { softmax: softmax.clone(), exponential, rough, reciprocal, newton, silu, up_bound }
+}
+
+/// The reciprocal of least depth that meets the target, of the largest degree of its depth: what it gains narrows the
+/// range of the next sum.
+fn rough_reciprocal(range: Range, affine: Affine, factor: f64, target: f64) -> Approximation {
+    let of = |degree: usize| approximate::reciprocal(range.min, range.max, affine, factor, degree);
+    let degrees = std::iter::successors(Some(3), |degree| Some(2 * degree + 1));
+    degrees
+        .take_while(|&degree| degree < approximate::LARGEST_DEGREE)
+        .map(of)
+        .find(|approximation| approximation.error <= target)
+        .unwrap_or_else(|| of(approximate::LARGEST_DEGREE))
 }
 
 /// The cheaper of a polynomial that meets the target and one that does so after a Newton step, which takes one level as
