@@ -23,21 +23,29 @@ use clap::Parser;
 use arguments::{Arguments, Bench, Command};
 use cachemir_runtime::Error;
 
+/// Stack of each thread, as large as the main thread's usually is.
+const STACK_BYTES: usize = 8 << 20;
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let json = arguments.json();
-    match run(arguments) {
+    match start(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => diagnose::report(&error, json),
     }
 }
 
+/// Runs everything on a thread of the pool: from there a parallel kernel begins at once, while from any other thread it
+/// would first have to wake one of the pool's, thousands of times a second.
+fn start(arguments: Arguments) -> Result<(), Error> {
+    let threads = arguments.threads().unwrap_or(0);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).stack_size(STACK_BYTES).build();
+    let pool =
+        pool.map_err(|error| Error::System { what: "starting threads", source: std::io::Error::other(error) })?;
+    pool.install(|| run(arguments))
+}
+
 fn run(arguments: Arguments) -> Result<(), Error> {
-    if let Some(threads) = arguments.threads() {
-        // The pool can only be built once, and this is the first use of it.
-        let built = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
-        built.map_err(|error| Error::System { what: "starting threads", source: std::io::Error::other(error) })?;
-    }
     let interrupt = Arc::new(AtomicBool::new(false));
     match arguments.command {
         None => {
