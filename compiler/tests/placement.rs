@@ -93,9 +93,9 @@ fn an_op_that_never_fits_is_named() {
     let polynomial = Chebyshev { coefficients: vec![0.0; 1 << 17], interval: [-1.0, 1.0] };
     let y = push(&mut graph, SlotOp::Polynomial { polynomial, mask: None }, vec![x], 1)[0];
     graph.body.yields = vec![y];
-    let error = place(&program(graph, 0), LEVELS).expect_err("18 levels do not fit");
+    let error = place(&program(graph, 0), LEVELS).expect_err("17 levels do not fit");
     assert_eq!(error.entry, "decode");
-    assert!(error.message.contains("18 levels"), "{}", error.message);
+    assert!(error.message.contains("17 levels"), "{}", error.message);
 }
 
 #[test]
