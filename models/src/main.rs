@@ -4,7 +4,7 @@
 
 use std::env;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 const MODEL: &str = "models/tinystories2l_bounded/onnx/optimum/model.onnx";
@@ -22,10 +22,12 @@ fn main() -> ExitCode {
     if let Err(error) = std::fs::create_dir_all(folder.join("target/demo")) {
         return fail(&format!("cannot create target/demo: {error}"));
     }
-    for (package, binary, arguments) in
-        [("cachemir-compiler", "cachemirc", &compile[..]), ("cachemir-runtime", "cachemir-run", &generate[..])]
-    {
-        match run(&folder, package, binary, arguments) {
+    let binaries = match build(&folder) {
+        Ok(binaries) => binaries,
+        Err(error) => return fail(&format!("cannot build the two programs: {error}")),
+    };
+    for (binary, arguments) in [("cachemirc", &compile[..]), ("cachemir-run", &generate[..])] {
+        match run(&folder, &binaries, binary, arguments) {
             Ok(true) => {}
             Ok(false) => return ExitCode::FAILURE,
             Err(error) => return fail(&format!("cannot start {binary}: {error}")),
@@ -34,16 +36,25 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Shows a command as a user would type it and runs it in the repository's folder; tells whether it succeeded.
-fn run(folder: &Path, package: &str, binary: &str, arguments: &[&str]) -> io::Result<bool> {
-    let quoted: Vec<String> = arguments.iter().map(|argument| quote(argument)).collect();
-    writeln!(io::stderr(), "\n$ {binary} {}", quoted.join(" "))?;
+/// Builds both programs, and returns the folder they are in: the one that holds this program.
+fn build(folder: &Path) -> io::Result<PathBuf> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
         .current_dir(folder)
-        .args(["run", "--quiet", "--release", "-p", package, "--bin", binary, "--"])
-        .args(arguments)
+        .args(["build", "--release", "-p", "cachemir-compiler", "-p", "cachemir-runtime", "--bins"])
         .status()?;
+    if !status.success() {
+        return Err(io::Error::other("cargo build failed"));
+    }
+    let own = env::current_exe()?;
+    Ok(own.parent().map(Path::to_owned).unwrap_or_default())
+}
+
+/// Shows a command as a user would type it and runs it in the repository's folder; tells whether it succeeded.
+fn run(folder: &Path, binaries: &Path, binary: &str, arguments: &[&str]) -> io::Result<bool> {
+    let quoted: Vec<String> = arguments.iter().map(|argument| quote(argument)).collect();
+    writeln!(io::stderr(), "\n$ {binary} {}", quoted.join(" "))?;
+    let status = Command::new(binaries.join(binary)).current_dir(folder).args(arguments).status()?;
     Ok(status.success())
 }
 
