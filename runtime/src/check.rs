@@ -101,7 +101,7 @@ impl<C: ClearPart> Observer<C> for RangeCheck {
                 };
                 let fullest = kept.fold(0.0, largest);
                 self.fullest = self.fullest.max(fullest);
-                if !(fullest <= 1.0 + SLACK) {
+                if fullest.is_nan() || fullest > 1.0 + SLACK {
                     let message = format!("a slot has {fullest:.3} times the bootstrap's magnitude {magnitude}");
                     self.violation(site, &message);
                 }
@@ -149,15 +149,13 @@ impl<'a, B: Backend> Probe<'a, B> {
     }
 
     fn record(&mut self, worst: f64, mean: f64) {
-        let layer = match self.layers.iter_mut().find(|layer| layer.layer == self.layer) {
-            Some(layer) => layer,
-            None => {
-                let layer = self.layer.clone();
-                let (precision_bits_min, precision_bits_mean) = (f64::INFINITY, 0.0);
-                self.layers.push(LayerPrecision { layer, precision_bits_min, precision_bits_mean, values: 0 });
-                self.layers.last_mut().expect("one was just added")
-            }
-        };
+        let index = self.layers.iter().position(|layer| layer.layer == self.layer).unwrap_or_else(|| {
+            let layer = self.layer.clone();
+            let (precision_bits_min, precision_bits_mean) = (f64::INFINITY, 0.0);
+            self.layers.push(LayerPrecision { layer, precision_bits_min, precision_bits_mean, values: 0 });
+            self.layers.len() - 1
+        });
+        let layer = &mut self.layers[index];
         layer.values += 1;
         layer.precision_bits_min = layer.precision_bits_min.min(worst);
         layer.precision_bits_mean += (mean - layer.precision_bits_mean) / layer.values as f64;
@@ -175,7 +173,7 @@ fn layer_of(node: &str) -> Option<u32> {
 /// −log2 of the largest and of the mean error, relative to the largest exact slot; `None` where that is all but zero.
 pub fn precision_bits(found: &[Complex64], exact: &[Complex64]) -> Option<(f64, f64)> {
     let largest = exact.iter().map(|slot| slot.norm()).fold(0.0, f64::max);
-    if !(largest > 1e-9) {
+    if largest.is_nan() || largest <= 1e-9 {
         return None;
     }
     let errors: Vec<f64> = found.iter().zip(exact).map(|(found, exact)| (found - exact).norm() / largest).collect();

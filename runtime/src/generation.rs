@@ -54,7 +54,7 @@ pub fn steps(from: usize, to: usize, chunk: Option<usize>) -> Vec<Step> {
     while position < to {
         let left = to - position;
         let step = match chunk {
-            Some(chunk) if left > 1 && chunk > 1 && position % chunk == 0 => {
+            Some(chunk) if left > 1 && chunk > 1 && position.is_multiple_of(chunk) => {
                 Step { entry: "prefill", position, count: left.min(chunk) }
             }
             _ => Step { entry: "decode", position, count: 1 },

@@ -248,6 +248,14 @@ fn peak_live_bytes(
     ciphertext_bytes: &dyn Fn(u32) -> u64,
     digit_bytes: &dyn Fn(u32) -> u64,
 ) -> u64 {
+    fn visit(graph: &cachemir_ir::ckks::CkksGraph, block: &Region, walk: &mut dyn FnMut(OpId)) {
+        for &op in &block.ops {
+            if let Some(region) = &graph.node(op).region {
+                visit(graph, region, walk);
+            }
+            walk(op);
+        }
+    }
     let graph = &entry.graph;
     let size = |value: &cachemir_ir::graph::ValueId| {
         let level = graph.ty(*value).level;
@@ -260,14 +268,6 @@ fn peak_live_bytes(
         peak = peak.max(live);
         live = live.saturating_sub(schedule.dead_after(op).iter().map(size).sum());
     };
-    fn visit(graph: &cachemir_ir::ckks::CkksGraph, block: &Region, walk: &mut dyn FnMut(OpId)) {
-        for &op in &block.ops {
-            if let Some(region) = &graph.node(op).region {
-                visit(graph, region, walk);
-            }
-            walk(op);
-        }
-    }
     visit(graph, &graph.body, &mut walk);
     peak
 }

@@ -117,7 +117,7 @@ pub trait Algebra {
     fn to_bytes(&self, a: &Self::Ciphertext) -> Result<Vec<u8>, Error>;
 
     /// The ciphertext that [`to_bytes`](Self::to_bytes) wrote. Any bytes give a ciphertext or an error.
-    fn from_bytes(&self, bytes: &[u8]) -> Result<Self::Ciphertext, Error>;
+    fn restore(&self, bytes: &[u8]) -> Result<Self::Ciphertext, Error>;
 
     /// Name of the representation, kept in saved sessions.
     fn name(&self) -> &'static str;

@@ -158,12 +158,12 @@ impl<L: Algebra, R: Algebra> Algebra for Checked<L, R> {
         Ok([length.as_slice(), &left, &self.right.to_bytes(&a.1)?].concat())
     }
 
-    fn from_bytes(&self, bytes: &[u8]) -> Result<Self::Ciphertext, Error> {
+    fn restore(&self, bytes: &[u8]) -> Result<Self::Ciphertext, Error> {
         let malformed = || Error::execution("the bytes are not those of a pair");
         let (length, rest) = bytes.split_first_chunk::<LENGTH_BYTES>().ok_or_else(malformed)?;
         let length = usize::try_from(u64::from_le_bytes(*length)).ok().filter(|&length| length <= rest.len());
         let (left, right) = rest.split_at(length.ok_or_else(malformed)?);
-        Ok((self.left.from_bytes(left)?, self.right.from_bytes(right)?))
+        Ok((self.left.restore(left)?, self.right.restore(right)?))
     }
 
     fn name(&self) -> &'static str {

@@ -193,7 +193,7 @@ impl Algebra for Clear {
         Ok(bytes)
     }
 
-    fn from_bytes(&self, bytes: &[u8]) -> Result<ClearCiphertext, Error> {
+    fn restore(&self, bytes: &[u8]) -> Result<ClearCiphertext, Error> {
         let malformed = || Error::execution("the bytes are not those of slots in the clear");
         let (level, rest) = bytes.split_first_chunk::<4>().ok_or_else(malformed)?;
         let (product, rest) = rest.split_first().ok_or_else(malformed)?;

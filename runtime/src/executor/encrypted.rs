@@ -248,7 +248,7 @@ impl<B: Backend> Algebra for Encrypted<B> {
         Ok(a.to_bytes(self.ring())?)
     }
 
-    fn from_bytes(&self, bytes: &[u8]) -> Result<Ciphertext<B>, Error> {
+    fn restore(&self, bytes: &[u8]) -> Result<Ciphertext<B>, Error> {
         Ok(Ciphertext::from_bytes(self.ring(), bytes)?)
     }
 

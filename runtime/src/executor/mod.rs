@@ -220,7 +220,7 @@ impl<'a, A: Algebra> Call<'a, '_, A> {
         }
         if let (CkksOp::MultiplyPlain { plain }, Some(sum)) = (&node.op, sum) {
             let operand = self.operand(node.inputs[0])?;
-            let plain = self.plaintext(op, plain, |values| algebra.encode_factor(values, operand.1.0))?;
+            let plain = self.plaintext(op, plain, |values| algebra.encode_factor(values, operand.1))?;
             algebra.multiply_plain_accumulate(sum, &operand.0, &plain)?;
             return self.observer.after(Site { graph, op, environment: &self.environment }, None);
         }
@@ -259,7 +259,7 @@ impl<'a, A: Algebra> Call<'a, '_, A> {
             }
             CkksOp::Multiply => Arc::new(algebra.multiply(&*self.value(first()?)?, &*self.value(second()?)?)?),
             CkksOp::MultiplyPlain { plain } => {
-                let (a, (level, _)) = self.operand(first()?)?;
+                let (a, level) = self.operand(first()?)?;
                 let plain = self.plaintext(op, plain, |values| algebra.encode_factor(values, level))?;
                 Arc::new(algebra.multiply_plain(&a, &plain)?)
             }
@@ -287,7 +287,7 @@ impl<'a, A: Algebra> Call<'a, '_, A> {
                 Arc::new(a)
             }
             CkksOp::DropLevels { to } => {
-                let (a, (level, _)) = self.operand(first()?)?;
+                let (a, level) = self.operand(first()?)?;
                 if level == *to { a } else { Arc::new(algebra.drop_levels(&a, *to)?) }
             }
             CkksOp::Rotate { by } => self.rotate(first()?, by)?,
@@ -418,9 +418,10 @@ impl<'a, A: Algebra> Call<'a, '_, A> {
         known.map(Arc::clone).ok_or_else(|| Error::execution(format!("{value} is used where it has no value")))
     }
 
-    fn operand(&self, value: ValueId) -> Result<(Arc<A::Ciphertext>, (u32, bool)), Error> {
+    /// A value with its level.
+    fn operand(&self, value: ValueId) -> Result<(Arc<A::Ciphertext>, u32), Error> {
         let ciphertext = self.value(value)?;
-        let level = self.executor.algebra.level(&ciphertext);
+        let (level, _) = self.executor.algebra.level(&ciphertext);
         Ok((ciphertext, level))
     }
 

@@ -85,7 +85,7 @@ impl<A: Algebra> Server<'_, A> {
                     [0] => None,
                     [1] => {
                         let bytes = reader.string().ok_or_else(senseless)?;
-                        let ciphertext = self.executor.algebra().from_bytes(bytes);
+                        let ciphertext = self.executor.algebra().restore(bytes);
                         let ciphertext = ciphertext.map_err(|error| fail(error.to_string()))?;
                         let (level, product) = self.executor.algebra().level(&ciphertext);
                         if state.level != Some(level) || product {

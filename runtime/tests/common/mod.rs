@@ -84,8 +84,7 @@ fn entry(kind: EntryKind) -> Entry<CkksOp, CiphertextType> {
             let masked = add(&mut graph, &mut top, CkksOp::Rescale, product, TOP - 1);
             let by = Integer::from(WIDTH);
             let other = add(&mut graph, &mut top, CkksOp::Rotate { by }, vec![masked], TOP - 1);
-            let sum = add(&mut graph, &mut top, CkksOp::Add, vec![masked, other], TOP - 1);
-            sum
+            add(&mut graph, &mut top, CkksOp::Add, vec![masked, other], TOP - 1)
         }
     };
     let kept = add(&mut graph, &mut top, CkksOp::DropLevels { to: STATE_LEVEL }, vec![sum], STATE_LEVEL);

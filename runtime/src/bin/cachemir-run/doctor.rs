@@ -24,7 +24,7 @@ pub(crate) fn run(options: &Doctor) -> Result<(), Error> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let available = memory::available_bytes();
     let small = Ring::<CpuBackend>::new(engine_parameters(&Preset::insecure_test())?)?;
-    let description = small.backend().description().to_owned();
+    let description = small.backend().description();
     let instructions = instruction_sets();
     let mut lines = vec![
         format!("kernels       {description}"),

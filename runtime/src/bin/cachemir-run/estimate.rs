@@ -18,8 +18,8 @@ const TABLE_NTT_NS: f64 = 74_500.0;
 /// Share of the work that threads divide among them, as measured on two cores.
 const PARALLEL_SHARE: f64 = 0.8;
 
-/// Transforms' worth of time that one limb of a key takes to make.
-const NTT_UNITS_OF_A_KEY_LIMB: f64 = 8.0;
+/// Time that a pair of limbs of a key takes to make, in transforms; most of it goes into random residues.
+const NTT_UNITS_OF_A_KEY_LIMB: f64 = 55.0;
 
 /// Median time of one forward transform of the ring's degree on one thread, in nanoseconds.
 pub(crate) fn ntt_ns<B: Backend>(ring: &Ring<B>) -> Result<f64, Error> {

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
+use cachemir_runtime::check::RangeCheck;
 use cachemir_runtime::client::sampling::{Sampler, Sampling};
 use cachemir_runtime::client::{Cipher, Client, SavedClient};
 use cachemir_runtime::executor::{Algebra, Observer};
@@ -74,7 +75,7 @@ pub(crate) fn run(options: &Generate, interrupt: &AtomicBool) -> Result<(), Erro
     };
     let ((generation, surroundings), findings) = roles::run(&plans, &mode, task)?;
     report(&plans, options, &generation, &surroundings, &findings)?;
-    findings.ranges.as_ref().map_or(Ok(()), |ranges| ranges.finish())
+    findings.ranges.as_ref().map_or(Ok(()), RangeCheck::finish)
 }
 
 fn read_saved(file: &Path, plans: &Plans) -> Result<SavedClient, Error> {
@@ -188,8 +189,8 @@ pub(crate) fn summary(
         "security_bits": encrypted.then(|| plan.parameters.security_bits()).flatten(),
         "precision_bits_min": findings.precision_bits_min,
         "layers": findings.layers.iter().map(layer).collect::<Vec<_>>(),
-        "range_violations": findings.ranges.as_ref().map(|ranges| ranges.violations()),
-        "bootstrap_fullest": findings.ranges.as_ref().map(|ranges| ranges.fullest_bootstrap()),
+        "range_violations": findings.ranges.as_ref().map(RangeCheck::violations),
+        "bootstrap_fullest": findings.ranges.as_ref().map(RangeCheck::fullest_bootstrap),
         "peak_rss_bytes": memory::peak_resident_bytes(),
         "predicted_ns_per_token": plan.provenance.predicted_ns_per_token,
         "ntt_ns": surroundings.ntt_ns,
