@@ -125,13 +125,11 @@ fn softmax(entry: &mut EntryBuilder<'_>, layer: usize, scores: ValueId) -> Value
     let scale = entry.softmax_scale(layer, 0, Integer::position());
     let mut y = entry.polynomial(&plan.exponential, scores, Some(both(known, row.clone())), scale, None);
     y = entry.builder.refresh(y, None);
-    for (stage, step) in plan.rough.iter().enumerate() {
+    for stage in 0..plan.rough.len() {
         let sum = entry.builder.fold(y, block_steps(shape).chain(doubling(1, tokens)));
         entry.builder.set_layout(sum, layout(tokens, Fill::Junk));
         let landing = both((Integer::slot() % tokens).equal(0), row.clone());
-        let argument = entry.argument(step, sum, None);
-        let scale = entry.softmax_scale(layer, stage + 1, Integer::position());
-        let inverse = entry.polynomial(step, argument, Some(landing), scale, None);
+        let inverse = entry.rough_reciprocal(layer, stage, sum, landing, Integer::position());
         let copies = entry.builder.fold(inverse, doubling(1, tokens).map(|k| -k));
         entry.builder.set_layout(copies, layout(tokens, Fill::Replica));
         let root = entry.builder.multiply(y, copies);

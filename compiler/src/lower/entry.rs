@@ -127,6 +127,26 @@ impl<'a> EntryBuilder<'a> {
         result
     }
 
+    /// The rough reciprocal of a softmax's row sums, by which y_stage is normalised, where `rows` holds and 0 elsewhere.
+    /// Where several squarings follow one another, or the reciprocal is deep, the sums may be refreshed.
+    pub(super) fn rough_reciprocal(
+        &mut self,
+        layer: usize,
+        stage: usize,
+        sum: ValueId,
+        rows: Integer,
+        position: Integer,
+    ) -> ValueId {
+        let plan = self.plan;
+        let steps = &plan.layers[layer].rough;
+        let mut argument = self.argument(&steps[stage], sum, None);
+        if steps.len() > 1 || steps[stage].approximation.polynomial.degree() > 7 {
+            argument = self.builder.refresh(argument, None);
+        }
+        let scale = self.softmax_scale(layer, stage + 1, position);
+        self.polynomial(&steps[stage], argument, Some(rows), scale, None)
+    }
+
     /// The factor of what makes y_stage of a softmax, at a position given for each slot; `None` if it is 1.
     pub(super) fn softmax_scale(&self, layer: usize, stage: usize, position: Integer) -> Option<Vector> {
         let plan = self.plan;

@@ -91,14 +91,12 @@ fn attention(entry: &mut EntryBuilder<'_>, layer: usize, normed: ValueId) -> Val
 
     let plan = &entry.plan.layers[layer];
     let mut inverses = Vec::new();
-    for (stage, step) in plan.rough.iter().enumerate() {
+    for stage in 0..plan.rough.len() {
         entry.origin(roles.softmax.as_ref());
         let total = over_chunks(entry, |entry, index| vec![weights(entry, layer, &queries, index, &inverses)])[0];
         let sum = sum_over_lanes(entry, total);
-        let argument = entry.argument(step, sum, None);
-        let scale = entry.softmax_scale(layer, stage + 1, Integer::position() + Integer::slot() % place);
-        let inverse = entry.polynomial(step, argument, Some(rows(shape)), scale, None);
-        inverses.push(inverse);
+        let position = Integer::position() + Integer::slot() % place;
+        inverses.push(entry.rough_reciprocal(layer, stage, sum, rows(shape), position));
     }
     let sums = over_chunks(entry, |entry, index| {
         let weights = weights(entry, layer, &queries, index, &inverses);
