@@ -51,6 +51,14 @@ impl CpuBuffer {
         &mut self.words
     }
 
+    /// A copy of all words, or [`HalError::OutOfMemory`].
+    pub(crate) fn to_words(&self) -> Result<Vec<u64>, HalError> {
+        let mut words = Vec::new();
+        words.try_reserve_exact(self.words.len()).map_err(|_| HalError::OutOfMemory { bytes: 8 * self.words.len() })?;
+        words.extend_from_slice(&self.words);
+        Ok(words)
+    }
+
     fn row_start(&self, polynomial: usize, position: usize) -> usize {
         (polynomial * self.shape.limbs + position) * self.degree
     }

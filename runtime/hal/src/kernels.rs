@@ -5,6 +5,10 @@
 //! same bits.
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx2_transform;
+#[cfg(target_arch = "x86_64")]
 mod ifma;
 #[cfg(target_arch = "x86_64")]
 mod ifma_transform;
@@ -106,7 +110,7 @@ pub(crate) struct Kernels {
 pub enum Isa {
     /// Portable code for the kernels and for the transform.
     Scalar,
-    /// Portable kernels; the transform uses AVX2 or whatever else it finds.
+    /// Double precision with fused multiply-add on 256-bit vectors.
     Avx2,
     /// 52-bit multiply-add on 512-bit vectors.
     Avx512Ifma,
@@ -126,7 +130,7 @@ impl Isa {
         match self {
             Self::Scalar => true,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => std::arch::is_x86_feature_detected!("avx2"),
+            Self::Avx2 => std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma"),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Ifma => {
                 std::arch::is_x86_feature_detected!("avx512f")
@@ -148,6 +152,8 @@ impl Isa {
 
     pub(crate) fn kernels(self) -> &'static Kernels {
         match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => &avx2::KERNELS,
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Ifma => &ifma::KERNELS,
             _ => &portable::KERNELS,

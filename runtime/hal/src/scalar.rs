@@ -145,12 +145,7 @@ impl Backend for ScalarBackend {
     }
 
     fn download(&self, src: &CpuBuffer) -> Result<Vec<u64>, HalError> {
-        let mut words = Vec::new();
-        words
-            .try_reserve_exact(src.words().len())
-            .map_err(|_| HalError::OutOfMemory { bytes: 8 * src.words().len() })?;
-        words.extend_from_slice(src.words());
-        Ok(words)
+        src.to_words()
     }
 
     fn shape(&self, src: &CpuBuffer) -> Shape {

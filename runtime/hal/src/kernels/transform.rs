@@ -4,6 +4,8 @@ use tfhe_ntt::prime64::Plan;
 
 use super::Isa;
 #[cfg(target_arch = "x86_64")]
+use super::avx2_transform::Avx2Transform;
+#[cfg(target_arch = "x86_64")]
 use super::ifma_transform::IfmaTransform;
 use super::{Multiplier, RowModulus};
 use crate::Modulus;
@@ -14,8 +16,11 @@ use crate::ntt::ScalarTransform;
 pub(crate) enum RowTransform {
     /// Plain loops.
     Scalar(ScalarTransform),
-    /// The general vectorised transform of `tfhe-ntt`, with N^-1.
+    /// The general transform of `tfhe-ntt`, with N^-1, for ring degrees too small for the others.
     General { plan: Box<Plan>, degree_inverse: u64 },
+    /// Double precision with fused multiply-add.
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Box<Avx2Transform>),
     /// 52-bit multiply-add.
     #[cfg(target_arch = "x86_64")]
     Ifma(Box<IfmaTransform>),
@@ -28,6 +33,12 @@ impl RowTransform {
         let degree = plan.ntt_size();
         if isa == Isa::Scalar {
             return Self::Scalar(ScalarTransform::new(modulus, root, degree));
+        }
+        #[cfg(target_arch = "x86_64")]
+        if isa == Isa::Avx2
+            && let Some(transform) = Avx2Transform::new(modulus, root, degree)
+        {
+            return Self::Avx2(Box::new(transform));
         }
         #[cfg(target_arch = "x86_64")]
         if isa == Isa::Avx512Ifma
@@ -43,6 +54,8 @@ impl RowTransform {
         match self {
             Self::Scalar(transform) => transform.forward(row),
             Self::General { plan, .. } => plan.fwd(row),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(transform) => transform.forward(row),
             #[cfg(target_arch = "x86_64")]
             Self::Ifma(transform) => transform.forward(row),
         }
@@ -63,6 +76,8 @@ impl RowTransform {
                 let factor = Modulus::new(m.q).mul(factor, *degree_inverse);
                 scale(row, Multiplier::new(factor, m.q), m.q);
             }
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(transform) => transform.inverse_scaled(row, factor),
             #[cfg(target_arch = "x86_64")]
             Self::Ifma(transform) => transform.inverse_scaled(row, factor),
         }
