@@ -32,14 +32,11 @@ pub struct CompileOptions {
     pub tokenizer: Option<PathBuf>,
     /// Text whose ranges decide the approximations; text sampled from the model itself where absent.
     pub calibration: Option<PathBuf>,
-    /// Most tokens in a session; the model's own limit, at most [`DEFAULT_CONTEXT`], where absent.
+    /// Most tokens in a session; the model's own limit, at most [`DEFAULT_CONTEXT`](crate::import::DEFAULT_CONTEXT), where absent.
     pub context: Option<usize>,
     /// Name of the parameter set.
     pub parameters: String,
 }
-
-/// Longest context that is compiled for unless the user asks for another.
-pub const DEFAULT_CONTEXT: usize = 256;
 
 /// Sequences and tokens in each that are sampled from the model where no calibration text is given.
 const SAMPLED_SEQUENCES: usize = 12;
@@ -79,10 +76,6 @@ pub fn compile(path: &Path, options: &CompileOptions) -> Result<Compilation, Err
             shapes_only: false,
         },
     )?;
-    if options.context.is_none() {
-        let context = &mut imported.model.hyperparameters.context;
-        *context = (*context).min(DEFAULT_CONTEXT);
-    }
     let tokenizer = imported
         .tokenizer
         .take()

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use cachemir_ir::ckks::{CiphertextType, CkksOp};
+use cachemir_ir::cost::for_each_execution;
 use cachemir_ir::expression::{Environment, Vector};
-use cachemir_ir::graph::{Graph, Region};
 use cachemir_ir::plan::Plan;
 use cachemir_ir::program::{EntryKind, Program};
 use cachemir_ir::slots::{SlotOp, SlotType};
+use cachemir_ir::text::hexadecimal;
 use serde_json::{Value, json};
 
 use crate::lower::{self, LowerReport};
@@ -28,13 +29,16 @@ const REFRESH_REASON: &str = "slots to clear where no bootstrap clears them";
 pub fn counts(slots: &Program<SlotOp, SlotType>, program: &Program<CkksOp, CiphertextType>) -> BTreeMap<String, u64> {
     let mut counts = BTreeMap::new();
     for (packed, entry) in slots.entries.iter().zip(&program.entries) {
-        let mut environment = match entry.kind {
-            EntryKind::Decode => Environment::new(i64::from(program.context) / 2, 1),
-            EntryKind::Prefill { chunk } => Environment::new(0, i64::from(chunk)),
+        let (position, count) = match entry.kind {
+            EntryKind::Decode => (i64::from(program.context) / 2, 1),
+            EntryKind::Prefill { chunk } => (0, i64::from(chunk)),
         };
+        let environment = Environment::new(position, count);
         let reasons = lower::counts(&packed.graph, slots.slots as usize, &environment).masks_unfused;
         let mut found = Found::default();
-        found.block(&entry.graph, &entry.graph.body, program.slots, &mut environment);
+        for_each_execution(program, entry.kind.name(), position, count, &mut |graph, op, environment| {
+            found.count(&graph.node(op).op, program.slots, environment);
+        });
         let name = entry.kind.name();
         for (kind, count) in KINDS.iter().zip(found.kinds) {
             counts.insert(format!("{name}.{kind}"), count);
@@ -56,38 +60,21 @@ struct Found {
 }
 
 impl Found {
-    fn block(
-        &mut self,
-        graph: &Graph<CkksOp, CiphertextType>,
-        block: &Region,
-        slots: u32,
-        environment: &mut Environment,
-    ) {
-        for &op in &block.ops {
-            let node = graph.node(op);
-            let kind = match &node.op {
-                CkksOp::Bootstrap(_) => "bootstraps",
-                CkksOp::Rotate { by } if by.evaluate(environment).rem_euclid(i64::from(slots)) != 0 => "rotations",
-                CkksOp::Multiply => "ciphertext_products",
-                CkksOp::MultiplyPlain { plain } => {
-                    self.masks += u64::from(is_mask(plain));
-                    "plain_products"
-                }
-                CkksOp::Polynomial { .. } => "polynomials",
-                CkksOp::DropLevels { .. } => "level_drops",
-                CkksOp::Sum { counter, count } => {
-                    let region = node.region.as_ref().expect("a verified sum has a body");
-                    for i in 0..count.evaluate(environment) {
-                        environment.set_loop(*counter, i);
-                        self.block(graph, region, slots, environment);
-                    }
-                    continue;
-                }
-                _ => continue,
-            };
-            let index = KINDS.iter().position(|known| *known == kind).expect("the kind is listed");
-            self.kinds[index] += 1;
-        }
+    fn count(&mut self, op: &CkksOp, slots: u32, environment: &Environment) {
+        let kind = match op {
+            CkksOp::Bootstrap(_) => "bootstraps",
+            CkksOp::Rotate { by } if by.evaluate(environment).rem_euclid(i64::from(slots)) != 0 => "rotations",
+            CkksOp::Multiply => "ciphertext_products",
+            CkksOp::MultiplyPlain { plain } => {
+                self.masks += u64::from(is_mask(plain));
+                "plain_products"
+            }
+            CkksOp::Polynomial { .. } => "polynomials",
+            CkksOp::DropLevels { .. } => "level_drops",
+            _ => return,
+        };
+        let index = KINDS.iter().position(|known| *known == kind).expect("the kind is listed");
+        self.kinds[index] += 1;
     }
 }
 
@@ -111,7 +98,7 @@ pub fn json(plan: &Plan) -> Value {
         .collect();
     json!({
         "model": plan.model.name,
-        "model_hash": hex(&plan.provenance.model_hash),
+        "model_hash": hexadecimal(&plan.provenance.model_hash),
         "compiler_version": plan.provenance.compiler_version,
         "options": plan.provenance.options,
         "parameters": plan.parameters.name,
@@ -175,10 +162,6 @@ pub fn text(plan: &Plan) -> String {
         plan.provenance.predicted_ns_per_token / 1e9
     );
     out
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The approximations as a table.

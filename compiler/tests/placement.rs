@@ -4,7 +4,7 @@ use cachemir_compiler::placement::{bootstraps, place};
 use cachemir_ir::ckks::{CiphertextType, CkksOp, Levels, infer};
 use cachemir_ir::expression::Integer;
 use cachemir_ir::graph::{Graph, ValueId};
-use cachemir_ir::program::{Entry, EntryKind, Placement, Program, State};
+use cachemir_ir::program::{EmbeddingForm, Entry, EntryKind, Placement, Program, State};
 use cachemir_ir::slots::{Chebyshev, Domain, Fill, Layout, SlotGraph, SlotOp, SlotType, StateId, WriteMode};
 
 const LEVELS: Levels = Levels { output: 16, bootstrap_input: 3 };
@@ -30,7 +30,7 @@ fn program(graph: SlotGraph, states: usize) -> Program<SlotOp, SlotType> {
         states: (0..states).map(state).collect(),
         entries: vec![Entry { kind: EntryKind::Decode, graph }],
         embedding: placement.clone(),
-        embedding_scale: 1.0,
+        inputs: vec![EmbeddingForm::scaled(1.0)],
         logits: placement,
     }
 }
@@ -135,6 +135,33 @@ fn a_cache_is_kept_at_the_level_of_its_use() {
     assert_levels_agree(&placed);
     // Ten squarings leave x at level 6, where the product with the cache is made.
     assert_eq!(placed.states[0].level, Some(6));
+}
+
+#[test]
+fn a_cache_that_is_read_too_low_is_written_higher() {
+    let mut graph = SlotGraph::default();
+    let x = graph.add_input("x", ty());
+    let index = || Integer::from(0_i64);
+    let mut k = x;
+    for _ in 0..7 {
+        k = push(&mut graph, SlotOp::Multiply, vec![k, k], 1)[0];
+    }
+    k = push(&mut graph, SlotOp::Refresh { keep: None }, vec![k], 1)[0];
+    for _ in 0..7 {
+        k = push(&mut graph, SlotOp::Multiply, vec![k, k], 1)[0];
+    }
+    let write = SlotOp::StateWrite { state: StateId(0), index: index(), mode: WriteMode::Accumulate };
+    push(&mut graph, write, vec![k], 0);
+    // Without a bootstrap ahead of the cache it has level 2: too little for what follows its read.
+    let mut y = push(&mut graph, SlotOp::StateRead { state: StateId(0), index: index() }, vec![], 1)[0];
+    for _ in 0..4 {
+        y = push(&mut graph, SlotOp::Multiply, vec![y, y], 1)[0];
+    }
+    graph.body.yields = vec![y];
+    let placed = place(&program(graph, 1), LEVELS).expect("feasible");
+    assert_levels_agree(&placed);
+    assert_eq!(bootstraps(&placed.entries[0].graph), 1);
+    assert!(placed.states[0].level >= Some(4));
 }
 
 #[test]

@@ -466,7 +466,7 @@ fn evaluate_complex(polynomial: &Chebyshev, x: f64, y: f64) -> (f64, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::program::{Entry, EntryKind, Placement, State};
+    use crate::program::{EmbeddingForm, Entry, EntryKind, Placement, State};
     use crate::slots::{Domain, Fill, Layout, StateId};
 
     const LEVELS: Levels = Levels { output: 16, bootstrap_input: 3 };
@@ -486,7 +486,7 @@ mod tests {
             states: vec![State { name: "cache".into(), capacity: 2, layout, level: Some(5) }],
             entries: vec![Entry { kind: EntryKind::Decode, graph }],
             embedding: placement.clone(),
-            embedding_scale: 1.0,
+            inputs: vec![EmbeddingForm::scaled(1.0)],
             logits: placement,
         }
     }

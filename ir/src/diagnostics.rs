@@ -110,10 +110,10 @@ pub const CODES: &[Code] = &[
     },
     Code {
         code: "CMR-R050",
-        title: "the check failed",
-        explanation: "`--check` ran the clear interpreter in step with the execution, and a value left the range that a \
-                      bootstrap or a polynomial needs. The text is not reliable. Calibrate with text that resembles the \
-                      prompt (`cachemirc compile --calibrate`).",
+        title: "a value left its range",
+        explanation: "A value left the range that a bootstrap or a polynomial needs, so that the text is not reliable: \
+                      `--check` saw it, or the logits were no numbers. `--backend clear --check` names the first such op \
+                      within seconds. Calibrate with text that resembles the prompt (`cachemirc compile --calibrate`).",
     },
     Code {
         code: "CMR-R060",

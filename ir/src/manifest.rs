@@ -166,7 +166,7 @@ fn calls(kind: EntryKind, context: u32, by_position: bool, by_count: bool) -> Ve
 mod tests {
     use super::*;
     use crate::graph::Graph;
-    use crate::program::{Entry, Placement};
+    use crate::program::{EmbeddingForm, Entry, Placement};
     use crate::slots::{Domain, Fill, Layout};
 
     fn ty(level: u32) -> CiphertextType {
@@ -205,7 +205,7 @@ mod tests {
             states: vec![],
             entries: vec![Entry { kind: EntryKind::Decode, graph }],
             embedding: placement.clone(),
-            embedding_scale: 1.0,
+            inputs: vec![EmbeddingForm::scaled(1.0)],
             logits: placement,
         };
         let manifest = KeyManifest::of(&program);

@@ -75,6 +75,52 @@ pub struct Placement {
     pub token_stride: u32,
 }
 
+/// What one ciphertext of a call's input holds of a token's embedding x of width d. The client knows the embedding, and
+/// so can do in the clear what a program would do to it first.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EmbeddingForm {
+    /// Factor of what is encrypted.
+    pub scale: f64,
+    /// ε where x/√(Σ x² + d·ε) is encrypted, that is an RMS norm without its weights and over √d; x where absent.
+    pub norm_epsilon: Option<f64>,
+}
+
+impl EmbeddingForm {
+    /// The embedding times a factor.
+    pub fn scaled(scale: f64) -> Self {
+        Self { scale, norm_epsilon: None }
+    }
+
+    /// The factor of an embedding's entries.
+    pub fn factor(self, embedding: &[f32]) -> f64 {
+        let Some(epsilon) = self.norm_epsilon else { return self.scale };
+        let sum: f64 = embedding.iter().map(|&x| f64::from(x).powi(2)).sum();
+        self.scale / (sum + embedding.len() as f64 * epsilon).sqrt()
+    }
+}
+
+/// The slots of a call's inputs for the embeddings of consecutive tokens, zero where none is placed; `None` if a token
+/// has a slot beyond `slots`.
+pub fn pack(
+    inputs: &[EmbeddingForm],
+    placement: &Placement,
+    slots: usize,
+    embeddings: &[&[f32]],
+) -> Option<Vec<Vec<f64>>> {
+    let one = |form: &EmbeddingForm| {
+        let mut packed = vec![0.0; slots];
+        for (index, embedding) in embeddings.iter().enumerate() {
+            let shift = index * placement.token_stride as usize;
+            let factor = form.factor(embedding);
+            for (&value, &slot) in embedding.iter().zip(&placement.index_to_slot) {
+                *packed.get_mut(slot as usize + shift)? = f64::from(value) * factor;
+            }
+        }
+        Some(packed)
+    };
+    inputs.iter().map(one).collect()
+}
+
 /// A compiled stage: entry points, and what they share.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Program<O, T> {
@@ -88,11 +134,11 @@ pub struct Program<O, T> {
     pub states: Vec<State>,
     /// Entry points.
     pub entries: Vec<Entry<O, T>>,
-    /// How the client packs embeddings, divided by `embedding_scale`.
+    /// Where the client puts what the inputs hold of embeddings.
     pub embedding: Placement,
-    /// The client multiplies embeddings by this before it encrypts them.
-    pub embedding_scale: f64,
-    /// Where the client finds the logits.
+    /// What each input of an entry point holds of embeddings.
+    pub inputs: Vec<EmbeddingForm>,
+    /// Where the client finds the logits; slot s of output number k counts as slot k·n + s.
     pub logits: Placement,
 }
 

@@ -452,7 +452,7 @@ fn evaluate_polynomial(polynomial: &Chebyshev, operand: &[f64], mask: Option<&[f
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::program::{Entry, EntryKind, Placement, State};
+    use crate::program::{EmbeddingForm, Entry, EntryKind, Placement, State};
     use crate::slots::{Domain, Fill, Layout, StateId};
 
     const TYPE: SlotType =
@@ -467,7 +467,7 @@ mod tests {
             states: vec![State { name: "cache".into(), capacity: 2, layout: TYPE.layout, level: None }],
             entries: vec![Entry { kind: EntryKind::Decode, graph }],
             embedding: placement.clone(),
-            embedding_scale: 1.0,
+            inputs: vec![EmbeddingForm::scaled(1.0)],
             logits: placement,
         }
     }

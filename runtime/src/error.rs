@@ -120,6 +120,11 @@ pub enum Error {
         /// The first of them.
         first: String,
     },
+    /// Logits that are infinite or no numbers.
+    #[error(
+        "the logits are no numbers: a value left the interval of an approximation on the way, where polynomials explode"
+    )]
+    NotANumber,
     /// A failed system call.
     #[error("{what}: {source}")]
     System {
@@ -152,7 +157,7 @@ impl Error {
             Self::ContextFull { .. } => "CMR-R033",
             Self::Execution { .. } => "CMR-R040",
             Self::Engine { .. } => "CMR-R041",
-            Self::Check { .. } => "CMR-R050",
+            Self::Check { .. } | Self::NotANumber => "CMR-R050",
             Self::System { .. } | Self::Interrupted => "CMR-R060",
         }
     }

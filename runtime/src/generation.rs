@@ -174,7 +174,7 @@ where
             result.decode_positions.push(position);
         }
         listener.logits(&logits);
-        let token = sampler.sample(&logits).ok_or_else(|| Error::execution("no logit is a number"))?;
+        let token = sampler.sample(&logits).ok_or(Error::NotANumber)?;
         result.tokens.push(token);
         result.generated += 1;
         let text = stream.push(token, client.tokenizer())?;
@@ -205,17 +205,17 @@ where
     A: Algebra,
     C: Cipher<Ciphertext = A::Ciphertext>,
 {
-    let mut output = None;
+    let mut outputs = None;
     for step in steps(session.position(), tokens.len(), client.chunk()) {
         listener.step(step);
-        let input = client.encrypt(step.entry, &tokens[step.position..step.position + step.count])?;
-        output = Some(match step.entry {
-            "prefill" => server.prefill(session, input, step.count, &mut Forward(listener))?,
-            _ => server.decode(session, input, &mut Forward(listener))?,
+        let inputs = client.encrypt(step.entry, &tokens[step.position..step.position + step.count])?;
+        outputs = Some(match step.entry {
+            "prefill" => server.prefill(session, inputs, step.count, &mut Forward(listener))?,
+            _ => server.decode(session, inputs, &mut Forward(listener))?,
         });
     }
-    let output = output.ok_or_else(|| Error::execution("there is no token to take in"))?;
-    client.decrypt(&output)
+    let outputs = outputs.ok_or_else(|| Error::execution("there is no token to take in"))?;
+    client.decrypt(&outputs)
 }
 
 /// A listener as the observer that it is.

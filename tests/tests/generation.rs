@@ -158,6 +158,19 @@ fn every_slot_stays_in_its_range_over_two_hundred_steps() {
 }
 
 #[test]
+fn prompts_unlike_the_calibration_text_stay_in_range() {
+    let plans = plans(&compiled("optimum", "n16"));
+    let server = clear_server(&plans);
+    let client = plans.open_client(ClearCipher).expect("a client");
+    for prompt in ["naïve café ☃", "{}[]()<>", "AAAA BBBB", "He said: \"What's up?\" and left; then 7 dogs came."] {
+        let tokens = client.prompt_tokens(prompt).expect("a prompt");
+        let mut recorder = Recorder { logits: Vec::new(), observer: RangeCheck::default() };
+        continued(&client, &server, &tokens, 8, &mut recorder);
+        recorder.observer.finish().unwrap_or_else(|error| panic!("{prompt}: {error}"));
+    }
+}
+
+#[test]
 fn encrypted_text_is_the_reference_text() {
     let plans = plans(&compiled("optimum", INSECURE));
     let plan = &plans.server;

@@ -12,6 +12,7 @@ use cachemir_ir::cost::CostTable;
 use cachemir_ir::json;
 use cachemir_ir::manifest::KeyManifest;
 use cachemir_ir::plan::{ClientPlan, Plan};
+use cachemir_ir::program::pack;
 use cachemir_ir::slots::SlotOp;
 use cachemir_ir::slots_interpreter;
 use cachemir_ir::text::{hash_of, parse, parse_model, print, print_model, values_of};
@@ -101,16 +102,11 @@ fn plans_are_reproducible_and_refuse_alterations() {
 }
 
 /// The packed embeddings of consecutive tokens.
-fn packed(plan: &Plan, tokens: &[u32]) -> Vec<f64> {
-    let mut slots = vec![0.0; plan.program.slots as usize];
-    for (index, token) in tokens.iter().enumerate() {
-        let shift = index * plan.program.embedding.token_stride as usize;
-        let row = plan.model.embedding_of(*token).expect("the token is in the vocabulary");
-        for (value, slot) in row.iter().zip(&plan.program.embedding.index_to_slot) {
-            slots[*slot as usize + shift] = f64::from(*value) * plan.program.embedding_scale;
-        }
-    }
-    slots
+fn packed(plan: &Plan, tokens: &[u32]) -> Vec<Vec<f64>> {
+    let program = &plan.program;
+    let row = |token: &u32| plan.model.embedding_of(*token).expect("the token is in the vocabulary");
+    let embeddings: Vec<&[f32]> = tokens.iter().map(row).collect();
+    pack(&program.inputs, &program.embedding, program.slots as usize, &embeddings).expect("the tokens have slots")
 }
 
 fn logits(plan: &Plan, slots: &[f64]) -> Vec<f64> {
@@ -135,8 +131,8 @@ fn the_ckks_stage_means_what_the_slots_stage_means() {
     for _ in 0..4 {
         let (start, x, entry) = &input;
         let count = position - start;
-        let expected = logits(plan, &before.call(entry, *start, count, &[x.clone()]).unwrap()[0]);
-        let found = logits(plan, &after.call(entry, *start, count, &[x.clone()]).unwrap()[0]);
+        let expected = logits(plan, &before.call(entry, *start, count, x).unwrap()[0]);
+        let found = logits(plan, &after.call(entry, *start, count, x).unwrap()[0]);
         let size = expected.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
         for (a, b) in expected.iter().zip(&found) {
             assert!((a - b).abs() < 1e-6 * size, "{entry} at {start}: {a} became {b}");
@@ -153,7 +149,7 @@ fn two_hundred_steps_stay_within_all_bounds() {
     let mut interpreter = ckks_interpreter::Interpreter::new(&plan.program, plan.levels()).checking(true);
     let mut token = plan.model.bos.unwrap_or(0);
     for position in 0..200_i64.min(i64::from(plan.program.context)) {
-        let result = interpreter.call("decode", position, 1, &[packed(plan, &[token])]);
+        let result = interpreter.call("decode", position, 1, &packed(plan, &[token]));
         let slots = result.unwrap_or_else(|error| panic!("position {position}: {error}"));
         token = greedy(&logits(plan, &slots[0]));
     }

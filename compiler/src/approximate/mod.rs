@@ -4,6 +4,10 @@
 //! the change of variable can ride on constants that precede the polynomial. A polynomial of degree m takes
 //! ⌈log2(m + 1)⌉ levels, so degrees are searched level by level.
 
+mod weighted;
+
+pub use weighted::fit_with_tails;
+
 use std::fmt;
 
 use cachemir_ir::slots::Chebyshev;

@@ -5,7 +5,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use cachemir_compiler::compile::{Compilation, CompileOptions, DEFAULT_CONTEXT, compile};
+use cachemir_compiler::compile::{Compilation, CompileOptions, compile};
+use cachemir_compiler::import::DEFAULT_CONTEXT;
 use cachemir_compiler::{Error, dump, summary};
 use cachemir_ir::diagnostics;
 use cachemir_ir::plan::{Plan, client_path};

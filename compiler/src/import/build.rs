@@ -65,7 +65,7 @@ fn context(decoder: &Decoder<'_>, companions: &Companions, options: &ImportOptio
     });
     let limit = rows.chain(companions.context).min();
     let bad = |message: String| Error::BadOption { option: "--context", message };
-    if options.context.or(limit).is_some_and(|context| context > LONGEST_CONTEXT) {
+    if options.context.is_some_and(|context| context > LONGEST_CONTEXT) {
         return Err(bad(format!("more than {LONGEST_CONTEXT} tokens are not supported; ask for fewer")));
     }
     match (options.context, limit) {
@@ -74,7 +74,7 @@ fn context(decoder: &Decoder<'_>, companions: &Companions, options: &ImportOptio
             Err(bad(format!("{asked} tokens are more than the {limit} that the model was made for")))
         }
         (Some(asked), _) => Ok(asked),
-        (None, Some(limit)) => Ok(limit),
+        (None, Some(limit)) => Ok(limit.min(super::DEFAULT_CONTEXT)),
         (None, None) => {
             Err(bad("neither graph nor config.json says how many tokens the model was made for".to_owned()))
         }

@@ -30,6 +30,9 @@ pub use companions::{Companions, TokenizerFile};
 
 use crate::Error;
 
+/// Most tokens in a session unless the user asks for more.
+pub const DEFAULT_CONTEXT: usize = 256;
+
 /// What [`load`] is asked to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImportOptions {
@@ -37,7 +40,7 @@ pub struct ImportOptions {
     pub config: Option<PathBuf>,
     /// `tokenizer.json`, if it does not lie beside the model.
     pub tokenizer: Option<PathBuf>,
-    /// Most tokens in a session; by default as many as the model was made for.
+    /// Most tokens in a session; the model's own limit, at most [`DEFAULT_CONTEXT`], where absent.
     pub context: Option<usize>,
     /// Whether weights may be missing: the tensor graph then has shapes only, and the tokenizer is optional.
     pub shapes_only: bool,

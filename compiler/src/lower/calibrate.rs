@@ -7,9 +7,13 @@ use std::collections::BTreeMap;
 
 use cachemir_ir::expression::Environment;
 use cachemir_ir::graph::{Definition, OpId};
+use cachemir_ir::program::pack;
 use cachemir_ir::slots::{SlotGraph, SlotOp};
 use cachemir_ir::slots_interpreter::{Hooks, Interpreter};
 use cachemir_ir::tensor::{self, Range, TensorModel, TensorOp};
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use super::entry::SiteUse;
@@ -40,7 +44,7 @@ pub(super) fn excerpt(sequences: &[Vec<u32>], context: usize, tokens: usize) -> 
 pub(super) fn continued(model: &TensorModel, sequences: &[Vec<u32>], count: usize) -> Result<Vec<Vec<u32>>, Error> {
     let starts: Vec<&Vec<u32>> = sequences.iter().filter(|sequence| !sequence.is_empty()).take(count).collect();
     let one = |(index, start): (usize, &&Vec<u32>)| -> Result<Vec<u32>, Error> {
-        let mut state = index as u64;
+        let mut random = ChaCha8Rng::seed_from_u64(index as u64);
         let mut interpreter = tensor::Interpreter::new(model)?;
         let mut tokens = Vec::new();
         let mut next = 0;
@@ -48,12 +52,21 @@ pub(super) fn continued(model: &TensorModel, sequences: &[Vec<u32>], count: usiz
             let token = start.get(tokens.len()).copied().unwrap_or(next);
             let logits = interpreter.step(token)?;
             tokens.push(token);
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            next = draw(&logits, (state >> 11) as f64 / (1u64 << 53) as f64);
+            next = draw(&logits, random.random());
         }
         Ok(tokens)
     };
     starts.par_iter().enumerate().map(one).collect()
+}
+
+/// Sequences of all tokens of the vocabulary, or of as many as allowed, in a fixed random order: prompts hold tokens that
+/// no calibration text does.
+pub(super) fn shuffled_vocabulary(model: &TensorModel, tokens: usize) -> Vec<Vec<u32>> {
+    let shape = &model.hyperparameters;
+    let mut vocabulary: Vec<u32> = (0..shape.vocabulary as u32).collect();
+    vocabulary.shuffle(&mut ChaCha8Rng::seed_from_u64(0));
+    vocabulary.truncate(tokens);
+    vocabulary.chunks(shape.context).map(<[u32]>::to_vec).collect()
 }
 
 /// The token at a quantile in [0, 1) of the distribution with these logits.
@@ -128,14 +141,17 @@ fn narrowest(ranges: &[Range; EXPONENTS.len()]) -> (f64, Range) {
     best
 }
 
-/// Runs all text through the tensor stage.
+/// Runs all text through the tensor stage; tokens that are rare in text count for norms and gated layers, where they
+/// cost little.
 pub(super) fn tensor_ranges(
     model: &TensorModel,
     roles: &Roles,
     sequences: &[Vec<u32>],
+    rare: &[Vec<u32>],
     options: &LowerOptions,
 ) -> Result<TensorRanges, Error> {
     let ranges = tensor::Ranges::calibrate(model, sequences)?;
+    let rare = tensor::Ranges::calibrate(model, rare)?;
     let graph = &model.graph;
     let ops = |wanted: fn(&TensorOp) -> bool| -> Vec<OpId> {
         graph.body.ops.iter().copied().filter(|&op| wanted(&graph.node(op).op)).collect()
@@ -158,11 +174,12 @@ pub(super) fn tensor_ranges(
     }
 
     let mut seen = SiteRanges::new();
-    let mut insert = |site: Site, range: Range| {
-        seen.insert(site, SiteRange { meaningful: range, all: range });
+    let mut insert = |site: Site, range: Range, rare: Range| {
+        let rare = range.union(rare);
+        seen.insert(site, SiteRange { meaningful: range, rare, all: rare });
     };
-    for (index, &op) in norms.iter().enumerate() {
-        insert(Site::Norm { index }, ranges.mean_square(op));
+    for (index, &op) in norms.iter().enumerate().skip(1) {
+        insert(Site::Norm { index }, ranges.mean_square(op), rare.mean_square(op));
     }
     let mut plans = Vec::new();
     for (layer, rows) in rows.iter().enumerate().take(roles.layers.len()) {
@@ -177,38 +194,36 @@ pub(super) fn tensor_ranges(
         for (stage, (_, range)) in sums.iter().enumerate() {
             let site = if stage < squarings { Site::Sum { layer, stage } } else { Site::Denominator { layer } };
             let factor = if stage == 0 { factor } else { 1.0 };
-            insert(site, Range { min: range.min * factor, max: range.max * factor });
+            insert(site, Range { min: range.min * factor, max: range.max * factor }, Range::default());
         }
         let plan = SoftmaxPlan { reference, exponents: sums.into_iter().map(|(exponent, _)| exponent).collect() };
-        insert(Site::Scores { layer }, rows.scores);
-        let value = |which: usize| ranges.value(graph.node(linears[7 * layer + which]).results[0]);
-        insert(Site::Gate { layer }, value(4));
-        insert(Site::Up { layer }, value(5));
+        insert(Site::Scores { layer }, rows.scores, Range::default());
+        for (site, which) in [(Site::Gate { layer }, 4), (Site::Up { layer }, 5)] {
+            let value = graph.node(linears[7 * layer + which]).results[0];
+            insert(site, ranges.value(value), rare.value(value));
+        }
         plans.push(plan);
     }
     Ok(TensorRanges { softmaxes: plans, ranges: seen })
 }
 
-/// Slots of a call's embeddings.
-pub(super) fn embed(model: &TensorModel, program: &SlotProgram, tokens: &[u32]) -> Result<Vec<f64>, Error> {
+/// The inputs of a call on these tokens.
+pub(super) fn embed(model: &TensorModel, program: &SlotProgram, tokens: &[u32]) -> Result<Vec<Vec<f64>>, Error> {
     let graph = &model.graph;
     let weight = graph.body.ops.iter().find_map(|&op| match graph.node(op).op {
         TensorOp::Embedding { weight } => Some(model.weight(weight)),
         _ => None,
     });
-    let mut slots = vec![0.0; program.slots as usize];
-    for (index, &token) in tokens.iter().enumerate() {
-        let rows = weight.map_or(0, tensor::Weight::rows);
-        let Some(weight) = weight.filter(|_| (token as usize) < rows) else {
+    let rows = weight.map_or(0, tensor::Weight::rows);
+    let embedding = |&token: &u32| {
+        weight.filter(|_| (token as usize) < rows).map(|weight| weight.row(token as usize)).ok_or_else(|| {
             let message = format!("calibration token {token} is not in the vocabulary of {rows}");
-            return Err(Error::Ir(cachemir_ir::Error::Execution(message)));
-        };
-        for (&slot, &value) in program.embedding.index_to_slot.iter().zip(weight.row(token as usize)) {
-            slots[(slot + index as u32 * program.embedding.token_stride) as usize] =
-                f64::from(value) * program.embedding_scale;
-        }
-    }
-    Ok(slots)
+            Error::Ir(cachemir_ir::Error::Execution(message))
+        })
+    };
+    let embeddings = tokens.iter().map(embedding).collect::<Result<Vec<_>, _>>()?;
+    let packed = pack(&program.inputs, &program.embedding, program.slots as usize, &embeddings);
+    Ok(packed.expect("a chunk's tokens have slots"))
 }
 
 /// Runs a sequence by decoding and, from an empty state again, by prefill.
@@ -224,12 +239,12 @@ fn run(
     interpreter.reset();
     for (position, &token) in sequence.iter().enumerate() {
         let input = embed(model, program, &[token])?;
-        interpreter.call_with("decode", position as i64, 1, &[input], decode)?;
+        interpreter.call_with("decode", position as i64, 1, &input, decode)?;
     }
     interpreter.reset();
     for (index, tokens) in sequence.chunks(shape.chunk).enumerate() {
         let input = embed(model, program, tokens)?;
-        interpreter.call_with("prefill", (index * shape.chunk) as i64, tokens.len() as i64, &[input], prefill)?;
+        interpreter.call_with("prefill", (index * shape.chunk) as i64, tokens.len() as i64, &input, prefill)?;
     }
     Ok(())
 }
@@ -302,12 +317,9 @@ pub(super) fn site_ranges(
     for part in parts {
         for (site, range) in part?.into_iter().flatten() {
             let known = seen.entry(site).or_default();
-            for (known, range) in [(&mut known.meaningful, range.meaningful), (&mut known.all, range.all)] {
-                if !range.is_empty() {
-                    known.include(range.min);
-                    known.include(range.max);
-                }
-            }
+            known.meaningful = known.meaningful.union(range.meaningful);
+            known.rare = known.rare.union(range.meaningful);
+            known.all = known.all.union(range.all);
         }
     }
     Ok(seen)

@@ -7,7 +7,6 @@
 
 use cachemir_ir::expression::Integer;
 use cachemir_ir::graph::ValueId;
-use cachemir_ir::program::EntryKind;
 use cachemir_ir::slots::{Fill, Purpose};
 
 use super::builder::{doubling, layout};
@@ -21,10 +20,12 @@ use super::tables::Map;
 /// Builds the decode entry point; its loops are numbered from `first_counter` on.
 pub(super) fn decode(shape: &Shape, roles: &Roles, plan: &Plan, first_counter: u32) -> BuiltEntry {
     let mut entry = EntryBuilder::new(shape, roles, plan, first_counter);
-    let mut x = entry.builder.input(EntryKind::Decode.name(), layout(shape.stride(), Fill::Zero));
+    let [mut x, mut normed] = entry.inputs(layout(shape.stride(), Fill::Zero));
     let rows = || (Integer::slot() % shape.stride()).equal(0);
     for layer in 0..roles.layers.len() {
-        let normed = entry.norm(2 * layer, x, rows(), None);
+        if layer > 0 {
+            normed = entry.norm(2 * layer, x, rows(), None);
+        }
         let attended = attention(&mut entry, layer, normed);
         let update = entry.project(layer, Map::Output, attended, 1, Features::RotatedQuery, None);
         x = entry.residual(layer, 0, x, update, rows());

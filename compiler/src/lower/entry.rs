@@ -2,7 +2,8 @@
 
 use cachemir_ir::expression::{Integer, Vector};
 use cachemir_ir::graph::{OpId, Origin, ValueId};
-use cachemir_ir::slots::{Fill, Purpose, SlotGraph, StateId};
+use cachemir_ir::program::EmbeddingForm;
+use cachemir_ir::slots::{Fill, Layout, Purpose, SlotGraph, StateId};
 
 use super::Site;
 use super::builder::{Builder, doubling, layout};
@@ -52,6 +53,13 @@ pub(super) struct BuiltEntry {
     pub(super) next_counter: u32,
 }
 
+/// What the inputs of both entry points hold. The first norm acts on the embedding alone, whose mean square varies by
+/// four orders of magnitude between tokens: no polynomial of small degree covers that, and the client knows it.
+pub(super) fn input_forms(roles: &Roles, plan: &Plan) -> Vec<EmbeddingForm> {
+    let epsilon = roles.norms[0].epsilon;
+    vec![EmbeddingForm::scaled(plan.residual_scale), EmbeddingForm { scale: 1.0, norm_epsilon: Some(epsilon) }]
+}
+
 /// State array of a layer's K cache.
 pub(super) fn key_state(layer: usize) -> StateId {
     StateId(2 * layer as u32)
@@ -71,6 +79,11 @@ impl<'a> EntryBuilder<'a> {
     /// An empty entry point.
     pub(super) fn new(shape: &'a Shape, roles: &'a Roles, plan: &'a Plan, first_counter: u32) -> Self {
         Self { builder: Builder::new(shape.slots, first_counter), shape, roles, plan, uses: Vec::new() }
+    }
+
+    /// The inputs of a call, in the order of [`input_forms`]: the residual stream σ·x, and the result of the first norm.
+    pub(super) fn inputs(&mut self, layout: Layout) -> [ValueId; 2] {
+        ["embedding", "normed_embedding"].map(|name| self.builder.input(name, layout))
     }
 
     /// The finished entry point.
@@ -159,7 +172,7 @@ impl<'a> EntryBuilder<'a> {
     /// coefficients and leaves only the slots where it holds.
     pub(super) fn norm(&mut self, index: usize, x: ValueId, rows: Integer, mask: Option<Integer>) -> ValueId {
         let (plan, shape) = (self.plan, self.shape);
-        let step = &plan.norms[index];
+        let step = plan.norm(index);
         self.origin(self.roles.norms[index].gamma.origin.as_ref());
         let square = self.builder.multiply(x, x);
         let mut sum = self.builder.fold(square, doubling(shape.stride(), shape.slots));

@@ -55,6 +55,8 @@ pub struct LowerOptions {
     pub magnitude_margin: f64,
     /// Relative error of inverse square roots.
     pub norm_error: f64,
+    /// Relative error of inverse square roots beyond the range that text has: for tokens that are rare in it.
+    pub rare_norm_error: f64,
     /// Error of exponentials, relative to the smallest sum of a row.
     pub exponential_error: f64,
     /// Relative error of the softmax's final reciprocal.
@@ -67,6 +69,8 @@ pub struct LowerOptions {
     pub rough_ratio: f64,
     /// Calibration texts that the model continues by itself up to the context, so that long sessions are seen.
     pub continuations: usize,
+    /// Tokens of the vocabulary that the tensor stage sees in a random order besides all text, at most.
+    pub vocabulary_tokens: usize,
     /// Tokens of calibration text that are run through the slots stage, at most; the continued texts come first.
     pub calibration_tokens: usize,
 }
@@ -76,14 +80,16 @@ impl Default for LowerOptions {
         Self {
             slots: None,
             margin: 0.3,
-            magnitude_margin: 0.3,
+            magnitude_margin: 1.0,
             norm_error: 1e-3,
+            rare_norm_error: 0.5,
             exponential_error: 1e-2,
             softmax_error: 3e-3,
             rough_error: 0.4,
             silu_error: 2e-3,
             rough_ratio: 2000.0,
             continuations: 6,
+            vocabulary_tokens: 4096,
             calibration_tokens: 512,
         }
     }
@@ -189,7 +195,8 @@ pub fn lower(
         let mut text = calibrate::continued(model, calibration, options.continuations)?;
         text.extend_from_slice(calibration);
         sequences = calibrate::excerpt(&text, model.hyperparameters.context, options.calibration_tokens);
-        let tensor = calibrate::tensor_ranges(model, &roles, &text, options)?;
+        let rare = calibrate::shuffled_vocabulary(model, options.vocabulary_tokens);
+        let tensor = calibrate::tensor_ranges(model, &roles, &text, &rare, options)?;
         let provisional = Plan::provisional(&model.hyperparameters, &roles, &tensor.softmaxes);
         let (program, uses) = build(model, &shape, &roles, &provisional);
         let ranges = calibrate::site_ranges(model, &shape, &program, &uses, &sequences, tensor.ranges)?;
@@ -246,7 +253,7 @@ fn build(model: &TensorModel, shape: &Shape, roles: &Roles, plan: &Plan) -> (Slo
             Entry { kind: EntryKind::Prefill { chunk: shape.chunk as u32 }, graph: prefill.graph },
         ],
         embedding: Placement { index_to_slot: (0..hidden).map(|index| index * stride).collect(), token_stride: 1 },
-        embedding_scale: plan.residual_scale,
+        inputs: entry::input_forms(roles, plan),
         logits: Placement { index_to_slot: logit_slots(shape), token_stride: 0 },
     };
     (program, [decode.uses, prefill.uses])

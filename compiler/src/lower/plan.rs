@@ -31,6 +31,8 @@ use crate::approximate::{self, Affine, Approximation, Function, Measure};
 pub(super) struct SiteRange {
     /// Slots that matter.
     pub(super) meaningful: Range,
+    /// Slots that matter, with tokens among them that text hardly holds.
+    pub(super) rare: Range,
     /// All slots.
     pub(super) all: Range,
 }
@@ -100,8 +102,8 @@ pub(super) struct LayerPlan {
 pub(super) struct Plan {
     /// σ: the program holds the residual stream times this.
     pub(super) residual_scale: f64,
-    /// The norms.
-    pub(super) norms: Vec<Step>,
+    /// All norms but the first, which acts on embeddings and is the client's.
+    norms: Vec<Step>,
     /// The layers.
     pub(super) layers: Vec<LayerPlan>,
 }
@@ -133,7 +135,7 @@ impl Plan {
         };
         Self {
             residual_scale: 1.0 / root_width,
-            norms: roles.norms.iter().enumerate().map(norm).collect(),
+            norms: roles.norms.iter().enumerate().skip(1).map(norm).collect(),
             layers: softmaxes.iter().enumerate().map(layer).collect(),
         }
     }
@@ -151,19 +153,26 @@ impl Plan {
         let of = |site: Site| ranges.get(&site).copied().unwrap_or_else(|| assumed(site));
 
         // Norms: one width of the interval for all, so that one scale of the residual stream serves all of them.
-        let squares: Vec<Range> =
-            (0..roles.norms.len()).map(|index| ratio(of(Site::Norm { index }).meaningful)).collect();
-        let width = squares.iter().map(|range| range.max - range.min).fold(0.0, f64::max);
+        let squares: Vec<Range> = (0..roles.norms.len()).map(|index| ratio(of(Site::Norm { index }).rare)).collect();
+        let width = squares.iter().skip(1).map(|range| range.max - range.min).fold(0.0, f64::max);
         let residual_scale = (2.0 / width).sqrt() / root_width;
         let norm = |(index, (norm, range)): (usize, (&super::roles::Norm, &Range))| {
             let function =
                 Function::InverseSquareRoot { epsilon: norm.epsilon, factor: 1.0 / (root_width * residual_scale) };
+            let accurate = ratio(of(Site::Norm { index }).meaningful);
+            let accurate = [accurate.min, accurate.max];
             let with = |affine: Affine| Step {
                 site: Site::Norm { index },
                 function,
                 affine,
-                approximation: approximate::fit(function, affine, options.norm_error, Measure::Relative),
-                range: [affine.argument(-1.0), affine.argument(1.0)],
+                approximation: approximate::fit_with_tails(
+                    function,
+                    affine,
+                    accurate,
+                    options.norm_error,
+                    options.rare_norm_error,
+                ),
+                range: accurate,
             };
             let depth = |step: &Step| cachemir_ir::ckks::polynomial_depth(step.approximation.polynomial.degree());
             let shared = with(Affine { centre: range.min + 0.5 * width, half: 0.5 * width });
@@ -177,20 +186,27 @@ impl Plan {
             };
             if worth { own } else { shared }
         };
-        let norms = roles.norms.iter().zip(&squares).enumerate().map(norm).collect();
+        let norms = roles.norms.iter().zip(&squares).enumerate().skip(1).map(norm).collect();
         let layers = softmaxes.iter().enumerate().map(|(layer, softmax)| layer_plan(layer, softmax, &of, options));
         Self { residual_scale, norms, layers: layers.collect() }
+    }
+
+    /// A norm other than the first.
+    pub(super) fn norm(&self, index: usize) -> &Step {
+        &self.norms[index - 1]
     }
 
     /// All steps in the order of the decoder.
     pub(super) fn steps(&self) -> Vec<&Step> {
         let mut steps = Vec::new();
         for (index, layer) in self.layers.iter().enumerate() {
-            steps.push(&self.norms[2 * index]);
+            if index > 0 {
+                steps.push(self.norm(2 * index));
+            }
             steps.push(&layer.exponential);
             steps.extend(&layer.rough);
             steps.push(&layer.reciprocal);
-            steps.push(&self.norms[2 * index + 1]);
+            steps.push(self.norm(2 * index + 1));
             steps.push(&layer.silu);
         }
         steps.extend(self.norms.last());
@@ -316,5 +332,5 @@ fn assumed(site: Site) -> SiteRange {
         Site::Sum { .. } | Site::Denominator { .. } => Range { min: 0.01, max: 1.0 },
         Site::Gate { .. } | Site::Up { .. } => Range { min: -6.0, max: 6.0 },
     };
-    SiteRange { meaningful: range, all: range }
+    SiteRange { meaningful: range, rare: range, all: range }
 }

@@ -25,11 +25,13 @@ use super::tables::Map;
 /// Builds the prefill entry point; its loops are numbered from `first_counter` on.
 pub(super) fn prefill(shape: &Shape, roles: &Roles, plan: &Plan, first_counter: u32) -> BuiltEntry {
     let mut entry = EntryBuilder::new(shape, roles, plan, first_counter);
-    let mut x = entry.builder.input("prefill", layout(shape.stride(), Fill::Tokens));
+    let [mut x, mut normed] = entry.inputs(layout(shape.stride(), Fill::Tokens));
     let chunk = shape.chunk;
     let token = || Integer::slot() % shape.stride();
     for layer in 0..roles.layers.len() {
-        let normed = entry.norm(2 * layer, x, token().less(Integer::count()), None);
+        if layer > 0 {
+            normed = entry.norm(2 * layer, x, token().less(Integer::count()), None);
+        }
         let attended = attention(&mut entry, layer, normed);
         let update = entry.project(layer, Map::Output, attended, chunk, Features::Query, None);
         x = entry.residual(layer, 0, x, update, token().less(chunk));

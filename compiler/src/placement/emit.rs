@@ -18,6 +18,17 @@ pub(super) struct Decisions {
     pub(super) bootstraps: BTreeMap<OpId, u32>,
 }
 
+/// The levels that there are.
+#[derive(Clone, Debug)]
+pub(super) struct Budget {
+    /// Those of the parameters.
+    pub(super) levels: Levels,
+    /// By state array: its level.
+    pub(super) states: Vec<u32>,
+    /// By state array: the lowest level at which a value may be written.
+    pub(super) floors: Vec<u32>,
+}
+
 /// Why decisions are infeasible: an op that does not fit.
 #[derive(Clone, Debug)]
 pub(super) struct Misfit {
@@ -27,6 +38,8 @@ pub(super) struct Misfit {
     pub(super) operand: ValueId,
     /// What is missing, for people.
     pub(super) message: String,
+    /// State arrays that the operand depends on through no bootstrap, once no candidate is left.
+    pub(super) reads: Vec<usize>,
 }
 
 /// An emitted entry point and what it asks of the state arrays.
@@ -40,18 +53,12 @@ pub(super) struct Emitted {
     pub(super) used: BTreeMap<u32, u32>,
 }
 
-/// Emits the ckks stage of one entry point. `state_levels[s]` is the level of state array s.
-pub(super) fn emit(
-    slots: &SlotGraph,
-    decisions: &Decisions,
-    levels: Levels,
-    state_levels: &[u32],
-) -> Result<Emitted, Misfit> {
+/// Emits the ckks stage of one entry point.
+pub(super) fn emit(slots: &SlotGraph, decisions: &Decisions, budget: &Budget) -> Result<Emitted, Misfit> {
     let mut emitter = Emitter {
         slots,
         decisions,
-        levels,
-        state_levels,
+        budget,
         out: CkksGraph { origins: slots.origins.clone(), ..CkksGraph::default() },
         depth: Vec::new(),
         blocks: vec![Vec::new()],
@@ -64,7 +71,7 @@ pub(super) fn emit(
     };
     for &input in &slots.inputs {
         let value = &slots.values[input.index()];
-        let ty = emitter.ciphertext(value.ty, levels.output, false);
+        let ty = emitter.ciphertext(value.ty, budget.levels.output, false);
         let id = emitter.out.add_input(&value.name, ty);
         emitter.depth.push(0);
         emitter.mapped[input.index()] = Some(id);
@@ -88,8 +95,7 @@ enum Conversion {
 struct Emitter<'a> {
     slots: &'a SlotGraph,
     decisions: &'a Decisions,
-    levels: Levels,
-    state_levels: &'a [u32],
+    budget: &'a Budget,
     out: CkksGraph,
     /// Block depth of every emitted value.
     depth: Vec<usize>,
@@ -123,11 +129,11 @@ impl Emitter<'_> {
             inputs.iter().map(|&value| (self.out.ty(value).level, self.out.ty(value).product)).collect();
         let state_level = match &op {
             CkksOp::StateRead { state, .. } | CkksOp::StateWrite { state, .. } => {
-                self.state_levels.get(state.0 as usize).copied()
+                self.budget.states.get(state.0 as usize).copied()
             }
             _ => None,
         };
-        let (level, product) = ckks::infer(&op, &operands, self.levels, state_level)
+        let (level, product) = ckks::infer(&op, &operands, self.budget.levels, state_level)
             .expect("the emitter checks levels before it emits")
             .expect("the op has a result");
         let ty = self.ciphertext(like, level, product);
@@ -190,7 +196,12 @@ impl Emitter<'_> {
         self.origin = node.origin;
         let operands: Vec<ValueId> = node.inputs.iter().map(|&value| self.get(value)).collect();
         let like = node.results.first().map(|&result| *slots.ty(result));
-        let misfit = |operand: usize, message: String| Misfit { op: id, operand: node.inputs[operand], message };
+        let misfit = |operand: usize, message: String| Misfit {
+            op: id,
+            operand: node.inputs[operand],
+            message,
+            reads: Vec::new(),
+        };
         let result = match (&node.op, like) {
             (SlotOp::Add, Some(like)) => self.sum(CkksOp::Add, &operands, like),
             (SlotOp::Subtract, Some(like)) => self.sum(CkksOp::Subtract, &operands, like),
@@ -238,8 +249,15 @@ impl Emitter<'_> {
             }
             (SlotOp::StateWrite { state, index, mode }, _) => {
                 let value = self.canonical(operands[0]);
-                let kept = self.state_levels[state.0 as usize];
-                let written = self.written.entry(state.0).or_insert(self.levels.output);
+                let kept = self.budget.states[state.0 as usize];
+                let floor = self.budget.floors[state.0 as usize];
+                if self.level(value) < floor {
+                    return Err(misfit(
+                        0,
+                        format!("what reads the cache needs level {floor}, {} are left", self.level(value)),
+                    ));
+                }
+                let written = self.written.entry(state.0).or_insert(self.budget.levels.output);
                 *written = (*written).min(self.out.ty(value).level);
                 // A level too high for the value is lowered by the caller, which reads `written`.
                 let to = kept.min(self.level(value));
@@ -313,7 +331,7 @@ impl Emitter<'_> {
             }
             return Ok(());
         };
-        let needed = self.levels.bootstrap_input;
+        let needed = self.budget.levels.bootstrap_input;
         let mut lowered = Vec::new();
         for (index, &operand) in operands.iter().enumerate() {
             let operand = self.canonical(operand);

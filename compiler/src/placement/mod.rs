@@ -5,7 +5,8 @@
 //! operand depends on becomes a bootstrap, until everything fits. Then bootstraps that turn out to be needless are
 //! removed, single exchanges that save one are tried, and the result of each bootstrap is dropped to the lowest level
 //! that still fits, which makes all that follows cheaper. K and V caches are state: their levels are found as a fixed
-//! point between what the writers can reach and what the readers use, common to all entry points.
+//! point between what the writers can reach and what the readers use, common to all entry points. Where that is too low
+//! for a reader, the array gets a floor below which nothing may be written, and the search starts again.
 //!
 //! Before: a valid slots program. After: a valid ckks program; every level and scale agrees with `ckks::infer`.
 
@@ -18,7 +19,7 @@ use cachemir_ir::graph::{Definition, Graph, OpId, ValueId};
 use cachemir_ir::program::{Entry, Program, State};
 use cachemir_ir::slots::{Chebyshev, SlotGraph, SlotOp, SlotType};
 
-use emit::{Decisions, Emitted, Misfit, emit};
+use emit::{Budget, Decisions, Emitted, Misfit, emit};
 
 /// Rounds after which the cache levels count as not converging; each round lowers at least one level.
 const MOST_ROUNDS: usize = 64;
@@ -50,34 +51,56 @@ pub fn place(
     program: &Program<SlotOp, SlotType>,
     levels: Levels,
 ) -> Result<Program<CkksOp, CiphertextType>, Infeasible> {
-    let mut state_levels = vec![levels.output; program.states.len()];
+    let mut budget = Budget { levels, states: vec![], floors: vec![0; program.states.len()] };
     let mut decisions = vec![Decisions::default(); program.entries.len()];
-    let name = |entry: &Entry<SlotOp, SlotType>, misfit: Misfit| Infeasible {
-        entry: entry.kind.name(),
-        origin: entry.graph.origin_text(misfit.op),
-        message: misfit.message,
-    };
+    loop {
+        budget.states = vec![levels.output; program.states.len()];
+        let (entry, misfit) = match place_above_floors(program, &mut budget, &mut decisions) {
+            Ok(emitted) => return Ok(assemble(program, emitted, &budget.states)),
+            Err(failure) => failure,
+        };
+        // The state elements that the operand depends on are too low: what writes them has to leave more levels.
+        let lowest = misfit.reads.iter().copied().min_by_key(|&state| budget.states[state]);
+        match lowest.filter(|&state| budget.floors[state] < levels.output) {
+            Some(state) => budget.floors[state] = budget.floors[state].max(budget.states[state]) + 1,
+            None => {
+                let entry = &program.entries[entry];
+                return Err(Infeasible {
+                    entry: entry.kind.name(),
+                    origin: entry.graph.origin_text(misfit.op),
+                    message: misfit.message,
+                });
+            }
+        }
+    }
+}
+
+/// Searches with the given floors of the state levels; the index of the entry point with what fails.
+fn place_above_floors(
+    program: &Program<SlotOp, SlotType>,
+    budget: &mut Budget,
+    decisions: &mut [Decisions],
+) -> Result<Vec<Emitted>, (usize, Misfit)> {
+    let graphs = || program.entries.iter().map(|entry| &entry.graph).enumerate();
     for _ in 0..MOST_ROUNDS {
         let mut emitted = Vec::with_capacity(program.entries.len());
-        for (entry, decisions) in program.entries.iter().zip(&mut decisions) {
-            let search = Search::new(&entry.graph, levels, &state_levels);
-            emitted.push(search.run(decisions).map_err(|misfit| name(entry, misfit))?);
+        for ((index, graph), decisions) in graphs().zip(&mut *decisions) {
+            emitted.push(Search::new(graph, budget).run(decisions).map_err(|misfit| (index, misfit))?);
         }
-        if !lower_states(&mut state_levels, &emitted) {
+        if !lower_states(&mut budget.states, &emitted) {
             break;
         }
     }
     let mut emitted = Vec::with_capacity(program.entries.len());
-    for (entry, decisions) in program.entries.iter().zip(&mut decisions) {
-        let search = Search::new(&entry.graph, levels, &state_levels);
-        emitted.push(search.lower(decisions).map_err(|misfit| name(entry, misfit))?);
+    for ((index, graph), decisions) in graphs().zip(&mut *decisions) {
+        emitted.push(Search::new(graph, budget).lower(decisions).map_err(|misfit| (index, misfit))?);
     }
-    if lower_states(&mut state_levels, &emitted) {
-        for ((entry, decisions), emitted) in program.entries.iter().zip(&decisions).zip(&mut emitted) {
-            *emitted = emit(&entry.graph, decisions, levels, &state_levels).map_err(|misfit| name(entry, misfit))?;
+    if lower_states(&mut budget.states, &emitted) {
+        for (((index, graph), decisions), emitted) in graphs().zip(decisions).zip(&mut emitted) {
+            *emitted = emit(graph, decisions, budget).map_err(|misfit| (index, misfit))?;
         }
     }
-    Ok(assemble(program, emitted, &state_levels))
+    Ok(emitted)
 }
 
 /// Lowers state levels to what is written and used; tells whether any changed.
@@ -120,7 +143,7 @@ fn assemble(
         states,
         entries,
         embedding: program.embedding.clone(),
-        embedding_scale: program.embedding_scale,
+        inputs: program.inputs.clone(),
         logits: program.logits.clone(),
     }
 }
@@ -128,8 +151,7 @@ fn assemble(
 /// The search over one entry point.
 struct Search<'a> {
     graph: &'a SlotGraph,
-    levels: Levels,
-    state_levels: &'a [u32],
+    budget: &'a Budget,
     /// All candidates, in execution order, with the cost of a bootstrap there.
     candidates: Vec<(OpId, f64)>,
     /// Candidates that mask.
@@ -139,15 +161,9 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    fn new(graph: &'a SlotGraph, levels: Levels, state_levels: &'a [u32]) -> Self {
-        let mut search = Self {
-            graph,
-            levels,
-            state_levels,
-            candidates: Vec::new(),
-            masking: BTreeSet::new(),
-            order: BTreeMap::new(),
-        };
+    fn new(graph: &'a SlotGraph, budget: &'a Budget) -> Self {
+        let mut search =
+            Self { graph, budget, candidates: Vec::new(), masking: BTreeSet::new(), order: BTreeMap::new() };
         graph.for_each_op(|op, depth| {
             search.order.insert(op, search.order.len());
             if let SlotOp::Refresh { keep } = &graph.node(op).op {
@@ -161,7 +177,7 @@ impl<'a> Search<'a> {
     }
 
     fn emit(&self, decisions: &Decisions) -> Result<Emitted, Misfit> {
-        emit(self.graph, decisions, self.levels, self.state_levels)
+        emit(self.graph, decisions, self.budget)
     }
 
     fn cost(&self, decisions: &Decisions) -> f64 {
@@ -182,17 +198,17 @@ impl<'a> Search<'a> {
         loop {
             match self.emit(decisions) {
                 Ok(_) => return Ok(()),
-                Err(misfit) => {
-                    let candidate = self.latest_candidate(misfit.operand, decisions).ok_or(misfit)?;
-                    decisions.bootstraps.insert(candidate, self.levels.output);
-                }
+                Err(misfit) => match self.latest_candidate(misfit.operand, decisions) {
+                    (Some(candidate), _) => drop(decisions.bootstraps.insert(candidate, self.budget.levels.output)),
+                    (None, reads) => return Err(Misfit { reads, ..misfit }),
+                },
             }
         }
     }
 
-    /// The last candidate that the value depends on through no other bootstrap.
-    fn latest_candidate(&self, value: ValueId, decisions: &Decisions) -> Option<OpId> {
-        let (mut stack, mut seen, mut best) = (vec![value], BTreeSet::new(), None);
+    /// The last candidate that the value depends on through no bootstrap, and the state arrays that it so depends on.
+    fn latest_candidate(&self, value: ValueId, decisions: &Decisions) -> (Option<OpId>, Vec<usize>) {
+        let (mut stack, mut seen, mut best, mut reads) = (vec![value], BTreeSet::new(), None, Vec::new());
         while let Some(value) = stack.pop() {
             let Definition::Result(op, index) = self.graph.values[value.index()].definition else {
                 continue;
@@ -201,15 +217,17 @@ impl<'a> Search<'a> {
                 continue;
             }
             let node = self.graph.node(op);
-            if matches!(node.op, SlotOp::Refresh { .. }) {
-                best = best.max(Some((self.order[&op], op)));
+            match node.op {
+                SlotOp::Refresh { .. } => best = best.max(Some((self.order[&op], op))),
+                SlotOp::StateRead { state, .. } => reads.push(state.0 as usize),
+                _ => {}
             }
             match &node.region {
                 Some(region) => stack.push(region.yields[index as usize]),
                 None => stack.extend(&node.inputs),
             }
         }
-        best.map(|(_, op)| op)
+        (best.map(|(_, op)| op), reads)
     }
 
     /// Removes needless bootstraps, the earliest first.
@@ -234,7 +252,7 @@ impl<'a> Search<'a> {
                     continue;
                 }
                 let mut with = decisions.clone();
-                with.bootstraps.insert(op, self.levels.output);
+                with.bootstraps.insert(op, self.budget.levels.output);
                 if self.emit(&with).is_err() {
                     continue;
                 }
@@ -270,7 +288,7 @@ impl<'a> Search<'a> {
     }
 
     fn keeps_states(&self, emitted: &Emitted) -> bool {
-        emitted.written.iter().all(|(&state, &level)| level >= self.state_levels[state as usize])
+        emitted.written.iter().all(|(&state, &level)| level >= self.budget.states[state as usize])
     }
 }
 

@@ -87,7 +87,12 @@ fn dump_program<O: TextOp>(program: &Program<O, O::Type>, extra: Extra<'_, O>) -
     let mut document = Document::new(O::STAGE);
     document.field("slots", &program.slots.into());
     document.field("context_tokens", &program.context.into());
-    document.field("embedding_scale", &json_float(program.embedding_scale));
+    let inputs = program.inputs.iter().map(|form| {
+        let mut object = fields([("scale", json_float(form.scale))]);
+        object.extend(form.norm_epsilon.map(|epsilon| ("norm_epsilon".to_owned(), json_float(epsilon))));
+        object
+    });
+    document.list("inputs", inputs);
     document.field("embedding", &placement(&program.embedding));
     document.field("logits", &placement(&program.logits));
     let tables = program.tables.iter().enumerate().map(|(id, table)| {

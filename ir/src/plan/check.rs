@@ -4,7 +4,7 @@ use super::{CkksProgram, ClientModel, ClientPlan, Plan};
 use crate::Error;
 use crate::manifest::KeyManifest;
 use crate::parameters::Parameters;
-use crate::program::{EntryKind, Placement};
+use crate::program::{EmbeddingForm, EntryKind, Placement};
 use crate::verify;
 
 /// The most tokens, slots of a placement, and similar sizes that a plan may declare.
@@ -27,11 +27,11 @@ pub(super) fn plan(plan: &Plan) -> Result<(), Error> {
             context: program.context,
             kinds: program.entries.iter().map(|entry| entry.kind).collect(),
             embedding: &program.embedding,
-            embedding_scale: program.embedding_scale,
+            inputs: &program.inputs,
+            outputs: outputs(program)?,
             logits: &program.logits,
         },
     )?;
-    interfaces(program)?;
     verify::ckks(program, plan.levels())?;
     let predicted = plan.provenance.predicted_ns_per_token;
     require(predicted.is_finite() && predicted >= 0.0, || format!("its predicted cost is {predicted} ns"))
@@ -45,15 +45,17 @@ pub(super) fn client(plan: &ClientPlan) -> Result<(), Error> {
         context: plan.context,
         kinds: plan.entries.iter().map(|entry| entry.kind).collect(),
         embedding: &plan.embedding,
-        embedding_scale: plan.embedding_scale,
+        inputs: &plan.inputs,
+        outputs: plan.entries.first().map_or(0, |entry| entry.output_levels.len()),
         logits: &plan.logits,
     };
     shared(&plan.parameters, &plan.keys, &plan.model, &shape)?;
     let top = plan.parameters.levels().output;
     for entry in &plan.entries {
         let name = entry.kind.name();
-        require(entry.input_levels.len() == 1 && entry.output_levels.len() == 1, || {
-            format!("entry `{name}` has not one input and one output")
+        let (inputs, outputs) = (entry.input_levels.len(), entry.output_levels.len());
+        require(inputs == shape.inputs.len() && outputs == shape.outputs, || {
+            format!("entry `{name}` has {inputs} inputs and {outputs} outputs, unlike what the client packs and reads")
         })?;
         require(entry.input_levels.iter().chain(&entry.output_levels).all(|level| *level <= top), || {
             format!("entry `{name}` takes or gives a ciphertext above level {top}")
@@ -62,14 +64,16 @@ pub(super) fn client(plan: &ClientPlan) -> Result<(), Error> {
     Ok(())
 }
 
-fn interfaces(program: &CkksProgram) -> Result<(), Error> {
+/// The number of outputs, which all entries have in common.
+fn outputs(program: &CkksProgram) -> Result<usize, Error> {
+    let outputs = program.entries.first().map_or(0, |entry| entry.graph.body.yields.len());
     for entry in &program.entries {
-        let (inputs, outputs) = (entry.graph.inputs.len(), entry.graph.body.yields.len());
-        require(inputs == 1 && outputs == 1, || {
-            format!("entry `{}` has {inputs} inputs and {outputs} outputs, not one of each", entry.kind.name())
+        let (inputs, found) = (entry.graph.inputs.len(), entry.graph.body.yields.len());
+        require(inputs == program.inputs.len() && found == outputs, || {
+            format!("entry `{}` has {inputs} inputs and {found} outputs, unlike what is declared", entry.kind.name())
         })?;
     }
-    Ok(())
+    Ok(outputs)
 }
 
 /// What both plans say about slots and tokens.
@@ -78,7 +82,8 @@ struct Shape<'p> {
     context: u32,
     kinds: Vec<EntryKind>,
     embedding: &'p Placement,
-    embedding_scale: f64,
+    inputs: &'p [EmbeddingForm],
+    outputs: usize,
     logits: &'p Placement,
 }
 
@@ -101,10 +106,15 @@ fn shared(parameters: &Parameters, keys: &KeyManifest, model: &ClientModel, shap
             most_tokens = *chunk;
         }
     }
-    placement("embedding", shape.embedding, model.hidden, most_tokens, slots)?;
-    placement("logits", shape.logits, model.vocabulary, 1, slots)?;
-    let scale = shape.embedding_scale;
-    require(scale.is_finite() && scale != 0.0, || format!("its embedding scale is {scale}"))?;
+    placement("embedding", shape.embedding, model.hidden, most_tokens, slots.into())?;
+    placement("logits", shape.logits, model.vocabulary, 1, u64::from(slots) * shape.outputs as u64)?;
+    for EmbeddingForm { scale, norm_epsilon } in shape.inputs {
+        require(scale.is_finite() && *scale != 0.0, || format!("an input has the scale {scale}"))?;
+        let epsilon = norm_epsilon.unwrap_or(1.0);
+        require(epsilon.is_finite() && epsilon > 0.0, || {
+            format!("an input is normalised with an epsilon of {epsilon}")
+        })?;
+    }
     let entries = u64::from(model.vocabulary) * u64::from(model.hidden);
     require(model.embedding.len() as u64 == entries && entries > 0, || {
         let (vocabulary, hidden) = (model.vocabulary, model.hidden);
@@ -124,10 +134,10 @@ fn shared(parameters: &Parameters, keys: &KeyManifest, model: &ClientModel, shap
     Ok(())
 }
 
-fn placement(what: &str, placement: &Placement, entries: u32, tokens: u32, slots: u32) -> Result<(), Error> {
+fn placement(what: &str, placement: &Placement, entries: u32, tokens: u32, slots: u64) -> Result<(), Error> {
     let found = placement.index_to_slot.len();
     require(found == entries as usize, || format!("{entries} {what} entries are placed in {found} slots"))?;
     let shift = u64::from(tokens - 1) * u64::from(placement.token_stride);
-    let inside = |slot: &u32| u64::from(*slot) + shift < u64::from(slots);
+    let inside = |slot: &u32| u64::from(*slot) + shift < slots;
     require(placement.index_to_slot.iter().all(inside), || format!("a slot of the {what} is out of range"))
 }

@@ -8,7 +8,7 @@ use crate::ckks::{CiphertextType, CkksGraph, CkksOp};
 use crate::graph::{Definition, Node, OpId, Origin, OriginId, Region, Value, ValueId};
 use crate::manifest::{BootstrapVariant, KeyManifest};
 use crate::parameters::Parameters;
-use crate::program::{Entry, EntryKind, Placement, Program, State, Table};
+use crate::program::{EmbeddingForm, Entry, EntryKind, Placement, Program, State, Table};
 use crate::slots::Layout;
 use crate::text::cursor::Cursor;
 use crate::text::{TextOp, TextType};
@@ -118,19 +118,22 @@ fn placement_from_wire(placement: wire::Placement) -> Placement {
     Placement { index_to_slot: placement.index_to_slot, token_stride: placement.token_stride }
 }
 
-fn packing_to_wire(embedding: &Placement, embedding_scale: f64, logits: &Placement) -> wire::Packing {
+fn packing_to_wire(embedding: &Placement, inputs: &[EmbeddingForm], logits: &Placement) -> wire::Packing {
+    let form = |form: &EmbeddingForm| wire::EmbeddingForm { scale: form.scale, norm_epsilon: form.norm_epsilon };
     wire::Packing {
         embedding: Some(placement_to_wire(embedding)),
-        embedding_scale,
+        inputs: inputs.iter().map(form).collect(),
         logits: Some(placement_to_wire(logits)),
     }
 }
 
-/// Placement of embeddings, their scale, and the placement of the logits.
-fn packing_from_wire(packing: Option<wire::Packing>) -> Result<(Placement, f64, Placement), Error> {
+/// Placement of embeddings, what the inputs hold of them, and the placement of the logits.
+fn packing_from_wire(packing: Option<wire::Packing>) -> Result<(Placement, Vec<EmbeddingForm>, Placement), Error> {
     let packing = required(packing, "packing")?;
     let embedding = placement_from_wire(required(packing.embedding, "embedding's packing")?);
-    Ok((embedding, packing.embedding_scale, placement_from_wire(required(packing.logits, "logits' layout")?)))
+    let form = |form: &wire::EmbeddingForm| EmbeddingForm { scale: form.scale, norm_epsilon: form.norm_epsilon };
+    let inputs = packing.inputs.iter().map(form).collect();
+    Ok((embedding, inputs, placement_from_wire(required(packing.logits, "logits' layout")?)))
 }
 
 fn keys_to_wire(keys: &KeyManifest) -> wire::Keys {
@@ -275,7 +278,7 @@ fn program_to_wire(program: &CkksProgram, blobs: &mut Blobs) -> wire::Program {
         tables: tables.collect(),
         states: states.collect(),
         entries: program.entries.iter().map(entry_to_wire).collect(),
-        client: Some(packing_to_wire(&program.embedding, program.embedding_scale, &program.logits)),
+        client: Some(packing_to_wire(&program.embedding, &program.inputs, &program.logits)),
     }
 }
 
@@ -292,7 +295,7 @@ fn program_from_wire(program: wire::Program, blobs: &BlobsRead<'_>) -> Result<Ck
         let layout = from_text(&state.layout, Layout::read)?;
         states.push(State { name: state.name, capacity: state.capacity, layout, level: state.level });
     }
-    let (embedding, embedding_scale, logits) = packing_from_wire(program.client)?;
+    let (embedding, inputs, logits) = packing_from_wire(program.client)?;
     Ok(Program {
         slots: program.slots,
         context: program.context,
@@ -300,7 +303,7 @@ fn program_from_wire(program: wire::Program, blobs: &BlobsRead<'_>) -> Result<Ck
         states,
         entries: program.entries.into_iter().map(entry_from_wire).collect::<Result<_, _>>()?,
         embedding,
-        embedding_scale,
+        inputs,
         logits,
     })
 }
@@ -354,13 +357,13 @@ pub(super) fn client_to_wire(plan: &ClientPlan, blobs: &mut Blobs) -> wire::Clie
         slots: plan.slots,
         context: plan.context,
         entries: plan.entries.iter().map(interface).collect(),
-        client: Some(packing_to_wire(&plan.embedding, plan.embedding_scale, &plan.logits)),
+        client: Some(packing_to_wire(&plan.embedding, &plan.inputs, &plan.logits)),
         plan_hash: plan.plan_hash.to_vec(),
     }
 }
 
 pub(super) fn client_from_wire(header: wire::ClientHeader, blobs: &BlobsRead<'_>) -> Result<ClientPlan, Error> {
-    let (embedding, embedding_scale, logits) = packing_from_wire(header.client)?;
+    let (embedding, inputs, logits) = packing_from_wire(header.client)?;
     let interface = |entry: wire::EntryInterface| EntryInterface {
         kind: kind_of(entry.chunk),
         input_levels: entry.input_levels,
@@ -374,7 +377,7 @@ pub(super) fn client_from_wire(header: wire::ClientHeader, blobs: &BlobsRead<'_>
         context: header.context,
         entries: header.entries.into_iter().map(interface).collect(),
         embedding,
-        embedding_scale,
+        inputs,
         logits,
         plan_hash: hash_from(&header.plan_hash, "plan hash")?,
     })

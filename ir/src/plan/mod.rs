@@ -26,7 +26,7 @@ use crate::Error;
 use crate::ckks::{CiphertextType, CkksOp, Levels};
 use crate::manifest::KeyManifest;
 use crate::parameters::Parameters;
-use crate::program::{EntryKind, Placement, Program};
+use crate::program::{EmbeddingForm, EntryKind, Placement, Program};
 
 /// A program of the ckks stage.
 pub type CkksProgram = Program<CkksOp, CiphertextType>;
@@ -115,11 +115,11 @@ pub struct ClientPlan {
     pub context: u32,
     /// The server's entry points.
     pub entries: Vec<EntryInterface>,
-    /// How embeddings are packed, after a product with `embedding_scale`.
+    /// Where the inputs hold what they hold of embeddings.
     pub embedding: Placement,
-    /// Factor of embeddings ahead of encryption.
-    pub embedding_scale: f64,
-    /// Where the logits are.
+    /// What each input of an entry point holds of embeddings.
+    pub inputs: Vec<EmbeddingForm>,
+    /// Where the logits are; slot s of output number k counts as slot k·n + s.
     pub logits: Placement,
     /// Checksum of the server's plan, [`Plan::hash_of`].
     pub plan_hash: [u8; 32],
@@ -150,7 +150,7 @@ impl Plan {
             context: program.context,
             entries: program.entries.iter().map(interface).collect(),
             embedding: program.embedding.clone(),
-            embedding_scale: program.embedding_scale,
+            inputs: program.inputs.clone(),
             logits: program.logits.clone(),
             plan_hash,
         }

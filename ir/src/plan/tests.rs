@@ -6,7 +6,7 @@ use super::*;
 use crate::ckks::{Bootstrap, CkksGraph};
 use crate::expression::{Integer, TableId, Vector};
 use crate::graph::{Origin, Region};
-use crate::program::{Entry, State, Table};
+use crate::program::{EmbeddingForm, Entry, State, Table};
 use crate::slots::{Chebyshev, Domain, Fill, Layout, StateId, WriteMode};
 
 /// A small plan that uses every part of the format.
@@ -51,7 +51,7 @@ pub(crate) fn example() -> Plan {
         states: vec![State { name: "cache".into(), capacity: 2, layout, level: Some(3) }],
         entries: vec![Entry { kind: EntryKind::Decode, graph }],
         embedding: placement.clone(),
-        embedding_scale: 0.25,
+        inputs: vec![EmbeddingForm::scaled(0.25)],
         logits: placement,
     };
     Plan {
@@ -122,7 +122,7 @@ fn a_newer_version_is_refused_with_both_versions() {
     let mut bytes = example().to_bytes().unwrap();
     bytes[8..12].copy_from_slice(&7_u32.to_le_bytes());
     let message = Plan::from_bytes(&bytes).unwrap_err().to_string();
-    assert!(message.contains("version 7") && message.contains("version 1"), "{message}");
+    assert!(message.contains("version 7") && message.contains(&format!("version {FORMAT_VERSION}")), "{message}");
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn plans_that_make_no_sense_are_not_written() {
     refuse(|plan| plan.keys.rotations.extend([(32, 1)]), "rotation by 32");
     refuse(|plan| plan.program.entries[0].graph.values[2].ty.level = 9, "level 9");
     refuse(|plan| plan.program.entries[0].graph.values[2].ty.max_abs = f64::NAN, "bound NaN");
-    refuse(|plan| plan.program.embedding_scale = f64::INFINITY, "scale");
+    refuse(|plan| plan.program.inputs[0].scale = f64::INFINITY, "scale");
     refuse(|plan| drop(plan.program.entries.pop()), "decode");
 }
 

@@ -208,10 +208,18 @@ pub(super) struct Origin {
 pub(super) struct Packing {
     #[prost(message, optional, tag = "1")]
     pub(super) embedding: Option<Placement>,
-    #[prost(double, tag = "2")]
-    pub(super) embedding_scale: f64,
+    #[prost(message, repeated, tag = "2")]
+    pub(super) inputs: Vec<EmbeddingForm>,
     #[prost(message, optional, tag = "3")]
     pub(super) logits: Option<Placement>,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(super) struct EmbeddingForm {
+    #[prost(double, tag = "1")]
+    pub(super) scale: f64,
+    #[prost(double, optional, tag = "2")]
+    pub(super) norm_epsilon: Option<f64>,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -31,6 +31,12 @@ impl Range {
         self.max = self.max.max(x);
     }
 
+    /// The smallest range that holds both.
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        Self { min: self.min.min(other.min), max: self.max.max(other.max) }
+    }
+
     /// Whether no number was seen.
     pub fn is_empty(&self) -> bool {
         self.min > self.max

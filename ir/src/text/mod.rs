@@ -4,7 +4,7 @@
 //! cachemir slots
 //! slots 4096
 //! context 256
-//! embedding_scale 1.0
+//! input scale 1.0
 //! embedding token_stride 1 slots 0:64:64
 //! logits token_stride 0 slots 0:8:512
 //! table t0 layers.0.self_attn.q_proj [64, 64] blake3 …

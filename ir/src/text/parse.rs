@@ -6,7 +6,7 @@ use super::cursor::Cursor;
 use super::{TextOp, TextType, hexadecimal};
 use crate::Error;
 use crate::graph::{Definition, Graph, MAXIMUM_NESTING, Node, OpId, Origin, OriginId, Region, Value, ValueId};
-use crate::program::{Entry, EntryKind, Placement, Program, State, Table};
+use crate::program::{EmbeddingForm, Entry, EntryKind, Placement, Program, State, Table};
 use crate::slots::Layout;
 use crate::tensor::{Hyperparameters, RopeTable, TensorModel, TensorOp, Weight};
 
@@ -19,11 +19,22 @@ pub fn parse<O: TextOp>(text: &str, find: FindValues<'_>) -> Result<Program<O, O
     header(&mut lines, O::STAGE)?;
     let slots = field(&mut lines, "slots", Cursor::integer)?;
     let context = field(&mut lines, "context", Cursor::integer)?;
-    let embedding_scale = field(&mut lines, "embedding_scale", Cursor::float)?;
-    let embedding = field(&mut lines, "embedding", placement)?;
+    let mut inputs = Vec::new();
+    let embedding = loop {
+        let mut line = lines.expect("`input` or `embedding`")?;
+        if line.eat_word("input") {
+            inputs.push(input(&mut line)?);
+            line.finish()?;
+        } else {
+            line.expect_word("embedding")?;
+            let embedding = placement(&mut line)?;
+            line.finish()?;
+            break embedding;
+        }
+    };
     let logits = field(&mut lines, "logits", placement)?;
     let mut program =
-        Program { slots, context, tables: vec![], states: vec![], entries: vec![], embedding, embedding_scale, logits };
+        Program { slots, context, tables: vec![], states: vec![], entries: vec![], embedding, inputs, logits };
     while let Some(mut line) = lines.next() {
         match line.word()? {
             "table" => {
@@ -182,6 +193,13 @@ fn hash(line: &mut Cursor<'_>) -> Result<[u8; 32], Error> {
 fn values(line: &mut Cursor<'_>, name: &str, find: FindValues<'_>) -> Result<Vec<f32>, Error> {
     let hash = hash(line)?;
     find(&hash).ok_or_else(|| line.error(format!("there are no values for `{name}` with hash {}", hexadecimal(&hash))))
+}
+
+fn input(line: &mut Cursor<'_>) -> Result<EmbeddingForm, Error> {
+    line.expect_word("scale")?;
+    let scale = line.float()?;
+    let norm_epsilon = if line.eat_word("norm_epsilon") { Some(line.float()?) } else { None };
+    Ok(EmbeddingForm { scale, norm_epsilon })
 }
 
 /// More slots than any ciphertext has.

@@ -36,9 +36,16 @@ pub fn print_with_problems<O: TextOp>(program: &Program<O, O::Type>, problems: &
     for problem in problems.iter().filter(|problem| problem.op.is_none()) {
         out.push_str(&format!("; error: {problem}\n"));
     }
-    out.push_str(&format!("slots {}\ncontext {}\nembedding_scale ", program.slots, program.context));
-    write_float(&mut out, program.embedding_scale);
-    out.push('\n');
+    out.push_str(&format!("slots {}\ncontext {}\n", program.slots, program.context));
+    for form in &program.inputs {
+        out.push_str("input scale ");
+        write_float(&mut out, form.scale);
+        if let Some(epsilon) = form.norm_epsilon {
+            out.push_str(" norm_epsilon ");
+            write_float(&mut out, epsilon);
+        }
+        out.push('\n');
+    }
     placement(&mut out, "embedding", &program.embedding);
     placement(&mut out, "logits", &program.logits);
     for (index, table) in program.tables.iter().enumerate() {

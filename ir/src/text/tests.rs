@@ -6,7 +6,7 @@ use super::*;
 use crate::ckks::CkksOp;
 use crate::expression::{Integer, TableId, Vector};
 use crate::graph::{Graph, Origin, Region};
-use crate::program::{Entry, EntryKind, Placement, Program, State};
+use crate::program::{EmbeddingForm, Entry, EntryKind, Placement, Program, State};
 use crate::slots::{Chebyshev, Domain, Fill, Layout, Purpose, SlotGraph, SlotOp, SlotType, StateId, WriteMode};
 
 /// A program with every op of the slots stage, awkward names and numbers.
@@ -72,7 +72,7 @@ pub(crate) fn slots_example() -> Program<SlotOp, SlotType> {
             Entry { kind: EntryKind::Prefill { chunk: 4 }, graph: empty },
         ],
         embedding: Placement { index_to_slot: vec![0, 4, 8, 1, 5, 9, 31, 30, 29, 7], token_stride: 1 },
-        embedding_scale: 0.1,
+        inputs: vec![EmbeddingForm::scaled(0.1)],
         logits: Placement { index_to_slot: vec![], token_stride: 0 },
     }
 }
@@ -100,7 +100,7 @@ fn ckks_programs_round_trip() {
 
 #[test]
 fn text_without_op_ids_numbers_ops_in_order() {
-    let text = "cachemir slots\nslots 8\ncontext 4\nembedding_scale 1\nembedding token_stride 1 slots\n\
+    let text = "cachemir slots\nslots 8\ncontext 4\ninput scale 1\nembedding token_stride 1 slots\n\
                 logits token_stride 1 slots\n; a comment\nentry decode (%0 : zero stride 1) {\n\
                 %2 = sum i0 in 0..2 : zero stride 1 {\n%1 = rotate %0 by i0 : zero stride 1\nyield %1\n}\nyield %2\n}\n";
     let program = parse::<SlotOp>(text, &|_| None).unwrap();

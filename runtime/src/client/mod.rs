@@ -75,24 +75,21 @@ impl<C: Cipher> Client<C> {
     }
 
     /// Encrypts the embeddings of tokens for an entry point, `decode` or `prefill`.
-    pub fn encrypt(&self, entry: &str, tokens: &[u32]) -> Result<C::Ciphertext, Error> {
-        let level = self.level(entry)?;
-        let slots = packing::pack(&self.plan, tokens)?;
-        self.cipher.encrypt(&slots, level)
+    pub fn encrypt(&self, entry: &str, tokens: &[u32]) -> Result<Vec<C::Ciphertext>, Error> {
+        let interface = self.plan.entry(entry);
+        let interface = interface.ok_or_else(|| Error::PlanInvalid(format!("the plan has no entry point {entry}")))?;
+        let packed = packing::pack(&self.plan, tokens)?;
+        packed.iter().zip(&interface.input_levels).map(|(slots, &level)| self.cipher.encrypt(slots, level)).collect()
     }
 
     /// Decrypts the logits.
-    pub fn decrypt(&self, output: &C::Ciphertext) -> Result<Vec<f64>, Error> {
-        packing::unpack(&self.cipher.decrypt(output)?, &self.plan.logits)
+    pub fn decrypt(&self, outputs: &[C::Ciphertext]) -> Result<Vec<f64>, Error> {
+        let slots = outputs.iter().map(|output| self.cipher.decrypt(output)).collect::<Result<Vec<_>, _>>()?;
+        packing::unpack(&slots.concat(), &self.plan.logits)
     }
 
     /// Whether a token ends the text.
     pub fn is_end(&self, token: u32) -> bool {
         self.plan.model.eos.contains(&token)
-    }
-
-    fn level(&self, entry: &str) -> Result<u32, Error> {
-        let interface = self.plan.entry(entry).and_then(|entry| entry.input_levels.first().copied());
-        interface.ok_or_else(|| Error::PlanInvalid(format!("the plan has no entry point {entry}")))
     }
 }

@@ -1,31 +1,26 @@
-//! Between a client's vectors and the slots of a ciphertext, as the plan's placements say.
+//! Between a client's vectors and the slots of ciphertexts, as the plan's placements say.
 
 use cachemir_ir::plan::ClientPlan;
-use cachemir_ir::program::Placement;
+use cachemir_ir::program::{self, Placement};
 
 use crate::Error;
 
-/// Packs the scaled embeddings of consecutive tokens; all other slots are zero.
-pub fn pack(plan: &ClientPlan, tokens: &[u32]) -> Result<Vec<f64>, Error> {
-    let slots = plan.slots as usize;
-    let mut packed = vec![0.0; slots];
-    for (index, &token) in tokens.iter().enumerate() {
-        let shift = index * plan.embedding.token_stride as usize;
-        let row = plan.model.embedding_of(token).ok_or_else(|| {
+/// The slots of each input for the embeddings of consecutive tokens.
+pub fn pack(plan: &ClientPlan, tokens: &[u32]) -> Result<Vec<Vec<f64>>, Error> {
+    let embedding = |&token: &u32| {
+        plan.model.embedding_of(token).ok_or_else(|| {
             let tokens = plan.model.vocabulary;
             Error::Tokenizer(format!("token {token} has no embedding: the model has {tokens} tokens"))
-        })?;
-        for (&value, &slot) in row.iter().zip(&plan.embedding.index_to_slot) {
-            let entry = packed.get_mut(slot as usize + shift).ok_or_else(|| {
-                Error::PlanInvalid(format!("the placement puts a value of token {index} beyond the {slots} slots"))
-            })?;
-            *entry = f64::from(value) * plan.embedding_scale;
-        }
-    }
-    Ok(packed)
+        })
+    };
+    let embeddings = tokens.iter().map(embedding).collect::<Result<Vec<_>, _>>()?;
+    let slots = plan.slots as usize;
+    program::pack(&plan.inputs, &plan.embedding, slots, &embeddings).ok_or_else(|| {
+        Error::PlanInvalid(format!("the placement puts values of {} tokens beyond the {slots} slots", tokens.len()))
+    })
 }
 
-/// Takes a vector out of the slots: entry i lies in slot `index_to_slot[i]`.
+/// Takes a vector out of the slots of all outputs, one after the other: entry i lies in slot `index_to_slot[i]`.
 pub fn unpack(slots: &[f64], placement: &Placement) -> Result<Vec<f64>, Error> {
     let entry = |&slot: &u32| {
         let value = slots.get(slot as usize).copied();
@@ -40,6 +35,7 @@ mod tests {
     use cachemir_ir::manifest::KeyManifest;
     use cachemir_ir::parameters::Parameters;
     use cachemir_ir::plan::ClientModel;
+    use cachemir_ir::program::EmbeddingForm;
 
     fn plan(token_stride: u32) -> ClientPlan {
         ClientPlan {
@@ -58,7 +54,7 @@ mod tests {
             context: 4,
             entries: vec![],
             embedding: Placement { index_to_slot: vec![0, 4], token_stride },
-            embedding_scale: 0.5,
+            inputs: vec![EmbeddingForm::scaled(0.5), EmbeddingForm { scale: 2.0, norm_epsilon: Some(12.0) }],
             logits: Placement { index_to_slot: vec![4, 1], token_stride: 0 },
             plan_hash: [0; 32],
         }
@@ -68,8 +64,11 @@ mod tests {
     fn tokens_interleave_by_their_stride() {
         let plan = plan(1);
         let packed = pack(&plan, &[1, 0, 1]).unwrap();
-        assert_eq!(packed, [1.5, 0.5, 1.5, 0.0, 2.0, 1.0, 2.0, 0.0]);
-        assert_eq!(unpack(&packed, &plan.logits).unwrap(), [2.0, 0.5]);
+        assert_eq!(packed[0], [1.5, 0.5, 1.5, 0.0, 2.0, 1.0, 2.0, 0.0]);
+        // √(3² + 4² + 2·12) = 7
+        assert_eq!(packed[1][0], 6.0 / 7.0);
+        assert_eq!(packed[1][6], 8.0 / 7.0);
+        assert_eq!(unpack(&packed[0], &plan.logits).unwrap(), [2.0, 0.5]);
     }
 
     #[test]

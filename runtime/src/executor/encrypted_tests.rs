@@ -6,7 +6,7 @@ use cachemir_ir::expression::{Integer, TableId, Vector};
 use cachemir_ir::graph::Region;
 use cachemir_ir::manifest::KeyManifest;
 use cachemir_ir::parameters::Parameters;
-use cachemir_ir::program::{Entry, EntryKind, Placement, Program, State, Table};
+use cachemir_ir::program::{EmbeddingForm, Entry, EntryKind, Placement, Program, State, Table};
 use cachemir_ir::slots::{Chebyshev, StateId, WriteMode};
 
 use super::tests::{push, push_sum, push_write, ty};
@@ -79,7 +79,7 @@ fn program() -> CkksProgram {
         states: vec![State { name: "cache".to_owned(), capacity: 3, layout, level: Some(6) }],
         entries: vec![Entry { kind: EntryKind::Decode, graph }],
         embedding: placement.clone(),
-        embedding_scale: 1.0,
+        inputs: vec![EmbeddingForm::scaled(1.0)],
         logits: placement,
     }
 }

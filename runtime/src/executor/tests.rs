@@ -3,7 +3,7 @@
 use cachemir_ir::ckks::{Bootstrap, CiphertextType, CkksGraph, CkksOp, Levels};
 use cachemir_ir::expression::{Integer, TableId, Vector};
 use cachemir_ir::graph::{OpId, Region, ValueId};
-use cachemir_ir::program::{Entry, EntryKind, Placement, Program, State, Table};
+use cachemir_ir::program::{EmbeddingForm, Entry, EntryKind, Placement, Program, State, Table};
 use cachemir_ir::slots::{Chebyshev, Domain, Fill, Layout, StateId, WriteMode};
 use num_complex::Complex64;
 
@@ -64,7 +64,7 @@ fn program(graph: CkksGraph) -> CkksProgram {
         states: vec![State { name: "cache".to_owned(), capacity: 3, layout, level: Some(5) }],
         entries: vec![Entry { kind: EntryKind::Decode, graph }],
         embedding: Placement { index_to_slot: vec![0], token_stride: 1 },
-        embedding_scale: 1.0,
+        inputs: vec![EmbeddingForm::scaled(1.0)],
         logits: Placement { index_to_slot: vec![0], token_stride: 1 },
     }
 }

@@ -36,39 +36,38 @@ impl<'p, A: Algebra> Server<'p, A> {
     pub fn prefill(
         &self,
         session: &mut Session<A::Ciphertext>,
-        input: A::Ciphertext,
+        inputs: Vec<A::Ciphertext>,
         count: usize,
         observer: &mut dyn Observer<A::Ciphertext>,
-    ) -> Result<A::Ciphertext, Error> {
-        self.call("prefill", session, input, count, observer)
+    ) -> Result<Vec<A::Ciphertext>, Error> {
+        self.call("prefill", session, inputs, count, observer)
     }
 
     /// Runs one token at the session's position through `decode`, and returns its logits.
     pub fn decode(
         &self,
         session: &mut Session<A::Ciphertext>,
-        input: A::Ciphertext,
+        inputs: Vec<A::Ciphertext>,
         observer: &mut dyn Observer<A::Ciphertext>,
-    ) -> Result<A::Ciphertext, Error> {
-        self.call("decode", session, input, 1, observer)
+    ) -> Result<Vec<A::Ciphertext>, Error> {
+        self.call("decode", session, inputs, 1, observer)
     }
 
     fn call(
         &self,
         entry: &str,
         session: &mut Session<A::Ciphertext>,
-        input: A::Ciphertext,
+        inputs: Vec<A::Ciphertext>,
         count: usize,
         observer: &mut dyn Observer<A::Ciphertext>,
-    ) -> Result<A::Ciphertext, Error> {
+    ) -> Result<Vec<A::Ciphertext>, Error> {
         let context = self.executor.program().context as usize;
         if session.position + count > context {
             return Err(Error::ContextFull { context });
         }
-        let mut outputs =
-            self.executor.call(entry, session.position, count, vec![input], &mut session.states, observer)?;
+        let outputs = self.executor.call(entry, session.position, count, inputs, &mut session.states, observer)?;
         session.position += count;
-        outputs.pop().ok_or_else(|| Error::PlanInvalid(format!("{entry} has no output")))
+        Ok(outputs)
     }
 }
 

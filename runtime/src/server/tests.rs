@@ -3,7 +3,7 @@
 use cachemir_ir::ckks::{CiphertextType, CkksGraph, CkksOp, Levels};
 use cachemir_ir::expression::Integer;
 use cachemir_ir::graph::Region;
-use cachemir_ir::program::{Entry, EntryKind, Placement, Program, State};
+use cachemir_ir::program::{EmbeddingForm, Entry, EntryKind, Placement, Program, State};
 use cachemir_ir::slots::{Domain, Fill, Layout, StateId, WriteMode};
 
 use super::*;
@@ -31,7 +31,7 @@ fn program() -> CkksProgram {
         states: vec![State { name: "sum".to_owned(), capacity: 2, layout, level: Some(4) }],
         entries: vec![Entry { kind: EntryKind::Decode, graph }],
         embedding: placement.clone(),
-        embedding_scale: 1.0,
+        inputs: vec![EmbeddingForm::scaled(1.0)],
         logits: placement,
     }
 }
@@ -41,8 +41,8 @@ fn server(program: &CkksProgram, hash: u8) -> Server<'_, Clear> {
 }
 
 fn decode(server: &Server<'_, Clear>, session: &mut Session<ClearCiphertext>, value: f64) -> Result<f64, Error> {
-    let output = server.decode(session, ClearCiphertext::fresh(&[value, 0.5], 4), &mut ())?;
-    Ok(output.slots[0].re)
+    let outputs = server.decode(session, vec![ClearCiphertext::fresh(&[value, 0.5], 4)], &mut ())?;
+    Ok(outputs[0].slots[0].re)
 }
 
 #[test]

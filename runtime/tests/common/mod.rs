@@ -8,7 +8,7 @@ use cachemir_ir::graph::{Region, ValueId};
 use cachemir_ir::manifest::KeyManifest;
 use cachemir_ir::parameters::Parameters;
 use cachemir_ir::plan::{ClientModel, Plan, Provenance};
-use cachemir_ir::program::{Entry, EntryKind, Placement, Program, State, Table};
+use cachemir_ir::program::{EmbeddingForm, Entry, EntryKind, Placement, Program, State, Table};
 use cachemir_ir::slots::{Domain, Fill, Layout, StateId, WriteMode};
 
 /// Width of the embedding and number of tokens.
@@ -132,7 +132,7 @@ pub(crate) fn write_plan(folder: &Path, context: u32) -> PathBuf {
         states: vec![State { name: "sum".to_owned(), capacity: 1, layout, level: Some(STATE_LEVEL) }],
         entries: vec![entry(EntryKind::Decode), entry(EntryKind::Prefill { chunk: 2 })],
         embedding: placement(WIDTH as u32),
-        embedding_scale: 1.0,
+        inputs: vec![EmbeddingForm::scaled(1.0)],
         logits: placement(0),
     };
     let plan = Plan {

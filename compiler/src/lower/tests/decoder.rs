@@ -132,7 +132,7 @@ fn check(slots: usize, hyperparameters: Hyperparameters, squarings: usize) {
     let [mut decode, mut prefill] = [0, 1].map(|entry| Recorder::new(&uses[entry], slots));
     for (position, &token) in tokens.iter().enumerate() {
         let input = embed(&model, &program, &[token]).unwrap();
-        let got = interpreter.call_with("decode", position as i64, 1, &[input], &mut decode).unwrap();
+        let got = interpreter.call_with("decode", position as i64, 1, &input, &mut decode).unwrap();
         compare(&got, position, "decode");
     }
     // A prefill of whole chunks and a part of one, then decoding.
@@ -142,13 +142,13 @@ fn check(slots: usize, hyperparameters: Hyperparameters, squarings: usize) {
     let mut done = 0;
     for chunk in tokens[..prompt].chunks(shape.chunk) {
         let input = embed(&model, &program, chunk).unwrap();
-        let got = interpreter.call_with("prefill", done as i64, chunk.len() as i64, &[input], &mut prefill).unwrap();
+        let got = interpreter.call_with("prefill", done as i64, chunk.len() as i64, &input, &mut prefill).unwrap();
         done += chunk.len();
         compare(&got, done - 1, "prefill");
     }
     for position in done..40 {
         let input = embed(&model, &program, &tokens[position..=position]).unwrap();
-        let got = interpreter.call_with("decode", position as i64, 1, &[input], &mut decode).unwrap();
+        let got = interpreter.call_with("decode", position as i64, 1, &input, &mut decode).unwrap();
         compare(&got, position, "decode after prefill");
     }
 }

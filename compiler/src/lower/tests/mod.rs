@@ -5,7 +5,7 @@ mod shipped;
 
 use cachemir_ir::expression::{Environment, Integer, TableId};
 use cachemir_ir::graph::ValueId;
-use cachemir_ir::program::{Entry, EntryKind, Placement, Table};
+use cachemir_ir::program::{EmbeddingForm, Entry, EntryKind, Placement, Table};
 use cachemir_ir::slots::Fill;
 use cachemir_ir::slots_interpreter::Interpreter;
 use cachemir_ir::tensor::Hyperparameters;
@@ -56,7 +56,7 @@ fn program(slots: usize, table: Table, build: impl FnOnce(&mut Builder) -> Vec<V
         states: vec![],
         entries: vec![Entry { kind: EntryKind::Decode, graph: builder.finish(outputs) }],
         embedding: placement.clone(),
-        embedding_scale: 1.0,
+        inputs: vec![EmbeddingForm::scaled(1.0)],
         logits: placement,
     }
 }

@@ -89,7 +89,7 @@ fn generate(slots: usize) {
                 }
                 let input = embed(model, &program, tokens).unwrap();
                 let entry = if with_prefill { "prefill" } else { "decode" };
-                outputs = interpreter.call(entry, position, tokens.len() as i64, &[input]).unwrap();
+                outputs = interpreter.call(entry, position, tokens.len() as i64, &input).unwrap();
                 position += tokens.len() as i64;
             }
             for &next in &prompt.generated {
@@ -98,7 +98,7 @@ fn generate(slots: usize) {
                 assert_eq!(argmax(&got), next);
                 want = reference.step(next).unwrap();
                 let input = embed(model, &program, &[next]).unwrap();
-                outputs = interpreter.call("decode", position, 1, &[input]).unwrap();
+                outputs = interpreter.call("decode", position, 1, &input).unwrap();
                 position += 1;
             }
         }

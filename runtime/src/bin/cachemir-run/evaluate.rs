@@ -42,13 +42,13 @@ impl Task for Perplexity<'_> {
         let (mut count, mut sum) = (0, 0.0);
         for step in steps(0, self.tokens.len() - 1, None) {
             screen.step(step);
-            let input = client.encrypt("decode", &self.tokens[step.position..=step.position])?;
-            let output = match server.decode(&mut session, input, &mut screen) {
-                Ok(output) => output,
+            let inputs = client.encrypt("decode", &self.tokens[step.position..=step.position])?;
+            let outputs = match server.decode(&mut session, inputs, &mut screen) {
+                Ok(outputs) => outputs,
                 Err(Error::Interrupted) => break,
                 Err(error) => return Err(error),
             };
-            sum += surprise(&client.decrypt(&output)?, self.tokens[step.position + 1]);
+            sum += surprise(&client.decrypt(&outputs)?, self.tokens[step.position + 1]);
             count += 1;
         }
         screen.finish()?;

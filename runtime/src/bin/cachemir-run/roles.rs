@@ -105,10 +105,18 @@ fn run_clear<T: Task>(plans: &Plans, mode: &Mode<'_>, task: T) -> Result<(T::Out
     };
     if mode.check {
         let mut ranges = RangeCheck::default();
-        let output = task.run(&client, &server, &surroundings, &mut ranges)?;
+        let output = explained(task.run(&client, &server, &surroundings, &mut ranges), &ranges)?;
         Ok((output, Findings { ranges: Some(ranges), ..Findings::default() }))
     } else {
         Ok((task.run(&client, &server, &surroundings, &mut ())?, Findings::default()))
+    }
+}
+
+/// What the check found, where logits are no numbers for it.
+fn explained<O>(output: Result<O, Error>, ranges: &RangeCheck) -> Result<O, Error> {
+    match output {
+        Err(Error::NotANumber) => Err(ranges.finish().err().unwrap_or(Error::NotANumber)),
+        other => other,
     }
 }
 
@@ -163,8 +171,9 @@ fn run_encrypted<T: Task>(plans: &Plans, mode: &Mode<'_>, task: T) -> Result<(T:
         let server = Server::new(Executor::new(algebra, program, plan.levels(), budget)?, hash);
         let client = plans.open_client(CheckedCipher(&cipher, ClearCipher))?;
         let mut watch = (RangeCheck::default(), Probe::new(&cipher));
-        let output = task.run(&client, &server, &surroundings, &mut watch)?;
+        let output = task.run(&client, &server, &surroundings, &mut watch);
         let (ranges, probe) = watch;
+        let output = explained(output, &ranges)?;
         let precision_bits_min = probe.precision_bits_min();
         Ok((output, Findings { ranges: Some(ranges), layers: probe.layers().to_vec(), precision_bits_min }))
     } else {
