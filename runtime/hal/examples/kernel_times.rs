@@ -1,4 +1,5 @@
-//! Times of the primitives that dominate a bootstrap, at ring degree 2^16 with 30 + 7 limbs.
+//! Times of row kernels on every instruction set of this machine, next to `tfhe-ntt`, and of the
+//! primitives that dominate a bootstrap on the best one, at ring degree 2^16 with 30 + 7 limbs.
 //!
 //! `RAYON_NUM_THREADS=1 cargo run --release -p cachemir-hal --example kernel_times`
 #![allow(clippy::print_stdout)]
@@ -6,7 +7,8 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use cachemir_hal::{Backend, CpuBackend, primes};
+use cachemir_hal::{Backend, CpuBackend, HalError, Isa, Representative, primes};
+use tfhe_ntt::prime64::Plan;
 
 const DEGREE: usize = 1 << 16;
 const LEVELS: usize = 30;
@@ -41,26 +43,56 @@ fn random(backend: &CpuBackend, polynomials: usize, limbs: &[usize]) -> Vec<u64>
     words
 }
 
+fn report(name: &str, f: &mut dyn FnMut() -> Result<(), HalError>) {
+    let time = best(|| f().expect("the shapes fit"));
+    println!("{name:<44} {:>12.1} us", time.as_secs_f64() * 1e6);
+}
+
+/// The kernels of one row; conversions are counted with all their rows.
+fn report_rows(backend: &CpuBackend) -> Result<(), HalError> {
+    let upload = |limbs: &[usize]| backend.upload(&random(backend, 1, limbs), 1, limbs.len());
+    let mut row = upload(&[0])?;
+    let (a, b, six) = (upload(&[0])?, upload(&[0])?, upload(&[0, 1, 2, 3, 4, 5])?);
+    let destinations: Vec<usize> = (6..22).collect();
+    println!("-- {}", backend.description());
+    report("forward NTT", &mut || backend.forward_ntt(&mut row, &[0]));
+    report("inverse NTT", &mut || backend.inverse_ntt(&mut row, &[0]));
+    report("multiply", &mut || backend.mul_assign(&mut row, &a, &[0]));
+    report("multiply-accumulate", &mut || backend.mul_accumulate(&mut row, &a, &b, &[0]));
+    report("multiply-accumulate 5 pairs", &mut || backend.mul_accumulate_many(&mut row, &[(&a, &b); 5], &[0]));
+    report("scale", &mut || backend.mul_scalar_assign(&mut row, &[12345], &[0]));
+    report("automorphism, accumulated", &mut || backend.automorphism_accumulate(&mut row, &a, 5, &[0]));
+    report("convert 6 limbs to 16, approximate", &mut || {
+        backend.convert_basis(&six, &[0, 1, 2, 3, 4, 5], &destinations, Representative::Approximate).map(drop)
+    });
+    Ok(())
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     let moduli = primes::primes_of_bits(50, DEGREE, LEVELS + SPECIAL, &[])?;
+    for isa in [Isa::Scalar, Isa::Avx2, Isa::Avx512Ifma] {
+        match CpuBackend::with_isa(DEGREE, &moduli, isa) {
+            Ok(backend) => report_rows(&backend)?,
+            Err(error) => println!("-- {error}"),
+        }
+    }
+    let plan = Plan::try_new(DEGREE, moduli[0]).ok_or("tfhe-ntt refuses the modulus")?;
+    let mut row = vec![1; DEGREE];
+    println!("-- tfhe-ntt");
+    report("forward NTT", &mut || {
+        plan.fwd(&mut row);
+        Ok(())
+    });
+    report("inverse NTT, not normalised", &mut || {
+        plan.inv(&mut row);
+        Ok(())
+    });
+
     let backend = CpuBackend::new(DEGREE, &moduli)?;
     let threads = rayon::current_num_threads();
-    println!("{}, {threads} threads, N = {DEGREE}", backend.description());
-
+    println!("-- {}, {threads} threads, N = {DEGREE}", backend.description());
     let upload =
         |polynomials, limbs: &[usize]| backend.upload(&random(&backend, polynomials, limbs), polynomials, limbs.len());
-    let mut row = upload(1, &[0])?;
-    let (a, b) = (upload(1, &[0])?, upload(1, &[0])?);
-    let report = |name: &str, f: &mut dyn FnMut() -> Result<(), cachemir_hal::HalError>| {
-        let time = best(|| f().expect("the shapes fit"));
-        println!("{name:<44} {:>12.1} us", time.as_secs_f64() * 1e6);
-    };
-    report("forward NTT, 1 limb", &mut || backend.forward_ntt(&mut row, &[0]));
-    report("inverse NTT, 1 limb", &mut || backend.inverse_ntt(&mut row, &[0]));
-    report("multiply, 1 limb", &mut || backend.mul_assign(&mut row, &a, &[0]));
-    report("multiply-accumulate, 1 limb", &mut || backend.mul_accumulate(&mut row, &a, &b, &[0]));
-    report("multiply-accumulate 8 pairs, 1 limb", &mut || backend.mul_accumulate_many(&mut row, &[(&a, &b); 8], &[0]));
-    report("automorphism, 1 limb", &mut || backend.automorphism(&mut row, &a, 5, &[0]));
 
     for (levels, dnum) in [(30, 5), (14, 2)] {
         let limbs: Vec<usize> = (0..levels).collect();

@@ -7,6 +7,8 @@
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
+mod avx2_plan;
+#[cfg(target_arch = "x86_64")]
 mod avx2_transform;
 #[cfg(target_arch = "x86_64")]
 mod ifma;

@@ -210,7 +210,7 @@ fn candidates(degree: usize, moduli: &[u64]) -> Vec<CpuBackend> {
 
 #[test]
 fn every_primitive_gives_the_reference_bits() {
-    for log2_degree in [4, 5, 7, 10, 13] {
+    for log2_degree in [4, 5, 6, 7, 10, 13] {
         let degree = 1 << log2_degree;
         let moduli = mixed_moduli(degree);
         let reference = ScalarBackend::new(degree, &moduli).unwrap();

@@ -7,13 +7,14 @@
 //! **Products.** With h = y·w rounded and l = y·w − h, which one fused operation gives exactly, and
 //! k an integer near y·w/q, the residue y·w − k·q = (h − k·q) + l is exact: both differences are
 //! integers below 2^53. It is as small as k is good:
-//! - For a constant w, |w| ≤ q/2, k is y·(w/q) rounded twice, where w/q was rounded once. The error
-//!   of k is below 1/2 + 3·2^-55·|y|, hence |y·w − k·q| < (1/2 + 0.124·|y|/q)·q.
+//! - For a constant w, |w| ≤ q/2, k is y·(w/q) rounded twice, where w/q was rounded once. For
+//!   |y| < 2^53 the error of k is below 1/2 + |y|·2^-55 + 2^-2, half a unit of numbers below 2^52:
+//!   the result is always in (−q, q), and close to (−q/2, q/2) for small y.
 //! - In general k is h·(1/q) after three roundings: the error is below 1/2 + 3·2^-53·|y·w|/q, that
 //!   is below 0.995 for residues y and w, hence the result in (−q, q).
 //!
-//! **Reduction.** For |x| ≤ 2^53 and k = x·(1/q) rounded, x − k·q has magnitude below
-//! (1/2 + 2^-49)·q.
+//! **Reduction.** For |x| ≤ 2^53 and k = x·(1/q) rounded, the error of k is at most 1/2 + 2/q, and
+//! |x − k·q| < q/2 + 3.
 //!
 //! **Words and doubles.** A word below 2^52 becomes a double by setting the exponent bits of 2^52
 //! and subtracting 2^52, and back. No operation here yields −0, whose sign would mislead
@@ -197,13 +198,14 @@ impl Ring {
         Self { q: splat(q as f64), inverse: splat(1.0 / q as f64) }
     }
 
-    /// y·w by a constant, of magnitude below (1/2 + 0.124·|y|/q)·q.
+    /// y·w by a constant, in (−q, q) for any |y| < 2^53.
     #[inline]
     #[target_feature(enable = "avx2,fma")]
     pub(super) fn scale(self, y: Vector, w: Factors) -> Vector {
         let high = _mm256_mul_pd(y, w.value);
+        let quotient = _mm256_mul_pd(y, w.quotient);
         let low = _mm256_fmsub_pd(y, w.value, high);
-        let k = nearest(_mm256_mul_pd(y, w.quotient));
+        let k = nearest(quotient);
         _mm256_add_pd(_mm256_fnmadd_pd(k, self.q, high), low)
     }
 
@@ -217,7 +219,7 @@ impl Ring {
         _mm256_add_pd(_mm256_fnmadd_pd(k, self.q, high), low)
     }
 
-    /// Takes any x to magnitude below (1/2 + 2^-49)·q.
+    /// Takes any |x| ≤ 2^53 to magnitude below q/2 + 3.
     #[inline]
     #[target_feature(enable = "avx2,fma")]
     pub(super) fn reduce(self, x: Vector) -> Vector {
@@ -279,6 +281,8 @@ struct Sum {
 
 /// Products below 2^100.8 that a [`Sum`] holds.
 const TERMS: usize = 8;
+/// Products that are cheaper to reduce one by one.
+const FEW_TERMS: usize = 4;
 
 impl Sum {
     const START: f64 = WORD * WORD;
@@ -310,29 +314,70 @@ impl Sum {
     }
 }
 
+/// Two vectors, worked on together so that the chains of their sums overlap.
+type Pair = [Lanes; 2];
+
+fn vector_pairs(row: &[u64]) -> &[Pair] {
+    vectors(row).as_chunks().0
+}
+
 #[target_feature(enable = "avx2,fma")]
 fn dot(acc: &mut [u64], pairs: &Pairs<'_>, accumulate: bool, m: &RowModulus) {
     let ring = Ring::new(m.q);
-    let acc = vectors_mut(acc);
     for (a, b) in pairs {
-        assert!(vectors(a).len() == acc.len() && vectors(b).len() == acc.len());
+        assert!(a.len() == acc.len() && b.len() == acc.len());
     }
+    let (acc, _) = vectors_mut(acc).as_chunks_mut::<2>();
+    if pairs.len() <= FEW_TERMS {
+        dot_few(acc, pairs, accumulate, ring);
+    } else {
+        dot_many(acc, pairs, accumulate, ring);
+    }
+}
+
+/// [`dot`] of up to [`FEW_TERMS`] rows as long as `acc`: each product is reduced to (−q, q), and the
+/// sum stays below 5q.
+#[target_feature(enable = "avx2,fma")]
+fn dot_few(acc: &mut [Pair], pairs: &Pairs<'_>, accumulate: bool, ring: Ring) {
     for (i, acc) in acc.iter_mut().enumerate() {
-        let mut total = if accumulate { doubles(load(acc)) } else { _mm256_setzero_pd() };
+        for (k, acc) in acc.iter_mut().enumerate() {
+            let mut sum = if accumulate { doubles(load(acc)) } else { _mm256_setzero_pd() };
+            for (a, b) in pairs {
+                // SAFETY: all rows are as long as `acc`.
+                let (a, b) = unsafe { (vector_pairs(a).get_unchecked(i), vector_pairs(b).get_unchecked(i)) };
+                sum = _mm256_add_pd(sum, ring.product(doubles(load(&a[k])), doubles(load(&b[k]))));
+            }
+            store(acc, ring.to_words(ring.reduce(sum)));
+        }
+    }
+}
+
+/// [`dot`] of any number of rows as long as `acc`.
+#[target_feature(enable = "avx2,fma")]
+fn dot_many(acc: &mut [Pair], pairs: &Pairs<'_>, accumulate: bool, ring: Ring) {
+    for (i, acc) in acc.iter_mut().enumerate() {
+        let mut totals = [_mm256_setzero_pd(); 2];
+        if accumulate {
+            totals = [doubles(load(&acc[0])), doubles(load(&acc[1]))];
+        }
         let mut chunks = pairs.chunks(TERMS);
         let mut chunk = chunks.next().unwrap_or_default();
         loop {
-            let mut sum = Sum::new();
+            let mut sums = [Sum::new(); 2];
             for (a, b) in chunk {
-                // SAFETY: all rows were found to have as many vectors as `acc`.
-                let (a, b) = unsafe { (vectors(a).get_unchecked(i), vectors(b).get_unchecked(i)) };
-                sum = sum.add(doubles(load(a)), doubles(load(b)));
+                // SAFETY: all rows are as long as `acc`.
+                let (a, b) = unsafe { (vector_pairs(a).get_unchecked(i), vector_pairs(b).get_unchecked(i)) };
+                for k in 0..2 {
+                    sums[k] = sums[k].add(doubles(load(&a[k])), doubles(load(&b[k])));
+                }
             }
-            total = sum.reduce(ring, total);
+            totals = [sums[0].reduce(ring, totals[0]), sums[1].reduce(ring, totals[1])];
             let Some(next) = chunks.next() else { break };
             chunk = next;
         }
-        store(acc, ring.to_words(total));
+        for k in 0..2 {
+            store(&mut acc[k], ring.to_words(totals[k]));
+        }
     }
 }
 
@@ -340,7 +385,6 @@ fn dot(acc: &mut [u64], pairs: &Pairs<'_>, accumulate: bool, m: &RowModulus) {
 fn scale(dst: &mut [u64], w: Multiplier, q: u64) {
     let (ring, w) = (Ring::new(q), Factor::new(w.factor, q).splat());
     for d in vectors_mut(dst) {
-        // For dst < 2^52 the product is below 3/4 q.
         store(d, ring.to_words(ring.scale(doubles(load(d)), w)));
     }
 }
@@ -476,21 +520,26 @@ fn combine(dst: &mut [u64], sources: &[&[u64]], constants: &[u64], next: &[u64],
 #[target_feature(enable = "avx2,fma")]
 fn combine_few<const COUNT: usize>(dst: &mut [Lanes], sources: &[&[u64]], constants: &[u64], next: &[u64], ring: Ring) {
     let next = next.as_ptr();
+    let (dst, _) = dst.as_chunks_mut::<2>();
     let mut factors = [_mm256_setzero_pd(); COUNT];
-    let mut rows: [&[Lanes]; COUNT] = [&[]; COUNT];
+    let mut rows: [&[Pair]; COUNT] = [&[]; COUNT];
     for k in 0..COUNT {
         factors[k] = splat(constants[k] as f64);
-        rows[k] = &vectors(sources[k])[..dst.len()];
+        rows[k] = &vector_pairs(sources[k])[..dst.len()];
     }
     for (i, d) in dst.iter_mut().enumerate() {
-        _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(4 * i).cast());
-        let mut sum = Sum::new();
+        _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(8 * i).cast());
+        let mut sums = [Sum::new(); 2];
         for k in 0..COUNT {
-            // SAFETY: each row was cut to the number of vectors of `dst`.
-            let x = load(unsafe { rows[k].get_unchecked(i) });
-            sum = sum.add(doubles(x), factors[k]);
+            // SAFETY: each row was cut to the length of `dst`.
+            let x = unsafe { rows[k].get_unchecked(i) };
+            for (sum, x) in sums.iter_mut().zip(x) {
+                *sum = sum.add(doubles(load(x)), factors[k]);
+            }
         }
-        store(d, ring.to_words(sum.reduce(ring, _mm256_setzero_pd())));
+        for (d, sum) in d.iter_mut().zip(sums) {
+            store(d, ring.to_words(sum.reduce(ring, _mm256_setzero_pd())));
+        }
     }
 }
 

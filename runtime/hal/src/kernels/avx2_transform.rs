@@ -1,28 +1,28 @@
 //! The negacyclic transform on 256-bit vectors, in double precision (see [`super::avx2`]).
 //!
 //! **Order of work.** Cooley–Tukey in place, natural order in, bit-reversed order out; the block
-//! with number i of m takes the twiddle at position m + i of the table ψ^rev. The stages at
-//! distances of 32 words and more are grouped into passes of up to three that work on eight
-//! registers; a block that fits the first cache level is finished before the next one is begun.
-//! The last five stages work on a tile of 32 words in registers, transposed for the last three
-//! so that a register holds the same position of four groups of 8 words. The first pass reads
-//! words, the last writes words; in between, the row holds the bits of doubles.
+//! with number i of m takes the twiddle at position m + i of the table ψ^rev. Stages at distances
+//! of 32 words and more go over the row by twos; a block that fits the first cache level is
+//! finished before the next one is begun. The last five stages work on tiles of 32 words in
+//! registers, transposed for the last three, so that a register holds the same position of four
+//! groups of 8 words. The first pass reads words, the last one writes words; in between, the
+//! row holds the bits of doubles.
+//!
+//! **Few stages at a time.** What limits is not memory but how far the processor looks ahead: the
+//! operations of a butterfly form a chain. Three stages in registers were slower than two.
 //!
 //! **Small tables.** The last three stages would need seven eighths of all twiddles. Group c, that is
 //! the residue modulo X^8 − γ^8, takes γ^4, then γ^2 and i·γ^2, then γ, i·γ, ζ·γ and i·ζ·γ with fixed
-//! i = ψ^(N/2) and ζ = ψ^(N/4): three are stored, four are multiplied out. That is cheaper than
-//! fetching them, for a key switch goes through the tables of all moduli in turn.
+//! i = ψ^(N/2) and ζ = ψ^(N/4): three are stored, four are multiplied out, at no loss of time, and
+//! tables of all moduli, which a key switch goes through in turn, stay in the last cache level.
 //!
-//! **Growth.** Values are bounded as multiples of q, of which a double holds 6.06. Forward, (x, y) ↦
-//! (x + w·y, x − w·y) adds the bound of a product: little more than q/2, but growing with that of y.
-//! [`Plan`] follows the bound and has the left halves reduced in front of a pass only when it
-//! would overflow. Backward, (x, y) ↦ (x + y, w·(x − y)) doubles the bound of the left half: see
-//! [`inverse_block`].
+//! **Growth** of values: see [`super::avx2_plan`].
 
 #[allow(clippy::wildcard_imports)]
 use std::arch::x86_64::*;
 
 use super::avx2::{Factor, Factors, Lanes, Ring, Vector, doubles, load, store};
+use super::avx2_plan::{Pass, Plan, TILE_STAGES};
 use crate::Modulus;
 use crate::tables::reverse_bits;
 
@@ -32,22 +32,36 @@ const LANES: usize = 4;
 const GROUP: usize = 8;
 /// Vectors of a tile.
 const TILE: usize = 8;
-/// Stages on a tile.
-const TILE_STAGES: usize = 5;
 /// Vectors of a block that is finished at once: 16 KiB.
 const BLOCK: usize = 1 << 9;
-/// Smallest ring degree: a pass reads words, another writes them.
-const MINIMUM_DEGREE: usize = 2 * LANES * TILE;
+/// Smallest ring degree: there is a pass in front of the tiles.
+const MINIMUM_DEGREE: usize = 2 << TILE_STAGES;
+
+/// γ^±4, γ^±2 and γ^±1 of four groups.
+#[derive(Debug)]
+struct GroupTwiddles([[f64; LANES]; 3]);
+
+impl GroupTwiddles {
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    fn load(&self) -> [Vector; 3] {
+        // SAFETY: the arrays cover 32 readable bytes.
+        let [a, b, c] = self.0.each_ref().map(|lanes| unsafe { _mm256_loadu_pd(lanes.as_ptr()) });
+        [a, b, c]
+    }
+}
 
 /// Constants of one direction.
 #[derive(Debug)]
 struct Direction {
     /// ψ^±rev(i), for the stages at distances of 8 and more.
     twiddles: Vec<Factor>,
-    /// γ^±4, γ^±2 and γ^±1 for each four groups.
-    groups: Vec<[[f64; LANES]; 3]>,
+    /// For each four groups, that is each tile.
+    groups: Vec<GroupTwiddles>,
     /// ψ^±(N/2), ψ^±(N/4), ψ^±(3N/4).
     fixed: [Factor; 3],
+    /// ψ^±(N/2) as a residue.
+    first: u64,
 }
 
 impl Direction {
@@ -64,76 +78,13 @@ impl Direction {
         Self {
             groups: (0..groups)
                 .step_by(LANES)
-                .map(|first| [1, 2, 4].map(|step| std::array::from_fn(|lane| at(step * (groups + first + lane)))))
+                .map(|c| [1, 2, 4].map(|step| std::array::from_fn(|lane| at(step * (groups + c + lane)))))
+                .map(GroupTwiddles)
                 .collect(),
             fixed: [1, 2, 3].map(|i| powers[i]),
+            first: modulus.pow(root, degree as u64 / 2),
             twiddles: powers[..groups].to_vec(),
         }
-    }
-}
-
-/// Stages that go over the row together.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Pass {
-    stages: usize,
-    /// Forward: whether left halves are reduced first.
-    reduce: bool,
-}
-
-/// The forward passes in front of the tiles, and whether the tiles reduce.
-#[derive(Debug)]
-struct Plan {
-    passes: Vec<Pass>,
-    tile_reduces: bool,
-    /// A bound on all values that arise.
-    #[cfg_attr(not(test), allow(dead_code))]
-    bound: f64,
-}
-
-impl Plan {
-    const LIMIT: f64 = (1_u64 << 53) as f64;
-
-    fn new(degree: usize, q: u64) -> Self {
-        let q = q as f64;
-        let stages = degree.ilog2() as usize - TILE_STAGES;
-        let lengths = match stages % 3 {
-            _ if stages == 1 => vec![1],
-            0 => vec![3; stages / 3],
-            1 => [vec![3; stages / 3 - 1], vec![2, 2]].concat(),
-            _ => [vec![3; stages / 3], vec![2]].concat(),
-        };
-        let grow = |left: f64, right: f64, stages: usize| {
-            let first = left + Self::scaled(right, q);
-            (1..stages).fold(first, |bound, _| bound + Self::scaled(bound, q))
-        };
-        let (mut passes, mut bound, mut highest) = (Vec::new(), q, q);
-        for (i, &stages) in lengths.iter().enumerate() {
-            // Tiles reduce after one stage only.
-            let ahead = if i + 1 == lengths.len() { stages + 1 } else { stages };
-            let reduce = grow(bound, bound, ahead) > Self::LIMIT;
-            bound = grow(if reduce { q / 2.0 + 3.0 } else { bound }, bound, stages);
-            highest = highest.max(bound);
-            passes.push(Pass { stages, reduce });
-        }
-        let tile = |reduce: bool| {
-            let first = grow(bound, bound, 1);
-            let second = grow(if reduce { q / 2.0 + 3.0 } else { first }, first, 1);
-            (0..3).fold(second, |bound, _| bound + Self::multiplied(bound, q)).max(first)
-        };
-        let tile_reduces = tile(false) > Self::LIMIT;
-        Self { passes, tile_reduces, bound: highest.max(tile(tile_reduces)) }
-    }
-
-    /// Bound of [`Ring::scale`] on values up to y: y/2 is a bound of what is rounded.
-    fn scaled(y: f64, q: f64) -> f64 {
-        let half_unit = ((y / 2.0).log2().floor() - 53.0).exp2();
-        q * (0.5 + y * (-55.0_f64).exp2() + half_unit)
-    }
-
-    /// Bound of [`Ring::product`] with a twiddle that is stored or multiplied out.
-    fn multiplied(y: f64, q: f64) -> f64 {
-        let twiddle = Self::scaled(q / 2.0, q);
-        q * (0.5 + 3.0 * (-53.0_f64).exp2() * y * twiddle / q)
     }
 }
 
@@ -176,9 +127,7 @@ impl Avx2Transform {
         assert_eq!(row.len(), self.degree);
         let q = &self.modulus;
         let left = q.mul(factor, q.inv(self.degree as u64));
-        let value = self.inverse.twiddles[1].value;
-        let twiddle = if value < 0.0 { q.value() - (-value) as u64 } else { value as u64 };
-        let last = [left, q.mul(left, twiddle)].map(|w| Factor::new(w, q.value()));
+        let last = [left, q.mul(left, self.inverse.first)].map(|w| Factor::new(w, q.value()));
         let (vectors, _) = row.as_chunks_mut();
         // SAFETY: `new` found the features.
         unsafe { inverse(self, Ring::new(q.value()), vectors, 1, 0, last) }
@@ -236,16 +185,16 @@ fn transpose(r: [Vector; 4]) -> [Vector; 4] {
 /// Eight vectors that hold groups 0, 0, 1, 1, …, 3, 3 to eight that hold positions 0, 1, …, 7.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn positions(v: [Vector; TILE]) -> [Vector; TILE] {
+fn to_positions(v: [Vector; TILE]) -> [Vector; TILE] {
     let [a, b, c, d] = transpose([v[0], v[2], v[4], v[6]]);
     let [e, f, g, h] = transpose([v[1], v[3], v[5], v[7]]);
     [a, b, c, d, e, f, g, h]
 }
 
-/// The inverse of [`positions`].
+/// The inverse of [`to_positions`].
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn groups(x: [Vector; TILE]) -> [Vector; TILE] {
+fn to_groups(x: [Vector; TILE]) -> [Vector; TILE] {
     let [a, c, e, g] = transpose([x[0], x[1], x[2], x[3]]);
     let [b, d, f, h] = transpose([x[4], x[5], x[6], x[7]]);
     [a, b, c, d, e, f, g, h]
@@ -301,17 +250,20 @@ macro_rules! over_parts {
     };
 }
 
-/// `stages` forward stages on one block, whose twiddle is number `block`.
+/// `stages` forward stages on each of `blocks` blocks, whose twiddles are numbers `first`,
+/// `first` + 1, ….
 #[target_feature(enable = "avx2,fma")]
-fn forward_block<const FIRST: bool, const REDUCE: bool>(
+fn forward_pass<const FIRST: bool, const REDUCE: bool>(
     ring: Ring,
     vectors: &mut [Lanes],
     w: &[Factor],
-    block: usize,
+    first: usize,
+    blocks: usize,
     stages: usize,
 ) {
-    match stages {
-        1 => {
+    let length = vectors.len() / blocks;
+    for (vectors, block) in vectors.chunks_exact_mut(length).zip(first..) {
+        if stages == 1 {
             let w = below::<1>(w, block);
             over_parts!(2, vectors, from words: FIRST, to words: false, ring, x => {
                 if REDUCE {
@@ -319,8 +271,7 @@ fn forward_block<const FIRST: bool, const REDUCE: bool>(
                 }
                 butterflies!(Ring::butterfly, ring, x, w; 0: (0, 1, 0););
             });
-        }
-        2 => {
+        } else {
             let w = below::<3>(w, block);
             over_parts!(4, vectors, from words: FIRST, to words: false, ring, x => {
                 if REDUCE {
@@ -331,91 +282,85 @@ fn forward_block<const FIRST: bool, const REDUCE: bool>(
                     1: (0, 1, 0) (2, 3, 1););
             });
         }
-        _ => {
-            let w = below::<7>(w, block);
-            over_parts!(8, vectors, from words: FIRST, to words: false, ring, x => {
-                if REDUCE {
-                    reduce!(ring, x; 0 1 2 3);
-                }
-                butterflies!(Ring::butterfly, ring, x, w;
-                    0: (0, 4, 0) (1, 5, 0) (2, 6, 0) (3, 7, 0);
-                    1: (0, 2, 0) (1, 3, 0) (4, 6, 1) (5, 7, 1);
-                    2: (0, 1, 0) (2, 3, 1) (4, 5, 2) (6, 7, 3););
-            });
+    }
+}
+
+/// Loads the vectors of a tile that hold doubles.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn load_tile(tile: &[Lanes; TILE]) -> [Vector; TILE] {
+    let mut x = [_mm256_setzero_pd(); TILE];
+    for (x, lanes) in x.iter_mut().zip(tile) {
+        *x = _mm256_castsi256_pd(load(lanes));
+    }
+    x
+}
+
+/// Stores doubles.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn store_tile(tile: &mut [Lanes; TILE], x: [Vector; TILE]) {
+    for (lanes, x) in tile.iter_mut().zip(x) {
+        store(lanes, _mm256_castpd_si256(x));
+    }
+}
+
+/// The forward stages at distances of 16 and 8 words, on tiles whose twiddles are numbers `first`,
+/// `first` + 1, ….
+#[target_feature(enable = "avx2,fma")]
+fn forward_tiles<const REDUCE: bool>(ring: Ring, tiles: &mut [[Lanes; TILE]], w: &[Factor], first: usize) {
+    for (tile, block) in tiles.iter_mut().zip(first..) {
+        let mut x = load_tile(tile);
+        let w = below::<3>(w, block);
+        butterflies!(Ring::butterfly, ring, x, w; 0: (0, 4, 0) (1, 5, 0) (2, 6, 0) (3, 7, 0););
+        if REDUCE {
+            reduce!(ring, x; 0 1 4 5);
+        }
+        butterflies!(Ring::butterfly, ring, x, w; 1: (0, 2, 0) (1, 3, 0) (4, 6, 1) (5, 7, 1););
+        store_tile(tile, x);
+    }
+}
+
+/// The last three forward stages.
+#[target_feature(enable = "avx2,fma")]
+fn forward_groups(ring: Ring, tiles: &mut [[Lanes; TILE]], twiddles: &[GroupTwiddles], fixed: [Factor; 3]) {
+    for (tile, w) in tiles.iter_mut().zip(twiddles) {
+        let mut x = to_positions(load_tile(tile));
+        let [w4, w2, w1] = w.load();
+        for t in 0..4 {
+            (x[t], x[t + 4]) = ring.butterfly_each(x[t], x[t + 4], w4);
+        }
+        (x[0], x[2]) = ring.butterfly_each(x[0], x[2], w2);
+        (x[1], x[3]) = ring.butterfly_each(x[1], x[3], w2);
+        let i2 = ring.scale(w2, fixed[0].splat());
+        (x[4], x[6]) = ring.butterfly_each(x[4], x[6], i2);
+        (x[5], x[7]) = ring.butterfly_each(x[5], x[7], i2);
+        (x[0], x[1]) = ring.butterfly_each(x[0], x[1], w1);
+        (x[2], x[3]) = ring.butterfly_each(x[2], x[3], ring.scale(w1, fixed[0].splat()));
+        (x[4], x[5]) = ring.butterfly_each(x[4], x[5], ring.scale(w1, fixed[1].splat()));
+        (x[6], x[7]) = ring.butterfly_each(x[6], x[7], ring.scale(w1, fixed[2].splat()));
+        reduce!(ring, x; 0 1 2 3 4 5 6 7);
+        for (lanes, x) in tile.iter_mut().zip(to_groups(x)) {
+            store(lanes, ring.to_words(x));
         }
     }
-}
-
-/// The last five forward stages on one tile, whose twiddle is number `block`.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-fn forward_tile<const REDUCE: bool>(
-    ring: Ring,
-    tile: &mut [Lanes; TILE],
-    direction: &Direction,
-    block: usize,
-    i: usize,
-) {
-    let mut x = [_mm256_setzero_pd(); TILE];
-    for k in 0..TILE {
-        x[k] = _mm256_castsi256_pd(load(&tile[k]));
-    }
-    let w = below::<3>(&direction.twiddles, block);
-    butterflies!(Ring::butterfly, ring, x, w; 0: (0, 4, 0) (1, 5, 0) (2, 6, 0) (3, 7, 0););
-    if REDUCE {
-        reduce!(ring, x; 0 1 4 5);
-    }
-    butterflies!(Ring::butterfly, ring, x, w; 1: (0, 2, 0) (1, 3, 0) (4, 6, 1) (5, 7, 1););
-    let mut x = positions(x);
-    let [w4, w2, w1] = twiddles_of_groups(&direction.groups[i]);
-    let fixed = direction.fixed;
-    for t in 0..4 {
-        (x[t], x[t + 4]) = ring.butterfly_each(x[t], x[t + 4], w4);
-    }
-    (x[0], x[2]) = ring.butterfly_each(x[0], x[2], w2);
-    (x[1], x[3]) = ring.butterfly_each(x[1], x[3], w2);
-    let i2 = ring.scale(w2, fixed[0].splat());
-    (x[4], x[6]) = ring.butterfly_each(x[4], x[6], i2);
-    (x[5], x[7]) = ring.butterfly_each(x[5], x[7], i2);
-    (x[0], x[1]) = ring.butterfly_each(x[0], x[1], w1);
-    (x[2], x[3]) = ring.butterfly_each(x[2], x[3], ring.scale(w1, fixed[0].splat()));
-    (x[4], x[5]) = ring.butterfly_each(x[4], x[5], ring.scale(w1, fixed[1].splat()));
-    (x[6], x[7]) = ring.butterfly_each(x[6], x[7], ring.scale(w1, fixed[2].splat()));
-    reduce!(ring, x; 0 1 2 3 4 5 6 7);
-    let x = groups(x);
-    for k in 0..TILE {
-        store(&mut tile[k], ring.to_words(x[k]));
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-fn twiddles_of_groups(groups: &[[f64; LANES]; 3]) -> [Vector; 3] {
-    let mut w = [_mm256_setzero_pd(); 3];
-    for (w, lanes) in w.iter_mut().zip(groups) {
-        // SAFETY: the reference covers 32 readable bytes.
-        *w = unsafe { _mm256_loadu_pd(lanes.as_ptr()) };
-    }
-    w
 }
 
 /// The forward passes from number `depth` on, on the block with number `block`.
 #[target_feature(enable = "avx2,fma")]
 fn forward(transform: &Avx2Transform, ring: Ring, vectors: &mut [Lanes], block: usize, depth: usize) {
-    let direction = &transform.forward;
-    let w = &direction.twiddles;
-    let passes = &transform.plan.passes;
-    let pass = |vectors: &mut [Lanes], block: usize, depth: usize| {
-        let Pass { stages, reduce } = passes[depth];
+    let Avx2Transform { forward: direction, plan, .. } = transform;
+    let pass = |vectors: &mut [Lanes], first: usize, blocks: usize, depth: usize| {
+        let (Pass { stages, reduce }, w) = (plan.passes[depth], &direction.twiddles);
         match (depth, reduce) {
-            (0, _) => forward_block::<true, false>(ring, vectors, w, block, stages),
-            (_, true) => forward_block::<false, true>(ring, vectors, w, block, stages),
-            (_, false) => forward_block::<false, false>(ring, vectors, w, block, stages),
+            (0, _) => forward_pass::<true, false>(ring, vectors, w, first, blocks, stages),
+            (_, true) => forward_pass::<false, true>(ring, vectors, w, first, blocks, stages),
+            (_, false) => forward_pass::<false, false>(ring, vectors, w, first, blocks, stages),
         }
     };
-    if vectors.len() > BLOCK && depth < passes.len() {
-        pass(vectors, block, depth);
-        let parts = 1 << passes[depth].stages;
+    if vectors.len() > BLOCK {
+        pass(vectors, block, 1, depth);
+        let parts = 1 << plan.passes[depth].stages;
         let length = vectors.len() / parts;
         for (i, part) in vectors.chunks_exact_mut(length).enumerate() {
             forward(transform, ring, part, block * parts + i, depth + 1);
@@ -423,56 +368,47 @@ fn forward(transform: &Avx2Transform, ring: Ring, vectors: &mut [Lanes], block: 
         return;
     }
     let mut blocks = 1;
-    for (depth, Pass { stages, .. }) in passes.iter().enumerate().skip(depth) {
-        let length = vectors.len() / blocks;
-        for (i, part) in vectors.chunks_exact_mut(length).enumerate() {
-            pass(part, block * blocks + i, depth);
-        }
+    for (depth, Pass { stages, .. }) in plan.passes.iter().enumerate().skip(depth) {
+        pass(vectors, block * blocks, blocks, depth);
         blocks <<= stages;
     }
     let (tiles, _) = vectors.as_chunks_mut();
-    let (first, all) = (block * blocks, transform.degree / (LANES * TILE));
-    for (tile, block) in tiles.iter_mut().zip(first..) {
-        if transform.plan.tile_reduces {
-            forward_tile::<true>(ring, tile, direction, block, block - all);
-        } else {
-            forward_tile::<false>(ring, tile, direction, block, block - all);
-        }
+    let first = block * blocks;
+    if plan.tile_reduces {
+        forward_tiles::<true>(ring, tiles, &direction.twiddles, first);
+    } else {
+        forward_tiles::<false>(ring, tiles, &direction.twiddles, first);
     }
+    let all = direction.groups.len();
+    forward_groups(ring, tiles, &direction.groups[first - all..], direction.fixed);
 }
 
-/// The inverse of [`forward_block`] but for a factor 2 a stage; if `LAST`, with the factors `last`
+/// The inverse of [`forward_pass`] but for a factor 2 a stage; if `LAST`, with the factors `last`
 /// of the last stage: for left halves, and for right halves in place of the twiddle.
 ///
-/// With values up to 1.45q and products up to (1/2 + 0.124·b)q for b·q, three stages make of
-/// position 0 four times its bound, hence it is reduced before it doubles again; 1 and 2 reach
-/// 3.5q and 2.5q, and are reduced at the end; 3 stays below 1.45q, what the last stage multiplied
-/// below q. Two stages are the same without the third.
+/// Left halves are reduced, for their bounds double a stage.
 #[target_feature(enable = "avx2,fma")]
-fn inverse_block<const LAST: bool>(
+fn inverse_pass<const LAST: bool>(
     ring: Ring,
     vectors: &mut [Lanes],
     w: &[Factor],
-    block: usize,
+    first: usize,
+    blocks: usize,
     stages: usize,
     last: [Factor; 2],
 ) {
-    match stages {
-        1 => {
+    let length = vectors.len() / blocks;
+    for (vectors, block) in vectors.chunks_exact_mut(length).zip(first..) {
+        if stages == 1 {
             let mut w = below::<1>(w, block);
             if LAST {
                 w[0] = last[1];
             }
             over_parts!(2, vectors, from words: false, to words: LAST, ring, x => {
                 butterflies!(Ring::inverse_butterfly, ring, x, w; 0: (0, 1, 0););
-                if LAST {
-                    x[0] = ring.scale(x[0], last[0].splat());
-                } else {
-                    reduce!(ring, x; 0);
-                }
+                x[0] = if LAST { ring.scale(x[0], last[0].splat()) } else { ring.reduce(x[0]) };
             });
-        }
-        2 => {
+        } else {
             let mut w = below::<3>(w, block);
             if LAST {
                 w[0] = last[1];
@@ -481,75 +417,54 @@ fn inverse_block<const LAST: bool>(
                 butterflies!(Ring::inverse_butterfly, ring, x, w;
                     1: (0, 1, 0) (2, 3, 1);
                     0: (0, 2, 0) (1, 3, 0););
-                if LAST {
-                    for x in &mut x[..2] {
-                        *x = ring.scale(*x, last[0].splat());
-                    }
-                } else {
-                    reduce!(ring, x; 0 1);
-                }
-            });
-        }
-        _ => {
-            let mut w = below::<7>(w, block);
-            if LAST {
-                w[0] = last[1];
-            }
-            over_parts!(8, vectors, from words: false, to words: LAST, ring, x => {
-                butterflies!(Ring::inverse_butterfly, ring, x, w;
-                    2: (0, 1, 0) (2, 3, 1) (4, 5, 2) (6, 7, 3);
-                    1: (0, 2, 0) (1, 3, 0) (4, 6, 1) (5, 7, 1););
-                reduce!(ring, x; 0 4);
-                butterflies!(Ring::inverse_butterfly, ring, x, w;
-                    0: (0, 4, 0) (1, 5, 0) (2, 6, 0) (3, 7, 0););
-                if LAST {
-                    for x in &mut x[..4] {
-                        *x = ring.scale(*x, last[0].splat());
-                    }
-                } else {
-                    reduce!(ring, x; 1 2);
+                for x in &mut x[..2] {
+                    *x = if LAST { ring.scale(*x, last[0].splat()) } else { ring.reduce(*x) };
                 }
             });
         }
     }
 }
 
-/// The inverse of [`forward_tile`] but for a factor 2 a stage. From values below q, two stages lead
-/// to 4q at position 0, and the third to 3.2q, 2.2q and 1.9q at positions 1 to 3; these are
-/// reduced, and 1.3q remains. The other two stages lead to 5.2q and 1.7q on the left, which are
-/// reduced, and to 1.2q on the right.
-#[inline]
+/// The inverse of [`forward_tiles`] but for a factor 2 a stage. Left halves are reduced.
 #[target_feature(enable = "avx2,fma")]
-fn inverse_tile(ring: Ring, tile: &mut [Lanes; TILE], direction: &Direction, block: usize, i: usize) {
-    let mut x = [_mm256_setzero_pd(); TILE];
-    for k in 0..TILE {
-        x[k] = doubles(load(&tile[k]));
+fn inverse_tiles(ring: Ring, tiles: &mut [[Lanes; TILE]], w: &[Factor], first: usize) {
+    for (tile, block) in tiles.iter_mut().zip(first..) {
+        let mut x = load_tile(tile);
+        let w = below::<3>(w, block);
+        butterflies!(Ring::inverse_butterfly, ring, x, w;
+            1: (0, 2, 0) (1, 3, 0) (4, 6, 1) (5, 7, 1);
+            0: (0, 4, 0) (1, 5, 0) (2, 6, 0) (3, 7, 0););
+        reduce!(ring, x; 0 1 2 3);
+        store_tile(tile, x);
     }
-    let mut x = positions(x);
-    let [w4, w2, w1] = twiddles_of_groups(&direction.groups[i]);
-    let fixed = direction.fixed;
-    (x[0], x[1]) = ring.inverse_butterfly_each(x[0], x[1], w1);
-    (x[2], x[3]) = ring.inverse_butterfly_each(x[2], x[3], ring.scale(w1, fixed[0].splat()));
-    (x[4], x[5]) = ring.inverse_butterfly_each(x[4], x[5], ring.scale(w1, fixed[1].splat()));
-    (x[6], x[7]) = ring.inverse_butterfly_each(x[6], x[7], ring.scale(w1, fixed[2].splat()));
-    (x[0], x[2]) = ring.inverse_butterfly_each(x[0], x[2], w2);
-    (x[1], x[3]) = ring.inverse_butterfly_each(x[1], x[3], w2);
-    let i2 = ring.scale(w2, fixed[0].splat());
-    (x[4], x[6]) = ring.inverse_butterfly_each(x[4], x[6], i2);
-    (x[5], x[7]) = ring.inverse_butterfly_each(x[5], x[7], i2);
-    reduce!(ring, x; 0 4);
-    for t in 0..4 {
-        (x[t], x[t + 4]) = ring.inverse_butterfly_each(x[t], x[t + 4], w4);
-    }
-    reduce!(ring, x; 1 2 3);
-    let mut x = groups(x);
-    let w = below::<3>(&direction.twiddles, block);
-    butterflies!(Ring::inverse_butterfly, ring, x, w;
-        1: (0, 2, 0) (1, 3, 0) (4, 6, 1) (5, 7, 1);
-        0: (0, 4, 0) (1, 5, 0) (2, 6, 0) (3, 7, 0););
-    reduce!(ring, x; 0 1 2 3);
-    for k in 0..TILE {
-        store(&mut tile[k], _mm256_castpd_si256(x[k]));
+}
+
+/// The inverse of [`forward_groups`] but for a factor 2 a stage. Of what doubles in two stages and of
+/// left halves, all that would overflow later is reduced.
+#[target_feature(enable = "avx2,fma")]
+fn inverse_groups(ring: Ring, tiles: &mut [[Lanes; TILE]], twiddles: &[GroupTwiddles], fixed: [Factor; 3]) {
+    for (tile, w) in tiles.iter_mut().zip(twiddles) {
+        let mut x = [_mm256_setzero_pd(); TILE];
+        for (x, lanes) in x.iter_mut().zip(&*tile) {
+            *x = doubles(load(lanes));
+        }
+        let mut x = to_positions(x);
+        let [w4, w2, w1] = w.load();
+        (x[0], x[1]) = ring.inverse_butterfly_each(x[0], x[1], w1);
+        (x[2], x[3]) = ring.inverse_butterfly_each(x[2], x[3], ring.scale(w1, fixed[0].splat()));
+        (x[4], x[5]) = ring.inverse_butterfly_each(x[4], x[5], ring.scale(w1, fixed[1].splat()));
+        (x[6], x[7]) = ring.inverse_butterfly_each(x[6], x[7], ring.scale(w1, fixed[2].splat()));
+        (x[0], x[2]) = ring.inverse_butterfly_each(x[0], x[2], w2);
+        (x[1], x[3]) = ring.inverse_butterfly_each(x[1], x[3], w2);
+        let i2 = ring.scale(w2, fixed[0].splat());
+        (x[4], x[6]) = ring.inverse_butterfly_each(x[4], x[6], i2);
+        (x[5], x[7]) = ring.inverse_butterfly_each(x[5], x[7], i2);
+        reduce!(ring, x; 0 4);
+        for t in 0..4 {
+            (x[t], x[t + 4]) = ring.inverse_butterfly_each(x[t], x[t + 4], w4);
+        }
+        reduce!(ring, x; 1 2 3);
+        store_tile(tile, to_groups(x));
     }
 }
 
@@ -563,38 +478,32 @@ fn inverse(
     depth: usize,
     last: [Factor; 2],
 ) {
-    let direction = &transform.inverse;
-    let w = &direction.twiddles;
-    let passes = &transform.plan.passes;
-    let pass = |vectors: &mut [Lanes], block: usize, depth: usize| {
-        let stages = passes[depth].stages;
+    let Avx2Transform { inverse: direction, plan, .. } = transform;
+    let pass = |vectors: &mut [Lanes], first: usize, blocks: usize, depth: usize| {
+        let (stages, w) = (plan.passes[depth].stages, &direction.twiddles);
         if depth == 0 {
-            inverse_block::<true>(ring, vectors, w, block, stages, last);
+            inverse_pass::<true>(ring, vectors, w, first, blocks, stages, last);
         } else {
-            inverse_block::<false>(ring, vectors, w, block, stages, last);
+            inverse_pass::<false>(ring, vectors, w, first, blocks, stages, last);
         }
     };
-    if vectors.len() > BLOCK && depth < passes.len() {
-        let parts = 1 << passes[depth].stages;
+    if vectors.len() > BLOCK {
+        let parts = 1 << plan.passes[depth].stages;
         let length = vectors.len() / parts;
         for (i, part) in vectors.chunks_exact_mut(length).enumerate() {
             inverse(transform, ring, part, block * parts + i, depth + 1, last);
         }
-        pass(vectors, block, depth);
+        pass(vectors, block, 1, depth);
         return;
     }
     let mut blocks = vectors.len() / TILE;
     let (tiles, _) = vectors.as_chunks_mut();
-    let (first, all) = (block * blocks, transform.degree / (LANES * TILE));
-    for (tile, block) in tiles.iter_mut().zip(first..) {
-        inverse_tile(ring, tile, direction, block, block - all);
-    }
-    for depth in (depth..passes.len()).rev() {
-        blocks >>= passes[depth].stages;
-        let length = vectors.len() / blocks;
-        for (i, part) in vectors.chunks_exact_mut(length).enumerate() {
-            pass(part, block * blocks + i, depth);
-        }
+    let (first, all) = (block * blocks, direction.groups.len());
+    inverse_groups(ring, tiles, &direction.groups[first - all..], direction.fixed);
+    inverse_tiles(ring, tiles, &direction.twiddles, first);
+    for depth in (depth..plan.passes.len()).rev() {
+        blocks >>= plan.passes[depth].stages;
+        pass(vectors, block * blocks, blocks, depth);
     }
 }
 
@@ -639,16 +548,6 @@ mod tests {
                         "factor, N = {degree}"
                     );
                 }
-            }
-        }
-    }
-
-    #[test]
-    fn forward_values_fit_doubles() {
-        for log2_degree in MINIMUM_DEGREE.ilog2()..=17 {
-            for q in [1 << 20, 1 << 46, 1 << 49, 1 << 50, MODULUS_BOUND] {
-                let plan = Plan::new(1 << log2_degree, q);
-                assert!(plan.bound <= Plan::LIMIT, "{plan:?}");
             }
         }
     }
