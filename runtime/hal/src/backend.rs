@@ -113,6 +113,12 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         self.select(src, 0..shape.polynomials, &positions)
     }
 
+    /// Overwrites a buffer with zeros, in a way that is not optimised away. Backends hand released
+    /// memory out again as it is, so owners of secrets call this before they let go of a buffer.
+    /// That includes what public data turns into the secret, such as the exact result of a decryption.
+    /// Cannot fail: a device that fails has lost the buffer as well.
+    fn wipe(&self, buffer: &mut Self::Buffer);
+
     /// Waits until all queued work is done and reports what failed in it.
     fn synchronise(&self) -> Result<(), HalError> {
         Ok(())

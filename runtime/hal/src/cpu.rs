@@ -11,6 +11,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::prelude::*;
+use zeroize::Zeroize;
 
 use crate::kernels::{Isa, Kernels, Multiplier, RowModulus, RowTransform, selected_isa};
 use crate::tables::Tables;
@@ -229,6 +230,10 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
+    fn wipe(&self, buffer: &mut CpuBuffer) {
+        buffer.words_mut().zeroize();
+    }
+
     fn add_assign(&self, dst: &mut CpuBuffer, src: &CpuBuffer, limbs: &[usize]) -> Result<(), HalError> {
         self.check_prefix("add_assign", dst, src, limbs)?;
         self.for_rows(dst, src.shape().polynomials, limbs.len(), |i, j, row| {
@@ -431,5 +436,27 @@ impl Backend for CpuBackend {
 
     fn tensor(&self, a: &CpuBuffer, b: &CpuBuffer, limbs: &[usize]) -> Result<CpuBuffer, HalError> {
         self.tensor_product(a, b, limbs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::primes::primes_of_bits;
+
+    #[test]
+    fn a_wiped_buffer_leaves_nothing_in_the_pool() {
+        let degree = 1 << 12;
+        let backend = CpuBackend::new(degree, &primes_of_bits(40, degree, 2, &[]).unwrap()).unwrap();
+        let released = |wipe: bool| {
+            let mut secret = backend.upload(&vec![7; 2 * degree], 1, 2).unwrap();
+            if wipe {
+                backend.wipe(&mut secret);
+            }
+            drop(secret);
+            backend.buffer(1, 2).unwrap().words().to_vec()
+        };
+        assert_eq!(released(false), vec![7; 2 * degree], "the pool recycles");
+        assert_eq!(released(true), vec![0; 2 * degree]);
     }
 }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use zeroize::Zeroize;
+
 use crate::ntt::ScalarTransform;
 use crate::tables::Tables;
 use crate::{Backend, CpuBuffer, HalError, Modulus, Representative, Shape, check};
@@ -193,6 +195,10 @@ impl Backend for ScalarBackend {
             }
         }
         Ok(())
+    }
+
+    fn wipe(&self, buffer: &mut CpuBuffer) {
+        buffer.words_mut().zeroize();
     }
 
     fn add_assign(&self, dst: &mut CpuBuffer, src: &CpuBuffer, limbs: &[usize]) -> Result<(), HalError> {

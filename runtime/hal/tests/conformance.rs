@@ -41,6 +41,11 @@ fn cases<B: Backend>() -> Vec<Case<B>> {
             let x = operand(b, r, 2, LIMBS);
             b.download(&b.duplicate(&x)?)
         }),
+        ("wipe", |b, r| {
+            let mut x = operand(b, r, 2, LIMBS);
+            b.wipe(&mut x);
+            b.download(&x)
+        }),
         ("add_assign", |b, r| {
             let (mut x, y) = (operand(b, r, 3, LIMBS), operand(b, r, 2, LIMBS));
             b.add_assign(&mut x, &y, &LIMBS[..5])?;
