@@ -9,7 +9,9 @@ use crate::{HalError, Shape};
 /// backend's pool when dropped.
 #[derive(Debug)]
 pub struct CpuBuffer {
+    /// At least as long as the shape asks for.
     words: Words,
+    length: usize,
     shape: Shape,
     degree: usize,
     pool: Pool,
@@ -29,13 +31,13 @@ impl CpuBuffer {
             .checked_mul(limbs)
             .and_then(|rows| rows.checked_mul(degree))
             .ok_or(HalError::OutOfMemory { bytes: usize::MAX })?;
-        Ok(Self { words: pool.take(length)?, shape: Shape { polynomials, limbs }, degree, pool: pool.clone() })
+        Ok(Self { words: pool.take(length)?, length, shape: Shape { polynomials, limbs }, degree, pool: pool.clone() })
     }
 
     /// A buffer of zeros, or [`HalError::OutOfMemory`].
     pub(crate) fn zeros(pool: &Pool, polynomials: usize, limbs: usize, degree: usize) -> Result<Self, HalError> {
         let mut buffer = Self::new(pool, polynomials, limbs, degree)?;
-        buffer.words.fill(0);
+        buffer.words_mut().fill(0);
         Ok(buffer)
     }
 
@@ -44,18 +46,18 @@ impl CpuBuffer {
     }
 
     pub(crate) fn words(&self) -> &[u64] {
-        &self.words
+        &self.words[..self.length]
     }
 
     pub(crate) fn words_mut(&mut self) -> &mut [u64] {
-        &mut self.words
+        &mut self.words[..self.length]
     }
 
     /// A copy of all words, or [`HalError::OutOfMemory`].
     pub(crate) fn to_words(&self) -> Result<Vec<u64>, HalError> {
         let mut words = Vec::new();
-        words.try_reserve_exact(self.words.len()).map_err(|_| HalError::OutOfMemory { bytes: 8 * self.words.len() })?;
-        words.extend_from_slice(&self.words);
+        words.try_reserve_exact(self.length).map_err(|_| HalError::OutOfMemory { bytes: 8 * self.length })?;
+        words.extend_from_slice(self.words());
         Ok(words)
     }
 

@@ -1,9 +1,10 @@
 //! Recycling of large allocations.
 //!
 //! A key switch writes some hundred megabytes of temporaries; fresh pages would cost more than the
-//! arithmetic on them. Released allocations are kept, by length, up to a fixed total.
+//! arithmetic on them. Released allocations are kept up to a fixed total, those released last: lengths
+//! follow levels, so what was released long ago is of a length that is no longer asked for.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aligned_vec::{AVec, ConstAlign};
@@ -14,7 +15,7 @@ use crate::HalError;
 pub(crate) type Words = AVec<u64, ConstAlign<64>>;
 
 /// Bytes that a pool keeps at most.
-const RETAINED_BYTES: usize = 768 << 20;
+const RETAINED_BYTES: usize = 1536 << 20;
 /// Shorter allocations are left to the allocator.
 const SHORTEST_WORDS: usize = 1 << 12;
 
@@ -44,8 +45,30 @@ fn advise_huge_pages(_words: &Words) {}
 
 #[derive(Debug, Default)]
 struct Shelf {
-    words: BTreeMap<usize, Vec<Words>>,
+    /// The one released last comes last.
+    released: VecDeque<Words>,
     bytes: usize,
+}
+
+impl Shelf {
+    /// The shortest allocation of at least `length` words, unless a fourth of it would lie idle.
+    fn take(&mut self, length: usize) -> Option<Words> {
+        let fits = |words: &Words| (length..=length + length / 3).contains(&words.len());
+        let candidates = self.released.iter().enumerate().rev().filter(|(_, words)| fits(words));
+        let (index, _) = candidates.min_by_key(|(_, words)| words.len())?;
+        let words = self.released.remove(index)?;
+        self.bytes -= 8 * words.len();
+        Some(words)
+    }
+
+    fn give(&mut self, words: Words) {
+        self.bytes += 8 * words.len();
+        self.released.push_back(words);
+        while self.bytes > RETAINED_BYTES {
+            let Some(oldest) = self.released.pop_front() else { break };
+            self.bytes -= 8 * oldest.len();
+        }
+    }
 }
 
 /// Allocations in waiting, shared by all buffers of a backend.
@@ -58,14 +81,10 @@ impl Pool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `length` words of unspecified content.
+    /// At least `length` words of unspecified content.
     pub(crate) fn take(&self, length: usize) -> Result<Words, HalError> {
-        {
-            let mut shelf = self.shelf();
-            if let Some(words) = shelf.words.get_mut(&length).and_then(Vec::pop) {
-                shelf.bytes -= 8 * length;
-                return Ok(words);
-            }
+        if let Some(words) = self.shelf().take(length) {
+            return Ok(words);
         }
         Self::allocate(length).or_else(|_| {
             *self.shelf() = Shelf::default();
@@ -89,14 +108,8 @@ impl Pool {
 
     /// Takes an allocation back.
     pub(crate) fn give(&self, words: Words) {
-        let length = words.len();
-        if length < SHORTEST_WORDS {
-            return;
-        }
-        let mut shelf = self.shelf();
-        if shelf.bytes + 8 * length <= RETAINED_BYTES {
-            shelf.bytes += 8 * length;
-            shelf.words.entry(length).or_default().push(words);
+        if words.len() >= SHORTEST_WORDS {
+            self.shelf().give(words);
         }
     }
 }
