@@ -106,7 +106,7 @@ pub enum Error {
         /// The op that does not fit.
         cause: crate::placement::Infeasible,
     },
-    /// An invariant of one of our stages is broken: a defect of the compiler.
+    /// A plan file that is unusable, or an invariant of one of our stages that is broken: a defect of the compiler.
     #[error(transparent)]
     Ir(#[from] cachemir_ir::Error),
 }
@@ -157,6 +157,10 @@ pub const EXPLANATIONS: &[(&str, &str)] = &[
     ("C0501", "A file cannot be read. Check its path and permissions."),
     ("C0502", "A file cannot be written. Check the folder, its permissions and the space left."),
     (
+        "C0503",
+        "The file is not a plan that `cachemirc compile` of this version wrote, or was cut off or altered since.",
+    ),
+    (
         "C0601",
         "An op needs more levels than the parameters leave it, wherever bootstraps are put. Choose parameters with more \
          levels (--params), or a calibration text with shorter ranges, which lowers the degrees of the approximations.",
@@ -189,7 +193,15 @@ impl Error {
             Self::Read { .. } => "C0501",
             Self::Write { .. } => "C0502",
             Self::Infeasible { .. } => "C0601",
-            Self::Ir(_) => "C0901",
+            Self::Ir(source) => match source {
+                cachemir_ir::Error::File { action: "read", .. } => "C0501",
+                cachemir_ir::Error::File { .. } => "C0502",
+                cachemir_ir::Error::NotAPlan { .. }
+                | cachemir_ir::Error::PlanVersion { .. }
+                | cachemir_ir::Error::PlanLength { .. }
+                | cachemir_ir::Error::PlanAltered { .. } => "C0503",
+                _ => "C0901",
+            },
         }
     }
 }

@@ -60,6 +60,12 @@ pub enum Error {
         /// Bytes available to the process.
         available_bytes: u64,
     },
+    /// Memory that the system refused.
+    #[error("out of memory: the system refused {bytes} more bytes")]
+    OutOfMemory {
+        /// Bytes that were asked for.
+        bytes: u64,
+    },
     /// A file that cannot be written.
     #[error("cannot write {}: {source}", path.display())]
     Unwritable {
@@ -97,7 +103,7 @@ pub enum Error {
         context: usize,
     },
     /// A program that cannot be executed.
-    #[error("{origin}: {message}")]
+    #[error("{origin}{}{message}", if origin.is_empty() { "" } else { ": " })]
     Execution {
         /// The ONNX node of the op, or what was being prepared.
         origin: String,
@@ -105,7 +111,7 @@ pub enum Error {
         message: String,
     },
     /// An error of the engine.
-    #[error("the engine failed at {origin}: {message}")]
+    #[error("the engine failed{}{origin}: {message}", if origin.is_empty() { "" } else { " at " })]
     Engine {
         /// The ONNX node of the op, or what was being prepared.
         origin: String,
@@ -149,7 +155,7 @@ impl Error {
             Self::EmptyPrompt => "CMR-R010",
             Self::PromptTooLong { .. } => "CMR-R011",
             Self::SamplingOption { .. } => "CMR-R012",
-            Self::Memory { .. } => "CMR-R020",
+            Self::Memory { .. } | Self::OutOfMemory { .. } => "CMR-R020",
             Self::Unwritable { .. } => "CMR-R021",
             Self::SessionInvalid { .. } => "CMR-R030",
             Self::SessionMismatch { .. } => "CMR-R031",

@@ -70,7 +70,7 @@ pub struct Requirements {
     pub matrix_bytes: u64,
     /// All elements of the state arrays.
     pub state_bytes: u64,
-    /// Most ciphertexts and decompositions that live at once, and the inside of a bootstrap.
+    /// Most ciphertexts and decompositions that live at once, the inside of a bootstrap, and buffers kept for reuse.
     pub working_bytes: u64,
 }
 
@@ -180,11 +180,13 @@ impl<B: Backend> Engine<B> {
             };
             peak_live_bytes(entry, &schedule, &ciphertext_bytes, &digit_bytes)
         });
+        let working = live.max().unwrap_or(0) + inside_bootstrap;
         Requirements {
             key_bytes: self.manifest.key_bytes(parameters),
             matrix_bytes,
             state_bytes: program.states.iter().map(state).sum(),
-            working_bytes: live.max().unwrap_or(0) + inside_bootstrap,
+            // Released buffers are kept for reuse, and are of other lengths than what lives.
+            working_bytes: working + working.min(cachemir_hal::RETAINED_BYTES as u64),
         }
     }
 

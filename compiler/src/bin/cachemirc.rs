@@ -117,6 +117,7 @@ fn run_compile(arguments: &CompileArguments) -> Result<(), Error> {
         context: arguments.context,
         parameters: arguments.params.clone(),
     };
+    check_writable(&arguments.output)?;
     let compilation = compile(&arguments.model, &options)?;
     if let Some(folder) = &arguments.dump_dir {
         dump_stages(&compilation, arguments, folder)?;
@@ -138,6 +139,12 @@ fn run_compile(arguments: &CompileArguments) -> Result<(), Error> {
         text + &format!("wrote {} and {}\n", arguments.output.display(), client_path(&arguments.output).display())
     };
     print(&text)
+}
+
+/// Fails where no file can be made beside the output, before the work that would be lost.
+fn check_writable(output: &Path) -> Result<(), Error> {
+    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    tempfile::tempfile_in(folder).map(drop).map_err(|source| Error::Write { path: output.to_owned(), source })
 }
 
 fn dump_stages(compilation: &Compilation, arguments: &CompileArguments, folder: &Path) -> Result<(), Error> {

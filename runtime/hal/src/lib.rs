@@ -26,4 +26,5 @@ pub use cpu::CpuBackend;
 pub use error::HalError;
 pub use kernels::{Isa, selected_isa};
 pub use modulus::Modulus;
+pub use pool::RETAINED_BYTES;
 pub use scalar::ScalarBackend;

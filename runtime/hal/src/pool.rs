@@ -14,8 +14,8 @@ use crate::HalError;
 /// Words aligned to cache lines.
 pub(crate) type Words = AVec<u64, ConstAlign<64>>;
 
-/// Bytes that a pool keeps at most.
-const RETAINED_BYTES: usize = 1536 << 20;
+/// Bytes of released buffers that a CPU backend keeps for reuse at most.
+pub const RETAINED_BYTES: usize = 1536 << 20;
 /// Shorter allocations are left to the allocator.
 const SHORTEST_WORDS: usize = 1 << 12;
 

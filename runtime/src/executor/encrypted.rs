@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cachemir_ckks::circuits::bootstrapping::{BootstrapEntry, Bootstrapper, SlotKind};
 use cachemir_ckks::circuits::polynomials::{EvaluationPlan, Polynomial};
 use cachemir_ckks::{Ciphertext, CkksError, Digits, EvaluationKeys, Evaluator, Plaintext, Ring};
-use cachemir_hal::Backend;
+use cachemir_hal::{Backend, HalError};
 use cachemir_ir::ckks::{Bootstrap, CiphertextType, polynomial_depth};
 use cachemir_ir::slots::Chebyshev;
 
@@ -15,7 +15,10 @@ use crate::Error;
 
 impl From<CkksError> for Error {
     fn from(source: CkksError) -> Self {
-        Self::engine(&source)
+        match source {
+            CkksError::Backend(HalError::OutOfMemory { bytes }) => Self::OutOfMemory { bytes: bytes as u64 },
+            other => Self::engine(&other),
+        }
     }
 }
 

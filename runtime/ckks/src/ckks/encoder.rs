@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use cachemir_hal::Backend;
 use num_complex::Complex64;
+use zeroize::Zeroizing;
 
 use crate::ckks::ciphertext::{ExtendedPlaintext, Plaintext};
 use crate::ckks::embedding::Embedding;
@@ -185,8 +186,11 @@ impl<B: Backend> Encoder<B> {
         let (backend, degree) = (self.ring.backend(), self.ring.degree());
         let limbs = self.ring.chain(decoding_level(&self.ring, plaintext.level, plaintext.scale));
         let mut buffer = backend.select(&plaintext.buffer, 0..1, limbs)?;
-        backend.inverse_ntt(&mut buffer, limbs)?;
-        let residues = backend.download(&buffer)?;
+        let residues =
+            backend.inverse_ntt(&mut buffer, limbs).and_then(|()| backend.download(&buffer)).map(Zeroizing::new);
+        // It may be what decryption gave.
+        backend.wipe(&mut buffer);
+        let residues = residues?;
         let moduli: Vec<_> = limbs.iter().map(|&limb| *self.ring.modulus(limb)).collect();
         let base = MixedRadix::new(moduli);
         Ok((0..degree).map(|k| base.value(|limb| residues[limb * degree + k]) / plaintext.scale).collect())

@@ -91,16 +91,23 @@ impl<'a, B: Backend> Decryptor<'a, B> {
         let secret = self.key.residues(&self.ring, limbs)?;
         let last = ciphertext.polynomials(&self.ring) - 1;
         let mut message = backend.select(&ciphertext.buffer, last..last + 1, limbs)?;
-        for polynomial in (0..last).rev() {
+        let mut accumulate = |polynomial: usize| -> Result<(), CkksError> {
             backend.mul_assign(&mut message, secret.buffer(), limbs)?;
             let part = backend.select(&ciphertext.buffer, polynomial..polynomial + 1, limbs)?;
-            backend.add_assign(&mut message, &part, limbs)?;
+            Ok(backend.add_assign(&mut message, &part, limbs)?)
+        };
+        let result = (0..last).rev().try_for_each(&mut accumulate);
+        if result.is_err() {
+            backend.wipe(&mut message);
         }
-        Ok(message)
+        result.map(|()| message)
     }
 
-    /// Decrypts and decodes.
+    /// Decrypts and decodes. The exact plaintext, which tells the secret to whoever has the ciphertext, is wiped.
     pub fn decrypt_slots(&self, encoder: &Encoder<B>, ciphertext: &Ciphertext<B>) -> Result<Vec<Complex64>, CkksError> {
-        encoder.decode(&self.decrypt(ciphertext)?)
+        let mut plaintext = self.decrypt(ciphertext)?;
+        let slots = encoder.decode(&plaintext);
+        self.ring.backend().wipe(&mut plaintext.buffer);
+        slots
     }
 }

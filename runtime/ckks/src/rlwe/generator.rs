@@ -203,7 +203,7 @@ impl<B: Backend> KeyGenerator<B> {
         let limbs = self.ring.extended(level, special);
         let from = secret.residues(&self.ring, self.ring.chain(level))?;
         let plain = secret.residues(&self.ring, &limbs)?;
-        let mut to = SecretResidues::new(backend.clone(), backend.zeros(1, limbs.len())?, &limbs);
+        let mut to = SecretResidues::new(backend.clone(), backend.zeros(1, limbs.len())?);
         backend.automorphism(to.buffer_mut(), plain.buffer(), self.ring.inverse_galois_element(element), &limbs)?;
         self.switching_key_between(from, to, level, special)
     }
@@ -239,13 +239,13 @@ impl<B: Backend> KeyGenerator<B> {
         backend.mul_accumulate(&mut b, &a, to.buffer(), &limbs)?;
 
         backend.mul_scalar_assign(from.buffer_mut(), &ring.special_product(special, chain), chain)?;
-        let mut gadget = SecretResidues::new(backend.clone(), backend.zeros(digits, limbs.len())?, &limbs);
+        let mut gadget = SecretResidues::new(backend.clone(), backend.zeros(digits, limbs.len())?);
         for digit in 0..digits {
             let first = digit * special;
             let end = (first + special).min(level + 1);
             backend.copy_into(gadget.buffer_mut(), digit, first, from.buffer(), 0..1, first..end)?;
         }
-        backend.add_assign(&mut b, gadget.buffer(), gadget.limbs())?;
+        backend.add_assign(&mut b, gadget.buffer(), &limbs)?;
         Ok(KeySwitchKey { b, a, seed, level, special })
     }
 }

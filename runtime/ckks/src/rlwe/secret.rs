@@ -36,9 +36,10 @@ impl SecretKey {
     /// The coefficients' residues modulo the primes at the given table indices, in the NTT domain.
     pub(crate) fn residues<B: Backend>(&self, ring: &Ring<B>, limbs: &[usize]) -> Result<SecretResidues<B>, CkksError> {
         let coefficients = Zeroizing::new(self.coefficients.iter().map(|&c| i64::from(c)).collect::<Vec<_>>());
-        let mut buffer = ring.backend().lift_signed(&coefficients, limbs)?;
-        ring.backend().forward_ntt(&mut buffer, limbs)?;
-        Ok(SecretResidues { backend: ring.backend().clone(), buffer, limbs: limbs.to_vec() })
+        let buffer = ring.backend().lift_signed(&coefficients, limbs)?;
+        let mut residues = SecretResidues::new(ring.backend().clone(), buffer);
+        ring.backend().forward_ntt(&mut residues.buffer, limbs)?;
+        Ok(residues)
     }
 }
 
@@ -46,12 +47,11 @@ impl SecretKey {
 pub(crate) struct SecretResidues<B: Backend> {
     backend: B,
     buffer: B::Buffer,
-    limbs: Vec<usize>,
 }
 
 impl<B: Backend> SecretResidues<B> {
-    pub(crate) fn new(backend: B, buffer: B::Buffer, limbs: &[usize]) -> Self {
-        Self { backend, buffer, limbs: limbs.to_vec() }
+    pub(crate) fn new(backend: B, buffer: B::Buffer) -> Self {
+        Self { backend, buffer }
     }
 
     pub(crate) fn buffer(&self) -> &B::Buffer {
@@ -61,15 +61,10 @@ impl<B: Backend> SecretResidues<B> {
     pub(crate) fn buffer_mut(&mut self) -> &mut B::Buffer {
         &mut self.buffer
     }
-
-    pub(crate) fn limbs(&self) -> &[usize] {
-        &self.limbs
-    }
 }
 
 impl<B: Backend> Drop for SecretResidues<B> {
     fn drop(&mut self) {
-        // A backend that fails here has lost the buffer as well.
-        let _ = self.backend.mul_scalar_assign(&mut self.buffer, &vec![0; self.limbs.len()], &self.limbs);
+        self.backend.wipe(&mut self.buffer);
     }
 }
