@@ -159,14 +159,28 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         limbs: &[usize],
     ) -> Result<(), HalError>;
 
+    /// Σ `a_k` · `b_k` over the list of pairs, of `polynomials` polynomials, otherwise as
+    /// [`Backend::mul_accumulate_many`].
+    fn sum_of_products(
+        &self,
+        polynomials: usize,
+        pairs: &[(&Self::Buffer, &Self::Buffer)],
+        limbs: &[usize],
+    ) -> Result<Self::Buffer, HalError> {
+        let mut sum = self.zeros(polynomials, limbs.len())?;
+        self.mul_accumulate_many(&mut sum, pairs, limbs)?;
+        Ok(sum)
+    }
+
     /// dst ← residues[i] · dst on limb position i, in all polynomials. `residues` are canonical.
     fn mul_scalar_assign(&self, dst: &mut Self::Buffer, residues: &[u64], limbs: &[usize]) -> Result<(), HalError>;
 
-    /// acc ← acc + residues[i] · a on limb position i, on the first polynomials if `a` has fewer.
+    /// acc ← acc + residues[i] · a on limb position i, on the first `polynomials` polynomials.
     fn mul_scalar_accumulate(
         &self,
         acc: &mut Self::Buffer,
         a: &Self::Buffer,
+        polynomials: usize,
         residues: &[u64],
         limbs: &[usize],
     ) -> Result<(), HalError>;
@@ -189,17 +203,11 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
     /// NTT domain to coefficients, in place, normalised.
     fn inverse_ntt(&self, dst: &mut Self::Buffer, limbs: &[usize]) -> Result<(), HalError>;
 
-    /// dst ← src(X^g) for an odd g < 2N, in the NTT domain (a gather), on the first polynomials
-    /// if `src` has fewer.
-    fn automorphism(
-        &self,
-        dst: &mut Self::Buffer,
-        src: &Self::Buffer,
-        galois_element: usize,
-        limbs: &[usize],
-    ) -> Result<(), HalError>;
+    /// src(X^g) for an odd g < 2N, in the NTT domain (a gather).
+    fn automorphism(&self, src: &Self::Buffer, galois_element: usize, limbs: &[usize])
+    -> Result<Self::Buffer, HalError>;
 
-    /// acc ← acc + src(X^g), as [`Backend::automorphism`].
+    /// acc ← acc + src(X^g), as [`Backend::automorphism`], on the first polynomials if `src` has fewer.
     fn automorphism_accumulate(
         &self,
         acc: &mut Self::Buffer,
@@ -308,8 +316,7 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         let (b0, b1) = (part(b, 0)?, part(b, 1)?);
         let mut result = self.zeros(3, limbs.len())?;
         for (i, pairs) in [&[(&a0, &b0)][..], &[(&a0, &b1), (&a1, &b0)], &[(&a1, &b1)]].into_iter().enumerate() {
-            let mut sum = self.zeros(1, limbs.len())?;
-            self.mul_accumulate_many(&mut sum, pairs, limbs)?;
+            let sum = self.sum_of_products(1, pairs, limbs)?;
             self.copy_into(&mut result, i, 0, &sum, 0..1, 0..limbs.len())?;
         }
         Ok(result)

@@ -122,6 +122,28 @@ impl CpuBackend {
             });
     }
 
+    /// Overwrites or increases all polynomials of `sum` by Σ a·b.
+    fn dot_rows(
+        &self,
+        sum: &mut CpuBuffer,
+        pairs: &[(&CpuBuffer, &CpuBuffer)],
+        accumulate: bool,
+        limbs: &[usize],
+    ) -> Result<(), HalError> {
+        let polynomials = sum.shape().polynomials;
+        for (a, b) in pairs {
+            self.check("mul_accumulate", limbs, &[a, b])?;
+            check::broadcast("mul_accumulate", polynomials, a.shape())?;
+            check::broadcast("mul_accumulate", polynomials, b.shape())?;
+        }
+        self.for_rows(sum, polynomials, limbs.len(), |i, j, row| {
+            let pick = |x: &&'_ CpuBuffer| i % x.shape().polynomials;
+            let rows: Vec<_> = pairs.iter().map(|(a, b)| (a.row(pick(a), j), b.row(pick(b), j))).collect();
+            (self.0.kernels.dot)(row, &rows, accumulate, &self.0.rows[limbs[j]]);
+        });
+        Ok(())
+    }
+
     fn forward_row(&self, index: usize, row: &mut [u64]) {
         self.0.transforms[index].forward(row);
     }
@@ -169,7 +191,9 @@ impl Backend for CpuBackend {
     }
 
     fn zeros(&self, polynomials: usize, limbs: usize) -> Result<CpuBuffer, HalError> {
-        CpuBuffer::zeros(&self.0.tables.pool, polynomials, limbs, self.0.tables.degree)
+        let mut result = self.buffer(polynomials, limbs)?;
+        self.for_rows(&mut result, polynomials, limbs, |_, _, row| row.fill(0));
+        Ok(result)
     }
 
     fn upload(&self, data: &[u64], polynomials: usize, limbs: usize) -> Result<CpuBuffer, HalError> {
@@ -222,11 +246,18 @@ impl Backend for CpuBackend {
         let (last_polynomial, last_limb) = (dst_polynomial + polynomials.len(), dst_limb + limb_positions.len());
         check::at_least(name, "polynomials", last_polynomial, to.polynomials)?;
         check::at_least(name, "limbs", last_limb, to.limbs)?;
-        for (i, polynomial) in polynomials.enumerate() {
-            for (j, position) in limb_positions.clone().enumerate() {
-                dst.row_mut(dst_polynomial + i, dst_limb + j).copy_from_slice(src.row(polynomial, position));
-            }
-        }
+        let (degree, stride) = (self.0.tables.degree, to.limbs);
+        dst.words_mut()[dst_polynomial * stride * degree..]
+            .par_chunks_mut(degree)
+            .take(polynomials.len() * stride)
+            .enumerate()
+            .with_min_len(WORDS_PER_TASK.div_ceil(degree))
+            .for_each(|(row, words)| {
+                let (i, position) = (row / stride, row % stride);
+                if (dst_limb..last_limb).contains(&position) {
+                    words.copy_from_slice(src.row(polynomials.start + i, limb_positions.start + position - dst_limb));
+                }
+            });
         Ok(())
     }
 
@@ -274,18 +305,19 @@ impl Backend for CpuBackend {
         pairs: &[(&CpuBuffer, &CpuBuffer)],
         limbs: &[usize],
     ) -> Result<(), HalError> {
-        let polynomials = acc.shape().polynomials;
-        for (a, b) in pairs {
-            self.check("mul_accumulate", limbs, &[acc, a, b])?;
-            check::broadcast("mul_accumulate", polynomials, a.shape())?;
-            check::broadcast("mul_accumulate", polynomials, b.shape())?;
-        }
-        self.for_rows(acc, polynomials, limbs.len(), |i, j, row| {
-            let pick = |x: &&'_ CpuBuffer| i % x.shape().polynomials;
-            let rows: Vec<_> = pairs.iter().map(|(a, b)| (a.row(pick(a), j), b.row(pick(b), j))).collect();
-            (self.0.kernels.dot)(row, &rows, true, &self.0.rows[limbs[j]]);
-        });
-        Ok(())
+        self.check("mul_accumulate", limbs, &[acc])?;
+        self.dot_rows(acc, pairs, true, limbs)
+    }
+
+    fn sum_of_products(
+        &self,
+        polynomials: usize,
+        pairs: &[(&CpuBuffer, &CpuBuffer)],
+        limbs: &[usize],
+    ) -> Result<CpuBuffer, HalError> {
+        let mut sum = self.buffer(polynomials, limbs.len())?;
+        self.dot_rows(&mut sum, pairs, false, limbs)?;
+        Ok(sum)
     }
 
     fn mul_scalar_assign(&self, dst: &mut CpuBuffer, residues: &[u64], limbs: &[usize]) -> Result<(), HalError> {
@@ -301,12 +333,15 @@ impl Backend for CpuBackend {
         &self,
         acc: &mut CpuBuffer,
         a: &CpuBuffer,
+        polynomials: usize,
         residues: &[u64],
         limbs: &[usize],
     ) -> Result<(), HalError> {
-        self.check_prefix("mul_scalar_accumulate", acc, a, limbs)?;
-        let factors = self.multipliers("mul_scalar_accumulate", residues, limbs)?;
-        self.for_rows(acc, a.shape().polynomials, limbs.len(), |i, j, row| {
+        let name = "mul_scalar_accumulate";
+        self.check(name, limbs, &[acc, a])?;
+        check::at_least(name, "polynomials", polynomials, acc.shape().polynomials.min(a.shape().polynomials))?;
+        let factors = self.multipliers(name, residues, limbs)?;
+        self.for_rows(acc, polynomials, limbs.len(), |i, j, row| {
             (self.0.kernels.scale_add)(row, a.row(i, j), factors[j], self.q(limbs[j]));
         });
         Ok(())
@@ -346,19 +381,15 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn automorphism(
-        &self,
-        dst: &mut CpuBuffer,
-        src: &CpuBuffer,
-        galois_element: usize,
-        limbs: &[usize],
-    ) -> Result<(), HalError> {
+    fn automorphism(&self, src: &CpuBuffer, galois_element: usize, limbs: &[usize]) -> Result<CpuBuffer, HalError> {
         let permutation = self.0.tables.automorphism(galois_element)?;
-        self.check_prefix("automorphism", dst, src, limbs)?;
-        self.for_rows(dst, src.shape().polynomials, limbs.len(), |i, j, row| {
+        self.check("automorphism", limbs, &[src])?;
+        let polynomials = src.shape().polynomials;
+        let mut result = self.buffer(polynomials, limbs.len())?;
+        self.for_rows(&mut result, polynomials, limbs.len(), |i, j, row| {
             (self.0.kernels.permute)(row, src.row(i, j), &permutation);
         });
-        Ok(())
+        Ok(result)
     }
 
     fn automorphism_accumulate(

@@ -283,14 +283,15 @@ impl Backend for ScalarBackend {
         &self,
         acc: &mut CpuBuffer,
         a: &CpuBuffer,
+        polynomials: usize,
         residues: &[u64],
         limbs: &[usize],
     ) -> Result<(), HalError> {
         let name = "mul_scalar_accumulate";
         self.check(name, limbs, &[acc, a])?;
         Self::check_residues(name, residues, limbs)?;
-        check::at_least(name, "polynomials", a.shape().polynomials, acc.shape().polynomials)?;
-        for polynomial in 0..a.shape().polynomials {
+        check::at_least(name, "polynomials", polynomials, acc.shape().polynomials.min(a.shape().polynomials))?;
+        for polynomial in 0..polynomials {
             for (position, index) in limbs.iter().enumerate() {
                 let q = self.modulus(*index);
                 let a = a.row(polynomial, position);
@@ -342,14 +343,10 @@ impl Backend for ScalarBackend {
         Ok(())
     }
 
-    fn automorphism(
-        &self,
-        dst: &mut CpuBuffer,
-        src: &CpuBuffer,
-        galois_element: usize,
-        limbs: &[usize],
-    ) -> Result<(), HalError> {
-        self.gather("automorphism", dst, src, galois_element, limbs, |_, _, s| s)
+    fn automorphism(&self, src: &CpuBuffer, galois_element: usize, limbs: &[usize]) -> Result<CpuBuffer, HalError> {
+        let mut result = self.zeros(src.shape().polynomials, limbs.len())?;
+        self.gather("automorphism", &mut result, src, galois_element, limbs, |_, _, s| s)?;
+        Ok(result)
     }
 
     fn automorphism_accumulate(

@@ -93,6 +93,11 @@ fn cases<B: Backend>() -> Vec<Case<B>> {
             b.mul_accumulate_many(&mut x, &[(&largest, &largest); 24], LIMBS)?;
             b.download(&x)
         }),
+        ("sum_of_products", |b, r| {
+            let terms: Vec<_> = (0..9).map(|k| (operand(b, r, 1 + k % 2, LIMBS), operand(b, r, 2, LIMBS))).collect();
+            let pairs: Vec<_> = terms.iter().map(|(y, z)| (y, z)).collect();
+            b.download(&b.sum_of_products(2, &pairs, LIMBS)?)
+        }),
         ("mul_scalar_assign", |b, r| {
             let (mut x, c) = (operand(b, r, 2, LIMBS), scalars(b, r, LIMBS));
             b.mul_scalar_assign(&mut x, &c, LIMBS)?;
@@ -100,7 +105,8 @@ fn cases<B: Backend>() -> Vec<Case<B>> {
         }),
         ("mul_scalar_accumulate", |b, r| {
             let (mut x, y, c) = (operand(b, r, 3, LIMBS), operand(b, r, 2, LIMBS), scalars(b, r, LIMBS));
-            b.mul_scalar_accumulate(&mut x, &y, &c, LIMBS)?;
+            b.mul_scalar_accumulate(&mut x, &y, 2, &c, LIMBS)?;
+            b.mul_scalar_accumulate(&mut x, &y, 1, &c, LIMBS)?;
             b.download(&x)
         }),
         ("add_scalar_assign", |b, r| {
@@ -119,9 +125,8 @@ fn cases<B: Backend>() -> Vec<Case<B>> {
             b.download(&x)
         }),
         ("automorphism", |b, r| {
-            let (mut x, y, g) = (operand(b, r, 3, LIMBS), operand(b, r, 2, LIMBS), galois_element(b, r));
-            b.automorphism(&mut x, &y, g, &LIMBS[..6])?;
-            b.download(&x)
+            let (x, g) = (operand(b, r, 2, LIMBS), galois_element(b, r));
+            b.download(&b.automorphism(&x, g, &LIMBS[..6])?)
         }),
         ("automorphism_accumulate", |b, r| {
             let (mut x, y, g) = (operand(b, r, 3, LIMBS), operand(b, r, 2, LIMBS), galois_element(b, r));
@@ -276,7 +281,7 @@ fn broken_preconditions_are_errors() {
     shape(backend.mod_down(&two, &[0, 1], &[2]).map(drop));
     assert!(matches!(backend.forward_ntt(&mut one, &[99]), Err(HalError::Limbs { .. })));
     assert!(matches!(backend.rescale(&two, &[0]), Err(HalError::Limbs { .. })));
-    let even = backend.automorphism(&mut one, &two, 4, &[0]);
+    let even = backend.automorphism(&two, 4, &[0]);
     assert!(matches!(even, Err(HalError::GaloisElement { element: 4, .. })));
     assert!(matches!(backend.zeros(1 << 40, 1 << 20), Err(HalError::OutOfMemory { .. })));
     assert!(matches!(CpuBackend::new(24, &[]), Err(HalError::Degree { .. })));

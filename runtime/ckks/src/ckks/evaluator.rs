@@ -288,8 +288,7 @@ impl<B: Backend> Evaluator<B> {
         let special = key.special();
         let digits = switching::decompose(ring, &product.buffer, 2, level, special)?;
         let mut extended = switching::inner_product(ring, &digits, key, level)?;
-        let low = ring.backend().select(&product.buffer, 0..2, ring.chain(level))?;
-        switching::accumulate_times_special(ring, &mut extended, &low, level, special)?;
+        switching::accumulate_times_special(ring, &mut extended, &product.buffer, 2, level, special)?;
         Ok((extended, special))
     }
 

@@ -56,8 +56,7 @@ impl<B: Backend> Evaluator<B> {
     ) -> Result<B::Buffer, CkksError> {
         let (ring, level) = (&self.ring, a.level);
         let mut extended = switching::inner_product(ring, digits, key, level)?;
-        let first = ring.backend().select(&a.buffer, 0..1, ring.chain(level))?;
-        switching::accumulate_times_special(ring, &mut extended, &first, level, key.special())?;
+        switching::accumulate_times_special(ring, &mut extended, &a.buffer, 1, level, key.special())?;
         Ok(extended)
     }
 
@@ -74,9 +73,7 @@ impl<B: Backend> Evaluator<B> {
         Self::check_digits(a, digits)?;
         let extended = self.switch_extended(a, &digits.buffer, key)?;
         let switched = switching::mod_down(ring, &extended, level, key.special())?;
-        let mut buffer = backend.zeros(2, level + 1)?;
-        backend.automorphism(&mut buffer, &switched, element, ring.chain(level))?;
-        Ok(Ciphertext { buffer, ..*a })
+        Ok(Ciphertext { buffer: backend.automorphism(&switched, element, ring.chain(level))?, ..*a })
     }
 
     /// Rotates the slots to the left by `rotation` modulo their number: slot j of the result is slot j + rotation of
@@ -164,7 +161,7 @@ impl<B: Backend> Evaluator<B> {
         self.check_polynomials("extend", a, 2)?;
         let special = self.ring.parameters().digit_limbs();
         let mut extended = self.zero_extended(a.level, a.scale, a.slots)?;
-        switching::accumulate_times_special(&self.ring, &mut extended.buffer, &a.buffer, a.level, special)?;
+        switching::accumulate_times_special(&self.ring, &mut extended.buffer, &a.buffer, 2, a.level, special)?;
         Ok(extended)
     }
 
@@ -182,12 +179,11 @@ impl<B: Backend> Evaluator<B> {
         }
         Self::check_digits(a, digits)?;
         let key = keys.rotation(amount, a.level)?;
-        let mut result = self.zero_extended(a.level, a.scale, a.slots)?;
         let extended = self.switch_extended(a, &digits.buffer, key)?;
         let limbs = self.ring.extended(a.level, key.special());
         let element = self.ring.galois_element(amount);
-        self.ring.backend().automorphism(&mut result.buffer, &extended, element, &limbs)?;
-        Ok(result)
+        let buffer = self.ring.backend().automorphism(&extended, element, &limbs)?;
+        Ok(ExtendedCiphertext { buffer, level: a.level, scale: a.scale, slots: a.slots })
     }
 
     /// accumulator ← accumulator + the rotation of `a` before its division by P. Levels must be equal.
@@ -207,6 +203,7 @@ impl<B: Backend> Evaluator<B> {
                 &self.ring,
                 &mut accumulator.buffer,
                 &a.buffer,
+                2,
                 a.level,
                 special,
             );
@@ -249,6 +246,26 @@ impl<B: Backend> Evaluator<B> {
         let limbs = self.ring.extended(accumulator.level, self.ring.parameters().digit_limbs());
         self.ring.backend().mul_accumulate_many(&mut accumulator.buffer, &buffers, &limbs)?;
         Ok(())
+    }
+
+    /// Σ a_k·p_k modulo Q·P for at least one pair, all at one level with one product of scales.
+    pub fn mul_plain_sum_extended(
+        &self,
+        pairs: &[(&ExtendedCiphertext<B>, &ExtendedPlaintext<B>)],
+    ) -> Result<ExtendedCiphertext<B>, CkksError> {
+        let Some((first, plain)) = pairs.first() else {
+            return Err(CkksError::Slots { slots: 0, maximum: 0 });
+        };
+        let (level, scale, slots) = (first.level, first.scale * plain.scale, first.slots);
+        for (a, p) in pairs {
+            check_scales("mul_plain_sum_extended", scale, a.scale * p.scale)?;
+            Self::check_extended_level("mul_plain_sum_extended", first, a.level)?;
+            Self::check_extended_level("mul_plain_sum_extended", first, p.level)?;
+        }
+        let buffers: Vec<_> = pairs.iter().map(|(a, p)| (&a.buffer, &p.buffer)).collect();
+        let limbs = self.ring.extended(level, self.ring.parameters().digit_limbs());
+        let buffer = self.ring.backend().sum_of_products(2, &buffers, &limbs)?;
+        Ok(ExtendedCiphertext { buffer, level, scale, slots })
     }
 
     fn check_extended_level(

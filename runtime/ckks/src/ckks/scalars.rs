@@ -61,7 +61,7 @@ impl<B: Backend> Evaluator<B> {
         accumulator.slots = accumulator.slots.max(a.slots);
         let limbs = self.ring.chain(accumulator.level);
         let residues = self.ring.residues(integer, limbs);
-        self.ring.backend().mul_scalar_accumulate(&mut accumulator.buffer, &a.buffer, &residues, limbs)?;
+        self.ring.backend().mul_scalar_accumulate(&mut accumulator.buffer, &a.buffer, found, &residues, limbs)?;
         Ok(())
     }
 

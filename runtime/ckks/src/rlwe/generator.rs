@@ -203,8 +203,8 @@ impl<B: Backend> KeyGenerator<B> {
         let limbs = self.ring.extended(level, special);
         let from = secret.residues(&self.ring, self.ring.chain(level))?;
         let plain = secret.residues(&self.ring, &limbs)?;
-        let mut to = SecretResidues::new(backend.clone(), backend.zeros(1, limbs.len())?);
-        backend.automorphism(to.buffer_mut(), plain.buffer(), self.ring.inverse_galois_element(element), &limbs)?;
+        let turned = backend.automorphism(plain.buffer(), self.ring.inverse_galois_element(element), &limbs)?;
+        let to = SecretResidues::new(backend.clone(), turned);
         self.switching_key_between(from, to, level, special)
     }
 

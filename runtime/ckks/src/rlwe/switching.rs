@@ -29,17 +29,18 @@ pub(crate) fn inner_product<B: Backend>(
     Ok(ring.backend().inner_product(digits, key.b(), key.a(), &limbs, &key.positions(level))?)
 }
 
-/// accumulator ← accumulator + P·source modulo Q (P·source being zero modulo P), on the first polynomials.
+/// accumulator ← accumulator + P·source modulo Q (P·source being zero modulo P), on the first `polynomials`.
 pub(crate) fn accumulate_times_special<B: Backend>(
     ring: &Ring<B>,
     accumulator: &mut B::Buffer,
     source: &B::Buffer,
+    polynomials: usize,
     level: usize,
     special: usize,
 ) -> Result<(), CkksError> {
     let limbs = ring.chain(level);
     let factors = ring.special_product(special, limbs);
-    Ok(ring.backend().mul_scalar_accumulate(accumulator, source, &factors, limbs)?)
+    Ok(ring.backend().mul_scalar_accumulate(accumulator, source, polynomials, &factors, limbs)?)
 }
 
 /// Division by P, from modulo q_0 ⋯ q_level · P to modulo q_0 ⋯ q_level.

@@ -222,8 +222,7 @@ impl<B: Backend> LinearTransform<B> {
             if group.giant == 0 {
                 evaluator.mul_plain_accumulate_extended(&mut sum, &pairs)?;
             } else {
-                let mut inner = evaluator.zero_extended(self.level, scale, input.slots())?;
-                evaluator.mul_plain_accumulate_extended(&mut inner, &pairs)?;
+                let inner = evaluator.mul_plain_sum_extended(&pairs)?;
                 self.accumulate_giant(evaluator.ring(), keys, &mut sum, &inner, group.giant)?;
             }
         }
@@ -241,7 +240,7 @@ impl<B: Backend> LinearTransform<B> {
         let (chain, limbs) = (ring.chain(level), ring.extended(level, special));
         let digits = switching::decompose(ring, input.buffer(), 1, level, special)?;
         let mut input_times_special = backend.zeros(2, limbs.len())?;
-        switching::accumulate_times_special(ring, &mut input_times_special, input.buffer(), level, special)?;
+        switching::accumulate_times_special(ring, &mut input_times_special, input.buffer(), 2, level, special)?;
         let constant = backend.select(&input_times_special, 0..1, chain)?;
 
         let wrap = |buffer| ExtendedCiphertext::from_parts(buffer, level, input.scale(), input.slots());
