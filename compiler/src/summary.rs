@@ -140,7 +140,14 @@ pub fn text(plan: &Plan) -> String {
         program.context
     );
     let names: Vec<&str> = program.entries.iter().map(|entry| entry.kind.name()).collect();
-    let _ = writeln!(out, "  {:<58}{}", "per call", names.iter().map(|name| format!("{name:>10}")).collect::<String>());
+    let row = |out: &mut String, title: &str, cells: &mut dyn Iterator<Item = String>| {
+        let _ = write!(out, "  {title:<58}");
+        for cell in cells {
+            let _ = write!(out, "{cell:>10}");
+        }
+        out.push('\n');
+    };
+    row(&mut out, "per call", &mut names.iter().map(ToString::to_string));
     let reasons: BTreeSet<&str> = plan
         .counts
         .keys()
@@ -148,8 +155,8 @@ pub fn text(plan: &Plan) -> String {
         .filter(|key| key.starts_with(MASKS))
         .collect();
     for kind in KINDS.into_iter().chain(reasons) {
-        let row = names.iter().map(|name| plan.counts.get(&format!("{name}.{kind}")).copied().unwrap_or(0));
-        let _ = writeln!(out, "  {kind:<58}{}", row.map(|count| format!("{count:>10}")).collect::<String>());
+        let count = |name: &&str| plan.counts.get(&format!("{name}.{kind}")).copied().unwrap_or(0).to_string();
+        row(&mut out, kind, &mut names.iter().map(count));
     }
     for state in &program.states {
         let level = state.level.map_or_else(String::new, |level| format!(" at level {level}"));

@@ -106,10 +106,8 @@ fn a_pair_is_refreshed_by_one_bootstrap() {
     for _ in 0..20 {
         x = push(&mut graph, SlotOp::Multiply, vec![x, x], 1)[0];
         y = push(&mut graph, SlotOp::Multiply, vec![y, y], 1)[0];
-        (x, y) = match push(&mut graph, SlotOp::Refresh { keep: None }, vec![x, y], 2)[..] {
-            [x, y] => (x, y),
-            _ => unreachable!("two results"),
-        };
+        let refreshed = push(&mut graph, SlotOp::Refresh { keep: None }, vec![x, y], 2);
+        (x, y) = (refreshed[0], refreshed[1]);
     }
     graph.body.yields = vec![x, y];
     let placed = place(&program(graph, 0), LEVELS).expect("feasible");

@@ -256,10 +256,14 @@ impl Integer {
                 let mut left = a.evaluate_slots(environment, slots);
                 if b.mentions(Variable::Slot) {
                     let right = b.evaluate_slots(environment, slots);
-                    left.iter_mut().zip(right).for_each(|(x, y)| *x = operator.apply(*x, y));
+                    for (x, y) in left.iter_mut().zip(right) {
+                        *x = operator.apply(*x, y);
+                    }
                 } else {
                     let right = b.evaluate(environment);
-                    left.iter_mut().for_each(|x| *x = operator.apply(*x, right));
+                    for x in &mut left {
+                        *x = operator.apply(*x, right);
+                    }
                 }
                 left
             }

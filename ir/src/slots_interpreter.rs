@@ -504,9 +504,9 @@ mod tests {
         let program = program(graph);
         let mut interpreter = Interpreter::new(&program);
         let x = vec![1.0, 2.0, 3.0, 4.0];
-        assert_eq!(interpreter.call("decode", 0, 1, &[x.clone()]).unwrap(), [[1.0, 0.0, 3.0, 4.0]]);
-        assert_eq!(interpreter.call("decode", 1, 1, &[x.clone()]).unwrap(), [[4.0, 0.0, 10.0, 9.0]]);
-        assert_eq!(interpreter.call("decode", 4, 1, &[x.clone()]).unwrap(), [[11.0, 0.0, 13.0, 14.0]]);
+        assert_eq!(interpreter.call("decode", 0, 1, std::slice::from_ref(&x)).unwrap(), [[1.0, 0.0, 3.0, 4.0]]);
+        assert_eq!(interpreter.call("decode", 1, 1, std::slice::from_ref(&x)).unwrap(), [[4.0, 0.0, 10.0, 9.0]]);
+        assert_eq!(interpreter.call("decode", 4, 1, std::slice::from_ref(&x)).unwrap(), [[11.0, 0.0, 13.0, 14.0]]);
         assert_eq!(interpreter.max_abs("decode")[2], 14.0);
         assert!(interpreter.call("decode", 8, 1, &[x]).is_err());
     }

@@ -457,7 +457,7 @@ fn ckks_op(graph: &Graph<CkksOp, CiphertextType>, op: OpId, states: &[State], le
     let node = graph.node(op);
     let pairs = |values: &[ValueId]| values.iter().map(|value| state_of(graph.ty(*value))).collect::<Vec<_>>();
     // Each result of a loop follows from the value that is yielded for it.
-    let calls: Vec<(Vec<(u32, bool)>, Option<ValueId>)> = match &node.region {
+    let calls: Vec<(Vec<_>, Option<ValueId>)> = match &node.region {
         Some(region) => region.yields.iter().zip(&node.results).map(|(y, r)| (pairs(&[*y]), Some(*r))).collect(),
         None => vec![(pairs(&node.inputs), node.results.first().copied())],
     };

@@ -10,7 +10,7 @@ pub fn available_bytes() -> Option<u64> {
     let group = control_group_bytes("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current")
         .or_else(|| {
             let folder = "/sys/fs/cgroup/memory";
-            control_group_bytes(&format!("{folder}/memory.limit_in_bytes"), &format!("{folder}/memory.usage_in_bytes"))
+            control_group_bytes(format!("{folder}/memory.limit_in_bytes"), format!("{folder}/memory.usage_in_bytes"))
         })
         .unwrap_or(u64::MAX);
     Some(machine.min(group))

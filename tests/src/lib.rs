@@ -42,7 +42,7 @@ pub fn rounded(text: &str) -> String {
         let (word, after) = rest.split_at(length);
         match fraction(word) {
             Some(value) if value.abs() < 1e-9 => out.push('0'),
-            Some(value) => out.push_str(&format!("{value:.3e}")),
+            Some(value) => out += &format!("{value:.3e}"),
             None => out.push_str(word),
         }
         rest = after;

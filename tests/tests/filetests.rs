@@ -36,7 +36,8 @@ fn files_look_as_they_are_printed() {
     let mut names: Vec<_> = std::fs::read_dir(folder()).unwrap().map(|file| file.unwrap().file_name()).collect();
     names.sort();
     assert!(!names.is_empty());
-    for name in names.iter().filter_map(|name| name.to_str()).filter(|name| name.ends_with(".cmir")) {
+    let is_program = |name: &&str| Path::new(name).extension().is_some_and(|extension| extension == "cmir");
+    for name in names.iter().filter_map(|name| name.to_str()).filter(is_program) {
         let text = text_of(name);
         let stage = text.lines().find(|line| line.starts_with("cachemir ")).unwrap_or_default();
         let printed = match stage {
@@ -59,9 +60,9 @@ fn the_masked_sum_means_what_it_says() {
     let mut interpreter = slots_interpreter::Interpreter::new(&program);
     let x = vec![1.0, 9.0, 1.0, 9.0, 1.0, 9.0, 1.0, 9.0];
     // Position 0 weighs slot s by s, position 1 by s + 8; both land in element 0.
-    let first = interpreter.call("decode", 0, 1, &[x.clone()]).unwrap();
+    let first = interpreter.call("decode", 0, 1, std::slice::from_ref(&x)).unwrap();
     assert_eq!(first, [[0.0, 0.0, 0.0, 0.0, 4.0, 0.0, 0.0, 0.0]]);
-    let second = interpreter.call("decode", 1, 1, &[x.clone()]).unwrap();
+    let second = interpreter.call("decode", 1, 1, std::slice::from_ref(&x)).unwrap();
     assert_eq!(second, [[8.0, 0.0, 0.0, 0.0, 16.0, 0.0, 0.0, 0.0]]);
     // Position 4 writes element 1, which is rotated by -2 ahead of the sum.
     let third = interpreter.call("decode", 4, 1, &[x]).unwrap();

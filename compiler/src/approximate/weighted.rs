@@ -87,7 +87,7 @@ pub fn fit_with_tails(
     }
     let mut least = degree / 2 + 1;
     while best.1 <= 1.0 && least < degree {
-        let middle = (least + degree) / 2;
+        let middle = usize::midpoint(least, degree);
         let attempt = samples.fit(middle);
         if attempt.1 <= 1.0 {
             (best, degree) = (attempt, middle);

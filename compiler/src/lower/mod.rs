@@ -9,9 +9,6 @@
 //!
 //! Layouts are described in [`shape`], linear layers in [`linear`], attention in [`decode`] and [`prefill`].
 
-// Comments hold formulas with subscripts, which are no names of items.
-#![allow(clippy::doc_markdown)]
-
 mod builder;
 mod calibrate;
 mod counts;

@@ -71,7 +71,7 @@ pub(super) fn emit(slots: &SlotGraph, decisions: &Decisions, budget: &Budget) ->
     };
     for &input in &slots.inputs {
         let value = &slots.values[input.index()];
-        let ty = emitter.ciphertext(value.ty, budget.levels.output, false);
+        let ty = ciphertext(value.ty, budget.levels.output, false);
         let id = emitter.out.add_input(&value.name, ty);
         emitter.depth.push(0);
         emitter.mapped[input.index()] = Some(id);
@@ -110,11 +110,11 @@ struct Emitter<'a> {
     origin: Option<OriginId>,
 }
 
-impl Emitter<'_> {
-    fn ciphertext(&self, ty: SlotType, level: u32, product: bool) -> CiphertextType {
-        CiphertextType { level, product, layout: ty.layout, max_abs: ty.max_abs }
-    }
+fn ciphertext(ty: SlotType, level: u32, product: bool) -> CiphertextType {
+    CiphertextType { level, product, layout: ty.layout, max_abs: ty.max_abs }
+}
 
+impl Emitter<'_> {
     fn get(&self, value: ValueId) -> ValueId {
         self.mapped[value.index()].expect("operands are emitted before their users")
     }
@@ -136,7 +136,7 @@ impl Emitter<'_> {
         let (level, product) = ckks::infer(&op, &operands, self.budget.levels, state_level)
             .expect("the emitter checks levels before it emits")
             .expect("the op has a result");
-        let ty = self.ciphertext(like, level, product);
+        let ty = ciphertext(like, level, product);
         let (id, results) = self.out.add_node(op, inputs, vec![ty], self.origin, None);
         self.depth.push(depth);
         self.blocks[depth].push(id);
@@ -391,7 +391,7 @@ impl Emitter<'_> {
             .zip(&yields)
             .map(|(&result, &value)| {
                 let ty = self.out.ty(value);
-                self.ciphertext(*slots.ty(result), ty.level, ty.product)
+                ciphertext(*slots.ty(result), ty.level, ty.product)
             })
             .collect();
         let op = CkksOp::Sum { counter, count: count.clone() };

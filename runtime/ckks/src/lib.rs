@@ -12,7 +12,6 @@
 //! [`EvaluationKeys`]; no type among those can name a secret key.
 #![forbid(unsafe_code)]
 // Documentation names residues, primes and polynomials as the papers do: q_0, c_1.
-#![allow(clippy::doc_markdown)]
 
 pub mod circuits;
 pub mod ckks;

@@ -204,8 +204,12 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
     fn inverse_ntt(&self, dst: &mut Self::Buffer, limbs: &[usize]) -> Result<(), HalError>;
 
     /// src(X^g) for an odd g < 2N, in the NTT domain (a gather).
-    fn automorphism(&self, src: &Self::Buffer, galois_element: usize, limbs: &[usize])
-    -> Result<Self::Buffer, HalError>;
+    fn automorphism(
+        &self,
+        src: &Self::Buffer,
+        galois_element: usize,
+        limbs: &[usize],
+    ) -> Result<Self::Buffer, HalError>;
 
     /// acc ← acc + src(X^g), as [`Backend::automorphism`], on the first polynomials if `src` has fewer.
     fn automorphism_accumulate(

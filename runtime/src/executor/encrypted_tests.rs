@@ -110,7 +110,7 @@ fn encrypted_execution_agrees_with_the_clear_interpreter_and_survives_a_restart(
     let mut session = server.open();
     for position in 0..3 {
         let values = input(position);
-        let expected = reference.call("decode", position as i64, 1, &[values.clone()]).unwrap();
+        let expected = reference.call("decode", position as i64, 1, std::slice::from_ref(&values)).unwrap();
         let input = vec![pair.encrypt(&values, 16).unwrap()];
         let outputs = server.executor().call("decode", position, 1, input, &mut session.states, &mut watch).unwrap();
         session.position += 1;
