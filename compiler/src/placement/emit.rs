@@ -38,6 +38,8 @@ pub(super) struct Misfit {
     pub(super) operand: ValueId,
     /// What is missing, for people.
     pub(super) message: String,
+    /// Levels that are missing.
+    pub(super) missing: u32,
     /// State arrays that the operand depends on through no bootstrap, once no candidate is left.
     pub(super) reads: Vec<usize>,
 }
@@ -85,6 +87,9 @@ pub(super) fn emit(slots: &SlotGraph, decisions: &Decisions, budget: &Budget) ->
     emitter.out.body = Region { ops: emitter.blocks.pop().unwrap_or_default(), yields };
     Ok(Emitted { graph: emitter.out, written: emitter.written, used: emitter.used })
 }
+
+/// An operand's number, what needs levels, the level that it needs, and the level that is left.
+type Lack = (usize, &'static str, u32, u32);
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Conversion {
@@ -196,10 +201,11 @@ impl Emitter<'_> {
         self.origin = node.origin;
         let operands: Vec<ValueId> = node.inputs.iter().map(|&value| self.get(value)).collect();
         let like = node.results.first().map(|&result| *slots.ty(result));
-        let misfit = |operand: usize, message: String| Misfit {
+        let misfit = |(operand, what, needed, left): Lack| Misfit {
             op: id,
             operand: node.inputs[operand],
-            message,
+            message: format!("{what} needs level {needed}, {left} are left"),
+            missing: needed - left,
             reads: Vec::new(),
         };
         let result = match (&node.op, like) {
@@ -210,7 +216,7 @@ impl Emitter<'_> {
                 let level = self.level(a).min(self.level(b));
                 if level == 0 {
                     let lower = usize::from(self.level(b) < self.level(a));
-                    return Err(misfit(lower, "a product needs a level".into()));
+                    return Err(misfit((lower, "a product", 1, 0)));
                 }
                 let (a, b) = (self.at_level(a, level), self.at_level(b, level));
                 self.push(CkksOp::Multiply, vec![a, b], like)
@@ -218,7 +224,7 @@ impl Emitter<'_> {
             (SlotOp::MultiplyPlain { plain, .. }, Some(like)) => {
                 let a = self.use_as_is(operands[0]);
                 if self.level(a) == 0 {
-                    return Err(misfit(0, "a product needs a level".into()));
+                    return Err(misfit((0, "a product", 1, 0)));
                 }
                 self.multiply_plain(a, plain, like)
             }
@@ -234,12 +240,12 @@ impl Emitter<'_> {
                 let a = self.use_as_is(operands[0]);
                 let depth = super::polynomial_levels(polynomial);
                 if self.level(a) < depth {
-                    return Err(misfit(0, format!("a polynomial takes {depth} levels, {} are left", self.level(a))));
+                    return Err(misfit((0, "a polynomial", depth, self.level(a))));
                 }
                 self.polynomial(a, polynomial, mask.as_ref(), like)
             }
             (SlotOp::Refresh { keep }, Some(_)) => {
-                self.refresh(id, keep.as_ref(), &operands).map_err(|(operand, message)| misfit(operand, message))?;
+                self.refresh(id, keep.as_ref(), &operands).map_err(misfit)?;
                 return Ok(());
             }
             (SlotOp::StateRead { state, index }, Some(like)) => {
@@ -252,10 +258,7 @@ impl Emitter<'_> {
                 let kept = self.budget.states[state.0 as usize];
                 let floor = self.budget.floors[state.0 as usize];
                 if self.level(value) < floor {
-                    return Err(misfit(
-                        0,
-                        format!("what reads the cache needs level {floor}, {} are left", self.level(value)),
-                    ));
+                    return Err(misfit((0, "what reads the cache", floor, self.level(value))));
                 }
                 let written = self.written.entry(state.0).or_insert(self.budget.levels.output);
                 *written = (*written).min(self.out.ty(value).level);
@@ -311,7 +314,7 @@ impl Emitter<'_> {
         self.push(CkksOp::Polynomial { polynomial, mask: mask.cloned() }, vec![u], like)
     }
 
-    fn refresh(&mut self, id: OpId, keep: Option<&Integer>, operands: &[ValueId]) -> Result<(), (usize, String)> {
+    fn refresh(&mut self, id: OpId, keep: Option<&Integer>, operands: &[ValueId]) -> Result<(), Lack> {
         let slots = self.slots;
         let node = slots.node(id);
         let types: Vec<SlotType> = node.results.iter().map(|&result| *slots.ty(result)).collect();
@@ -322,7 +325,7 @@ impl Emitter<'_> {
                     Some(condition) => {
                         let a = self.use_as_is(operand);
                         if self.level(a) == 0 {
-                            return Err((index, "a mask needs a level".into()));
+                            return Err((index, "a mask", 1, 0));
                         }
                         self.multiply_plain(a, &Vector::Scalar(1.0).masked(condition.clone()), types[index])
                     }
@@ -336,7 +339,7 @@ impl Emitter<'_> {
         for (index, &operand) in operands.iter().enumerate() {
             let operand = self.canonical(operand);
             if self.level(operand) < needed {
-                return Err((index, format!("a bootstrap needs level {needed}, {} are left", self.level(operand))));
+                return Err((index, "a bootstrap", needed, self.level(operand)));
             }
             lowered.push(self.at_level(operand, needed));
         }

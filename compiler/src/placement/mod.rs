@@ -61,8 +61,9 @@ pub fn place(
         };
         // The state elements that the operand depends on are too low: what writes them has to leave more levels.
         let lowest = misfit.reads.iter().copied().min_by_key(|&state| budget.states[state]);
-        match lowest.filter(|&state| budget.floors[state] < levels.output) {
-            Some(state) => budget.floors[state] = budget.floors[state].max(budget.states[state]) + 1,
+        let raised = |state: usize| budget.floors[state].max(budget.states[state]) + misfit.missing;
+        match lowest.filter(|&state| raised(state) <= levels.output) {
+            Some(state) => budget.floors[state] = raised(state),
             None => {
                 let entry = &program.entries[entry];
                 return Err(Infeasible {
