@@ -121,7 +121,7 @@ pub const EXPLANATIONS: &[(&str, &str)] = &[
     (
         "C0102",
         "The model keeps its weights in another file, which has to lie at the path recorded in the model, relative to \
-         the model's folder. Copy that file too. To compile for the shape only, without weights, use --shapes-only.",
+         the model's folder. Copy that file too.",
     ),
     (
         "C0103",

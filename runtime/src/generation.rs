@@ -178,15 +178,22 @@ where
         result.tokens.push(token);
         result.generated += 1;
         let text = stream.push(token, client.tokenizer())?;
-        listener.token(token, &text)?;
         result.text.push_str(&text);
+        match listener.token(token, &text) {
+            Ok(()) => {}
+            Err(Error::Interrupted) => {
+                result.stop = Stop::Interrupted;
+                break;
+            }
+            Err(error) => return Err(error),
+        }
         if request.stop_at_end && client.is_end(token) {
             result.stop = Stop::End;
             break;
         }
     }
     let rest = stream.finish(client.tokenizer())?;
-    if !rest.is_empty() {
+    if !rest.is_empty() && result.stop != Stop::Interrupted {
         listener.rest(&rest)?;
         result.text.push_str(&rest);
     }

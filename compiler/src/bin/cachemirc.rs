@@ -141,8 +141,21 @@ fn run_compile(arguments: &CompileArguments) -> Result<(), Error> {
     print(&text)
 }
 
-/// Fails where no file can be made beside the output, before the work that would be lost.
+/// Fails where the output's two files cannot be made, before the work that would be lost.
 fn check_writable(output: &Path) -> Result<(), Error> {
+    let client = client_path(output);
+    if client == output {
+        let message = format!("{} is where the client's part of the plan goes; choose another name", output.display());
+        return Err(Error::BadOption { option: "--output", message });
+    }
+    let is_folder = |path: &Path| {
+        path.is_dir() || path.file_name().is_none() || path.as_os_str().as_encoded_bytes().ends_with(b"/")
+    };
+    for path in [output, &client] {
+        if is_folder(path) {
+            return Err(Error::Write { path: path.to_owned(), source: io::ErrorKind::IsADirectory.into() });
+        }
+    }
     let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     tempfile::tempfile_in(folder).map(drop).map_err(|source| Error::Write { path: output.to_owned(), source })
 }

@@ -188,7 +188,7 @@ fn read_table(
 /// The usual table, for models loaded without their data: angle p·θ^(−2i/d).
 fn table_from_theta(companions: &Companions, head_dim: usize, context: usize) -> Result<RopeTable, Error> {
     let theta = companions.rope_theta.ok_or(Error::BadOption {
-        option: "--shapes-only",
+        option: "--config",
         message: "without the rotary table's data, config.json must give rope_theta".to_owned(),
     })?;
     let pairs = head_dim / 2;

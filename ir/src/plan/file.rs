@@ -16,19 +16,34 @@ fn failed(action: &'static str, path: &Path, source: std::io::Error) -> Error {
     Error::File { action, path: path.to_owned(), source }
 }
 
-/// Writes beside the target, then renames, so that the target is never seen half written.
-fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.partial", std::process::id()));
-    let partial = path.with_file_name(name);
-    let written = File::create(&partial)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .and_then(|()| std::fs::rename(&partial, path));
-    written.map_err(|source| {
-        // What is left of a failed attempt is of no use; the error that matters is the first.
-        let _ = std::fs::remove_file(&partial);
-        failed("write", path, source)
-    })
+/// Contents written beside a target, to be renamed, so that the target is never seen half written. Removed where it is
+/// dropped instead.
+struct Partial<'p> {
+    target: &'p Path,
+    path: PathBuf,
+}
+
+impl<'p> Partial<'p> {
+    fn write(target: &'p Path, bytes: &[u8]) -> Result<Self, Error> {
+        let mut name = target.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{}.partial", std::process::id()));
+        let partial = Self { target, path: target.with_file_name(name) };
+        File::create(&partial.path)
+            .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+            .map_err(|source| failed("write", target, source))?;
+        Ok(partial)
+    }
+
+    fn rename(self) -> Result<(), Error> {
+        std::fs::rename(&self.path, self.target).map_err(|source| failed("write", self.target, source))
+    }
+}
+
+impl Drop for Partial<'_> {
+    fn drop(&mut self) {
+        // Gone after a rename; else what is left of a failed attempt is of no use.
+        let _ = std::fs::remove_file(&self.path);
+    }
 }
 
 impl Plan {
@@ -36,8 +51,9 @@ impl Plan {
     pub fn write(&self, path: &Path) -> Result<(), Error> {
         let bytes = self.to_bytes()?;
         let client = self.client(Self::hash_of(&bytes)?).to_bytes()?;
-        replace(path, &bytes)?;
-        replace(&client_path(path), &client)
+        let client_file = client_path(path);
+        let written = [Partial::write(path, &bytes)?, Partial::write(&client_file, &client)?];
+        written.into_iter().try_for_each(Partial::rename)
     }
 
     /// Reads and checks a server's file.

@@ -12,13 +12,15 @@ use zeroize::Zeroizing;
 use crate::Error;
 use crate::files::{self, Kind, Reader, push_string};
 
-const KIND: Kind = Kind { magic: *b"CMIRCLNT", version: 1 };
+const KIND: Kind = Kind { magic: *b"CMIRSKEY", version: 1 };
 
 /// A client's part of a saved session.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SavedClient {
     /// Hash of the plan.
     pub plan_hash: [u8; 32],
+    /// Hash of the server's file of the same session, [`SavedClient::hash_of`].
+    pub session_hash: [u8; 32],
     /// Seed of the secret key; all zero for a session in the clear.
     pub seed: Zeroizing<[u8; 32]>,
     /// The session's tokens so far: the prompt, then what was generated.
@@ -41,10 +43,24 @@ impl SavedClient {
         name.into()
     }
 
+    /// The hash of a session's file, by which the two files of a session know each other.
+    pub fn hash_of(session: &Path) -> Result<[u8; 32], Error> {
+        let fail = |source: std::io::Error| Error::SessionInvalid {
+            path: session.to_owned(),
+            message: format!("it cannot be read: {source}"),
+        };
+        let mut hasher = blake3::Hasher::new();
+        std::io::copy(&mut std::fs::File::open(session).map_err(fail)?, &mut hasher).map_err(fail)?;
+        Ok(*hasher.finalize().as_bytes())
+    }
+
     /// Writes the file.
     pub fn write(&self, path: &Path) -> Result<(), Error> {
-        let mut payload = Zeroizing::new(Vec::new());
+        // Without room for all of it, growing would leave copies of the seed behind.
+        let room = 128 + self.plan_hash.len() + self.seed.len() + 4 * self.tokens.len();
+        let mut payload = Zeroizing::new(Vec::with_capacity(room));
         payload.extend(self.plan_hash);
+        payload.extend(self.session_hash);
         payload.extend(self.seed.iter());
         payload.extend(self.generated.to_le_bytes());
         let tokens: Vec<u8> = self.tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
@@ -62,12 +78,13 @@ impl SavedClient {
     fn parse(payload: &[u8]) -> Option<Self> {
         let mut reader = Reader(payload);
         let plan_hash = reader.array()?;
+        let session_hash = reader.array()?;
         let seed = Zeroizing::new(reader.array()?);
         let generated = reader.u32()?;
         let (tokens, []) = reader.string()?.as_chunks::<4>() else { return None };
         let tokens: Vec<u32> = tokens.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect();
         let sound = reader.is_empty() && generated as usize <= tokens.len();
-        sound.then_some(Self { plan_hash, seed, tokens, generated })
+        sound.then_some(Self { plan_hash, session_hash, seed, tokens, generated })
     }
 }
 
@@ -76,7 +93,8 @@ mod tests {
     use super::*;
 
     fn saved() -> SavedClient {
-        SavedClient { plan_hash: [7; 32], seed: Zeroizing::new([9; 32]), tokens: vec![0, 5, 511], generated: 2 }
+        let seed = Zeroizing::new([9; 32]);
+        SavedClient { plan_hash: [7; 32], session_hash: [8; 32], seed, tokens: vec![0, 5, 511], generated: 2 }
     }
 
     #[test]

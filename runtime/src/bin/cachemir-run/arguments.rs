@@ -102,7 +102,7 @@ pub(crate) struct Generate {
     #[arg(long, value_name = "FILE")]
     pub(crate) logits: Option<PathBuf>,
     /// Number of threads; all cores by default.
-    #[arg(long)]
+    #[arg(long, value_parser = parse_threads)]
     pub(crate) threads: Option<usize>,
 }
 
@@ -149,7 +149,7 @@ pub(crate) struct BenchPlan {
     #[arg(long)]
     pub(crate) json: bool,
     /// Number of threads; all cores by default.
-    #[arg(long)]
+    #[arg(long, value_parser = parse_threads)]
     pub(crate) threads: Option<usize>,
 }
 
@@ -164,14 +164,14 @@ pub(crate) struct BenchOps {
     /// Leave the bootstraps out.
     #[arg(long)]
     pub(crate) no_bootstraps: bool,
-    /// Write a cost table for `cachemirc compile --cost-table`.
+    /// Write what was measured as a cost table.
     #[arg(long, value_name = "FILE")]
     pub(crate) emit_cost: Option<PathBuf>,
     /// One JSON object on stdout.
     #[arg(long)]
     pub(crate) json: bool,
     /// Number of threads; all cores by default.
-    #[arg(long)]
+    #[arg(long, value_parser = parse_threads)]
     pub(crate) threads: Option<usize>,
 }
 
@@ -192,7 +192,7 @@ pub(crate) struct Evaluate {
     #[arg(long)]
     pub(crate) json: bool,
     /// Number of threads; all cores by default.
-    #[arg(long)]
+    #[arg(long, value_parser = parse_threads)]
     pub(crate) threads: Option<usize>,
 }
 
@@ -201,6 +201,14 @@ pub(crate) struct Doctor {
     /// One JSON object on stdout.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Most threads that can be asked for.
+const MOST_THREADS: usize = 1024;
+
+fn parse_threads(text: &str) -> Result<usize, String> {
+    let threads = text.parse().ok().filter(|threads| (1..=MOST_THREADS).contains(threads));
+    threads.ok_or_else(|| format!("expected a number from 1 to {MOST_THREADS}"))
 }
 
 #[cfg(test)]

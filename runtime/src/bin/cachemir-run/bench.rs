@@ -53,16 +53,24 @@ impl Task for Measurement<'_> {
     }
 }
 
-/// Measures prefill and decoding of a plan. The prompt's tokens are the vocabulary's, in order.
+/// Text of which the benchmark's prompts are made.
+const TEXT: &str = "Once upon a time, there was a little girl. She liked to play in the park with her friends. ";
+
+/// Measures prefill and decoding of a plan, on ordinary text.
 pub(crate) fn plan(options: &BenchPlan, interrupt: &AtomicBool) -> Result<(), Error> {
     let plans = Plans::read(&options.plan)?;
     let client = plans.open_client(ClearCipher)?;
-    let vocabulary = plans.client.model.vocabulary.max(1);
-    let count = options.prompt_tokens.max(1) as u32;
-    let tokens: Vec<u32> = (0..count).map(|index| index % vocabulary).collect();
-    if tokens.len() + options.count > client.context() + 1 {
-        return Err(Error::PromptTooLong { tokens: tokens.len() + options.count, context: client.context() });
+    let wanted = options.prompt_tokens.max(1);
+    let total = wanted.saturating_add(options.count.saturating_sub(1));
+    if total > client.context() {
+        return Err(Error::PromptTooLong { tokens: total, context: client.context() });
     }
+    let mut tokens = client.prompt_tokens(TEXT)?;
+    let text = client.tokenizer().encode(TEXT, None)?;
+    while tokens.len() < wanted && !text.is_empty() {
+        tokens.extend(&text);
+    }
+    tokens.truncate(wanted);
     let mut expected = steps(0, tokens.len(), client.chunk());
     expected.extend(steps(tokens.len(), tokens.len() + options.count.saturating_sub(1), None));
     let request = Request { tokens, count: options.count, stop_at_end: false };
@@ -91,11 +99,11 @@ pub(crate) fn plan(options: &BenchPlan, interrupt: &AtomicBool) -> Result<(), Er
         note(&format!("a token: {}{}", output::seconds(seconds), ratio(seconds)));
     }
     note(&format!(
-        "{} bootstraps and {} rotations a token; at most {} resident; one NTT {:.1} µs; {}",
-        object["bootstraps_per_token"],
-        object["rotations_per_token"],
+        "{:.1} bootstraps and {:.0} rotations a token; at most {} resident{}; {}",
+        object["bootstraps_per_token"].as_f64().unwrap_or(0.0),
+        object["rotations_per_token"].as_f64().unwrap_or(0.0),
         memory::peak_resident_bytes().map_or("?".to_owned(), memory::format_bytes),
-        surroundings.ntt_ns.unwrap_or(0.0) / 1e3,
+        surroundings.ntt_ns.map_or(String::new(), |ns| format!("; one NTT {:.1} µs", ns / 1e3)),
         security(&plans.server.parameters),
     ));
     Ok(())

@@ -43,8 +43,11 @@ pub(crate) fn run(options: &Doctor) -> Result<(), Error> {
         for log2_slots in BTreeSet::from([12.min(full), full]) {
             let bytes = key_bytes(ring.parameters(), 1 << log2_slots)?;
             let fits = available.is_none_or(|available| bytes < available);
-            let verdict = if fits { "fits" } else { "does not fit" };
-            lines.push(format!("  keys for 2^{log2_slots} slots: about {}, {verdict}", memory::format_bytes(bytes)));
+            let verdict = if fits { "which fits" } else { "which does not fit" };
+            lines.push(format!(
+                "  keys for 2^{log2_slots} slots: about {}, {verdict}; a run says what else it needs before it starts",
+                memory::format_bytes(bytes)
+            ));
             sizes.push(json!({"log2_slots": log2_slots, "key_bytes": bytes, "fits": fits}));
         }
         presets.push(

@@ -84,9 +84,12 @@ pub(crate) fn run(options: &Evaluate, interrupt: &AtomicBool) -> Result<(), Erro
         interrupt,
     };
     let ((count, sum), _) = roles::run(&plans, &mode, Perplexity { tokens: &tokens, interrupt })?;
-    let perplexity = (sum / count.max(1) as f64).exp();
+    if count == 0 {
+        return Err(Error::Interrupted);
+    }
+    let perplexity = (sum / count as f64).exp();
     if options.json {
-        return output::line(&json!({"event": "eval", "tokens": count, "nats_per_token": sum / count.max(1) as f64,
+        return output::line(&json!({"event": "eval", "tokens": count, "nats_per_token": sum / count as f64,
             "perplexity": perplexity, "parameters": plans.server.parameters.name}));
     }
     output::text(&format!("perplexity {perplexity:.4} over {count} tokens ({})", security(&plans.server.parameters)))

@@ -36,6 +36,9 @@ pub(crate) fn run(options: &Generate, interrupt: &AtomicBool) -> Result<(), Erro
         Some(saved) => {
             let mut tokens = saved.tokens.clone();
             tokens.extend(tokenizing.tokenizer().encode(prompt, None)?);
+            if saved.tokens.len() > tokenizing.context() {
+                return Err(Error::ContextFull { context: tokenizing.context() });
+            }
             if tokens.len() > tokenizing.context() {
                 return Err(Error::PromptTooLong { tokens: tokens.len(), context: tokenizing.context() });
             }
@@ -52,7 +55,7 @@ pub(crate) fn run(options: &Generate, interrupt: &AtomicBool) -> Result<(), Erro
         None => None,
     };
     let processed = saved.as_ref().map_or(0, |saved| saved.tokens.len().saturating_sub(1));
-    let end = (tokens.len() + options.count.saturating_sub(1)).min(tokenizing.context());
+    let end = tokens.len().saturating_add(options.count.saturating_sub(1)).min(tokenizing.context());
     let mut expected = steps(processed, tokens.len(), tokenizing.chunk());
     expected.extend(steps(tokens.len(), end, None));
     let mode = Mode {
@@ -87,6 +90,10 @@ fn read_saved(file: &Path, plans: &Plans) -> Result<SavedClient, Error> {
     let saved = SavedClient::read(&path)?;
     if saved.plan_hash != plans.client.plan_hash {
         return Err(Error::SessionMismatch { path });
+    }
+    if saved.session_hash != SavedClient::hash_of(file)? {
+        let message = format!("it is damaged, or {} belongs to another session", path.display());
+        return Err(Error::SessionInvalid { path: file.to_owned(), message });
     }
     Ok(saved)
 }
@@ -145,6 +152,7 @@ impl Task for Conversation<'_> {
             server.save(&session, file)?;
             let saved = SavedClient {
                 plan_hash: client.plan().plan_hash,
+                session_hash: SavedClient::hash_of(file)?,
                 seed: surroundings.seed.clone(),
                 tokens: generation.tokens.clone(),
                 generated: self.earlier + generation.generated as u32,
@@ -236,8 +244,9 @@ fn report(
         lines.push(format!("{seconds:.2} s a token{ratio}"));
     }
     lines.push(format!(
-        "{} bootstraps and {} rotations a token",
-        summary["bootstraps_per_token"], summary["rotations_per_token"]
+        "{:.1} bootstraps and {:.0} rotations a token",
+        summary["bootstraps_per_token"].as_f64().unwrap_or(0.0),
+        summary["rotations_per_token"].as_f64().unwrap_or(0.0)
     ));
     if let Some(peak) = memory::peak_resident_bytes() {
         lines.push(format!("at most {} resident", memory::format_bytes(peak)));

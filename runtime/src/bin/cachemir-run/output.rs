@@ -12,8 +12,12 @@ use cachemir_runtime::generation::{Listener, Meter, Step};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
+/// Where nobody reads on, the run ends as if it were interrupted.
 fn stdout_error(source: io::Error) -> Error {
-    Error::System { what: "writing to stdout", source }
+    match source.kind() {
+        io::ErrorKind::BrokenPipe => Error::Interrupted,
+        _ => Error::System { what: "writing to stdout", source },
+    }
 }
 
 /// Writes a JSON object as a line to stdout.
@@ -124,7 +128,10 @@ impl<'a, C> Screen<'a, C> {
         self.clear();
         if !self.json && self.show_text && self.tokens > 0 {
             let mut stdout = io::stdout().lock();
-            writeln!(stdout).and_then(|()| stdout.flush()).map_err(stdout_error)?;
+            match writeln!(stdout).and_then(|()| stdout.flush()).map_err(stdout_error) {
+                Ok(()) | Err(Error::Interrupted) => {}
+                Err(error) => return Err(error),
+            }
         }
         let written = match self.logits.take() {
             Some((mut file, None)) => file.flush(),
