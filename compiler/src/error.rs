@@ -106,7 +106,15 @@ pub enum Error {
         /// The op that does not fit.
         cause: crate::placement::Infeasible,
     },
-    /// A plan file that is unusable, or an invariant of one of our stages that is broken: a defect of the compiler.
+    /// A plan file that cannot be used.
+    #[error("{}: {source}", path.display())]
+    Plan {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: cachemir_ir::Error,
+    },
+    /// An invariant of one of our stages is broken: a defect of the compiler.
     #[error(transparent)]
     Ir(#[from] cachemir_ir::Error),
 }
@@ -193,13 +201,10 @@ impl Error {
             Self::Read { .. } => "C0501",
             Self::Write { .. } => "C0502",
             Self::Infeasible { .. } => "C0601",
+            Self::Plan { .. } => "C0503",
             Self::Ir(source) => match source {
                 cachemir_ir::Error::File { action: "read", .. } => "C0501",
                 cachemir_ir::Error::File { .. } => "C0502",
-                cachemir_ir::Error::NotAPlan { .. }
-                | cachemir_ir::Error::PlanVersion { .. }
-                | cachemir_ir::Error::PlanLength { .. }
-                | cachemir_ir::Error::PlanAltered { .. } => "C0503",
                 _ => "C0901",
             },
         }

@@ -55,8 +55,8 @@ pub const CODES: &[Code] = &[
     },
     Code {
         code: "CMR-R012",
-        title: "a sampling option is out of range",
-        explanation: "The temperature must be a number of at least 0, top-p and min-p must lie between 0 and 1, and top-p \
+        title: "an option is out of range",
+        explanation: "The message says what is possible. The temperature must be a number of at least 0, top-p and min-p must lie between 0 and 1, and top-p \
                       must be above 0.",
     },
     Code {

@@ -51,6 +51,14 @@ pub enum Error {
         /// The range, in words.
         expected: &'static str,
     },
+    /// Another option that cannot be met.
+    #[error("{option}: {message}")]
+    BadOption {
+        /// Name of the option or the environment variable.
+        option: &'static str,
+        /// Why not.
+        message: String,
+    },
     /// Too little memory.
     #[error("{needed_bytes} bytes of memory are needed ({needed}), and {available_bytes} are available ({available})",
         needed = crate::memory::format_bytes(*needed_bytes), available = crate::memory::format_bytes(*available_bytes))]
@@ -154,7 +162,7 @@ impl Error {
             Self::Tokenizer(_) => "CMR-R004",
             Self::EmptyPrompt => "CMR-R010",
             Self::PromptTooLong { .. } => "CMR-R011",
-            Self::SamplingOption { .. } => "CMR-R012",
+            Self::SamplingOption { .. } | Self::BadOption { .. } => "CMR-R012",
             Self::Memory { .. } | Self::OutOfMemory { .. } => "CMR-R020",
             Self::Unwritable { .. } => "CMR-R021",
             Self::SessionInvalid { .. } => "CMR-R030",

@@ -1,6 +1,7 @@
 //! From the ONNX file to text: in the clear by all routes of the shipped model, and encrypted under the insecure
 //! parameters, which run the same code as the secure ones.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use cachemir_compiler::compile::{Compilation, CompileOptions, compile};
@@ -176,7 +177,8 @@ fn encrypted_text_is_the_reference_text() {
     let plan = &plans.server;
     let engine = Engine::new(plan).expect("the parameters fit");
     let cipher = SecretCipher::generate(engine.encoder().clone()).expect("a secret key");
-    let keys = cipher.evaluation_keys(engine.key_manifest(), |_, _| {}).expect("evaluation keys");
+    let keys =
+        cipher.evaluation_keys(engine.key_manifest(), |_, _| ControlFlow::Continue(())).expect("evaluation keys");
     let algebra = engine.algebra(keys, plan.program.slots as usize).expect("the matrices are encoded");
     let executor = Executor::new(algebra, &plan.program, plan.levels(), PLAINTEXT_BYTES).expect("the program fits");
     let server = Server::new(executor, plans.client.plan_hash);

@@ -75,9 +75,9 @@ fn context(decoder: &Decoder<'_>, companions: &Companions, options: &ImportOptio
         }
         (Some(asked), _) => Ok(asked),
         (None, Some(limit)) => Ok(limit.min(super::DEFAULT_CONTEXT)),
-        (None, None) => {
-            Err(bad("neither graph nor config.json says how many tokens the model was made for".to_owned()))
-        }
+        (None, None) => Err(bad(
+            "neither graph nor config.json says how many tokens the model was made for; give a number".to_owned(),
+        )),
     }
 }
 

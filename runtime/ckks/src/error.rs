@@ -14,6 +14,9 @@ pub enum CkksError {
     /// The backend failed.
     #[error("backend: {0}")]
     Backend(#[from] HalError),
+    /// The caller asked to stop.
+    #[error("interrupted")]
+    Interrupted,
     /// The operating system's random generator failed.
     #[error("the operating system's random generator failed: {0}")]
     Randomness(String),

@@ -1,5 +1,7 @@
 //! The client's end of a representation: from slots to ciphertexts and back.
 
+use std::ops::ControlFlow;
+
 use cachemir_ckks::ring::sampling::{Seed, os_seed};
 use cachemir_ckks::{
     Ciphertext, Decryptor, Encoder, Encryptor, EvaluationKeys, KeyGenerator, KeyManifest, Ring, SecretKey,
@@ -69,7 +71,7 @@ impl<B: Backend> SecretCipher<B> {
     pub fn evaluation_keys(
         &self,
         manifest: &KeyManifest,
-        progress: impl FnMut(u64, u64),
+        progress: impl FnMut(u64, u64) -> ControlFlow<()>,
     ) -> Result<EvaluationKeys<B>, Error> {
         Ok(KeyGenerator::new(self.ring.clone()).evaluation_keys(&self.secret, manifest, progress)?)
     }

@@ -17,6 +17,10 @@ impl From<CkksError> for Error {
     fn from(source: CkksError) -> Self {
         match source {
             CkksError::Backend(HalError::OutOfMemory { bytes }) => Self::OutOfMemory { bytes: bytes as u64 },
+            CkksError::Interrupted => Self::Interrupted,
+            CkksError::Backend(HalError::Isa { requested, reason }) => {
+                Self::BadOption { option: "CACHEMIR_ISA", message: format!("{requested}: {reason}") }
+            }
             other => Self::engine(&other),
         }
     }

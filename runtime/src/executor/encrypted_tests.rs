@@ -8,6 +8,7 @@ use cachemir_ir::manifest::KeyManifest;
 use cachemir_ir::parameters::Parameters;
 use cachemir_ir::program::{EmbeddingForm, Entry, EntryKind, Placement, Program, State, Table};
 use cachemir_ir::slots::{Chebyshev, StateId, WriteMode};
+use std::ops::ControlFlow;
 
 use super::tests::{push, push_sum, push_write, ty};
 use super::*;
@@ -97,7 +98,7 @@ fn encrypted_execution_agrees_with_the_clear_interpreter_and_survives_a_restart(
 
     let engine = Engine::with_keys(&parameters, &KeyManifest::of(&program), SLOTS).unwrap();
     let cipher = SecretCipher::generate(engine.encoder().clone()).unwrap();
-    let keys = cipher.evaluation_keys(engine.key_manifest(), |_, _| {}).unwrap();
+    let keys = cipher.evaluation_keys(engine.key_manifest(), |_, _| ControlFlow::Continue(())).unwrap();
     let requirements = engine.requirements(&program);
     assert!(requirements.check(requirements.total_bytes() - 1).is_err());
     let algebra = Checked::new(engine.algebra(keys, SLOTS).unwrap(), Clear::new(SLOTS, levels));

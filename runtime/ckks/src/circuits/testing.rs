@@ -2,6 +2,7 @@
 
 use cachemir_hal::Backend;
 use num_complex::Complex64;
+use std::ops::ControlFlow;
 
 use crate::ckks::ciphertext::Ciphertext;
 use crate::ckks::encoder::Encoder;
@@ -31,7 +32,7 @@ impl<B: Backend> Fixture<B> {
         let secret = generator.secret_key().unwrap();
         let mut manifest = KeyManifest::default();
         require(&mut manifest);
-        let keys = generator.evaluation_keys(&secret, &manifest, |_, _| ()).unwrap();
+        let keys = generator.evaluation_keys(&secret, &manifest, |_, _| ControlFlow::Continue(())).unwrap();
         Self { evaluator: Evaluator::new(Encoder::new(ring)), keys, secret }
     }
 

@@ -1,6 +1,7 @@
 //! Key generation and encryptions of zero.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use cachemir_hal::Backend;
 use rand_chacha::ChaCha20Rng;
@@ -155,20 +156,23 @@ impl<B: Backend> KeyGenerator<B> {
         manifest.key_bytes(self.ring.parameters())
     }
 
-    /// All keys of a manifest. After each key, `progress` is told the bytes made so far and in all.
+    /// All keys of a manifest. After each key, `progress` is told the bytes made so far and in all; where it breaks, this fails
+    /// with [`CkksError::Interrupted`].
     pub fn evaluation_keys(
         &self,
         secret: &SecretKey,
         manifest: &KeyManifest,
-        mut progress: impl FnMut(u64, u64),
+        mut progress: impl FnMut(u64, u64) -> ControlFlow<()>,
     ) -> Result<EvaluationKeys<B>, CkksError> {
         let parameters = self.ring.parameters();
         let total = manifest.key_bytes(parameters);
         let mut made = 0;
         let mut count = |key: KeySwitchKey<B>| {
             made += switching_key_bytes(parameters, key.level, key.special);
-            progress(made, total);
-            key
+            match progress(made, total) {
+                ControlFlow::Continue(()) => Ok(key),
+                ControlFlow::Break(()) => Err(CkksError::Interrupted),
+            }
         };
         let mut keys = EvaluationKeys {
             rotations: BTreeMap::new(),
@@ -178,19 +182,19 @@ impl<B: Backend> KeyGenerator<B> {
             sparse_to_dense: None,
         };
         if let Some(level) = manifest.relinearisation {
-            keys.relinearisation = Some(count(self.relinearisation_key(secret, level)?));
+            keys.relinearisation = Some(count(self.relinearisation_key(secret, level)?)?);
         }
         if let Some(level) = manifest.conjugation {
-            keys.conjugation = Some(count(self.conjugation_key(secret, level)?));
+            keys.conjugation = Some(count(self.conjugation_key(secret, level)?)?);
         }
         if manifest.encapsulation {
             let ephemeral = self.ephemeral_secret_key()?;
             let (top, special) = (parameters.maximum_level(), parameters.digit_limbs());
-            keys.dense_to_sparse = Some(count(self.switching_key(secret, &ephemeral, 0, 1)?));
-            keys.sparse_to_dense = Some(count(self.switching_key(&ephemeral, secret, top, special)?));
+            keys.dense_to_sparse = Some(count(self.switching_key(secret, &ephemeral, 0, 1)?)?);
+            keys.sparse_to_dense = Some(count(self.switching_key(&ephemeral, secret, top, special)?)?);
         }
         for (&rotation, &level) in &manifest.rotations {
-            keys.rotations.insert(rotation, count(self.rotation_key(secret, rotation, level)?));
+            keys.rotations.insert(rotation, count(self.rotation_key(secret, rotation, level)?)?);
         }
         Ok(keys)
     }

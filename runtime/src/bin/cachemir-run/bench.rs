@@ -1,5 +1,6 @@
 //! `cachemir-run bench`
 
+use std::ops::ControlFlow;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
@@ -65,7 +66,7 @@ pub(crate) fn plan(options: &BenchPlan, interrupt: &AtomicBool) -> Result<(), Er
     if total > client.context() {
         return Err(Error::PromptTooLong { tokens: total, context: client.context() });
     }
-    let mut tokens = client.prompt_tokens(TEXT)?;
+    let mut tokens = client.tokenizer().encode(TEXT, plans.client.model.bos)?;
     let text = client.tokenizer().encode(TEXT, None)?;
     while tokens.len() < wanted && !text.is_empty() {
         tokens.extend(&text);
@@ -131,7 +132,8 @@ fn measure<T>(ring: &Ring<CpuBackend>, mut operation: impl FnMut() -> Result<T, 
 
 /// Measures each operation at several levels, and the bootstraps.
 pub(crate) fn ops(options: &BenchOps) -> Result<(), Error> {
-    let preset = Parameters::preset(&options.params).map_err(|error| Error::PlanInvalid(error.to_string()))?;
+    let preset = Parameters::preset(&options.params)
+        .map_err(|error| Error::BadOption { option: "--params", message: error.to_string() })?;
     let ring = Ring::<CpuBackend>::new(engine_parameters(&preset)?)?;
     let encoder = Encoder::new(ring.clone());
     let evaluator = Evaluator::new(encoder.clone());
@@ -171,7 +173,7 @@ pub(crate) fn ops(options: &BenchOps) -> Result<(), Error> {
     let mut manifest = KeyManifest::default();
     manifest.require_rotation(1, top as usize);
     manifest.require_relinearisation(top as usize);
-    let keys = generator.evaluation_keys(&secret, &manifest, |_, _| {})?;
+    let keys = generator.evaluation_keys(&secret, &manifest, |_, _| ControlFlow::Continue(()))?;
     let encryptor = Encryptor::with_secret_key(ring.clone(), &secret);
     let values: Vec<f64> = (0..slots).map(|slot| (slot as f64).sin() / 2.0).collect();
     for level in [1, 4, 7, 10, 13, top].into_iter().filter(|&level| level <= top) {
@@ -202,7 +204,10 @@ pub(crate) fn ops(options: &BenchOps) -> Result<(), Error> {
             let bootstrapper = Bootstrapper::new(&evaluator, slots, slot_kind(complex))?;
             let manifest = bootstrapper.key_manifest();
             let bar = output::bar(manifest.key_bytes(ring.parameters()), "evaluation keys", true);
-            let keys = generator.evaluation_keys(&secret, &manifest, |made, _| bar.set_position(made))?;
+            let keys = generator.evaluation_keys(&secret, &manifest, |made, _| {
+                bar.set_position(made);
+                ControlFlow::Continue(())
+            })?;
             bar.finish_and_clear();
             let entry = bootstrapper.prepare_entry(&evaluator, None, 0)?;
             let level = preset.levels().bootstrap_input as usize;

@@ -37,6 +37,10 @@ pub(crate) fn report(error: &Error, json: bool) -> ExitCode {
         // A closed stdout leaves the text on stderr.
         let _ = output::line(&object);
     }
+    if matches!(error, Error::Interrupted) {
+        output::note("interrupted: nothing more was generated");
+        return ExitCode::FAILURE;
+    }
     let mut text = String::new();
     let handler = miette::GraphicalReportHandler::new().with_links(false);
     if handler.render_report(&mut text, &Failure(error)).is_err() {
@@ -44,7 +48,7 @@ pub(crate) fn report(error: &Error, json: bool) -> ExitCode {
     }
     output::note(&text);
     match error {
-        Error::EmptyPrompt | Error::SamplingOption { .. } => ExitCode::from(2),
+        Error::EmptyPrompt | Error::SamplingOption { .. } | Error::BadOption { .. } => ExitCode::from(2),
         _ => ExitCode::FAILURE,
     }
 }

@@ -34,7 +34,8 @@ pub(crate) fn run(options: &Doctor) -> Result<(), Error> {
     ];
     let mut presets = Vec::new();
     for name in PRESET_NAMES {
-        let preset = Preset::preset(name).map_err(|error| Error::PlanInvalid(error.to_string()))?;
+        let preset = Preset::preset(name)
+            .map_err(|error| Error::BadOption { option: "--params", message: error.to_string() })?;
         let ring = Ring::<CpuBackend>::new(engine_parameters(&preset)?)?;
         let ntt_ns = estimate::ntt_ns(&ring)?;
         lines.push(format!("{name:<13} {}; one NTT {:.1} µs", crate::roles::security(&preset), ntt_ns / 1e3));

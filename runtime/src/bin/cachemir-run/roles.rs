@@ -1,5 +1,6 @@
 //! Both roles in one process, for each way to execute.
 
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -143,13 +144,10 @@ fn run_encrypted<T: Task>(plans: &Plans, mode: &Mode<'_>, task: T) -> Result<(T:
     let bar = output::bar(requirements.key_bytes, "evaluation keys", true);
     let keys = cipher.evaluation_keys(engine.key_manifest(), |made, _| {
         bar.set_position(made);
-        if mode.interrupt.load(Ordering::Relaxed) {
-            bar.finish_and_clear();
-            note("interrupted while the keys were made: nothing was generated");
-            std::process::exit(1);
-        }
-    })?;
+        if mode.interrupt.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
     bar.finish_and_clear();
+    let keys = keys?;
     let algebra = engine.algebra(keys, slots)?;
     let keys_seconds = begin.elapsed().as_secs_f64();
     note(&format!("keys ready: {} in {}", memory::format_bytes(requirements.key_bytes), output::seconds(keys_seconds)));

@@ -1,3 +1,5 @@
+use std::ops::ControlFlow;
+
 use super::*;
 use crate::rlwe::keys::switching_key_bytes;
 
@@ -36,7 +38,12 @@ fn sizes_are_known_in_advance_and_progress_ends_at_them() {
     let generator = KeyGenerator::new(ring);
     let secret = generator.secret_key().unwrap();
     let mut reports = Vec::new();
-    let keys = generator.evaluation_keys(&secret, &manifest, |made, total| reports.push((made, total))).unwrap();
+    let keys = generator
+        .evaluation_keys(&secret, &manifest, |made, total| {
+            reports.push((made, total));
+            ControlFlow::Continue(())
+        })
+        .unwrap();
     let total = manifest.key_bytes(&parameters);
     assert_eq!(reports.len(), 5);
     assert_eq!(reports.last(), Some(&(total, total)));

@@ -9,6 +9,7 @@ mod serialised;
 use cachemir_hal::CpuBackend;
 use num_complex::Complex64;
 use rand::Rng;
+use std::ops::ControlFlow;
 
 use crate::ckks::ciphertext::Ciphertext;
 use crate::ckks::encoder::Encoder;
@@ -49,7 +50,7 @@ impl Fixture {
         let ring = Ring::new(small_parameters()).unwrap();
         let generator = KeyGenerator::new(ring.clone());
         let secret = generator.secret_key().unwrap();
-        let keys = generator.evaluation_keys(&secret, manifest, |_, _| ()).unwrap();
+        let keys = generator.evaluation_keys(&secret, manifest, |_, _| ControlFlow::Continue(())).unwrap();
         let encoder = Encoder::new(ring.clone());
         Self { evaluator: Evaluator::new(encoder.clone()), ring, encoder, secret, keys }
     }
