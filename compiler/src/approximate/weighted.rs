@@ -8,7 +8,7 @@ use nalgebra::{DMatrix, DVector};
 
 use super::{Affine, Approximation, Function, LARGEST_DEGREE};
 
-/// Sample points of each of the two ranges.
+/// Sample points of the accurate range and of each tail.
 const POINTS: usize = 300;
 /// Rounds of reweighting.
 const ROUNDS: usize = 30;

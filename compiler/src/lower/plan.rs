@@ -153,10 +153,10 @@ impl Plan {
         let of = |site: Site| ranges.get(&site).copied().unwrap_or_else(|| assumed(site));
 
         // Norms: one width of the interval for all, so that one scale of the residual stream serves all of them.
-        let squares: Vec<Range> = (0..roles.norms.len()).map(|index| ratio(of(Site::Norm { index }).rare)).collect();
-        let width = squares.iter().skip(1).map(|range| range.max - range.min).fold(0.0, f64::max);
+        let squares: Vec<Range> = (1..roles.norms.len()).map(|index| ratio(of(Site::Norm { index }).rare)).collect();
+        let width = squares.iter().map(|range| range.max - range.min).fold(0.0, f64::max);
         let residual_scale = (2.0 / width).sqrt() / root_width;
-        let norm = |(index, (norm, range)): (usize, (&super::roles::Norm, &Range))| {
+        let norm = |((index, norm), range): ((usize, &super::roles::Norm), &Range)| {
             let function =
                 Function::InverseSquareRoot { epsilon: norm.epsilon, factor: 1.0 / (root_width * residual_scale) };
             let accurate = ratio(of(Site::Norm { index }).meaningful);
@@ -186,7 +186,7 @@ impl Plan {
             };
             if worth { own } else { shared }
         };
-        let norms = roles.norms.iter().zip(&squares).enumerate().skip(1).map(norm).collect();
+        let norms = roles.norms.iter().enumerate().skip(1).zip(&squares).map(norm).collect();
         let layers = softmaxes.iter().enumerate().map(|(layer, softmax)| layer_plan(layer, softmax, &of, options));
         Self { residual_scale, norms, layers: layers.collect() }
     }

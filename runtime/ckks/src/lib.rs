@@ -11,7 +11,6 @@
 //! [`EvaluationKeys`], [`Evaluator`], [`Encryptor`], [`Decryptor`]. What a server runs takes an [`Evaluator`] and
 //! [`EvaluationKeys`]; no type among those can name a secret key.
 #![forbid(unsafe_code)]
-// Documentation names residues, primes and polynomials as the papers do: q_0, c_1.
 
 pub mod circuits;
 pub mod ckks;

@@ -4,6 +4,38 @@
 //! kernels take and give canonical residues unless they say otherwise, and all tables give the
 //! same bits.
 
+/// The table of a file's vector kernels as safe function pointers. Who hands the table out must have
+/// found the features that the kernels are compiled for.
+#[cfg(target_arch = "x86_64")]
+macro_rules! kernel_table {
+    (@ $name:ident($($argument:ident: $type:ty),*)) => {{
+        fn call($($argument: $type),*) {
+            // SAFETY: the table is handed out only for processors that have the kernel's features.
+            unsafe { $name($($argument),*) }
+        }
+        call
+    }};
+    () => {
+        Kernels {
+            add: kernel_table!(@ add(dst: &mut [u64], src: &[u64], q: u64)),
+            sub: kernel_table!(@ sub(dst: &mut [u64], src: &[u64], q: u64)),
+            neg: kernel_table!(@ neg(dst: &mut [u64], q: u64)),
+            mul: kernel_table!(@ mul(dst: &mut [u64], src: &[u64], m: &RowModulus)),
+            dot: kernel_table!(@ dot(acc: &mut [u64], pairs: &Pairs<'_>, accumulate: bool, m: &RowModulus)),
+            scale: kernel_table!(@ scale(dst: &mut [u64], w: Multiplier, q: u64)),
+            scale_add: kernel_table!(@ scale_add(acc: &mut [u64], src: &[u64], w: Multiplier, q: u64)),
+            sub_scale: kernel_table!(@ sub_scale(dst: &mut [u64], src: &[u64], w: Multiplier, q: u64)),
+            add_constant: kernel_table!(@ add_constant(dst: &mut [u64], c: u64, q: u64)),
+            permute: kernel_table!(@ permute(dst: &mut [u64], src: &[u64], permutation: &Permutation)),
+            permute_add: kernel_table!(@ permute_add(dst: &mut [u64], src: &[u64], permutation: &Permutation, q: u64)),
+            overflow: kernel_table!(@ overflow(dst: &mut [u64], sources: &[&[u64]], reciprocals: &[f64])),
+            combine: kernel_table!(@ combine(dst: &mut [u64], sources: &[&[u64]], constants: &[u64], next: &[u64], m: &RowModulus)),
+            recentre: kernel_table!(@ recentre(dst: &mut [u64], src: &[u64], source: u64, m: &RowModulus)),
+            lift: kernel_table!(@ lift(dst: &mut [u64], src: &[i64], m: &RowModulus)),
+        }
+    };
+}
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]

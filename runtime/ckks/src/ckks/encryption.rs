@@ -91,12 +91,11 @@ impl<'a, B: Backend> Decryptor<'a, B> {
         let secret = self.key.residues(&self.ring, limbs)?;
         let last = ciphertext.polynomials(&self.ring) - 1;
         let mut message = backend.select(&ciphertext.buffer, last..last + 1, limbs)?;
-        let mut accumulate = |polynomial: usize| -> Result<(), CkksError> {
+        let result = (0..last).rev().try_for_each(|polynomial| -> Result<(), CkksError> {
             backend.mul_assign(&mut message, secret.buffer(), limbs)?;
             let part = backend.select(&ciphertext.buffer, polynomial..polynomial + 1, limbs)?;
             Ok(backend.add_assign(&mut message, &part, limbs)?)
-        };
-        let result = (0..last).rev().try_for_each(&mut accumulate);
+        });
         if result.is_err() {
             backend.wipe(&mut message);
         }

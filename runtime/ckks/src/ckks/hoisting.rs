@@ -195,7 +195,7 @@ impl<B: Backend> Evaluator<B> {
         keys: &EvaluationKeys<B>,
     ) -> Result<(), CkksError> {
         check_scales("rotate_accumulate_extended", accumulator.scale, a.scale)?;
-        Self::check_extended_level("rotate_accumulate_extended", accumulator, a.level)?;
+        Self::check_extended_level("rotate_accumulate_extended", accumulator.level, a.level)?;
         let amount = Self::normalise(a.slots, rotation);
         if amount == 0 {
             let special = self.ring.parameters().digit_limbs();
@@ -224,7 +224,7 @@ impl<B: Backend> Evaluator<B> {
         a: &ExtendedCiphertext<B>,
     ) -> Result<(), CkksError> {
         check_scales("add_extended", accumulator.scale, a.scale)?;
-        Self::check_extended_level("add_extended", accumulator, a.level)?;
+        Self::check_extended_level("add_extended", accumulator.level, a.level)?;
         let limbs = self.ring.extended(a.level, self.ring.parameters().digit_limbs());
         self.ring.backend().add_assign(&mut accumulator.buffer, &a.buffer, &limbs)?;
         Ok(())
@@ -237,46 +237,47 @@ impl<B: Backend> Evaluator<B> {
         accumulator: &mut ExtendedCiphertext<B>,
         pairs: &[(&ExtendedCiphertext<B>, &ExtendedPlaintext<B>)],
     ) -> Result<(), CkksError> {
-        for (a, p) in pairs {
-            check_scales("mul_plain_accumulate_extended", accumulator.scale, a.scale * p.scale)?;
-            Self::check_extended_level("mul_plain_accumulate_extended", accumulator, a.level)?;
-            Self::check_extended_level("mul_plain_accumulate_extended", accumulator, p.level)?;
-        }
-        let buffers: Vec<_> = pairs.iter().map(|(a, p)| (&a.buffer, &p.buffer)).collect();
+        let buffers = Self::extended_pairs(accumulator.level, accumulator.scale, pairs)?;
         let limbs = self.ring.extended(accumulator.level, self.ring.parameters().digit_limbs());
         self.ring.backend().mul_accumulate_many(&mut accumulator.buffer, &buffers, &limbs)?;
         Ok(())
     }
 
-    /// Σ a_k·p_k modulo Q·P for at least one pair, all at one level with one product of scales.
+    /// Σ a_k·p_k modulo Q·P of pairs at this level, whose scales must multiply to this one.
     pub fn mul_plain_sum_extended(
         &self,
+        level: usize,
+        scale: f64,
+        slots: usize,
         pairs: &[(&ExtendedCiphertext<B>, &ExtendedPlaintext<B>)],
     ) -> Result<ExtendedCiphertext<B>, CkksError> {
-        let Some((first, plain)) = pairs.first() else {
-            return Err(CkksError::Slots { slots: 0, maximum: 0 });
-        };
-        let (level, scale, slots) = (first.level, first.scale * plain.scale, first.slots);
-        for (a, p) in pairs {
-            check_scales("mul_plain_sum_extended", scale, a.scale * p.scale)?;
-            Self::check_extended_level("mul_plain_sum_extended", first, a.level)?;
-            Self::check_extended_level("mul_plain_sum_extended", first, p.level)?;
-        }
-        let buffers: Vec<_> = pairs.iter().map(|(a, p)| (&a.buffer, &p.buffer)).collect();
+        let buffers = Self::extended_pairs(level, scale, pairs)?;
         let limbs = self.ring.extended(level, self.ring.parameters().digit_limbs());
         let buffer = self.ring.backend().sum_of_products(2, &buffers, &limbs)?;
         Ok(ExtendedCiphertext { buffer, level, scale, slots })
     }
 
-    fn check_extended_level(
-        operation: &'static str,
-        accumulator: &ExtendedCiphertext<B>,
+    /// The buffers of pairs, whose levels and products of scales are found to be these.
+    #[allow(clippy::type_complexity)]
+    fn extended_pairs<'p>(
         level: usize,
-    ) -> Result<(), CkksError> {
-        if accumulator.level == level {
+        scale: f64,
+        pairs: &[(&'p ExtendedCiphertext<B>, &'p ExtendedPlaintext<B>)],
+    ) -> Result<Vec<(&'p B::Buffer, &'p B::Buffer)>, CkksError> {
+        let checked = |(a, p): &(&'p ExtendedCiphertext<B>, &'p ExtendedPlaintext<B>)| {
+            check_scales("sum of extended products", scale, a.scale * p.scale)?;
+            Self::check_extended_level("sum of extended products", level, a.level)?;
+            Self::check_extended_level("sum of extended products", level, p.level)?;
+            Ok((&a.buffer, &p.buffer))
+        };
+        pairs.iter().map(checked).collect()
+    }
+
+    fn check_extended_level(operation: &'static str, left: usize, right: usize) -> Result<(), CkksError> {
+        if left == right {
             return Ok(());
         }
-        Err(CkksError::LevelMismatch { operation, left: accumulator.level, right: level })
+        Err(CkksError::LevelMismatch { operation, left, right })
     }
 
     /// Divides by P.

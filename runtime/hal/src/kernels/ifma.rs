@@ -10,35 +10,9 @@ use std::arch::x86_64::*;
 use super::{Kernels, Multiplier, Pairs, RowModulus};
 use crate::permutation::{GROUP, Permutation};
 
-/// Wraps a kernel of this file as a safe function pointer.
-macro_rules! kernel {
-    ($name:ident($($argument:ident: $type:ty),*)) => {{
-        fn call($($argument: $type),*) {
-            // SAFETY: this table is handed out only after the processor was found to have
-            // AVX512F, AVX512DQ and AVX512IFMA.
-            unsafe { $name($($argument),*) }
-        }
-        call
-    }};
-}
-
-pub(super) static KERNELS: Kernels = Kernels {
-    add: kernel!(add(dst: &mut [u64], src: &[u64], q: u64)),
-    sub: kernel!(sub(dst: &mut [u64], src: &[u64], q: u64)),
-    neg: kernel!(neg(dst: &mut [u64], q: u64)),
-    mul: kernel!(mul(dst: &mut [u64], src: &[u64], m: &RowModulus)),
-    dot: kernel!(dot(acc: &mut [u64], pairs: &Pairs<'_>, accumulate: bool, m: &RowModulus)),
-    scale: kernel!(scale(dst: &mut [u64], w: Multiplier, q: u64)),
-    scale_add: kernel!(scale_add(acc: &mut [u64], src: &[u64], w: Multiplier, q: u64)),
-    sub_scale: kernel!(sub_scale(dst: &mut [u64], src: &[u64], w: Multiplier, q: u64)),
-    add_constant: kernel!(add_constant(dst: &mut [u64], c: u64, q: u64)),
-    permute: kernel!(permute(dst: &mut [u64], src: &[u64], permutation: &Permutation)),
-    permute_add: kernel!(permute_add(dst: &mut [u64], src: &[u64], permutation: &Permutation, q: u64)),
-    overflow: kernel!(overflow(dst: &mut [u64], sources: &[&[u64]], reciprocals: &[f64])),
-    combine: kernel!(combine(dst: &mut [u64], sources: &[&[u64]], constants: &[u64], next: &[u64], m: &RowModulus)),
-    recentre: kernel!(recentre(dst: &mut [u64], src: &[u64], source: u64, m: &RowModulus)),
-    lift: kernel!(lift(dst: &mut [u64], src: &[i64], m: &RowModulus)),
-};
+// SAFETY: this table is handed out only after the processor was found to have AVX512F, AVX512DQ
+// and AVX512IFMA.
+pub(super) static KERNELS: Kernels = kernel_table!();
 
 /// The words of a vector.
 pub(super) type Lanes = [u64; 8];

@@ -21,6 +21,7 @@
 use std::arch::x86_64::*;
 
 use super::ifma::{Lanes, load, splat, store};
+use super::transform::below;
 use crate::Modulus;
 use crate::tables::reverse_bits;
 
@@ -319,16 +320,6 @@ fn parts<const COUNT: usize>(block: &mut [Lanes]) -> [&mut [Lanes]; COUNT] {
     })
 }
 
-/// The twiddles of all stages below block number `block`, stage after stage.
-#[allow(clippy::inline_always)]
-#[inline(always)]
-fn below<const COUNT: usize>(twiddles: &[Factor], block: usize) -> [Factor; COUNT] {
-    std::array::from_fn(|k| {
-        let stage = (k + 1).ilog2();
-        twiddles[(block << stage) + k + 1 - (1 << stage)]
-    })
-}
-
 /// Butterflies on named words of an array, with the twiddle of sub-block `$j` of stage `$stage`.
 macro_rules! butterflies {
     ($butterfly:path, $ring:ident, $x:ident, $w:ident; $($stage:literal: $(($a:literal, $b:literal, $j:literal))+;)+) => {
@@ -365,13 +356,13 @@ macro_rules! over_parts {
 fn forward_block<const HEADROOM: u32>(ring: Ring, vectors: &mut [Lanes], w: &[Factor], block: usize, stages: usize) {
     match stages {
         1 => {
-            let w = below::<1>(w, block);
+            let w = below::<_, 1>(w, block);
             over_parts!(2, vectors, x => {
                 butterflies!(Ring::butterfly::<HEADROOM>, ring, x, w; 0: (0, 1, 0););
             });
         }
         2 => {
-            let w = below::<3>(w, block);
+            let w = below::<_, 3>(w, block);
             over_parts!(4, vectors, x => {
                 butterflies!(Ring::butterfly::<HEADROOM>, ring, x, w;
                     0: (0, 2, 0) (1, 3, 0);
@@ -379,7 +370,7 @@ fn forward_block<const HEADROOM: u32>(ring: Ring, vectors: &mut [Lanes], w: &[Fa
             });
         }
         3 => {
-            let w = below::<7>(w, block);
+            let w = below::<_, 7>(w, block);
             over_parts!(8, vectors, x => {
                 butterflies!(Ring::butterfly::<HEADROOM>, ring, x, w;
                     0: (0, 4, 0) (1, 5, 0) (2, 6, 0) (3, 7, 0);
@@ -388,7 +379,7 @@ fn forward_block<const HEADROOM: u32>(ring: Ring, vectors: &mut [Lanes], w: &[Fa
             });
         }
         _ => {
-            let w = below::<15>(w, block);
+            let w = below::<_, 15>(w, block);
             over_parts!(16, vectors, x => {
                 butterflies!(Ring::butterfly::<HEADROOM>, ring, x, w;
                     0: (0, 8, 0) (1, 9, 0) (2, 10, 0) (3, 11, 0) (4, 12, 0) (5, 13, 0) (6, 14, 0) (7, 15, 0);
@@ -405,14 +396,14 @@ fn forward_block<const HEADROOM: u32>(ring: Ring, vectors: &mut [Lanes], w: &[Fa
 fn inverse_block(ring: Ring, vectors: &mut [Lanes], w: &[Factor], block: usize, stages: usize, scale: Option<Factor>) {
     match stages {
         1 => {
-            let w = below::<1>(w, block);
+            let w = below::<_, 1>(w, block);
             over_parts!(2, vectors, x => {
                 butterflies!(Ring::inverse_butterfly, ring, x, w; 0: (0, 1, 0););
                 ring.scale(&mut x, scale);
             });
         }
         2 => {
-            let w = below::<3>(w, block);
+            let w = below::<_, 3>(w, block);
             over_parts!(4, vectors, x => {
                 butterflies!(Ring::inverse_butterfly, ring, x, w;
                     1: (0, 1, 0) (2, 3, 1);
@@ -421,7 +412,7 @@ fn inverse_block(ring: Ring, vectors: &mut [Lanes], w: &[Factor], block: usize, 
             });
         }
         3 => {
-            let w = below::<7>(w, block);
+            let w = below::<_, 7>(w, block);
             over_parts!(8, vectors, x => {
                 butterflies!(Ring::inverse_butterfly, ring, x, w;
                     2: (0, 1, 0) (2, 3, 1) (4, 5, 2) (6, 7, 3);
@@ -431,7 +422,7 @@ fn inverse_block(ring: Ring, vectors: &mut [Lanes], w: &[Factor], block: usize, 
             });
         }
         _ => {
-            let w = below::<15>(w, block);
+            let w = below::<_, 15>(w, block);
             over_parts!(16, vectors, x => {
                 butterflies!(Ring::inverse_butterfly, ring, x, w;
                     3: (0, 1, 0) (2, 3, 1) (4, 5, 2) (6, 7, 3) (8, 9, 4) (10, 11, 5) (12, 13, 6) (14, 15, 7);

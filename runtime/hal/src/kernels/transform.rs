@@ -83,3 +83,14 @@ impl RowTransform {
         }
     }
 }
+
+/// The twiddles of all stages below block number `block`, stage after stage.
+#[cfg(target_arch = "x86_64")]
+#[allow(clippy::inline_always)]
+#[inline(always)]
+pub(super) fn below<F: Copy, const COUNT: usize>(twiddles: &[F], block: usize) -> [F; COUNT] {
+    std::array::from_fn(|k| {
+        let stage = (k + 1).ilog2();
+        twiddles[(block << stage) + k + 1 - (1 << stage)]
+    })
+}

@@ -222,7 +222,7 @@ impl<B: Backend> LinearTransform<B> {
             if group.giant == 0 {
                 evaluator.mul_plain_accumulate_extended(&mut sum, &pairs)?;
             } else {
-                let inner = evaluator.mul_plain_sum_extended(&pairs)?;
+                let inner = evaluator.mul_plain_sum_extended(self.level, scale, input.slots(), &pairs)?;
                 self.accumulate_giant(evaluator.ring(), keys, &mut sum, &inner, group.giant)?;
             }
         }
