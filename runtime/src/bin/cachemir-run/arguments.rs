@@ -158,16 +158,22 @@ pub(crate) struct BenchOps {
     /// Parameter preset.
     #[arg(long, default_value = "n16")]
     pub(crate) params: String,
-    /// log2 of the number of slots of the bootstraps.
-    #[arg(long, default_value_t = 12)]
-    pub(crate) log2_slots: u32,
+    /// log2 of the numbers of slots of the bootstraps, separated by commas; the preset's variants by default.
+    #[arg(long, value_delimiter = ',', value_name = "LOG2")]
+    pub(crate) log2_slots: Vec<u32>,
     /// Leave the bootstraps out.
     #[arg(long)]
     pub(crate) no_bootstraps: bool,
+    /// Measure the bootstraps only.
+    #[arg(long, conflicts_with_all = ["no_bootstraps", "emit_cost"])]
+    pub(crate) only_bootstraps: bool,
+    /// Bootstraps of each kind of input; precision is that of all of them together.
+    #[arg(long, default_value_t = 8)]
+    pub(crate) runs: usize,
     /// Write what was measured as a cost table.
     #[arg(long, value_name = "FILE")]
     pub(crate) emit_cost: Option<PathBuf>,
-    /// One JSON object on stdout.
+    /// One JSON object a line on stdout.
     #[arg(long)]
     pub(crate) json: bool,
     /// Number of threads; all cores by default.

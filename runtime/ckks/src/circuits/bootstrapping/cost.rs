@@ -5,7 +5,7 @@
 
 use std::ops::{Add, AddAssign, Mul};
 
-use super::plan::{BootstrapPlan, Factor};
+use super::plan::{BootstrapPlan, Factor, Phase};
 use crate::parameters::Parameters;
 
 /// Time of one limb's multiply-accumulate in units of one NTT of 2^16 at a 50-bit prime (13.8 µs and 74.5 µs with AVX-512 IFMA).
@@ -155,24 +155,30 @@ impl OperationCosts {
 impl BootstrapPlan {
     /// What a bootstrap of an input at [`input_level`](Self::input_level) costs.
     pub fn cost(&self, parameters: &Parameters) -> Cost {
+        Phase::ALL.into_iter().fold(Cost::default(), |sum, phase| sum + self.cost_of(parameters, phase))
+    }
+
+    /// What one of its phases costs.
+    pub fn cost_of(&self, parameters: &Parameters, phase: Phase) -> Cost {
         let at = |level| OperationCosts::new(parameters, level);
-        let mut cost = Cost::default();
-        for factor in self.slots_to_coefficients() {
-            cost += at(factor.level).linear(factor, false);
+        let linear = |factors: &[Factor], double| {
+            factors.iter().fold(Cost::default(), |sum, factor| sum + at(factor.level).linear(factor, double))
+        };
+        match phase {
+            Phase::SlotsToCoefficients => linear(self.slots_to_coefficients(), false),
+            Phase::ModRaise => {
+                // ModRaise itself, and the switch to the ephemeral secret at two limbs.
+                let raise = Cost { transforms: 2 * (self.raised_level() as u64 + 2) + 6, ..Cost::default() };
+                raise + at(self.raised_level()).switch() * (1 + self.trace_rotations().count())
+            }
+            Phase::CoefficientsToSlots => {
+                linear(self.coefficients_to_slots(), true) + at(self.eval_mod_level() + 1).switch()
+            }
+            Phase::EvalMod => {
+                let runs = self.eval_mod_cost(parameters) * self.eval_mod_runs();
+                if self.is_packed() { runs + at(self.output_level() + 1).switch() } else { runs }
+            }
         }
-        let raised = at(self.raised_level());
-        // ModRaise, and the switch to the ephemeral secret at two limbs.
-        cost += Cost { transforms: 2 * (self.raised_level() as u64 + 2) + 6, ..Cost::default() };
-        cost += raised.switch() * (1 + self.trace_rotations().count());
-        for factor in self.coefficients_to_slots() {
-            cost += at(factor.level).linear(factor, true);
-        }
-        cost += at(self.eval_mod_level() + 1).switch();
-        cost += self.eval_mod_cost(parameters) * self.eval_mod_runs();
-        if self.is_packed() {
-            cost += at(self.output_level() + 1).switch();
-        }
-        cost
     }
 
     /// One run of EvalMod.

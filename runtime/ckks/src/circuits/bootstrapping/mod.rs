@@ -29,7 +29,7 @@ pub mod cost;
 pub mod noise;
 mod plan;
 
-pub use plan::{BootstrapPlan, Factor, SlotKind};
+pub use plan::{BootstrapPlan, Factor, Phase, SlotKind};
 
 /// A bootstrap's public constants, encoded: everything but keys and entries.
 #[derive(Debug)]
@@ -178,9 +178,24 @@ impl<B: Backend> Bootstrapper<B> {
         entry: &BootstrapEntry<B>,
         input: &Ciphertext<B>,
     ) -> Result<Ciphertext<B>, CkksError> {
+        self.bootstrap_observed(evaluator, keys, entry, input, &mut |_| ())
+    }
+
+    /// As [`bootstrap`](Self::bootstrap); `observe` is called after each phase.
+    pub fn bootstrap_observed(
+        &self,
+        evaluator: &Evaluator<B>,
+        keys: &EvaluationKeys<B>,
+        entry: &BootstrapEntry<B>,
+        input: &Ciphertext<B>,
+        observe: &mut dyn FnMut(Phase),
+    ) -> Result<Ciphertext<B>, CkksError> {
         let low = self.to_coefficients(evaluator, keys, entry, input)?;
+        observe(Phase::SlotsToCoefficients);
         let raised = self.raise(evaluator, keys, &low)?;
+        observe(Phase::ModRaise);
         let (real, imaginary) = self.to_slots(evaluator, keys, raised)?;
+        observe(Phase::CoefficientsToSlots);
         let mut result = self.eval_mod(evaluator, keys, &real, entry.log2_magnitude)?;
         if let Some(imaginary) = imaginary {
             let mut reduced = self.eval_mod(evaluator, keys, &imaginary, entry.log2_magnitude)?;
@@ -188,6 +203,7 @@ impl<B: Backend> Bootstrapper<B> {
             evaluator.add_assign(&mut result, &reduced)?;
         }
         result.set_slots(self.plan.slots());
+        observe(Phase::EvalMod);
         Ok(result)
     }
 

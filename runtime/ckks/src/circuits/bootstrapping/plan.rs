@@ -21,6 +21,34 @@ pub enum SlotKind {
     Complex,
 }
 
+/// The steps of a bootstrap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Slots become coefficients.
+    SlotsToCoefficients,
+    /// The change to the ephemeral secret, ModRaise, the change back, and the trace.
+    ModRaise,
+    /// Coefficients become slots, real and imaginary parts apart.
+    CoefficientsToSlots,
+    /// The approximate modular reduction, and the sum of both parts.
+    EvalMod,
+}
+
+impl Phase {
+    /// All of them, in order.
+    pub const ALL: [Self; 4] = [Self::SlotsToCoefficients, Self::ModRaise, Self::CoefficientsToSlots, Self::EvalMod];
+
+    /// Name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SlotsToCoefficients => "slots_to_coefficients",
+            Self::ModRaise => "mod_raise",
+            Self::CoefficientsToSlots => "coefficients_to_slots",
+            Self::EvalMod => "eval_mod",
+        }
+    }
+}
+
 /// How many more babies a rotation may cost before another key is generated for it.
 const KEY_COST: usize = 2;
 
