@@ -142,4 +142,16 @@ pub enum CkksError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A stream that serialised data are read from or written to failed.
+    #[error("{action} {object}: {problem}")]
+    Io {
+        /// Reading or writing.
+        action: &'static str,
+        /// What was being read or written.
+        object: &'static str,
+        /// The kind of failure.
+        kind: std::io::ErrorKind,
+        /// The failure in words.
+        problem: String,
+    },
 }

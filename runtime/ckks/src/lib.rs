@@ -2,7 +2,7 @@
 //!
 //! The modules form a strict chain; each uses only those before it:
 //! 1. [`parameters`]: sizes → primes, levels, canonical scales, security.
-//! 2. [`ring`]: the backend built for a parameter set, randomness.
+//! 2. [`ring`]: the backend built for a parameter set, randomness, residues as bytes.
 //! 3. [`rlwe`]: secrets, key-switching keys and hybrid key switching, encryptions of zero.
 //! 4. [`ckks`]: slots, plaintexts, ciphertexts and their arithmetic.
 //! 5. [`circuits`]: linear maps, polynomials, bootstrapping.

@@ -7,7 +7,7 @@ use crate::ckks::ciphertext::{Ciphertext, Plaintext};
 use crate::ckks::encoder::{Encoder, decoding_level};
 use crate::error::CkksError;
 use crate::ring::Ring;
-use crate::ring::sampling::GaussianSampler;
+use crate::ring::sampling::{GaussianSampler, Seed};
 use crate::rlwe::generator::{encrypt_zero, encrypt_zero_public};
 use crate::rlwe::keys::PublicKey;
 use crate::rlwe::secret::SecretKey;
@@ -38,13 +38,31 @@ impl<'a, B: Backend> Encryptor<'a, B> {
 
     /// Encrypts a plaintext at its level and scale.
     pub fn encrypt(&self, plaintext: &Plaintext<B>) -> Result<Ciphertext<B>, CkksError> {
+        Ok(self.encrypt_with_seed(plaintext)?.0)
+    }
+
+    /// Encrypts to bytes for [`Ciphertext::from_bytes`]. Under a secret key these hold a seed in place of the second
+    /// polynomial and are half as many as those of [`Ciphertext::to_bytes`].
+    pub fn encrypt_to_bytes(&self, plaintext: &Plaintext<B>) -> Result<Vec<u8>, CkksError> {
+        let (ciphertext, seed) = self.encrypt_with_seed(plaintext)?;
+        match seed {
+            Some(seed) => ciphertext.to_bytes_with_seed(&self.ring, &seed),
+            None => ciphertext.to_bytes(&self.ring),
+        }
+    }
+
+    /// A ciphertext and, if its second polynomial is expanded from a seed, that seed.
+    fn encrypt_with_seed(&self, plaintext: &Plaintext<B>) -> Result<(Ciphertext<B>, Option<Seed>), CkksError> {
         let &Plaintext { level, scale, slots, .. } = plaintext;
-        let mut buffer = match self.key {
-            EncryptionKey::Secret(key) => encrypt_zero(&self.ring, &self.gaussian, key, level)?,
-            EncryptionKey::Public(key) => encrypt_zero_public(&self.ring, &self.gaussian, key, level)?,
+        let (mut buffer, seed) = match self.key {
+            EncryptionKey::Secret(key) => {
+                let (zero, seed) = encrypt_zero(&self.ring, &self.gaussian, key, level)?;
+                (zero, Some(seed))
+            }
+            EncryptionKey::Public(key) => (encrypt_zero_public(&self.ring, &self.gaussian, key, level)?, None),
         };
         self.ring.backend().add_assign(&mut buffer, &plaintext.buffer, self.ring.chain(level))?;
-        Ok(Ciphertext { buffer, level, scale, slots })
+        Ok((Ciphertext { buffer, level, scale, slots }, seed))
     }
 
     /// Encodes at the canonical scale of `level` and encrypts.

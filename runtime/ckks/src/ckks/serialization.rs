@@ -1,92 +1,94 @@
 //! Ciphertexts as bytes.
 //!
-//! Little-endian: magic `CMCT`, format version (u16), number of polynomials (u16), parameter fingerprint (u64), level
-//! (u32), slots (u32), scale (f64), then the residues as u64 in the order [polynomial][limb][N]. Nothing may follow.
+//! After the [header](crate::ring::serialization), with 0 special primes:
+//!
+//! | offset | type | meaning |
+//! |---|---|---|
+//! | 24 | u32 | slots |
+//! | 28 | u32 | polynomials that follow as rows: 2 or 3, or 1 if a seed stands for the second of two |
+//! | 32 | f64 | scale |
+//! | 40 | 32 bytes | the seed; absent if there are 2 or 3 polynomials |
+//! | then | rows | `[polynomials][level + 1]` |
+
+use std::io::{Read, Write};
 
 use cachemir_hal::Backend;
 
 use crate::ckks::ciphertext::Ciphertext;
 use crate::error::CkksError;
+use crate::parameters::Parameters;
 use crate::ring::Ring;
+use crate::ring::sampling::Seed;
+use crate::ring::serialization::{HEADER_BYTES, Kind, Reader, Writer, read_whole, row_bytes};
+use crate::rlwe::generator::seeded_pair;
 
-const MAGIC: [u8; 4] = *b"CMCT";
-const VERSION: u16 = 1;
-const HEADER_BYTES: usize = 32;
-
-fn malformed(problem: String) -> CkksError {
-    CkksError::Format { object: "ciphertext", problem }
-}
+const FIELD_BYTES: usize = 16;
 
 /// Bytes of a serialised ciphertext.
-pub fn ciphertext_bytes(degree: usize, polynomials: usize, level: usize) -> usize {
-    HEADER_BYTES + polynomials * (level + 1) * degree * size_of::<u64>()
+pub fn ciphertext_bytes(parameters: &Parameters, polynomials: usize, level: usize) -> usize {
+    HEADER_BYTES + FIELD_BYTES + polynomials * row_bytes(parameters, &parameters.primes()[..=level])
 }
 
 impl<B: Backend> Ciphertext<B> {
-    /// Serialises, leaving out limbs above the level.
+    /// Writes the ciphertext, leaving out limbs above the level.
+    pub fn write_to(&self, ring: &Ring<B>, sink: impl Write) -> Result<(), CkksError> {
+        self.write_parts(ring, None, sink)
+    }
+
+    /// Reads what [`write_to`](Self::write_to) or [`Encryptor::encrypt_to_bytes`](crate::Encryptor::encrypt_to_bytes)
+    /// wrote and refuses anything else with [`CkksError::Format`], [`CkksError::LevelOutOfRange`] or
+    /// [`CkksError::Slots`]: other versions and parameters, missing bytes, residues that are not reduced.
+    pub fn read_from(ring: &Ring<B>, source: impl Read) -> Result<Self, CkksError> {
+        let mut reader = Reader::new(ring, Kind::Ciphertext, source);
+        let (level, _) = reader.header(Kind::Ciphertext, 0..=0)?;
+        let slots = reader.word32()?;
+        ring.check_slots(slots)?;
+        let polynomials = reader.word32()?;
+        let scale = f64::from_bits(reader.word64()?);
+        if !scale.is_finite() || scale <= 0.0 {
+            return Err(reader.malformed(format!("scale {scale}")));
+        }
+        let limbs = ring.chain(level);
+        let buffer = match polynomials {
+            1 => {
+                let seed = reader.array()?;
+                seeded_pair(ring, &reader.rows(1, limbs)?, &seed, level)?
+            }
+            2 | 3 => reader.rows(polynomials, limbs)?,
+            _ => return Err(reader.malformed(format!("{polynomials} polynomials, expected 1 to 3"))),
+        };
+        Ok(Self { buffer, level, scale, slots })
+    }
+
+    /// What [`write_to`](Self::write_to) writes.
     pub fn to_bytes(&self, ring: &Ring<B>) -> Result<Vec<u8>, CkksError> {
-        let polynomials = self.polynomials(ring);
-        let compact = ring.backend().select(&self.buffer, 0..polynomials, ring.chain(self.level))?;
-        let mut bytes = Vec::with_capacity(ciphertext_bytes(ring.degree(), polynomials, self.level));
-        bytes.extend(MAGIC);
-        bytes.extend(VERSION.to_le_bytes());
-        bytes.extend((polynomials as u16).to_le_bytes());
-        bytes.extend(ring.parameters().fingerprint().to_le_bytes());
-        bytes.extend((self.level as u32).to_le_bytes());
-        bytes.extend((self.slots as u32).to_le_bytes());
-        bytes.extend(self.scale.to_le_bytes());
-        bytes.extend(ring.backend().download(&compact)?.into_iter().flat_map(u64::to_le_bytes));
+        let mut bytes = Vec::with_capacity(ciphertext_bytes(ring.parameters(), self.polynomials(ring), self.level));
+        self.write_to(ring, &mut bytes)?;
         Ok(bytes)
     }
 
-    /// Reads what [`to_bytes`](Self::to_bytes) wrote, and refuses anything else: other versions and parameters, wrong
-    /// lengths, residues that are not reduced.
+    /// As [`read_from`](Self::read_from); `bytes` must end with the ciphertext.
     pub fn from_bytes(ring: &Ring<B>, bytes: &[u8]) -> Result<Self, CkksError> {
-        let Some((header, body)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
-            return Err(malformed(format!("{} bytes are too few for the header of {HEADER_BYTES}", bytes.len())));
-        };
-        let word16 = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
-        let word32 = |at: usize| u32::from(word16(at)) | u32::from(word16(at + 2)) << 16;
-        let word64 = |at: usize| u64::from(word32(at)) | u64::from(word32(at + 4)) << 32;
-        if header[..4] != MAGIC {
-            return Err(malformed("the magic number is missing".to_owned()));
+        read_whole(Kind::Ciphertext, bytes, |source| Self::read_from(ring, source))
+    }
+
+    /// The bytes of a ciphertext whose second and last polynomial is expanded from `seed`.
+    pub(crate) fn to_bytes_with_seed(&self, ring: &Ring<B>, seed: &Seed) -> Result<Vec<u8>, CkksError> {
+        let mut bytes = Vec::with_capacity(ciphertext_bytes(ring.parameters(), 1, self.level) + seed.len());
+        self.write_parts(ring, Some(seed), &mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn write_parts(&self, ring: &Ring<B>, seed: Option<&Seed>, sink: impl Write) -> Result<(), CkksError> {
+        let polynomials = if seed.is_some() { 1 } else { self.polynomials(ring) };
+        let mut writer = Writer::new(ring, Kind::Ciphertext, sink);
+        writer.header(Kind::Ciphertext, self.level, 0)?;
+        writer.bytes(&(self.slots as u32).to_le_bytes())?;
+        writer.bytes(&(polynomials as u32).to_le_bytes())?;
+        writer.bytes(&self.scale.to_le_bytes())?;
+        if let Some(seed) = seed {
+            writer.bytes(seed)?;
         }
-        if word16(4) != VERSION {
-            return Err(malformed(format!("format version {}, expected {VERSION}", word16(4))));
-        }
-        let (polynomials, fingerprint) = (usize::from(word16(6)), word64(8));
-        let (level, slots) = (word32(16) as usize, word32(20) as usize);
-        let scale = f64::from_bits(word64(24));
-        if fingerprint != ring.parameters().fingerprint() {
-            return Err(malformed(format!(
-                "made for parameters {fingerprint:016x}, not for `{}` ({:016x})",
-                ring.parameters().name(),
-                ring.parameters().fingerprint()
-            )));
-        }
-        ring.check_level(level)?;
-        ring.check_slots(slots)?;
-        if !(2..=3).contains(&polynomials) {
-            return Err(malformed(format!("{polynomials} polynomials, expected 2 or 3")));
-        }
-        if !scale.is_finite() || scale <= 0.0 {
-            return Err(malformed(format!("scale {scale}")));
-        }
-        let expected = ciphertext_bytes(ring.degree(), polynomials, level);
-        if bytes.len() != expected {
-            return Err(malformed(format!("{} bytes, expected {expected}", bytes.len())));
-        }
-        let residues: Vec<u64> = body
-            .chunks_exact(8)
-            .map(|word| word.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)))
-            .collect();
-        for (row, residues) in residues.chunks_exact(ring.degree()).enumerate() {
-            let modulus = ring.modulus(row % (level + 1)).value();
-            if let Some(residue) = residues.iter().find(|&&residue| residue >= modulus) {
-                return Err(malformed(format!("residue {residue} is not below its modulus {modulus}")));
-            }
-        }
-        let buffer = ring.backend().upload(&residues, polynomials, level + 1)?;
-        Ok(Self { buffer, level, scale, slots })
+        writer.rows(&self.buffer, polynomials, ring.chain(self.level))
     }
 }

@@ -1,4 +1,4 @@
-//! R_Q = Z_Q[X]/(X^N + 1) in residue form: the backend built for one parameter set, and randomness.
+//! `R_Q = Z_Q[X]/(X^N + 1)` in residue form: the backend built for one parameter set, randomness, residues as bytes.
 
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use crate::error::CkksError;
 use crate::parameters::Parameters;
 
 pub mod sampling;
+pub mod serialization;
 
 /// A parameter set with the backend built over its primes: table indices `0 ..= maximum_level` are the chain, those
 /// after it the special primes. Cloning is cheap.

@@ -1,6 +1,6 @@
 //! Key generation and encryptions of zero.
 
-use std::collections::BTreeMap;
+use std::io::Write;
 use std::ops::ControlFlow;
 
 use cachemir_hal::Backend;
@@ -11,8 +11,11 @@ use zeroize::Zeroizing;
 use crate::error::CkksError;
 use crate::ring::Ring;
 use crate::ring::sampling::{self, GaussianSampler, Seed};
-use crate::rlwe::keys::{EvaluationKeys, KeyManifest, KeySwitchKey, PublicKey, switching_key_bytes};
+use crate::rlwe::keys::{
+    EvaluationKeys, KeyManifest, KeyRole, KeySwitchKey, PublicKey, RequiredKey, switching_key_bytes,
+};
 use crate::rlwe::secret::{SecretKey, SecretResidues};
+use crate::rlwe::serialization::EvaluationKeysWriter;
 
 /// Uniform polynomials `[polynomials][limbs]` in the NTT domain, expanded from a public seed. Polynomial d modulo the
 /// prime of table index i is stream 256·d + i, so that leaving limbs out leaves the others unchanged.
@@ -46,24 +49,40 @@ pub(crate) fn errors<B: Backend>(
     Ok(buffer)
 }
 
-/// A fresh encryption of zero modulo q_0 ⋯ q_level under a secret: (-a·s + e, a).
+/// The pair (b, a) of two single polynomials.
+fn pair<B: Backend>(ring: &Ring<B>, b: &B::Buffer, a: &B::Buffer, limbs: usize) -> Result<B::Buffer, CkksError> {
+    let mut pair = ring.backend().zeros(2, limbs)?;
+    ring.backend().copy_into(&mut pair, 0, 0, b, 0..1, 0..limbs)?;
+    ring.backend().copy_into(&mut pair, 1, 0, a, 0..1, 0..limbs)?;
+    Ok(pair)
+}
+
+/// The pair (b, a) modulo q_0 ⋯ q_level of which a is expanded from a public seed.
+pub(crate) fn seeded_pair<B: Backend>(
+    ring: &Ring<B>,
+    b: &B::Buffer,
+    seed: &Seed,
+    level: usize,
+) -> Result<B::Buffer, CkksError> {
+    pair(ring, b, &expand_uniform(ring, seed, 1, ring.chain(level))?, level + 1)
+}
+
+/// A fresh encryption of zero modulo q_0 ⋯ q_level under a secret, (-a·s + e, a), and the public seed of a.
 pub(crate) fn encrypt_zero<B: Backend>(
     ring: &Ring<B>,
     gaussian: &GaussianSampler,
     secret: &SecretKey,
     level: usize,
-) -> Result<B::Buffer, CkksError> {
+) -> Result<(B::Buffer, Seed), CkksError> {
     let backend = ring.backend();
     let limbs = ring.chain(level);
     let mut minus_secret = secret.residues(ring, limbs)?;
     backend.negate_assign(minus_secret.buffer_mut(), limbs)?;
-    let a = expand_uniform(ring, &*sampling::os_seed()?, 1, limbs)?;
+    let seed = *sampling::os_seed()?;
+    let a = expand_uniform(ring, &seed, 1, limbs)?;
     let mut b = errors(ring, gaussian, &mut sampling::os_generator()?, 1, limbs)?;
     backend.mul_accumulate(&mut b, &a, minus_secret.buffer(), limbs)?;
-    let mut pair = backend.zeros(2, limbs.len())?;
-    backend.copy_into(&mut pair, 0, 0, &b, 0..1, 0..limbs.len())?;
-    backend.copy_into(&mut pair, 1, 0, &a, 0..1, 0..limbs.len())?;
-    Ok(pair)
+    Ok((pair(ring, &b, &a, limbs.len())?, seed))
 }
 
 /// A fresh encryption of zero modulo q_0 ⋯ q_level under a public key: (b·u + e_0, a·u + e_1) with a ternary u.
@@ -110,7 +129,8 @@ impl<B: Backend> KeyGenerator<B> {
     /// A public key for encryption up to `level`.
     pub fn public_key(&self, secret: &SecretKey, level: usize) -> Result<PublicKey<B>, CkksError> {
         self.ring.check_level(level)?;
-        Ok(PublicKey { pair: encrypt_zero(&self.ring, &self.gaussian, secret, level)?, level })
+        let (pair, seed) = encrypt_zero(&self.ring, &self.gaussian, secret, level)?;
+        Ok(PublicKey { pair, seed, level })
     }
 
     /// A key that takes ciphertexts of up to `level` from one secret to another, with the first `special` special
@@ -156,47 +176,64 @@ impl<B: Backend> KeyGenerator<B> {
         manifest.key_bytes(self.ring.parameters())
     }
 
-    /// All keys of a manifest. After each key, `progress` is told the bytes made so far and in all; where it breaks, this fails
-    /// with [`CkksError::Interrupted`].
+    /// All keys of a manifest. After each key, `progress` is told the bytes made so far and in all; where it breaks,
+    /// this fails with [`CkksError::Interrupted`].
     pub fn evaluation_keys(
         &self,
         secret: &SecretKey,
         manifest: &KeyManifest,
-        mut progress: impl FnMut(u64, u64) -> ControlFlow<()>,
+        progress: impl FnMut(u64, u64) -> ControlFlow<()>,
     ) -> Result<EvaluationKeys<B>, CkksError> {
+        let mut keys = EvaluationKeys::none();
+        self.each_key(secret, manifest, progress, |role, key| {
+            keys.insert(role, key);
+            Ok(())
+        })?;
+        Ok(keys)
+    }
+
+    /// Writes all keys of a manifest for [`EvaluationKeys::read_from`], each before the next is made, so that one key
+    /// is in memory at a time. `progress` is told the same as by [`evaluation_keys`](Self::evaluation_keys): bytes of
+    /// memory, of which less than half are written. After an error, what was written is of no use.
+    pub fn write_evaluation_keys(
+        &self,
+        secret: &SecretKey,
+        manifest: &KeyManifest,
+        sink: impl Write,
+        progress: impl FnMut(u64, u64) -> ControlFlow<()>,
+    ) -> Result<(), CkksError> {
+        let mut writer = EvaluationKeysWriter::begin(&self.ring, manifest, sink)?;
+        self.each_key(secret, manifest, progress, |_, key| writer.key(&key))
+    }
+
+    /// Makes the keys of a manifest one after the other and hands each to `take`.
+    fn each_key(
+        &self,
+        secret: &SecretKey,
+        manifest: &KeyManifest,
+        mut progress: impl FnMut(u64, u64) -> ControlFlow<()>,
+        mut take: impl FnMut(KeyRole, KeySwitchKey<B>) -> Result<(), CkksError>,
+    ) -> Result<(), CkksError> {
         let parameters = self.ring.parameters();
         let total = manifest.key_bytes(parameters);
+        // One for both keys of encapsulation.
+        let ephemeral = self.ephemeral_secret_key()?;
         let mut made = 0;
-        let mut count = |key: KeySwitchKey<B>| {
-            made += switching_key_bytes(parameters, key.level, key.special);
-            match progress(made, total) {
-                ControlFlow::Continue(()) => Ok(key),
-                ControlFlow::Break(()) => Err(CkksError::Interrupted),
+        for RequiredKey { role, level, special } in manifest.keys(parameters) {
+            let key = match role {
+                KeyRole::Relinearisation => self.relinearisation_key(secret, level)?,
+                KeyRole::Conjugation => self.conjugation_key(secret, level)?,
+                KeyRole::DenseToSparse => self.switching_key(secret, &ephemeral, level, special)?,
+                KeyRole::SparseToDense => self.switching_key(&ephemeral, secret, level, special)?,
+                KeyRole::Rotation(rotation) => self.rotation_key(secret, rotation, level)?,
+            };
+            take(role, key)?;
+            made += switching_key_bytes(parameters, level, special);
+            if progress(made, total).is_break() {
+                return Err(CkksError::Interrupted);
             }
-        };
-        let mut keys = EvaluationKeys {
-            rotations: BTreeMap::new(),
-            conjugation: None,
-            relinearisation: None,
-            dense_to_sparse: None,
-            sparse_to_dense: None,
-        };
-        if let Some(level) = manifest.relinearisation {
-            keys.relinearisation = Some(count(self.relinearisation_key(secret, level)?)?);
         }
-        if let Some(level) = manifest.conjugation {
-            keys.conjugation = Some(count(self.conjugation_key(secret, level)?)?);
-        }
-        if manifest.encapsulation {
-            let ephemeral = self.ephemeral_secret_key()?;
-            let (top, special) = (parameters.maximum_level(), parameters.digit_limbs());
-            keys.dense_to_sparse = Some(count(self.switching_key(secret, &ephemeral, 0, 1)?)?);
-            keys.sparse_to_dense = Some(count(self.switching_key(&ephemeral, secret, top, special)?)?);
-        }
-        for (&rotation, &level) in &manifest.rotations {
-            keys.rotations.insert(rotation, count(self.rotation_key(secret, rotation, level)?)?);
-        }
-        Ok(keys)
+        Ok(())
     }
 
     /// The key of an automorphism φ: from s to φ^-1(s).

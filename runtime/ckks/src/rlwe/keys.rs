@@ -1,6 +1,7 @@
 //! Public and evaluation keys, and the manifest that says which of them a program needs.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use cachemir_hal::Backend;
 
@@ -65,20 +66,59 @@ impl KeyManifest {
 
     /// Bytes of memory that the keys take.
     pub fn key_bytes(&self, parameters: &Parameters) -> u64 {
-        let special = parameters.digit_limbs();
-        let mut bytes: u64 = self
-            .rotations
-            .values()
-            .chain(&self.conjugation)
-            .chain(&self.relinearisation)
-            .map(|&level| switching_key_bytes(parameters, level, special))
-            .sum();
-        if self.encapsulation {
-            bytes += switching_key_bytes(parameters, 0, 1);
-            bytes += switching_key_bytes(parameters, parameters.maximum_level(), special);
-        }
-        bytes
+        self.keys(parameters).iter().map(|key| switching_key_bytes(parameters, key.level, key.special)).sum()
     }
+
+    /// The keys, in the order in which they are made and serialised.
+    pub(crate) fn keys(&self, parameters: &Parameters) -> Vec<RequiredKey> {
+        let special = parameters.digit_limbs();
+        let mut keys = Vec::with_capacity(self.len());
+        let mut push = |role, level, special| keys.push(RequiredKey { role, level, special });
+        if let Some(level) = self.relinearisation {
+            push(KeyRole::Relinearisation, level, special);
+        }
+        if let Some(level) = self.conjugation {
+            push(KeyRole::Conjugation, level, special);
+        }
+        if self.encapsulation {
+            push(KeyRole::DenseToSparse, 0, 1);
+            push(KeyRole::SparseToDense, parameters.maximum_level(), special);
+        }
+        for (&rotation, &level) in &self.rotations {
+            push(KeyRole::Rotation(rotation), level, special);
+        }
+        keys
+    }
+}
+
+/// What an evaluation key is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KeyRole {
+    Relinearisation,
+    Conjugation,
+    DenseToSparse,
+    SparseToDense,
+    Rotation(usize),
+}
+
+impl fmt::Display for KeyRole {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Relinearisation => formatter.write_str("relinearisation"),
+            Self::Conjugation => formatter.write_str("conjugation"),
+            Self::DenseToSparse => formatter.write_str("the switch to the ephemeral secret"),
+            Self::SparseToDense => formatter.write_str("the switch back from the ephemeral secret"),
+            Self::Rotation(rotation) => write!(formatter, "rotation by {rotation}"),
+        }
+    }
+}
+
+/// One key of a manifest.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RequiredKey {
+    pub(crate) role: KeyRole,
+    pub(crate) level: usize,
+    pub(crate) special: usize,
 }
 
 /// Bytes of memory of one key-switching key with `special` special primes that reaches `level`.
@@ -135,10 +175,16 @@ impl<B: Backend> KeySwitchKey<B> {
 pub struct PublicKey<B: Backend> {
     /// (b, a), in the NTT domain.
     pub(crate) pair: B::Buffer,
+    pub(crate) seed: Seed,
     pub(crate) level: usize,
 }
 
 impl<B: Backend> PublicKey<B> {
+    /// The public seed that a is expanded from.
+    pub fn seed(&self) -> &Seed {
+        &self.seed
+    }
+
     /// The highest level that can be encrypted to.
     pub fn level(&self) -> usize {
         self.level
@@ -155,42 +201,68 @@ pub struct EvaluationKeys<B: Backend> {
     pub(crate) sparse_to_dense: Option<KeySwitchKey<B>>,
 }
 
-fn find<B: Backend>(
-    key: Option<&KeySwitchKey<B>>,
-    level: usize,
-    name: impl Fn() -> String,
-) -> Result<&KeySwitchKey<B>, CkksError> {
-    match key {
-        None => Err(CkksError::MissingKey { key: name() }),
-        Some(key) if key.level < level => Err(CkksError::KeyLevel { key: name(), key_level: key.level, level }),
-        Some(key) => Ok(key),
-    }
-}
-
 impl<B: Backend> EvaluationKeys<B> {
+    pub(crate) fn none() -> Self {
+        Self {
+            rotations: BTreeMap::new(),
+            conjugation: None,
+            relinearisation: None,
+            dense_to_sparse: None,
+            sparse_to_dense: None,
+        }
+    }
+
+    pub(crate) fn insert(&mut self, role: KeyRole, key: KeySwitchKey<B>) {
+        match role {
+            KeyRole::Relinearisation => self.relinearisation = Some(key),
+            KeyRole::Conjugation => self.conjugation = Some(key),
+            KeyRole::DenseToSparse => self.dense_to_sparse = Some(key),
+            KeyRole::SparseToDense => self.sparse_to_dense = Some(key),
+            KeyRole::Rotation(rotation) => drop(self.rotations.insert(rotation, key)),
+        }
+    }
+
+    /// The key of a role, if it reaches `level`.
+    pub(crate) fn find(&self, role: KeyRole, level: usize) -> Result<&KeySwitchKey<B>, CkksError> {
+        let key = match role {
+            KeyRole::Relinearisation => self.relinearisation.as_ref(),
+            KeyRole::Conjugation => self.conjugation.as_ref(),
+            KeyRole::DenseToSparse => self.dense_to_sparse.as_ref(),
+            KeyRole::SparseToDense => self.sparse_to_dense.as_ref(),
+            KeyRole::Rotation(rotation) => self.rotations.get(&rotation),
+        };
+        match key {
+            None => Err(CkksError::MissingKey { key: role.to_string() }),
+            Some(key) if key.level < level => {
+                Err(CkksError::KeyLevel { key: role.to_string(), key_level: key.level, level })
+            }
+            Some(key) => Ok(key),
+        }
+    }
+
     /// The key of the rotation to the left by `rotation` in 1 .. N/2, if it reaches `level`.
     pub fn rotation(&self, rotation: usize, level: usize) -> Result<&KeySwitchKey<B>, CkksError> {
-        find(self.rotations.get(&rotation), level, || format!("rotation by {rotation}"))
+        self.find(KeyRole::Rotation(rotation), level)
     }
 
     /// The key of complex conjugation, if it reaches `level`.
     pub fn conjugation(&self, level: usize) -> Result<&KeySwitchKey<B>, CkksError> {
-        find(self.conjugation.as_ref(), level, || "conjugation".to_owned())
+        self.find(KeyRole::Conjugation, level)
     }
 
     /// The key from s² to s, if it reaches `level`.
     pub fn relinearisation(&self, level: usize) -> Result<&KeySwitchKey<B>, CkksError> {
-        find(self.relinearisation.as_ref(), level, || "relinearisation".to_owned())
+        self.find(KeyRole::Relinearisation, level)
     }
 
     /// The key from the main to the ephemeral secret: level 0, one special prime.
     pub fn dense_to_sparse(&self) -> Result<&KeySwitchKey<B>, CkksError> {
-        find(self.dense_to_sparse.as_ref(), 0, || "the switch to the ephemeral secret".to_owned())
+        self.find(KeyRole::DenseToSparse, 0)
     }
 
     /// The key from the ephemeral to the main secret, if it reaches `level`.
     pub fn sparse_to_dense(&self, level: usize) -> Result<&KeySwitchKey<B>, CkksError> {
-        find(self.sparse_to_dense.as_ref(), level, || "the switch back from the ephemeral secret".to_owned())
+        self.find(KeyRole::SparseToDense, level)
     }
 
     /// What these keys can do.

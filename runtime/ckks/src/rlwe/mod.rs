@@ -14,4 +14,5 @@
 pub mod generator;
 pub mod keys;
 pub mod secret;
+pub mod serialization;
 pub mod switching;

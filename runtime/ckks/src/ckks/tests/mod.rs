@@ -5,6 +5,7 @@ mod encoding;
 mod keys;
 mod rotations;
 mod serialised;
+mod serialised_keys;
 
 use cachemir_hal::CpuBackend;
 use num_complex::Complex64;

@@ -1,0 +1,382 @@
+use std::cell::Cell;
+use std::io::{self, Read, Write};
+use std::ops::ControlFlow;
+use std::sync::LazyLock;
+
+use cachemir_hal::Backend;
+use proptest::prelude::*;
+
+use super::*;
+use crate::error::CkksError;
+use crate::ring::serialization::HEADER_BYTES;
+use crate::rlwe::generator::expand_uniform;
+use crate::rlwe::keys::{KeySwitchKey, PublicKey, switching_key_bytes};
+use crate::rlwe::serialization::{serialised_evaluation_keys_bytes, serialised_switching_key_bytes};
+
+type Keys = EvaluationKeys<CpuBackend>;
+type Key = KeySwitchKey<CpuBackend>;
+type Public = PublicKey<CpuBackend>;
+
+fn everything(rotations: &[usize], level: usize) -> KeyManifest {
+    let mut manifest = KeyManifest { encapsulation: true, ..KeyManifest::default() };
+    manifest.require_relinearisation(level);
+    manifest.require_conjugation(level - 1);
+    for &rotation in rotations {
+        manifest.require_rotation(rotation, level);
+    }
+    manifest
+}
+
+/// As [`small_parameters`], of the lowest degree: keys so short that many changes to them can be tried.
+fn tiny_ring() -> Ring<CpuBackend> {
+    let literal = ParametersLiteral { log2_degree: 5, ephemeral_weight: 4, ..small_parameters().literal().clone() };
+    Ring::new(Parameters::new(literal).unwrap()).unwrap()
+}
+
+static SAMPLES: LazyLock<Samples> = LazyLock::new(Samples::new);
+
+/// Serialised tiny keys: all of a manifest, one switching key and a public key.
+struct Samples {
+    ring: Ring<CpuBackend>,
+    keys: Vec<u8>,
+    key: Vec<u8>,
+    public: Vec<u8>,
+}
+
+impl Samples {
+    fn new() -> Self {
+        let ring = tiny_ring();
+        let generator = KeyGenerator::new(ring.clone());
+        let secret = generator.secret_key().unwrap();
+        let manifest = KeyManifest {
+            rotations: [(3, 1), (5, 2)].into(),
+            conjugation: Some(1),
+            relinearisation: Some(3),
+            encapsulation: false,
+        };
+        let mut keys = Vec::new();
+        generator.write_evaluation_keys(&secret, &manifest, &mut keys, |_, _| ControlFlow::Continue(())).unwrap();
+        let key = generator.switching_key(&secret, &secret, 3, 2).unwrap().to_bytes(&ring).unwrap();
+        let public = generator.public_key(&secret, 2).unwrap().to_bytes(&ring).unwrap();
+        Self { ring, keys, key, public }
+    }
+
+    /// Reads changed bytes as the kind of the sample. What is accepted must serialise to the same bytes again.
+    fn accepts(&self, kind: usize, bytes: &[u8]) -> bool {
+        let ring = &self.ring;
+        let again = match kind {
+            0 => Keys::from_bytes(ring, bytes).map(|keys| written(ring, &keys)),
+            1 => Key::from_bytes(ring, bytes).map(|key| key.to_bytes(ring).unwrap()),
+            _ => Public::from_bytes(ring, bytes).map(|key| key.to_bytes(ring).unwrap()),
+        };
+        match again {
+            Ok(again) => {
+                assert_eq!(again, bytes, "kind {kind}");
+                true
+            }
+            Err(CkksError::Format { .. } | CkksError::LevelOutOfRange { .. }) => false,
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    fn of_kind(&self, kind: usize) -> &[u8] {
+        [&self.keys, &self.key, &self.public][kind]
+    }
+}
+
+fn written(ring: &Ring<CpuBackend>, keys: &Keys) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    keys.write_to(ring, &mut bytes).unwrap();
+    bytes
+}
+
+#[track_caller]
+fn problem<T>(result: Result<T, CkksError>) -> String {
+    match result {
+        Err(CkksError::Format { problem, .. }) => problem,
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("accepted"),
+    }
+}
+
+/// One byte for each call.
+struct Trickle<'a>(&'a [u8]);
+
+impl Read for Trickle<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = buffer.len().min(1);
+        self.0.read(&mut buffer[..length])
+    }
+}
+
+/// Fails at once.
+struct Broken;
+
+impl Read for Broken {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::ConnectionReset.into())
+    }
+}
+
+/// Counts what is written and fails beyond a limit.
+struct Meter<'a> {
+    written: &'a Cell<u64>,
+    limit: u64,
+}
+
+impl Write for Meter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.written.set(self.written.get() + bytes.len() as u64);
+        if self.written.get() > self.limit { Err(io::ErrorKind::StorageFull.into()) } else { Ok(bytes.len()) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn keys_read_back_evaluate_as_before() {
+    let manifest = everything(&[1, 511], 9);
+    let mut fixture = Fixture::new(&manifest);
+    let bytes = written(&fixture.ring, &fixture.keys);
+    assert_eq!(bytes.len() as u64, serialised_evaluation_keys_bytes(fixture.ring.parameters(), &manifest));
+    let a = random_slots(512, 1);
+    let x = fixture.encrypt(&a);
+    let before = fixture.evaluator.rotate(&x, 511, &fixture.keys).unwrap().to_bytes(&fixture.ring).unwrap();
+
+    fixture.keys = Keys::read_from(&fixture.ring, Trickle(&bytes)).unwrap();
+    assert_eq!(fixture.keys.manifest(), manifest);
+    let (evaluator, keys, top) = (&fixture.evaluator, &fixture.keys, fixture.top());
+    let turned = evaluator.rotate(&x, 511, keys).unwrap();
+    assert_eq!(turned.to_bytes(&fixture.ring).unwrap(), before);
+    fixture.assert_canonical(&turned, top, &rotated(&a, 511), ONE_OPERATION);
+    fixture.assert_canonical(&evaluator.rotate(&x, 1, keys).unwrap(), top, &rotated(&a, 1), ONE_OPERATION);
+    let square = evaluator.square_rescale(&x, keys).unwrap();
+    fixture.assert_canonical(&square, top - 1, &zip(&a, &a, |a, b| a * b), ONE_OPERATION);
+    let conjugate: Vec<_> = a.iter().map(Complex64::conj).collect();
+    fixture.assert_canonical(&evaluator.conjugate(&x, keys).unwrap(), top, &conjugate, ONE_OPERATION);
+    let low = fixture.encrypt_at(&a, 0);
+    let there = evaluator.switch_key(&low, keys.dense_to_sparse().unwrap()).unwrap();
+    let back = evaluator.switch_key(&there, keys.sparse_to_dense(9).unwrap()).unwrap();
+    assert_near(&fixture.decrypt(&back), &a, 3.0 * ONE_OPERATION);
+}
+
+#[test]
+fn keys_are_written_while_they_are_made() {
+    let ring = Ring::<CpuBackend>::new(small_parameters()).unwrap();
+    let parameters = ring.parameters();
+    let generator = KeyGenerator::new(ring.clone());
+    let secret = generator.secret_key().unwrap();
+    let manifest = everything(&[1, 7], 6);
+    let written = Cell::new(0);
+    let sizes = [(6, 3), (5, 3), (0, 1), (9, 3), (6, 3), (6, 3)]
+        .map(|(level, special)| serialised_switching_key_bytes(parameters, level, special));
+    let mut expected = serialised_evaluation_keys_bytes(parameters, &manifest) - sizes.iter().sum::<u64>();
+    let mut remaining = sizes.iter();
+    let mut last = (0, 1);
+    generator
+        .write_evaluation_keys(&secret, &manifest, Meter { written: &written, limit: u64::MAX }, |made, total| {
+            expected += remaining.next().unwrap();
+            assert_eq!(written.get(), expected);
+            last = (made, total);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert_eq!(last, (manifest.key_bytes(parameters), manifest.key_bytes(parameters)));
+
+    let mut bytes = Vec::new();
+    let stopped = generator.write_evaluation_keys(&secret, &manifest, &mut bytes, |_, _| ControlFlow::Break(()));
+    assert_eq!(stopped, Err(CkksError::Interrupted));
+    assert!(problem(Keys::from_bytes(&ring, &bytes)).contains("the data end"));
+
+    written.set(0);
+    let full = generator
+        .write_evaluation_keys(&secret, &manifest, Meter { written: &written, limit: 100_000 }, |_, _| {
+            ControlFlow::Continue(())
+        })
+        .unwrap_err();
+    assert!(matches!(full, CkksError::Io { action: "writing", kind: io::ErrorKind::StorageFull, .. }), "{full}");
+    let broken = Keys::read_from(&ring, (&bytes[..1000]).chain(Broken)).unwrap_err();
+    assert!(
+        matches!(broken, CkksError::Io { action: "reading", kind: io::ErrorKind::ConnectionReset, .. }),
+        "{broken}"
+    );
+}
+
+#[test]
+fn what_the_parameters_lack_is_refused_before_anything_is_written() {
+    let ring = tiny_ring();
+    let generator = KeyGenerator::new(ring);
+    let secret = generator.secret_key().unwrap();
+    let mut written = Vec::new();
+    for (rotation, level) in [(16, 1), (17, 1), (1, 10)] {
+        let manifest = KeyManifest { rotations: [(rotation, level)].into(), ..KeyManifest::default() };
+        let result =
+            generator.write_evaluation_keys(&secret, &manifest, &mut written, |_, _| ControlFlow::Continue(()));
+        assert!(result.is_err(), "rotation by {rotation} at level {level}");
+    }
+    assert!(written.is_empty());
+}
+
+#[test]
+fn single_keys_survive_and_readers_stop_at_their_end() {
+    let fixture = Fixture::new(&KeyManifest::default());
+    let ring = &fixture.ring;
+    let generator = KeyGenerator::new(ring.clone());
+    let other = generator.ephemeral_secret_key().unwrap();
+    let key = generator.switching_key(&fixture.secret, &other, 6, 3).unwrap();
+    let public = generator.public_key(&fixture.secret, 6).unwrap();
+    let mut bytes = key.to_bytes(ring).unwrap();
+    assert_eq!(bytes.len() as u64, serialised_switching_key_bytes(ring.parameters(), 6, 3));
+    public.write_to(ring, &mut bytes).unwrap();
+
+    let mut rest = &bytes[..];
+    let key_again = Key::read_from(ring, &mut rest).unwrap();
+    let public_again = Public::read_from(ring, &mut rest).unwrap();
+    assert!(rest.is_empty());
+    assert_eq!((key_again.seed(), key_again.level(), key_again.special()), (key.seed(), 6, 3));
+    for (again, half) in [(key_again.a(), key.a()), (key_again.b(), key.b()), (&public_again.pair, &public.pair)] {
+        assert_eq!(ring.backend().download(again).unwrap(), ring.backend().download(half).unwrap());
+    }
+    let a = random_slots(512, 1);
+    let encryptor = Encryptor::with_public_key(ring.clone(), &public_again);
+    let x = encryptor.encrypt_slots(&fixture.encoder, &a, 6).unwrap();
+    fixture.assert_canonical(&x, 6, &a, 100.0 * ONE_OPERATION);
+    let switched = fixture.evaluator.switch_key(&x, &key_again).unwrap();
+    let found = Decryptor::new(ring.clone(), &other).decrypt_slots(&fixture.encoder, &switched).unwrap();
+    assert_near(&found, &a, 100.0 * ONE_OPERATION);
+}
+
+#[test]
+fn truncations_and_damaged_headers_are_refused() {
+    let samples = &SAMPLES;
+    for kind in 0..3 {
+        let bytes = samples.of_kind(kind);
+        assert!(samples.accepts(kind, bytes));
+        // All of the headers and manifest; 7 falls on every byte of a word sooner or later.
+        let positions = || (0..128).chain((128..bytes.len()).step_by(7)).chain([bytes.len() - 1]);
+        for length in positions() {
+            assert!(!samples.accepts(kind, &bytes[..length]), "kind {kind}, {length} bytes");
+        }
+        assert!(!samples.accepts(kind, &[bytes, &[0]].concat()), "kind {kind}, a trailing byte");
+        let mut damaged = bytes.to_vec();
+        for position in positions() {
+            for mask in [0x01, 0x80, 0xff] {
+                damaged[position] ^= mask;
+                let accepted = samples.accepts(kind, &damaged);
+                assert!(!accepted || position >= HEADER_BYTES, "kind {kind}, byte {position}");
+                damaged[position] ^= mask;
+            }
+        }
+    }
+}
+
+#[test]
+fn refusals_say_what_is_wrong() {
+    let samples = &SAMPLES;
+    let (ring, keys) = (&samples.ring, &samples.keys);
+    let patched = |changes: &[(usize, u32)]| {
+        let mut bytes = keys.clone();
+        for &(at, word) in changes {
+            bytes[at..at + 4].copy_from_slice(&word.to_le_bytes());
+        }
+        Keys::from_bytes(ring, &bytes)
+    };
+    // The rotations by 3 and 5 stand at bytes 40 and 48.
+    assert!(problem(patched(&[(48, 3)])).contains("twice"));
+    assert!(problem(patched(&[(40, 6)])).contains("out of order"));
+    assert!(problem(patched(&[(40, 0)])).contains("expected 1 to 15"));
+    assert!(problem(patched(&[(48, 16)])).contains("expected 1 to 15"));
+    assert!(problem(patched(&[(44, 2)])).contains("the manifest says 2 and 3"));
+    assert!(problem(patched(&[(24, 3)])).contains("the highest level is 2, the header says 3"));
+    assert!(problem(patched(&[(32, 2)])).contains("flag 2"));
+    assert!(problem(patched(&[(20, 2)])).contains("2 special primes"));
+    for (at, level) in [(16, 10), (24, 11), (28, u32::MAX), (44, u32::MAX)] {
+        assert!(matches!(patched(&[(at, level)]), Err(CkksError::LevelOutOfRange { maximum: 9, .. })), "byte {at}");
+    }
+    // A count without the rotations: refused for its size, not because they are missing.
+    let mut count = keys[..40].to_vec();
+    count[36..40].copy_from_slice(&16_u32.to_le_bytes());
+    assert!(problem(Keys::from_bytes(ring, &count)).contains("16 rotations"));
+
+    assert!(problem(Key::from_bytes(ring, &samples.public)).contains("kind 2 (public key), expected 3"));
+    assert!(problem(Public::from_bytes(ring, keys)).contains("kind 4 (evaluation keys)"));
+    assert!(problem(Ciphertext::from_bytes(ring, &samples.key)).contains("kind 3 (switching key)"));
+    assert!(problem(Key::from_bytes(ring, b"CMCK")).contains("before byte 6"));
+
+    let other = Ring::<CpuBackend>::new(small_parameters()).unwrap();
+    for refused in [
+        Keys::from_bytes(&other, keys).err(),
+        Key::from_bytes(&other, &samples.key).err(),
+        Public::from_bytes(&other, &samples.public).err(),
+    ] {
+        assert!(matches!(refused, Some(CkksError::Format { problem, .. }) if problem.contains("made for parameters")));
+    }
+}
+
+#[test]
+fn a_set_without_keys_is_a_set() {
+    let ring = tiny_ring();
+    let bytes = written(&ring, &Keys::none());
+    assert_eq!(bytes.len(), HEADER_BYTES + 16);
+    assert!(Keys::from_bytes(&ring, &bytes).unwrap().manifest().is_empty());
+}
+
+/// Stored seeds must stand for the same polynomials forever; another expansion wants another format version.
+#[test]
+fn seeds_expand_to_what_they_always_did() {
+    let ring = tiny_ring();
+    let words = ring.backend().download(&expand_uniform(&ring, &[7; 32], 2, &[0, 3, 12]).unwrap()).unwrap();
+    assert_eq!(
+        words.iter().step_by(32).copied().collect::<Vec<_>>(),
+        [290110702477780, 2182254825983, 45993070299909, 929385744136442, 1306873007826, 403362009388912]
+    );
+}
+
+#[test]
+fn the_sizes_of_a_secure_set_are_known() {
+    let parameters = Parameters::preset("n16").unwrap();
+    let of_level = |level, special| {
+        let stored = serialised_switching_key_bytes(&parameters, level, special);
+        (switching_key_bytes(&parameters, level, special), stored)
+    };
+    assert_eq!(of_level(29, 7), (193_986_560, 70_205_496));
+    assert_eq!(of_level(16, 7), (75_497_472, 26_148_920));
+    assert_eq!(of_level(0, 1), (2_097_152, 819_256));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn forged_keys_do_not_panic(
+        kind in 0_usize..3,
+        near in prop::collection::vec((0_usize..120, any::<u8>()), 0..4),
+        far in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        cut in prop::option::weighted(0.2, any::<prop::sample::Index>()),
+    ) {
+        let mut bytes = SAMPLES.of_kind(kind).to_vec();
+        for (position, byte) in near {
+            bytes[position] = byte;
+        }
+        for (position, byte) in far {
+            let position = position.index(bytes.len());
+            bytes[position] = byte;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        SAMPLES.accepts(kind, &bytes);
+    }
+
+    #[test]
+    fn random_bytes_do_not_panic(kind in 0_usize..3, mut bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        prop_assert!(!SAMPLES.accepts(kind, &bytes));
+        // Past magic, version, kind and fingerprint.
+        for (to, from) in bytes.iter_mut().zip(&SAMPLES.of_kind(kind)[..16]) {
+            *to = *from;
+        }
+        SAMPLES.accepts(kind, &bytes);
+    }
+}
