@@ -7,7 +7,7 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use cachemir_hal::{Backend, CpuBackend, HalError, Isa, Representative, primes};
+use cachemir_hal::{Addend, Backend, CpuBackend, HalError, Isa, KeyView, Representative, primes};
 use tfhe_ntt::prime64::Plan;
 
 const DEGREE: usize = 1 << 16;
@@ -102,28 +102,28 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("-- {levels} + {SPECIAL} limbs, {dnum} digits");
         let ciphertext = upload(2, &limbs)?;
         let (key_b, key_a) = (upload(dnum, &all)?, upload(dnum, &all)?);
+        let key = KeyView { b: &key_b, a: &key_a, positions };
         let digits = backend.decompose(&ciphertext, 1, &limbs, &special, SPECIAL)?;
-        let product = backend.inner_product(&digits, &key_b, &key_a, &all, &positions)?;
+        let product = backend.inner_product(&digits, &key, None, 1, &all)?;
         let mut acc = backend.zeros(2, all.len())?;
         report("decompose", &mut || backend.decompose(&ciphertext, 1, &limbs, &special, SPECIAL).map(drop));
-        report("inner product", &mut || backend.inner_product(&digits, &key_b, &key_a, &all, &positions).map(drop));
+        report("inner product", &mut || backend.inner_product(&digits, &key, None, 1, &all).map(drop));
         report("inner product, rotated, accumulated", &mut || {
-            backend.inner_product_automorphism_accumulate(&mut acc, &digits, &key_b, &key_a, 5, &all, &positions)
+            backend.inner_product_accumulate(&mut acc, &digits, &key, None, 5, &all)
         });
         report("mod down, 2 polynomials", &mut || backend.mod_down(&product, &limbs, &special).map(drop));
         report("rescale, 2 polynomials", &mut || backend.rescale(&ciphertext, &limbs).map(drop));
         report("key switch (decompose, inner product, down)", &mut || {
             let digits = backend.decompose(&ciphertext, 1, &limbs, &special, SPECIAL)?;
-            let product = backend.inner_product(&digits, &key_b, &key_a, &all, &positions)?;
+            let product = backend.inner_product(&digits, &key, None, 1, &all)?;
             backend.mod_down(&product, &limbs, &special).map(drop)
         });
+        let factors = vec![1; limbs.len()];
+        let addend = Addend { source: &ciphertext, polynomials: 1, factors: &factors };
         report("rotation of a ciphertext", &mut || {
             let digits = backend.decompose(&ciphertext, 1, &limbs, &special, SPECIAL)?;
-            let product = backend.inner_product(&digits, &key_b, &key_a, &all, &positions)?;
-            let mut switched = backend.mod_down(&product, &limbs, &special)?;
-            let first = backend.select(&ciphertext, 0..1, &limbs)?;
-            backend.add_assign(&mut switched, &first, &limbs)?;
-            backend.automorphism(&switched, 5, &limbs).map(drop)
+            let product = backend.inner_product(&digits, &key, Some(&addend), 5, &all)?;
+            backend.mod_down(&product, &limbs, &special).map(drop)
         });
         report("tensor", &mut || backend.tensor(&ciphertext, &ciphertext, &limbs).map(drop));
     }

@@ -51,6 +51,47 @@ pub enum Representative {
     Centred,
 }
 
+/// A key-switching key: its halves `[digits][limbs]`, and where in them the limbs of an operation lie.
+#[derive(Debug)]
+pub struct KeyView<'a, T> {
+    /// The halves that meet the message.
+    pub b: &'a T,
+    /// The halves that meet the secret.
+    pub a: &'a T,
+    /// Limb position i of an operation is limb position `positions[i]` of the key.
+    pub positions: Vec<usize>,
+}
+
+/// What is added to a product with a key: the first `polynomials` polynomials of `source`, whose limb
+/// position i is multiplied by `factors[i]`; nothing on limb positions from `factors.len()` on.
+#[derive(Debug)]
+pub struct Addend<'a, T> {
+    /// The polynomials.
+    pub source: &'a T,
+    /// How many of them.
+    pub polynomials: usize,
+    /// Canonical residues.
+    pub factors: &'a [u64],
+}
+
+// Not derived, which would ask the same of the buffer.
+impl<T> Clone for Addend<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Addend<'_, T> {}
+
+/// A rotation among several of one ciphertext.
+#[derive(Debug)]
+pub struct HoistedRotation<'a, T> {
+    /// The key from s to φ_g^-1(s), or `None` for no rotation.
+    pub key: Option<KeyView<'a, T>>,
+    /// g.
+    pub galois_element: usize,
+}
+
 /// Modular arithmetic on batches of polynomials. The [module](self) states data layout, batching
 /// and contract.
 pub trait Backend: Clone + Debug + Send + Sync + 'static {
@@ -265,35 +306,69 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         alpha: usize,
     ) -> Result<Self::Buffer, HalError>;
 
-    /// `Σ_d` `digits_d` · `key_b,d` and `Σ_d` `digits_d` · `key_a,d` over all digits: two polynomials modulo
-    /// `limbs` (of all limbs of `digits`, special ones included). The key's halves have at least
-    /// as many polynomials as `digits`, and may have more limbs:
-    /// position i of `digits` meets position `key_positions[i]` of the key.
+    /// `φ_g(Σ_d` `digits_d` · `key_d` + addend), `φ_g`: X ↦ X^g: two polynomials, modulo `limbs` (all limbs of
+    /// `digits`, special ones included). The key's halves have at least as many polynomials as
+    /// `digits`, and may have more limbs. With a key that switches s to φ_g^-1(s) this rotates,
+    /// the digits being shared by all g (hoisting); g = 1 changes nothing.
     fn inner_product(
         &self,
         digits: &Self::Buffer,
-        key_b: &Self::Buffer,
-        key_a: &Self::Buffer,
+        key: &KeyView<'_, Self::Buffer>,
+        addend: Option<&Addend<'_, Self::Buffer>>,
+        galois_element: usize,
         limbs: &[usize],
-        key_positions: &[usize],
     ) -> Result<Self::Buffer, HalError>;
 
-    /// acc ← acc + `φ_g(inner` product), `φ_g`: X ↦ X^g. With a key that switches s to φ_g^-1(s)
-    /// this rotates, the digits being shared by all g (hoisting), and accumulates modulo Q·P
-    /// (double hoisting).
-    #[allow(clippy::too_many_arguments)]
-    fn inner_product_automorphism_accumulate(
+    /// acc ← acc + [`Backend::inner_product`], for sums modulo Q·P (double hoisting).
+    fn inner_product_accumulate(
         &self,
         acc: &mut Self::Buffer,
         digits: &Self::Buffer,
-        key_b: &Self::Buffer,
-        key_a: &Self::Buffer,
+        key: &KeyView<'_, Self::Buffer>,
+        addend: Option<&Addend<'_, Self::Buffer>>,
         galois_element: usize,
         limbs: &[usize],
-        key_positions: &[usize],
     ) -> Result<(), HalError> {
-        let product = self.inner_product(digits, key_b, key_a, limbs, key_positions)?;
-        self.automorphism_accumulate(acc, &product, galois_element, limbs)
+        let product = self.inner_product(digits, key, addend, galois_element, limbs)?;
+        self.add_assign(acc, &product, limbs)
+    }
+
+    /// Sums of products of hoisted rotations with plaintexts, one for each group: the baby steps of
+    /// a linear transform. Rotation k is [`Backend::inner_product`] with key k, `source` limited to
+    /// its first polynomial as addend; without a key it is `source` itself, two polynomials. Group
+    /// g lists pairs of a rotation's index and a plaintext of one polynomial.
+    fn hoisted_sums(
+        &self,
+        digits: &Self::Buffer,
+        source: &Addend<'_, Self::Buffer>,
+        rotations: &[HoistedRotation<'_, Self::Buffer>],
+        groups: &[Vec<(usize, &Self::Buffer)>],
+        limbs: &[usize],
+    ) -> Result<Vec<Self::Buffer>, HalError> {
+        let first = Addend { polynomials: 1, ..*source };
+        let rotated = rotations
+            .iter()
+            .map(|rotation| match &rotation.key {
+                Some(key) => self.inner_product(digits, key, Some(&first), rotation.galois_element, limbs),
+                None => {
+                    let mut itself = self.zeros(2, limbs.len())?;
+                    let covered = &limbs[..source.factors.len().min(limbs.len())];
+                    self.mul_scalar_accumulate(&mut itself, source.source, 2, source.factors, covered)?;
+                    Ok(itself)
+                }
+            })
+            .collect::<Result<Vec<_>, HalError>>()?;
+        let mut sums = Vec::with_capacity(groups.len());
+        for group in groups {
+            let mut pairs = Vec::with_capacity(group.len());
+            for &(k, plain) in group {
+                let (operation, what, found) = ("hoisted_sums", "rotations", rotated.len());
+                let missing = HalError::Shape { operation, what, expected: k + 1, found };
+                pairs.push((rotated.get(k).ok_or(missing)?, plain));
+            }
+            sums.push(self.sum_of_products(2, &pairs, limbs)?);
+        }
+        Ok(sums)
     }
 
     /// Divides every polynomial by the product D of the moduli `drop`, rounding to the nearest

@@ -15,7 +15,7 @@ use zeroize::Zeroize;
 
 use crate::kernels::{Isa, Kernels, Multiplier, RowModulus, RowTransform, selected_isa};
 use crate::tables::Tables;
-use crate::{Backend, CpuBuffer, HalError, Representative, Shape, check};
+use crate::{Addend, Backend, CpuBuffer, HalError, HoistedRotation, KeyView, Representative, Shape, check};
 
 /// Words below which a task is not worth handing to another thread.
 const WORDS_PER_TASK: usize = 1 << 14;
@@ -439,26 +439,37 @@ impl Backend for CpuBackend {
     fn inner_product(
         &self,
         digits: &CpuBuffer,
-        key_b: &CpuBuffer,
-        key_a: &CpuBuffer,
+        key: &KeyView<'_, CpuBuffer>,
+        addend: Option<&Addend<'_, CpuBuffer>>,
+        galois_element: usize,
         limbs: &[usize],
-        key_positions: &[usize],
     ) -> Result<CpuBuffer, HalError> {
-        self.key_product(digits, [key_b, key_a], limbs, key_positions)
+        let mut result = self.buffer(2, limbs.len())?;
+        self.key_product(&mut result, false, digits, key, addend, galois_element, limbs)?;
+        Ok(result)
     }
 
-    fn inner_product_automorphism_accumulate(
+    fn inner_product_accumulate(
         &self,
         acc: &mut CpuBuffer,
         digits: &CpuBuffer,
-        key_b: &CpuBuffer,
-        key_a: &CpuBuffer,
+        key: &KeyView<'_, CpuBuffer>,
+        addend: Option<&Addend<'_, CpuBuffer>>,
         galois_element: usize,
         limbs: &[usize],
-        key_positions: &[usize],
     ) -> Result<(), HalError> {
-        let key = [key_b, key_a];
-        self.key_product_permuted(acc, digits, key, galois_element, limbs, key_positions)
+        self.key_product(acc, true, digits, key, addend, galois_element, limbs)
+    }
+
+    fn hoisted_sums(
+        &self,
+        digits: &CpuBuffer,
+        source: &Addend<'_, CpuBuffer>,
+        rotations: &[HoistedRotation<'_, CpuBuffer>],
+        groups: &[Vec<(usize, &CpuBuffer)>],
+        limbs: &[usize],
+    ) -> Result<Vec<CpuBuffer>, HalError> {
+        self.rotated_sums(digits, source, rotations, groups, limbs)
     }
 
     fn mod_down(&self, src: &CpuBuffer, keep: &[usize], drop: &[usize]) -> Result<CpuBuffer, HalError> {

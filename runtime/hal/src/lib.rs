@@ -20,7 +20,7 @@ pub mod primes;
 mod scalar;
 mod tables;
 
-pub use backend::{Backend, Representative, Shape};
+pub use backend::{Addend, Backend, HoistedRotation, KeyView, Representative, Shape};
 pub use buffer::CpuBuffer;
 pub use cpu::CpuBackend;
 pub use error::HalError;

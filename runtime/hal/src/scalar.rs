@@ -8,7 +8,7 @@ use zeroize::Zeroize;
 
 use crate::ntt::ScalarTransform;
 use crate::tables::Tables;
-use crate::{Backend, CpuBuffer, HalError, Modulus, Representative, Shape, check};
+use crate::{Addend, Backend, CpuBuffer, HalError, KeyView, Modulus, Representative, Shape, check};
 
 /// Scalar arithmetic, one residue at a time. Defines the results of every backend.
 #[derive(Clone)]
@@ -439,31 +439,36 @@ impl Backend for ScalarBackend {
     fn inner_product(
         &self,
         digits: &CpuBuffer,
-        key_b: &CpuBuffer,
-        key_a: &CpuBuffer,
+        key: &KeyView<'_, CpuBuffer>,
+        addend: Option<&Addend<'_, CpuBuffer>>,
+        galois_element: usize,
         limbs: &[usize],
-        key_positions: &[usize],
     ) -> Result<CpuBuffer, HalError> {
         let name = "inner_product";
         self.check(name, limbs, &[digits])?;
-        check::equal(name, "key positions", limbs.len(), key_positions.len())?;
+        check::equal(name, "key positions", limbs.len(), key.positions.len())?;
         let count = digits.shape().polynomials;
-        let mut result = self.zeros(2, limbs.len())?;
-        for (half, key) in [key_b, key_a].into_iter().enumerate() {
-            check::at_least(name, "digits of the key", count, key.shape().polynomials)?;
-            for (position, (index, key_position)) in limbs.iter().zip(key_positions).enumerate() {
-                check::at_least(name, "limbs of the key", key_position + 1, key.shape().limbs)?;
+        let mut sums = self.zeros(2, limbs.len())?;
+        for (half, key_half) in [key.b, key.a].into_iter().enumerate() {
+            check::at_least(name, "digits of the key", count, key_half.shape().polynomials)?;
+            for (position, (index, key_position)) in limbs.iter().zip(&key.positions).enumerate() {
+                check::at_least(name, "limbs of the key", key_position + 1, key_half.shape().limbs)?;
                 let q = self.modulus(*index);
-                let sum = result.row_mut(half, position);
+                let sum = sums.row_mut(half, position);
                 for digit in 0..count {
-                    let pairs = digits.row(digit, position).iter().zip(key.row(digit, *key_position));
+                    let pairs = digits.row(digit, position).iter().zip(key_half.row(digit, *key_position));
                     for (s, (d, k)) in sum.iter_mut().zip(pairs) {
                         *s = q.add(*s, q.mul(*d, *k));
                     }
                 }
             }
         }
-        Ok(result)
+        if let Some(addend) = addend {
+            check::at_least(name, "limbs", addend.factors.len(), limbs.len())?;
+            let covered = &limbs[..addend.factors.len()];
+            self.mul_scalar_accumulate(&mut sums, addend.source, addend.polynomials, addend.factors, covered)?;
+        }
+        self.automorphism(&sums, galois_element, limbs)
     }
 
     fn mod_down(&self, src: &CpuBuffer, keep: &[usize], drop: &[usize]) -> Result<CpuBuffer, HalError> {

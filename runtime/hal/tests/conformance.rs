@@ -2,7 +2,9 @@
 
 mod support;
 
-use cachemir_hal::{Backend, CpuBackend, HalError, Isa, Representative, ScalarBackend};
+use cachemir_hal::{
+    Addend, Backend, CpuBackend, HalError, HoistedRotation, Isa, KeyView, Representative, ScalarBackend,
+};
 use support::{Random, mixed_moduli};
 
 /// One primitive applied to pseudo-random operands; the result downloaded.
@@ -22,6 +24,17 @@ fn scalars<B: Backend>(b: &B, random: &mut Random, limbs: &[usize]) -> Vec<u64> 
 
 fn galois_element<B: Backend>(b: &B, random: &mut Random) -> usize {
     2 * random.below(b.degree() as u64) as usize + 1
+}
+
+/// Where the limbs `LIMBS[..4]`, then `SPECIAL`, lie in a key over all of `LIMBS`, then `SPECIAL`.
+const KEY_POSITIONS: [usize; 7] = [0, 1, 2, 3, 7, 8, 9];
+
+/// Digits, both halves of a key with a digit and limbs to spare, and the limbs.
+fn key_operands<B: Backend>(b: &B, random: &mut Random) -> (B::Buffer, B::Buffer, B::Buffer, Vec<usize>) {
+    let key_limbs = [LIMBS, SPECIAL].concat();
+    let limbs = [&LIMBS[..4], SPECIAL].concat();
+    let digits = operand(b, random, 2, &limbs);
+    (digits, operand(b, random, 3, &key_limbs), operand(b, random, 3, &key_limbs), limbs)
 }
 
 #[allow(clippy::too_many_lines)]
@@ -170,21 +183,44 @@ fn cases<B: Backend>() -> Vec<Case<B>> {
             b.download(&b.decompose(&x, 0, &LIMBS[..2], SPECIAL, 5)?)
         }),
         ("inner_product", |b, r| {
-            let key_limbs = [LIMBS, SPECIAL].concat();
-            let limbs = [&LIMBS[..4], SPECIAL].concat();
-            let digits = operand(b, r, 2, &limbs);
-            let (key_b, key_a) = (operand(b, r, 3, &key_limbs), operand(b, r, 3, &key_limbs));
-            b.download(&b.inner_product(&digits, &key_b, &key_a, &limbs, &[0, 1, 2, 3, 7, 8, 9])?)
+            let (digits, key_b, key_a, limbs) = key_operands(b, r);
+            let key = KeyView { b: &key_b, a: &key_a, positions: KEY_POSITIONS.to_vec() };
+            b.download(&b.inner_product(&digits, &key, None, 1, &limbs)?)
         }),
-        ("inner_product_automorphism_accumulate", |b, r| {
-            let key_limbs = [LIMBS, SPECIAL].concat();
-            let limbs = [&LIMBS[..4], SPECIAL].concat();
-            let digits = operand(b, r, 2, &limbs);
-            let (key_b, key_a) = (operand(b, r, 2, &key_limbs), operand(b, r, 2, &key_limbs));
-            let (mut acc, g) = (operand(b, r, 2, &key_limbs), galois_element(b, r));
-            let positions = [0, 1, 2, 3, 7, 8, 9];
-            b.inner_product_automorphism_accumulate(&mut acc, &digits, &key_b, &key_a, g, &limbs, &positions)?;
+        ("inner_product with an addend, permuted", |b, r| {
+            let (digits, key_b, key_a, limbs) = key_operands(b, r);
+            let key = KeyView { b: &key_b, a: &key_a, positions: KEY_POSITIONS.to_vec() };
+            let (source, factors) = (operand(b, r, 2, &limbs), scalars(b, r, &limbs[..4]));
+            let addend = Addend { source: &source, polynomials: 1 + r.below(2) as usize, factors: &factors };
+            b.download(&b.inner_product(&digits, &key, Some(&addend), galois_element(b, r), &limbs)?)
+        }),
+        ("inner_product_accumulate", |b, r| {
+            let (digits, key_b, key_a, limbs) = key_operands(b, r);
+            let key = KeyView { b: &key_b, a: &key_a, positions: KEY_POSITIONS.to_vec() };
+            let (source, factors) = (operand(b, r, 1, &limbs), scalars(b, r, &limbs));
+            let addend = Addend { source: &source, polynomials: 1, factors: &factors };
+            let mut acc = operand(b, r, 2, &[LIMBS, SPECIAL].concat());
+            b.inner_product_accumulate(&mut acc, &digits, &key, Some(&addend), galois_element(b, r), &limbs)?;
             b.download(&acc)
+        }),
+        ("hoisted_sums", |b, r| {
+            let (digits, key_b, key_a, limbs) = key_operands(b, r);
+            let key = || Some(KeyView { b: &key_b, a: &key_a, positions: KEY_POSITIONS.to_vec() });
+            let (source, factors) = (operand(b, r, 2, &limbs), scalars(b, r, &limbs[..4]));
+            let source = Addend { source: &source, polynomials: 2, factors: &factors };
+            let rotations = [
+                HoistedRotation { key: None, galois_element: 1 },
+                HoistedRotation { key: key(), galois_element: galois_element(b, r) },
+                HoistedRotation { key: key(), galois_element: galois_element(b, r) },
+            ];
+            let plain: Vec<_> = (0..5).map(|_| operand(b, r, 1, &limbs)).collect();
+            let groups = [
+                vec![(0, &plain[0]), (2, &plain[1])],
+                vec![(1, &plain[2])],
+                vec![(0, &plain[3]), (1, &plain[4]), (2, &plain[0])],
+            ];
+            let sums = b.hoisted_sums(&digits, &source, &rotations, &groups, &limbs)?;
+            Ok(sums.iter().map(|sum| b.download(sum)).collect::<Result<Vec<_>, _>>()?.concat())
         }),
         ("mod_down", |b, r| {
             let all = [LIMBS, SPECIAL].concat();
@@ -277,7 +313,8 @@ fn broken_preconditions_are_errors() {
     shape(backend.lift_signed(&[0; 33], &[0]).map(drop));
     shape(backend.decompose(&two, 2, &[0, 1], &[2], 1).map(drop));
     shape(backend.decompose(&two, 0, &[0, 1], &[2], 0).map(drop));
-    shape(backend.inner_product(&two, &two, &one, &[0, 1], &[0, 1]).map(drop));
+    let short = KeyView { b: &two, a: &one, positions: vec![0, 1] };
+    shape(backend.inner_product(&two, &short, None, 1, &[0, 1]).map(drop));
     shape(backend.mod_down(&two, &[0, 1], &[2]).map(drop));
     assert!(matches!(backend.forward_ntt(&mut one, &[99]), Err(HalError::Limbs { .. })));
     assert!(matches!(backend.rescale(&two, &[0]), Err(HalError::Limbs { .. })));

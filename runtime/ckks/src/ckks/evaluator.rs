@@ -287,8 +287,7 @@ impl<B: Backend> Evaluator<B> {
         let key = keys.relinearisation(level)?;
         let special = key.special();
         let digits = switching::decompose(ring, &product.buffer, 2, level, special)?;
-        let mut extended = switching::inner_product(ring, &digits, key, level)?;
-        switching::accumulate_times_special(ring, &mut extended, &product.buffer, 2, level, special)?;
+        let extended = switching::inner_product(ring, &digits, key, &product.buffer, 2, level, 1)?;
         Ok((extended, special))
     }
 

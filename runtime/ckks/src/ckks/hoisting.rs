@@ -4,7 +4,7 @@
 //! decomposition between rotations of one ciphertext ([`Evaluator::decompose`]); double hoisting (ePrint 2020/1203,
 //! section 4) also shares the division by P between the terms of a sum ([`ExtendedCiphertext`]).
 
-use cachemir_hal::Backend;
+use cachemir_hal::{Addend, Backend};
 
 use crate::ckks::ciphertext::{Ciphertext, ExtendedCiphertext, ExtendedPlaintext};
 use crate::ckks::evaluator::{Evaluator, check_scales};
@@ -47,17 +47,16 @@ impl<B: Backend> Evaluator<B> {
         Err(CkksError::LevelMismatch { operation: "rotation of digits", left: a.level, right: digits.level })
     }
 
-    /// P·(c_0 + u_0, u_1) modulo Q·P, where (u_0, u_1) is the key-switched c_1.
-    fn switch_extended(
+    /// φ(a) before its division by P, by the key from s to φ^-1(s).
+    fn automorphism_extended(
         &self,
         a: &Ciphertext<B>,
-        digits: &B::Buffer,
+        digits: &Digits<B>,
         key: &KeySwitchKey<B>,
+        element: usize,
     ) -> Result<B::Buffer, CkksError> {
-        let (ring, level) = (&self.ring, a.level);
-        let mut extended = switching::inner_product(ring, digits, key, level)?;
-        switching::accumulate_times_special(ring, &mut extended, &a.buffer, 1, level, key.special())?;
-        Ok(extended)
+        Self::check_digits(a, digits)?;
+        switching::inner_product(&self.ring, &digits.buffer, key, &a.buffer, 1, a.level, element)
     }
 
     /// φ(a) by the key from s to φ^-1(s).
@@ -68,12 +67,8 @@ impl<B: Backend> Evaluator<B> {
         key: &KeySwitchKey<B>,
         element: usize,
     ) -> Result<Ciphertext<B>, CkksError> {
-        let (ring, level) = (&self.ring, a.level);
-        let backend = ring.backend();
-        Self::check_digits(a, digits)?;
-        let extended = self.switch_extended(a, &digits.buffer, key)?;
-        let switched = switching::mod_down(ring, &extended, level, key.special())?;
-        Ok(Ciphertext { buffer: backend.automorphism(&switched, element, ring.chain(level))?, ..*a })
+        let extended = self.automorphism_extended(a, digits, key, element)?;
+        Ok(Ciphertext { buffer: switching::mod_down(&self.ring, &extended, a.level, key.special())?, ..*a })
     }
 
     /// Rotates the slots to the left by `rotation` modulo their number: slot j of the result is slot j + rotation of
@@ -145,7 +140,7 @@ impl<B: Backend> Evaluator<B> {
             });
         }
         let digits = switching::decompose(&self.ring, &a.buffer, 1, a.level, key.special())?;
-        let extended = self.switch_extended(a, &digits, key)?;
+        let extended = switching::inner_product(&self.ring, &digits, key, &a.buffer, 1, a.level, 1)?;
         Ok(Ciphertext { buffer: switching::mod_down(&self.ring, &extended, a.level, key.special())?, ..*a })
     }
 
@@ -177,12 +172,8 @@ impl<B: Backend> Evaluator<B> {
         if amount == 0 {
             return self.extend(a);
         }
-        Self::check_digits(a, digits)?;
         let key = keys.rotation(amount, a.level)?;
-        let extended = self.switch_extended(a, &digits.buffer, key)?;
-        let limbs = self.ring.extended(a.level, key.special());
-        let element = self.ring.galois_element(amount);
-        let buffer = self.ring.backend().automorphism(&extended, element, &limbs)?;
+        let buffer = self.automorphism_extended(a, digits, key, self.ring.galois_element(amount))?;
         Ok(ExtendedCiphertext { buffer, level: a.level, scale: a.scale, slots: a.slots })
     }
 
@@ -210,10 +201,19 @@ impl<B: Backend> Evaluator<B> {
         }
         let key = keys.rotation(amount, a.level)?;
         let digits = self.decompose(a)?;
-        let extended = self.switch_extended(a, &digits.buffer, key)?;
         let limbs = self.ring.extended(a.level, key.special());
-        let element = self.ring.galois_element(amount);
-        self.ring.backend().automorphism_accumulate(&mut accumulator.buffer, &extended, element, &limbs)?;
+        let factors = self.ring.special_product(key.special(), self.ring.chain(a.level));
+        let addend = Addend { source: &a.buffer, polynomials: 1, factors: &factors };
+        let (view, element) = (key.view(a.level), self.ring.galois_element(amount));
+        let backend = self.ring.backend();
+        backend.inner_product_accumulate(
+            &mut accumulator.buffer,
+            &digits.buffer,
+            &view,
+            Some(&addend),
+            element,
+            &limbs,
+        )?;
         Ok(())
     }
 

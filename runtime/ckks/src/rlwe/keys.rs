@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use cachemir_hal::Backend;
+use cachemir_hal::{Backend, KeyView};
 
 use crate::error::CkksError;
 use crate::parameters::Parameters;
@@ -164,9 +164,10 @@ impl<B: Backend> KeySwitchKey<B> {
         self.special
     }
 
-    /// Limb positions in the key's buffers of q_0 … q_level, p_0 … p_{α-1}.
-    pub fn positions(&self, level: usize) -> Vec<usize> {
-        (0..=level).chain(self.level + 1..=self.level + self.special).collect()
+    /// The key for operations modulo q_0 … q_level, p_0 … p_{α-1}.
+    pub(crate) fn view(&self, level: usize) -> KeyView<'_, B::Buffer> {
+        let positions = (0..=level).chain(self.level + 1..=self.level + self.special).collect();
+        KeyView { b: &self.b, a: &self.a, positions }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The three steps of a hybrid key switch on buffers in the NTT domain.
 
-use cachemir_hal::Backend;
+use cachemir_hal::{Addend, Backend};
 
 use crate::error::CkksError;
 use crate::ring::Ring;
@@ -18,15 +18,21 @@ pub(crate) fn decompose<B: Backend>(
     Ok(ring.backend().decompose(source, polynomial, ring.chain(level), ring.special(special), special)?)
 }
 
-/// P·(u_0, u_1) modulo Q·P, where (u_0, u_1) is the key-switched polynomial whose digits are given.
+/// φ(P·(c_0 + u_0, c_1 + u_1)) modulo Q·P, where (u_0, u_1) is the key-switched polynomial whose digits are given and c_i
+/// is polynomial i of `source` for i < `polynomials`, zero otherwise; φ: X ↦ X^`element`.
 pub(crate) fn inner_product<B: Backend>(
     ring: &Ring<B>,
     digits: &B::Buffer,
     key: &KeySwitchKey<B>,
+    source: &B::Buffer,
+    polynomials: usize,
     level: usize,
+    element: usize,
 ) -> Result<B::Buffer, CkksError> {
     let limbs = ring.extended(level, key.special());
-    Ok(ring.backend().inner_product(digits, key.b(), key.a(), &limbs, &key.positions(level))?)
+    let factors = ring.special_product(key.special(), ring.chain(level));
+    let addend = Addend { source, polynomials, factors: &factors };
+    Ok(ring.backend().inner_product(digits, &key.view(level), Some(&addend), element, &limbs)?)
 }
 
 /// accumulator ← accumulator + P·source modulo Q (P·source being zero modulo P), on the first `polynomials`.

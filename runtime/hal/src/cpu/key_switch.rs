@@ -1,9 +1,12 @@
 //! Digits, inner products with keys, and the tensor product.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::{CpuBackend, WORDS_PER_TASK};
-use crate::{CpuBuffer, HalError, check};
+use crate::kernels::{Multiplier, RowModulus};
+use crate::{Addend, CpuBuffer, HalError, HoistedRotation, KeyView, check};
 
 /// Words of a block in which the digits stay in a near cache while both halves of a key pass.
 const PRODUCT_BLOCK: usize = 1 << 10;
@@ -77,85 +80,95 @@ impl CpuBackend {
     fn check_key(
         &self,
         digits: &CpuBuffer,
-        key: [&CpuBuffer; 2],
+        key: &KeyView<'_, CpuBuffer>,
+        addend: Option<&Addend<'_, CpuBuffer>>,
         limbs: &[usize],
-        key_positions: &[usize],
     ) -> Result<(), HalError> {
         let name = "inner_product";
         self.check(name, limbs, &[digits])?;
-        check::equal(name, "key positions", limbs.len(), key_positions.len())?;
-        let last = key_positions.iter().max().map_or(0, |last| last + 1);
-        for half in key {
+        check::equal(name, "key positions", limbs.len(), key.positions.len())?;
+        let last = key.positions.iter().max().map_or(0, |last| last + 1);
+        for half in [key.b, key.a] {
             let (wanted, found) = (digits.shape().polynomials, half.shape().polynomials);
             check::at_least(name, "digits of the key", wanted, found)?;
             check::at_least(name, "limbs of the key", last, half.shape().limbs)?;
         }
-        Ok(())
+        addend.map_or(Ok(()), |addend| self.check_addend(addend, limbs))
     }
 
-    /// Both sums Σ digit · key of one limb.
+    fn check_addend(&self, addend: &Addend<'_, CpuBuffer>, limbs: &[usize]) -> Result<(), HalError> {
+        let name = "inner_product";
+        check::at_least(name, "limbs", addend.factors.len(), limbs.len())?;
+        self.check(name, &limbs[..addend.factors.len()], &[addend.source])?;
+        check::at_least(name, "polynomials", addend.polynomials, addend.source.shape().polynomials.min(2))
+    }
+
+    /// `block` ← the addend's share of these words of polynomial `half` at a limb position; whether it has one.
+    fn start_block(
+        &self,
+        block: &mut [u64],
+        words: Range<usize>,
+        half: usize,
+        position: usize,
+        addend: Option<&Addend<'_, CpuBuffer>>,
+        m: &RowModulus,
+    ) -> bool {
+        let Some(addend) = addend.filter(|addend| half < addend.polynomials) else { return false };
+        let Some(factor) = addend.factors.get(position) else { return false };
+        block.copy_from_slice(&addend.source.row(half, position)[words]);
+        (self.0.kernels.scale)(block, Multiplier::new(*factor, m.q), m.q);
+        true
+    }
+
+    /// Both sums addend + Σ digit · key of one limb.
     fn key_product_rows(
         &self,
         sums: [&mut [u64]; 2],
         digits: &CpuBuffer,
-        key: [&CpuBuffer; 2],
+        key: &KeyView<'_, CpuBuffer>,
+        addend: Option<&Addend<'_, CpuBuffer>>,
         index: usize,
         position: usize,
-        key_position: usize,
     ) {
         let length = PRODUCT_BLOCK.min(self.0.tables.degree);
+        let m = &self.0.rows[index];
+        let key_position = key.positions[position];
         let [sum_b, sum_a] = sums;
         let blocks = sum_b.chunks_mut(length).zip(sum_a.chunks_mut(length));
         let mut pairs = Vec::with_capacity(digits.shape().polynomials);
         for (block, sums) in blocks.enumerate() {
             let words = block * length..(block + 1) * length;
-            for (sum, half) in [sums.0, sums.1].into_iter().zip(key) {
+            for (half, (sum, key_half)) in [sums.0, sums.1].into_iter().zip([key.b, key.a]).enumerate() {
                 pairs.clear();
                 pairs.extend((0..digits.shape().polynomials).map(|digit| {
-                    (&digits.row(digit, position)[words.clone()], &half.row(digit, key_position)[words.clone()])
+                    (&digits.row(digit, position)[words.clone()], &key_half.row(digit, key_position)[words.clone()])
                 }));
-                (self.0.kernels.dot)(sum, &pairs, false, &self.0.rows[index]);
+                let started = self.start_block(sum, words.clone(), half, position, addend, m);
+                (self.0.kernels.dot)(sum, &pairs, started, m);
             }
         }
     }
 
+    /// Overwrites or increases the two polynomials of `result` by a permuted product with a key.
+    #[allow(clippy::too_many_arguments)]
     pub(super) fn key_product(
         &self,
+        result: &mut CpuBuffer,
+        accumulate: bool,
         digits: &CpuBuffer,
-        key: [&CpuBuffer; 2],
-        limbs: &[usize],
-        key_positions: &[usize],
-    ) -> Result<CpuBuffer, HalError> {
-        self.check_key(digits, key, limbs, key_positions)?;
-        let degree = self.0.tables.degree;
-        let mut result = self.buffer(2, limbs.len())?;
-        let (b, a) = result.words_mut().split_at_mut(limbs.len() * degree);
-        b.par_chunks_mut(degree)
-            .zip(a.par_chunks_mut(degree))
-            .enumerate()
-            .with_min_len(WORDS_PER_TASK.div_ceil(degree))
-            .for_each(|(j, (b, a))| {
-                self.key_product_rows([b, a], digits, key, limbs[j], j, key_positions[j]);
-            });
-        Ok(result)
-    }
-
-    pub(super) fn key_product_permuted(
-        &self,
-        acc: &mut CpuBuffer,
-        digits: &CpuBuffer,
-        key: [&CpuBuffer; 2],
+        key: &KeyView<'_, CpuBuffer>,
+        addend: Option<&Addend<'_, CpuBuffer>>,
         galois_element: usize,
         limbs: &[usize],
-        key_positions: &[usize],
     ) -> Result<(), HalError> {
-        self.check_key(digits, key, limbs, key_positions)?;
-        self.check("inner_product", limbs, &[acc])?;
-        check::at_least("inner_product", "polynomials", 2, acc.shape().polynomials)?;
+        self.check_key(digits, key, addend, limbs)?;
+        self.check("inner_product", limbs, &[result])?;
+        check::at_least("inner_product", "polynomials", 2, result.shape().polynomials)?;
         let permutation = self.0.tables.automorphism(galois_element)?;
+        let in_place = galois_element == 1 && !accumulate;
         let degree = self.0.tables.degree;
-        let stride = acc.shape().limbs;
-        let (b, a) = acc.words_mut().split_at_mut(stride * degree);
+        let stride = result.shape().limbs;
+        let (b, a) = result.words_mut().split_at_mut(stride * degree);
         let used = limbs.len() * degree;
         b[..used]
             .par_chunks_mut(degree)
@@ -163,17 +176,111 @@ impl CpuBackend {
             .enumerate()
             .with_min_len(WORDS_PER_TASK.div_ceil(degree))
             .for_each_init(
-                || vec![0; 2 * degree],
+                || vec![0; if in_place { 0 } else { 2 * degree }],
                 |sums, (j, (b, a))| {
+                    if in_place {
+                        return self.key_product_rows([b, a], digits, key, addend, limbs[j], j);
+                    }
                     let (sum_b, sum_a) = sums.split_at_mut(degree);
-                    let index = limbs[j];
-                    let position = key_positions[j];
-                    self.key_product_rows([sum_b, sum_a], digits, key, index, j, position);
-                    (self.0.kernels.permute_add)(b, sum_b, &permutation, self.q(index));
-                    (self.0.kernels.permute_add)(a, sum_a, &permutation, self.q(index));
+                    self.key_product_rows([sum_b, sum_a], digits, key, addend, limbs[j], j);
+                    for (row, sum) in [(b, sum_b), (a, sum_a)] {
+                        if accumulate {
+                            (self.0.kernels.permute_add)(row, sum, &permutation, self.q(limbs[j]));
+                        } else {
+                            (self.0.kernels.permute)(row, sum, &permutation);
+                        }
+                    }
                 },
             );
         Ok(())
+    }
+
+    /// Limb by limb: all rotations of a limb are made, and then meet all plaintexts block by block, so that rotations never
+    /// leave the caches.
+    pub(super) fn rotated_sums(
+        &self,
+        digits: &CpuBuffer,
+        source: &Addend<'_, CpuBuffer>,
+        rotations: &[HoistedRotation<'_, CpuBuffer>],
+        groups: &[Vec<(usize, &CpuBuffer)>],
+        limbs: &[usize],
+    ) -> Result<Vec<CpuBuffer>, HalError> {
+        let name = "hoisted_sums";
+        let first = Addend { polynomials: 1, ..*source };
+        self.check_addend(source, limbs)?;
+        for key in rotations.iter().filter_map(|rotation| rotation.key.as_ref()) {
+            self.check_key(digits, key, Some(&first), limbs)?;
+        }
+        for (k, plain) in groups.iter().flatten() {
+            self.check(name, limbs, &[plain])?;
+            check::at_least(name, "rotations", k + 1, rotations.len())?;
+        }
+        let permutations = rotations
+            .iter()
+            .map(|rotation| self.0.tables.automorphism(rotation.galois_element))
+            .collect::<Result<Vec<_>, _>>()?;
+        let degree = self.0.tables.degree;
+        let mut results = groups.iter().map(|_| self.buffer(2, limbs.len())).collect::<Result<Vec<_>, _>>()?;
+
+        // By limb: rows of group 0, polynomials 0 and 1, of group 1, and so on.
+        let mut rows: Vec<Vec<&mut [u64]>> = limbs.iter().map(|_| Vec::with_capacity(2 * groups.len())).collect();
+        for result in &mut results {
+            for (row, words) in result.words_mut().chunks_mut(degree).enumerate() {
+                rows[row % limbs.len()].push(words);
+            }
+        }
+        let scratch = |count: usize| vec![0; count * degree];
+        rows.into_par_iter().enumerate().with_min_len(WORDS_PER_TASK.div_ceil(degree)).for_each_init(
+            || (scratch(2), scratch(2 * rotations.len())),
+            |(sums, rotated), (j, rows)| {
+                for ((rotation, permutation), rotated) in
+                    rotations.iter().zip(&permutations).zip(rotated.chunks_mut(2 * degree))
+                {
+                    let (rotated_b, rotated_a) = rotated.split_at_mut(degree);
+                    if let Some(key) = &rotation.key {
+                        let (sum_b, sum_a) = sums.split_at_mut(degree);
+                        self.key_product_rows([sum_b, sum_a], digits, key, Some(&first), limbs[j], j);
+                        (self.0.kernels.permute)(rotated_b, sum_b, permutation);
+                        (self.0.kernels.permute)(rotated_a, sum_a, permutation);
+                    } else {
+                        for (half, row) in [rotated_b, rotated_a].into_iter().enumerate() {
+                            if !self.start_block(row, 0..degree, half, j, Some(source), &self.0.rows[limbs[j]]) {
+                                row.fill(0);
+                            }
+                        }
+                    }
+                }
+                self.dot_groups(rows, rotated, groups, limbs[j], j);
+            },
+        );
+        Ok(results)
+    }
+
+    /// The sums of all groups at one limb.
+    fn dot_groups(
+        &self,
+        mut rows: Vec<&mut [u64]>,
+        rotated: &[u64],
+        groups: &[Vec<(usize, &CpuBuffer)>],
+        index: usize,
+        position: usize,
+    ) {
+        let degree = self.0.tables.degree;
+        let length = PRODUCT_BLOCK.min(degree);
+        for start in (0..degree).step_by(length) {
+            let words = start..start + length;
+            for (row, sum) in rows.iter_mut().enumerate() {
+                let (group, half) = (row / 2, row % 2);
+                let pairs: Vec<_> = groups[group]
+                    .iter()
+                    .map(|(k, plain)| {
+                        let rotated = &rotated[(2 * k + half) * degree..][..degree];
+                        (&rotated[words.clone()], &plain.row(0, position)[words.clone()])
+                    })
+                    .collect();
+                (self.0.kernels.dot)(&mut sum[words.clone()], &pairs, false, &self.0.rows[index]);
+            }
+        }
     }
 
     pub(super) fn tensor_product(&self, a: &CpuBuffer, b: &CpuBuffer, limbs: &[usize]) -> Result<CpuBuffer, HalError> {

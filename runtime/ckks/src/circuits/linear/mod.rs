@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use cachemir_hal::Backend;
+use cachemir_hal::{Addend, Backend, HoistedRotation};
 
 use crate::ckks::ciphertext::{Ciphertext, ExtendedCiphertext, ExtendedPlaintext, Plaintext};
 use crate::ckks::encoder::Encoder;
@@ -214,86 +214,67 @@ impl<B: Backend> LinearTransform<B> {
         keys: &EvaluationKeys<B>,
         input: &Ciphertext<B>,
     ) -> Result<ExtendedCiphertext<B>, CkksError> {
-        let babies = self.extended_babies(evaluator.ring(), keys, input)?;
-        let scale = input.scale() * self.scale;
-        let mut sum = evaluator.zero_extended(self.level, scale, input.slots())?;
+        let (ring, level) = (evaluator.ring(), self.level);
+        let special = ring.parameters().digit_limbs();
+        let digits = switching::decompose(ring, input.buffer(), 1, level, special)?;
+        let babies: Vec<usize> = self.steps.babies().into_iter().collect();
+        let rotations = babies
+            .iter()
+            .map(|&baby| {
+                let key = if baby == 0 { None } else { Some(keys.rotation(baby, level)?.view(level)) };
+                Ok(HoistedRotation { key, galois_element: ring.galois_element(baby) })
+            })
+            .collect::<Result<Vec<_>, CkksError>>()?;
+        let mut terms: Vec<Vec<(usize, &B::Buffer)>> = Vec::with_capacity(groups.len());
         for group in groups {
-            let pairs: Vec<_> = group.terms.iter().map(|(baby, p)| (&babies[baby], p)).collect();
-            if group.giant == 0 {
-                evaluator.mul_plain_accumulate_extended(&mut sum, &pairs)?;
-            } else {
-                let inner = evaluator.mul_plain_sum_extended(self.level, scale, input.slots(), &pairs)?;
-                self.accumulate_giant(evaluator.ring(), keys, &mut sum, &inner, group.giant)?;
+            let index = |baby| babies.partition_point(|other| other < baby);
+            terms.push(group.terms.iter().map(|(baby, plain)| (index(baby), plain.buffer())).collect());
+        }
+        let factors = ring.special_product(special, ring.chain(level));
+        let source = Addend { source: input.buffer(), polynomials: 2, factors: &factors };
+        let limbs = ring.extended(level, special);
+        let sums = ring.backend().hoisted_sums(&digits, &source, &rotations, &terms, &limbs)?;
+        drop(digits);
+
+        let scale = input.scale() * self.scale;
+        let mut total: Option<B::Buffer> = None;
+        let mut turned = Vec::new();
+        for (group, sum) in groups.iter().zip(sums) {
+            match &mut total {
+                _ if group.giant != 0 => turned.push((group.giant, sum)),
+                Some(total) => ring.backend().add_assign(total, &sum, &limbs)?,
+                None => total = Some(sum),
             }
         }
-        Ok(sum)
-    }
-
-    /// All babies times `P`, modulo `QP`, from one decomposition.
-    fn extended_babies(
-        &self,
-        ring: &Ring<B>,
-        keys: &EvaluationKeys<B>,
-        input: &Ciphertext<B>,
-    ) -> Result<BTreeMap<usize, ExtendedCiphertext<B>>, CkksError> {
-        let (backend, level, special) = (ring.backend(), self.level, ring.parameters().digit_limbs());
-        let (chain, limbs) = (ring.chain(level), ring.extended(level, special));
-        let digits = switching::decompose(ring, input.buffer(), 1, level, special)?;
-        let mut input_times_special = backend.zeros(2, limbs.len())?;
-        switching::accumulate_times_special(ring, &mut input_times_special, input.buffer(), 2, level, special)?;
-        let constant = backend.select(&input_times_special, 0..1, chain)?;
-
-        let wrap = |buffer| ExtendedCiphertext::from_parts(buffer, level, input.scale(), input.slots());
-        let mut babies = BTreeMap::new();
-        for baby in self.steps.babies().into_iter().filter(|&baby| baby != 0) {
-            let key = keys.rotation(baby, level)?;
-            let element = ring.galois_element(baby);
-            let mut buffer = backend.zeros(2, limbs.len())?;
-            backend.inner_product_automorphism_accumulate(
-                &mut buffer,
-                &digits,
-                key.b(),
-                key.a(),
-                element,
-                &limbs,
-                &key.positions(level),
-            )?;
-            backend.automorphism_accumulate(&mut buffer, &constant, element, chain)?;
-            babies.insert(baby, wrap(buffer));
+        let total = total.map_or_else(|| ring.backend().zeros(2, limbs.len()), Ok)?;
+        let mut total = ExtendedCiphertext::from_parts(total, level, scale, input.slots());
+        for (giant, sum) in turned {
+            self.accumulate_giant(ring, keys, &mut total, &sum, giant)?;
         }
-        babies.insert(0, wrap(input_times_special));
-        Ok(babies)
+        Ok(total)
     }
 
-    /// sum ← sum + rot(inner): only the polynomial that meets the secret is divided by `P` and switched.
+    /// total ← total + rot(sum): only the polynomial that meets the secret is divided by `P` and switched.
     fn accumulate_giant(
         &self,
         ring: &Ring<B>,
         keys: &EvaluationKeys<B>,
-        sum: &mut ExtendedCiphertext<B>,
-        inner: &ExtendedCiphertext<B>,
+        total: &mut ExtendedCiphertext<B>,
+        sum: &B::Buffer,
         giant: usize,
     ) -> Result<(), CkksError> {
         let (backend, level, special) = (ring.backend(), self.level, ring.parameters().digit_limbs());
         let limbs = ring.extended(level, special);
         let positions: Vec<usize> = (0..limbs.len()).collect();
-        let key = keys.rotation(giant, level)?;
-        let element = ring.galois_element(giant);
+        let key = keys.rotation(giant, level)?.view(level);
 
-        let linear = backend.select(inner.buffer(), 1..2, &positions)?;
+        let linear = backend.select(sum, 1..2, &positions)?;
         let linear = switching::mod_down(ring, &linear, level, special)?;
         let digits = switching::decompose(ring, &linear, 0, level, special)?;
-        backend.inner_product_automorphism_accumulate(
-            sum.buffer_mut(),
-            &digits,
-            key.b(),
-            key.a(),
-            element,
-            &limbs,
-            &key.positions(level),
-        )?;
-        let constant = backend.select(inner.buffer(), 0..1, &positions)?;
-        backend.automorphism_accumulate(sum.buffer_mut(), &constant, element, &limbs)?;
+        let ones = vec![1; limbs.len()];
+        let constant = Addend { source: sum, polynomials: 1, factors: &ones };
+        let element = ring.galois_element(giant);
+        backend.inner_product_accumulate(total.buffer_mut(), &digits, &key, Some(&constant), element, &limbs)?;
         Ok(())
     }
 }

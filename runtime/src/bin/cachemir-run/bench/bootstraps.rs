@@ -149,10 +149,8 @@ fn variant(bench: &Bench, unit: &Unit, slots: usize, kind: SlotKind, full: bool)
     let mut generator = ChaCha20Rng::seed_from_u64(1);
     let mut all = Vec::new();
     let mut phases: Vec<(Phase, Vec<f64>)> = Vec::new();
-    let inputs: Vec<Input> = Input::ALL
-        .into_iter()
-        .filter(|input| kind == SlotKind::Complex || !matches!(input, Input::Uniform))
-        .collect();
+    let inputs: Vec<Input> =
+        Input::ALL.into_iter().filter(|input| kind == SlotKind::Complex || !matches!(input, Input::Uniform)).collect();
     for input in inputs {
         let (mut errors, mut times) = (Errors::default(), Vec::new());
         for _ in 0..bench.runs {
@@ -189,10 +187,7 @@ fn variant(bench: &Bench, unit: &Unit, slots: usize, kind: SlotKind, full: bool)
             vec![("complex", (kind == SlotKind::Complex).into()), ("input", input.name().into())];
         further.extend(errors.fields());
         further.push(("predicted_precision_bits_mean", rounded(noise.precision_bits_mean()).into()));
-        further.push((
-            "predicted_precision_bits_min",
-            rounded(noise.precision_bits_min(slots * bench.runs)).into(),
-        ));
+        further.push(("predicted_precision_bits_min", rounded(noise.precision_bits_min(slots * bench.runs)).into()));
         further.push((
             "log2_failure_probability",
             Value::from(plan.reduction().log2_failure_probability(bench.ring.degree())),
@@ -203,7 +198,8 @@ fn variant(bench: &Bench, unit: &Unit, slots: usize, kind: SlotKind, full: bool)
         let ns = median(&mut times);
         let predicted: f64 = plan.cost_of(parameters, phase).ntt_units();
         let units = ns / bench.report.unit_ns;
-        let text = format!("  {:<24} {:>10.3} ms = {units:>8.1} NTTs (predicted {predicted:.1})", phase.name(), ns / 1e6);
+        let text =
+            format!("  {:<24} {:>10.3} ms = {units:>8.1} NTTs (predicted {predicted:.1})", phase.name(), ns / 1e6);
         let object = json!({
             "op": "bootstrap", "phase": phase.name(), "slots": slots, "complex": kind == SlotKind::Complex,
             "threads": bench.report.threads, "median_ns": ns.round(), "ntt_units": rounded(units),

@@ -147,12 +147,7 @@ fn operations(bench: &Bench, table: &mut Table) -> Result<(), Error> {
 }
 
 /// Operations on the vector of all slots at one level.
-fn at_level(
-    bench: &Bench,
-    keys: &EvaluationKeys<CpuBackend>,
-    table: &mut Table,
-    level: usize,
-) -> Result<(), Error> {
+fn at_level(bench: &Bench, keys: &EvaluationKeys<CpuBackend>, table: &mut Table, level: usize) -> Result<(), Error> {
     let Bench { ring, evaluator, report, .. } = bench;
     let encoder = bench.encoder();
     let parameters = ring.parameters();
@@ -175,8 +170,7 @@ fn at_level(
     let products = |count: u64| Cost { products: count, ..Cost::default() };
     let emit = |op: &str, levels: usize, median_ns: f64, cost: Option<Cost>, bytes: u64| {
         let predicted_ntt_units = cost.map(|cost| cost.ntt_units());
-        let measured =
-            Measured { op, level, level_out: level - levels, slots, median_ns, predicted_ntt_units, bytes };
+        let measured = Measured { op, level, level_out: level - levels, slots, median_ns, predicted_ntt_units, bytes };
         report.operation(&measured, &[])
     };
 
@@ -254,11 +248,8 @@ fn scaling(bench: &Bench, unit: &Unit) -> Result<(), Error> {
         manifest.require_rotation(rotation as usize, level);
     }
     let keys = bench.keys(&manifest)?;
-    let plain = bench.encoder().encode_real(
-        &values(parameters.maximum_slots()),
-        level,
-        parameters.canonical_scale(level),
-    )?;
+    let plain =
+        bench.encoder().encode_real(&values(parameters.maximum_slots()), level, parameters.canonical_scale(level))?;
     let a = Encryptor::with_secret_key(bench.ring.clone(), &bench.secret).encrypt(&plain)?;
     let rotations: Vec<i64> = (1..=HOISTED).collect();
     report_scaling(bench, unit, "rotate_hoisted", &mut || {
