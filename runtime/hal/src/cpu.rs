@@ -153,6 +153,11 @@ impl CpuBackend {
         self.0.transforms[index].inverse_scaled(row, factor, &self.0.rows[index], self.0.isa);
     }
 
+    /// Inverse transform of `source` times a residue.
+    fn inverse_row_from(&self, index: usize, row: &mut [u64], source: &[u64], factor: u64) {
+        self.0.transforms[index].inverse_scaled_from(row, source, factor, &self.0.rows[index], self.0.isa);
+    }
+
     /// One multiplier a limb, from canonical residues.
     fn multipliers(
         &self,

@@ -206,8 +206,7 @@ impl CpuBackend {
         let polynomials = src.shape().polynomials;
         let mut sources = self.buffer(polynomials, drop.len() + 1)?;
         self.for_rows(&mut sources, polynomials, drop.len(), |i, j, row| {
-            row.copy_from_slice(src.row(i, keep.len() + j));
-            self.inverse_row_scaled(drop[j], row, table.punctured_inverse[j]);
+            self.inverse_row_from(drop[j], row, src.row(i, keep.len() + j), table.punctured_inverse[j]);
         });
         let inverses = self.multipliers(name, &self.0.tables.quotient_constants(keep, drop), keep)?;
         let mut result = self.buffer(polynomials, keep.len())?;

@@ -9,7 +9,7 @@ use crate::kernels::{Multiplier, RowModulus};
 use crate::{Addend, CpuBuffer, HalError, HoistedRotation, KeyView, check};
 
 /// Words of a block in which the digits stay in a near cache while both halves of a key pass.
-const PRODUCT_BLOCK: usize = 1 << 10;
+const PRODUCT_BLOCK: usize = 1 << 12;
 
 impl CpuBackend {
     pub(super) fn extend_digits(
@@ -36,8 +36,7 @@ impl CpuBackend {
             let position = digit * alpha + i;
             if position < limbs.len() {
                 let factor = tables[digit].punctured_inverse[i];
-                row.copy_from_slice(src.row(polynomial, position));
-                self.inverse_row_scaled(limbs[position], row, factor);
+                self.inverse_row_from(limbs[position], row, src.row(polynomial, position), factor);
             }
         });
         let degree = self.0.tables.degree;
@@ -175,13 +174,15 @@ impl CpuBackend {
             .zip(a[..used].par_chunks_mut(degree))
             .enumerate()
             .with_min_len(WORDS_PER_TASK.div_ceil(degree))
-            .for_each_init(
-                || vec![0; if in_place { 0 } else { 2 * degree }],
+            .try_for_each_init(
+                || self.buffer(usize::from(!in_place), 2),
                 |sums, (j, (b, a))| {
                     if in_place {
-                        return self.key_product_rows([b, a], digits, key, addend, limbs[j], j);
+                        self.key_product_rows([b, a], digits, key, addend, limbs[j], j);
+                        return Ok(());
                     }
-                    let (sum_b, sum_a) = sums.split_at_mut(degree);
+                    let sums = sums.as_mut().map_err(|error| error.clone())?;
+                    let (sum_b, sum_a) = sums.words_mut().split_at_mut(degree);
                     self.key_product_rows([sum_b, sum_a], digits, key, addend, limbs[j], j);
                     for (row, sum) in [(b, sum_b), (a, sum_a)] {
                         if accumulate {
@@ -190,9 +191,9 @@ impl CpuBackend {
                             (self.0.kernels.permute)(row, sum, &permutation);
                         }
                     }
+                    Ok(())
                 },
-            );
-        Ok(())
+            )
     }
 
     /// Limb by limb: all rotations of a limb are made, and then meet all plaintexts block by block, so that rotations never
@@ -229,10 +230,11 @@ impl CpuBackend {
                 rows[row % limbs.len()].push(words);
             }
         }
-        let scratch = |count: usize| vec![0; count * degree];
-        rows.into_par_iter().enumerate().with_min_len(WORDS_PER_TASK.div_ceil(degree)).for_each_init(
-            || (scratch(2), scratch(2 * rotations.len())),
-            |(sums, rotated), (j, rows)| {
+        rows.into_par_iter().enumerate().with_min_len(WORDS_PER_TASK.div_ceil(degree)).try_for_each_init(
+            || self.buffer(1 + rotations.len(), 2),
+            |scratch, (j, rows)| {
+                let scratch = scratch.as_mut().map_err(|error| error.clone())?;
+                let (sums, rotated) = scratch.words_mut().split_at_mut(2 * degree);
                 for ((rotation, permutation), rotated) in
                     rotations.iter().zip(&permutations).zip(rotated.chunks_mut(2 * degree))
                 {
@@ -251,8 +253,9 @@ impl CpuBackend {
                     }
                 }
                 self.dot_groups(rows, rotated, groups, limbs[j], j);
+                Ok::<_, HalError>(())
             },
-        );
+        )?;
         Ok(results)
     }
 

@@ -157,13 +157,15 @@ impl IfmaTransform {
         }
     }
 
-    /// The inverse of [`Self::forward`], normalised, times the residue `factor`.
-    pub(crate) fn inverse_scaled(&self, row: &mut [u64], factor: u64) {
+    /// The inverse of [`Self::forward`], normalised, times the residue `factor`, of `source` where there is one, otherwise of
+    /// the row itself.
+    pub(crate) fn inverse_scaled(&self, row: &mut [u64], source: Option<&[u64]>, factor: u64) {
         assert_eq!(row.len(), self.degree);
+        assert!(source.is_none_or(|source| source.len() == self.degree));
         let q = &self.montgomery.modulus;
         let factor = self.montgomery.factor(q.mul(factor, q.inv(self.degree as u64)));
         // SAFETY: `new` found the features.
-        unsafe { inverse(self, row, factor) }
+        unsafe { inverse(self, row, source, factor) }
     }
 }
 
@@ -511,17 +513,20 @@ fn forward<const HEADROOM: u32>(transform: &IfmaTransform, row: &mut [u64]) {
 }
 
 #[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
-fn inverse(transform: &IfmaTransform, row: &mut [u64], factor: Factor) {
+fn inverse(transform: &IfmaTransform, row: &mut [u64], source: Option<&[u64]>, factor: Factor) {
     let ring = Ring::new(transform.montgomery.modulus.value());
     let direction = &transform.inverse;
     let (vectors, _) = row.as_chunks_mut::<LANES>();
     let chunks = transform.degree / CHUNK;
     let [w2, w4, w34] = direction.last;
+    let source = source.map(|source| source.as_chunks::<LANES>().0);
     for (b, chunk) in vectors.chunks_exact_mut(GROUPS).enumerate() {
         let factors = &direction.chunks[b];
         let places = direction.places.chunks_exact(8);
         for (i, (block, places)) in chunk.chunks_exact_mut(8).zip(places).enumerate() {
-            let mut x = transpose(&std::array::from_fn(|k| load(&block[k])));
+            let first = b * GROUPS + 8 * i;
+            let input = source.map_or(&*block, |source| &source[first..first + 8]);
+            let mut x = transpose(&std::array::from_fn(|k| load(&input[k])));
             (x[0], x[1]) = ring.sum_and_difference(x[0], x[1]);
             (x[2], x[3]) = ring.inverse_butterfly(x[2], x[3], w2);
             (x[4], x[5]) = ring.inverse_butterfly(x[4], x[5], w4);
@@ -588,7 +593,9 @@ mod tests {
                 transform.forward(&mut row);
                 plain.forward(&mut expected);
                 assert_eq!(row, expected, "forward, N = {degree}, q = {}", q.value());
-                transform.inverse_scaled(&mut row, 1);
+                transform.inverse_scaled(&mut row, None, 1);
+                assert_eq!(row, original, "inverse, N = {degree}, q = {}", q.value());
+                transform.inverse_scaled(&mut row, Some(&expected), 1);
                 assert_eq!(row, original, "inverse, N = {degree}, q = {}", q.value());
             }
         }

@@ -79,8 +79,18 @@ impl RowTransform {
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(transform) => transform.inverse_scaled(row, factor),
             #[cfg(target_arch = "x86_64")]
-            Self::Ifma(transform) => transform.inverse_scaled(row, factor),
+            Self::Ifma(transform) => transform.inverse_scaled(row, None, factor),
         }
+    }
+
+    /// As [`inverse_scaled`](Self::inverse_scaled), from `source` to `row`.
+    pub(crate) fn inverse_scaled_from(&self, row: &mut [u64], source: &[u64], factor: u64, m: &RowModulus, isa: Isa) {
+        #[cfg(target_arch = "x86_64")]
+        if let Self::Ifma(transform) = self {
+            return transform.inverse_scaled(row, Some(source), factor);
+        }
+        row.copy_from_slice(source);
+        self.inverse_scaled(row, factor, m, isa);
     }
 }
 

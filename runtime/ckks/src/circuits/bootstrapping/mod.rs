@@ -289,7 +289,9 @@ impl<B: Backend> Bootstrapper<B> {
         let series_level = plan.eval_mod_level() - plan.series().depth();
         let mut sine = plan.series().evaluate(evaluator, keys, input, None, series_level, plan.series_scale())?;
         for _ in 0..plan.reduction().literal().double_angles {
-            let mut square = evaluator.tensor(&evaluator.mul_integer(&sine, 2)?, &sine)?;
+            // 2s² is s² read at half its scale.
+            let mut square = evaluator.tensor(&sine, &sine)?;
+            square.set_scale(square.scale() / 2.0);
             evaluator.add_scalar_assign(&mut square, -1.0)?;
             sine = evaluator.relinearise_rescale(&square, keys)?;
         }

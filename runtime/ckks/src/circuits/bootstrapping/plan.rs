@@ -128,9 +128,10 @@ impl BootstrapPlan {
 
         let series = EvaluationPlan::new(&Polynomial::chebyshev(reduction.series().to_vec()));
         let series_level = eval_mod_level - series.depth();
-        let series_scale = primes(series_level);
+        // A double angle takes the scale s to s² / 2q: twice the prime stays what it is.
+        let series_scale = 2.0 * primes(series_level);
         let sine_scale = (0..literal.double_angles as usize)
-            .fold(series_scale, |scale, step| scale * scale / primes(series_level - step));
+            .fold(series_scale, |scale, step| scale * scale / (2.0 * primes(series_level - step)));
         Ok(Self {
             slots,
             kind,

@@ -86,18 +86,26 @@ impl EvaluationPlan {
     }
 
     /// All powers of the plan, power `j` exactly `⌈log2 j⌉` levels below the input.
+    ///
+    /// `2 T_a T_b` is `T_a T_b` read at half its scale. So that scales stay where they are, the input's is doubled first.
     fn powers<B: Backend>(
         &self,
         evaluator: &Evaluator<B>,
         keys: &EvaluationKeys<B>,
-        input: Ciphertext<B>,
+        mut input: Ciphertext<B>,
     ) -> Result<BTreeMap<usize, Ciphertext<B>>, CkksError> {
+        if self.basis() == Basis::Chebyshev && !self.powers.is_empty() {
+            let scale = input.scale();
+            evaluator.mul_integer_assign(&mut input, 2)?;
+            input.set_scale(2.0 * scale);
+        }
         let mut powers = BTreeMap::from([(1, input)]);
         for (&j, (a, b)) in &self.powers {
+            let mut product = evaluator.tensor(&powers[a], &powers[b])?;
             let product = match self.basis() {
-                Basis::Monomial => evaluator.tensor(&powers[a], &powers[b])?,
+                Basis::Monomial => product,
                 Basis::Chebyshev => {
-                    let mut product = evaluator.tensor(&evaluator.mul_integer(&powers[a], 2)?, &powers[b])?;
+                    product.set_scale(product.scale() / 2.0);
                     if a == b {
                         evaluator.add_scalar_assign(&mut product, -1.0)?;
                     } else {
