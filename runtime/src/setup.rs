@@ -5,7 +5,7 @@ use std::path::Path;
 
 use cachemir_ckks::circuits::bootstrapping::{BootstrapPlan, Bootstrapper};
 use cachemir_ckks::rlwe::keys::KeyManifest;
-use cachemir_ckks::{Encoder, EvaluationKeys, Evaluator, Parameters, Ring};
+use cachemir_ckks::{Encoder, EvaluationKeys, Evaluator, Parameters, Ring, UniformHalves};
 use cachemir_hal::{Backend, CpuBackend};
 use cachemir_ir::ckks::{CiphertextType, CkksOp};
 use cachemir_ir::graph::{OpId, Region};
@@ -100,9 +100,10 @@ const ENTRY_BUDGET_BYTES: u64 = 512 << 20;
 const RESERVE_BYTES: u64 = 512 << 20;
 
 impl Engine<CpuBackend> {
-    /// The engine for a plan on this machine's processor.
-    pub fn new(plan: &Plan) -> Result<Self, Error> {
-        Self::with_keys(&plan.parameters, &plan.keys, plan.program.slots as usize)
+    /// The engine for a plan on this machine's processor. Keys keep their uniform halves as told, or as suits the
+    /// processor.
+    pub fn new(plan: &Plan, halves: Option<UniformHalves>) -> Result<Self, Error> {
+        Self::with_keys(&plan.parameters, &plan.keys, plan.program.slots as usize, halves)
     }
 
     /// The engine for programs of `slots` slots that use these keys.
@@ -110,8 +111,12 @@ impl Engine<CpuBackend> {
         parameters: &cachemir_ir::parameters::Parameters,
         keys: &cachemir_ir::manifest::KeyManifest,
         slots: usize,
+        halves: Option<UniformHalves>,
     ) -> Result<Self, Error> {
-        let ring = Ring::new(engine_parameters(parameters)?)?;
+        let mut ring = Ring::new(engine_parameters(parameters)?)?;
+        if let Some(halves) = halves {
+            ring = ring.with_uniform_halves(halves);
+        }
         check_levels(&ring, parameters.levels())?;
         let kinds: BTreeSet<bool> = keys.bootstraps.iter().map(|variant| variant.complex).collect();
         let bootstraps: Vec<BootstrapPlan> = kinds
@@ -182,7 +187,7 @@ impl<B: Backend> Engine<B> {
         });
         let working = live.max().unwrap_or(0) + inside_bootstrap;
         Requirements {
-            key_bytes: self.manifest.key_bytes(parameters),
+            key_bytes: self.manifest.key_bytes(parameters, self.ring().uniform_halves()),
             matrix_bytes,
             state_bytes: program.states.iter().map(state).sum(),
             // Released buffers are kept for reuse, and are of other lengths than what lives.

@@ -175,7 +175,7 @@ fn prompts_unlike_the_calibration_text_stay_in_range() {
 fn encrypted_text_is_the_reference_text() {
     let plans = plans(&compiled("optimum", INSECURE));
     let plan = &plans.server;
-    let engine = Engine::new(plan).expect("the parameters fit");
+    let engine = Engine::new(plan, None).expect("the parameters fit");
     let cipher = SecretCipher::generate(engine.encoder().clone()).expect("a secret key");
     let keys =
         cipher.evaluation_keys(engine.key_manifest(), |_, _| ControlFlow::Continue(())).expect("evaluation keys");

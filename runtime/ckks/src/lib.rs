@@ -25,7 +25,7 @@ pub use ckks::encryption::{Decryptor, Encryptor};
 pub use ckks::evaluator::{Digits, Evaluator};
 pub use error::CkksError;
 pub use parameters::{ParameterError, Parameters, ParametersLiteral, Section};
-pub use ring::Ring;
+pub use ring::{Ring, UniformHalves};
 pub use rlwe::generator::KeyGenerator;
 pub use rlwe::keys::{EvaluationKeys, KeyManifest, KeySwitchKey, PublicKey};
 pub use rlwe::secret::SecretKey;

@@ -7,7 +7,7 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use cachemir_hal::{Addend, Backend, CpuBackend, HalError, Isa, KeyView, Representative, primes};
+use cachemir_hal::{Addend, Backend, CpuBackend, HalError, Isa, KeyView, Representative, UniformHalf, primes};
 use tfhe_ntt::prime64::Plan;
 
 const DEGREE: usize = 1 << 16;
@@ -69,7 +69,7 @@ fn report_rows(backend: &CpuBackend) -> Result<(), HalError> {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let moduli = primes::primes_of_bits(50, DEGREE, LEVELS + SPECIAL, &[])?;
+    let moduli = primes::primes_near((1 << 50) - (1 << 28), DEGREE, LEVELS + SPECIAL, &[])?;
     for isa in [Isa::Scalar, Isa::Avx2, Isa::Avx512Ifma] {
         match CpuBackend::with_isa(DEGREE, &moduli, isa) {
             Ok(backend) => report_rows(&backend)?,
@@ -102,12 +102,16 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("-- {levels} + {SPECIAL} limbs, {dnum} digits");
         let ciphertext = upload(2, &limbs)?;
         let (key_b, key_a) = (upload(dnum, &all)?, upload(dnum, &all)?);
-        let key = KeyView { b: &key_b, a: &key_a, positions };
+        let key = KeyView { b: &key_b, a: UniformHalf::Stored(&key_a), positions };
         let digits = backend.decompose(&ciphertext, 1, &limbs, &special, SPECIAL)?;
         let product = backend.inner_product(&digits, &key, None, 1, &all)?;
         let mut acc = backend.zeros(2, all.len())?;
         report("decompose", &mut || backend.decompose(&ciphertext, 1, &limbs, &special, SPECIAL).map(drop));
         report("inner product", &mut || backend.inner_product(&digits, &key, None, 1, &all).map(drop));
+        let seeded = KeyView { b: &key_b, a: UniformHalf::Seeded(&[1; 32]), positions: key.positions.clone() };
+        report("inner product, half of the key from its seed", &mut || {
+            backend.inner_product(&digits, &seeded, None, 1, &all).map(drop)
+        });
         report("inner product, rotated, accumulated", &mut || {
             backend.inner_product_accumulate(&mut acc, &digits, &key, None, 5, &all)
         });

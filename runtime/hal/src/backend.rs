@@ -28,7 +28,7 @@
 use std::fmt::Debug;
 use std::ops::Range;
 
-use crate::HalError;
+use crate::{HalError, Seed};
 
 /// Extent of a buffer; the ring degree is the backend's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,14 +51,23 @@ pub enum Representative {
     Centred,
 }
 
+/// The uniform half of a key.
+#[derive(Debug)]
+pub enum UniformHalf<'a, T> {
+    /// As it is, `[digits][limbs]`.
+    Stored(&'a T),
+    /// As [`Backend::expand_uniform`] expands it.
+    Seeded(&'a Seed),
+}
+
 /// A key-switching key: its halves `[digits][limbs]`, and where in them the limbs of an operation lie.
 #[derive(Debug)]
 pub struct KeyView<'a, T> {
     /// The halves that meet the message.
     pub b: &'a T,
     /// The halves that meet the secret.
-    pub a: &'a T,
-    /// Limb position i of an operation is limb position `positions[i]` of the key.
+    pub a: UniformHalf<'a, T>,
+    /// Limb position i of an operation is limb position `positions[i]` of the key's stored halves.
     pub positions: Vec<usize>,
 }
 
@@ -235,6 +244,18 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         residues: &[u64],
         limbs: &[usize],
     ) -> Result<(), HalError>;
+
+    // ----- public randomness --------------------------------------------------------------
+
+    /// Uniform residues `[polynomials][limbs]` expanded from a public seed. Each depends on the seed, the
+    /// polynomial, the modulus's table index and its place alone, so that leaving limbs out leaves the others
+    /// unchanged, and all backends expand alike.
+    fn expand_uniform(&self, seed: &Seed, polynomials: usize, limbs: &[usize]) -> Result<Self::Buffer, HalError>;
+
+    /// Whether products expand seeded halves about as fast as they would read stored ones.
+    fn expands_fast(&self) -> bool {
+        false
+    }
 
     // ----- transforms and automorphisms ---------------------------------------------------
 

@@ -15,7 +15,8 @@ use zeroize::Zeroize;
 
 use crate::kernels::{Isa, Kernels, Multiplier, RowModulus, RowTransform, selected_isa};
 use crate::tables::Tables;
-use crate::{Addend, Backend, CpuBuffer, HalError, HoistedRotation, KeyView, Representative, Shape, check};
+use crate::uniform::Expander;
+use crate::{Addend, Backend, CpuBuffer, HalError, HoistedRotation, KeyView, Representative, Seed, Shape, check};
 
 /// Words below which a task is not worth handing to another thread.
 const WORDS_PER_TASK: usize = 1 << 14;
@@ -168,6 +169,10 @@ impl CpuBackend {
         check::equal(operation, "residues", limbs.len(), residues.len())?;
         let moduli = limbs.iter().map(|index| self.0.tables.values[*index]);
         Ok(residues.iter().zip(moduli).map(|(r, q)| Multiplier::new(*r % q, q)).collect())
+    }
+
+    fn expander(&self, seed: &Seed) -> Expander {
+        Expander::new(seed, self.0.isa.uniform_kernel())
     }
 
     fn q(&self, index: usize) -> u64 {
@@ -368,6 +373,20 @@ impl Backend for CpuBackend {
             (self.0.kernels.add_constant)(row, residues[j], self.q(*index));
         }
         Ok(())
+    }
+
+    fn expand_uniform(&self, seed: &Seed, polynomials: usize, limbs: &[usize]) -> Result<CpuBuffer, HalError> {
+        self.check("expand_uniform", limbs, &[])?;
+        let expander = self.expander(seed);
+        let mut result = self.buffer(polynomials, limbs.len())?;
+        self.for_rows(&mut result, polynomials, limbs.len(), |i, j, row| {
+            expander.fill(expander.row(i, limbs[j], self.q(limbs[j])), 0, row);
+        });
+        Ok(result)
+    }
+
+    fn expands_fast(&self) -> bool {
+        self.0.isa.uniform_kernel().is_some()
     }
 
     fn forward_ntt(&self, dst: &mut CpuBuffer, limbs: &[usize]) -> Result<(), HalError> {

@@ -48,11 +48,14 @@ mod ifma;
 mod ifma_transform;
 mod portable;
 mod transform;
+#[cfg(target_arch = "x86_64")]
+mod vaes;
 
 pub(crate) use transform::RowTransform;
 
 use crate::HalError;
 use crate::permutation::Permutation;
+use crate::uniform::{Expander, ROUNDS, UniformRow};
 
 /// Constants of one modulus q < 2^50.4 for arithmetic on 52-bit words.
 #[derive(Debug, Clone, Copy)]
@@ -101,6 +104,14 @@ pub(crate) type Pairs<'a> = [(&'a [u64], &'a [u64])];
 
 /// Type of [`Kernels::combine`].
 pub(crate) type Combine = fn(&mut [u64], &[&[u64]], &[u64], &[u64], &RowModulus);
+
+/// A fast expansion of seeds.
+pub(crate) struct UniformKernel {
+    /// The round keys of AES-128.
+    pub(crate) schedule: fn(&[u8; 16]) -> [[u64; 2]; ROUNDS + 1],
+    /// Expands coefficients of a row from a place on.
+    pub(crate) fill: fn(&Expander, UniformRow, usize, &mut [u64]),
+}
 
 /// Row kernels of one instruction set.
 pub(crate) struct Kernels {
@@ -182,6 +193,15 @@ impl Isa {
             return Ok(());
         }
         Err(HalError::Isa { requested: self.name().to_owned(), reason: "this processor lacks it" })
+    }
+
+    /// The kernel that expands seeds, where the processor has a fast one.
+    pub(crate) fn uniform_kernel(self) -> Option<&'static UniformKernel> {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Ifma if vaes::is_available() => Some(&vaes::KERNEL),
+            _ => None,
+        }
     }
 
     pub(crate) fn kernels(self) -> &'static Kernels {

@@ -19,8 +19,9 @@ mod pool;
 pub mod primes;
 mod scalar;
 mod tables;
+mod uniform;
 
-pub use backend::{Addend, Backend, HoistedRotation, KeyView, Representative, Shape};
+pub use backend::{Addend, Backend, HoistedRotation, KeyView, Representative, Shape, UniformHalf};
 pub use buffer::CpuBuffer;
 pub use cpu::CpuBackend;
 pub use error::HalError;
@@ -28,3 +29,4 @@ pub use kernels::{Isa, selected_isa};
 pub use modulus::Modulus;
 pub use pool::RETAINED_BYTES;
 pub use scalar::ScalarBackend;
+pub use uniform::Seed;

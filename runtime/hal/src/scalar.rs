@@ -8,7 +8,8 @@ use zeroize::Zeroize;
 
 use crate::ntt::ScalarTransform;
 use crate::tables::Tables;
-use crate::{Addend, Backend, CpuBuffer, HalError, KeyView, Modulus, Representative, Shape, check};
+use crate::uniform::Expander;
+use crate::{Addend, Backend, CpuBuffer, HalError, KeyView, Modulus, Representative, Seed, Shape, UniformHalf, check};
 
 /// Scalar arithmetic, one residue at a time. Defines the results of every backend.
 #[derive(Clone)]
@@ -323,6 +324,19 @@ impl Backend for ScalarBackend {
         Ok(())
     }
 
+    fn expand_uniform(&self, seed: &Seed, polynomials: usize, limbs: &[usize]) -> Result<CpuBuffer, HalError> {
+        self.check("expand_uniform", limbs, &[])?;
+        let mut result = self.zeros(polynomials, limbs.len())?;
+        let expander = Expander::new(seed, None);
+        for polynomial in 0..polynomials {
+            for (position, index) in limbs.iter().enumerate() {
+                let row = expander.row(polynomial, *index, self.tables.values[*index]);
+                expander.fill(row, 0, result.row_mut(polynomial, position));
+            }
+        }
+        Ok(result)
+    }
+
     fn forward_ntt(&self, dst: &mut CpuBuffer, limbs: &[usize]) -> Result<(), HalError> {
         self.check("forward_ntt", limbs, &[dst])?;
         for polynomial in 0..dst.shape().polynomials {
@@ -449,9 +463,19 @@ impl Backend for ScalarBackend {
         check::equal(name, "key positions", limbs.len(), key.positions.len())?;
         let count = digits.shape().polynomials;
         let mut sums = self.zeros(2, limbs.len())?;
-        for (half, key_half) in [key.b, key.a].into_iter().enumerate() {
+        let in_order: Vec<usize> = (0..limbs.len()).collect();
+        let expanded;
+        let (uniform, uniform_positions) = match key.a {
+            UniformHalf::Stored(a) => (a, &key.positions),
+            UniformHalf::Seeded(seed) => {
+                expanded = self.expand_uniform(seed, count, limbs)?;
+                (&expanded, &in_order)
+            }
+        };
+        for (half, (key_half, positions)) in [(key.b, &key.positions), (uniform, uniform_positions)].iter().enumerate()
+        {
             check::at_least(name, "digits of the key", count, key_half.shape().polynomials)?;
-            for (position, (index, key_position)) in limbs.iter().zip(&key.positions).enumerate() {
+            for (position, (index, key_position)) in limbs.iter().zip(*positions).enumerate() {
                 check::at_least(name, "limbs of the key", key_position + 1, key_half.shape().limbs)?;
                 let q = self.modulus(*index);
                 let sum = sums.row_mut(half, position);

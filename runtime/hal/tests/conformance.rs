@@ -3,7 +3,7 @@
 mod support;
 
 use cachemir_hal::{
-    Addend, Backend, CpuBackend, HalError, HoistedRotation, Isa, KeyView, Representative, ScalarBackend,
+    Addend, Backend, CpuBackend, HalError, HoistedRotation, Isa, KeyView, Representative, ScalarBackend, UniformHalf,
 };
 use support::{Random, mixed_moduli};
 
@@ -184,19 +184,31 @@ fn cases<B: Backend>() -> Vec<Case<B>> {
         }),
         ("inner_product", |b, r| {
             let (digits, key_b, key_a, limbs) = key_operands(b, r);
-            let key = KeyView { b: &key_b, a: &key_a, positions: KEY_POSITIONS.to_vec() };
+            let key = KeyView { b: &key_b, a: UniformHalf::Stored(&key_a), positions: KEY_POSITIONS.to_vec() };
             b.download(&b.inner_product(&digits, &key, None, 1, &limbs)?)
+        }),
+        ("expand_uniform", |b, r| {
+            let seed = std::array::from_fn(|_| r.next() as u8);
+            b.download(&b.expand_uniform(&seed, 2, LIMBS)?)
+        }),
+        ("inner_product with a seeded half", |b, r| {
+            let (digits, key_b, _, limbs) = key_operands(b, r);
+            let seed = std::array::from_fn(|_| r.next() as u8);
+            let key = KeyView { b: &key_b, a: UniformHalf::Seeded(&seed), positions: KEY_POSITIONS.to_vec() };
+            let (source, factors) = (operand(b, r, 2, &limbs), scalars(b, r, &limbs[..4]));
+            let addend = Addend { source: &source, polynomials: 2, factors: &factors };
+            b.download(&b.inner_product(&digits, &key, Some(&addend), galois_element(b, r), &limbs)?)
         }),
         ("inner_product with an addend, permuted", |b, r| {
             let (digits, key_b, key_a, limbs) = key_operands(b, r);
-            let key = KeyView { b: &key_b, a: &key_a, positions: KEY_POSITIONS.to_vec() };
+            let key = KeyView { b: &key_b, a: UniformHalf::Stored(&key_a), positions: KEY_POSITIONS.to_vec() };
             let (source, factors) = (operand(b, r, 2, &limbs), scalars(b, r, &limbs[..4]));
             let addend = Addend { source: &source, polynomials: 1 + r.below(2) as usize, factors: &factors };
             b.download(&b.inner_product(&digits, &key, Some(&addend), galois_element(b, r), &limbs)?)
         }),
         ("inner_product_accumulate", |b, r| {
             let (digits, key_b, key_a, limbs) = key_operands(b, r);
-            let key = KeyView { b: &key_b, a: &key_a, positions: KEY_POSITIONS.to_vec() };
+            let key = KeyView { b: &key_b, a: UniformHalf::Stored(&key_a), positions: KEY_POSITIONS.to_vec() };
             let (source, factors) = (operand(b, r, 1, &limbs), scalars(b, r, &limbs));
             let addend = Addend { source: &source, polynomials: 1, factors: &factors };
             let mut acc = operand(b, r, 2, &[LIMBS, SPECIAL].concat());
@@ -205,7 +217,7 @@ fn cases<B: Backend>() -> Vec<Case<B>> {
         }),
         ("hoisted_sums", |b, r| {
             let (digits, key_b, key_a, limbs) = key_operands(b, r);
-            let key = || Some(KeyView { b: &key_b, a: &key_a, positions: KEY_POSITIONS.to_vec() });
+            let key = || Some(KeyView { b: &key_b, a: UniformHalf::Stored(&key_a), positions: KEY_POSITIONS.to_vec() });
             let (source, factors) = (operand(b, r, 2, &limbs), scalars(b, r, &limbs[..4]));
             let source = Addend { source: &source, polynomials: 2, factors: &factors };
             let rotations = [
@@ -313,7 +325,7 @@ fn broken_preconditions_are_errors() {
     shape(backend.lift_signed(&[0; 33], &[0]).map(drop));
     shape(backend.decompose(&two, 2, &[0, 1], &[2], 1).map(drop));
     shape(backend.decompose(&two, 0, &[0, 1], &[2], 0).map(drop));
-    let short = KeyView { b: &two, a: &one, positions: vec![0, 1] };
+    let short = KeyView { b: &two, a: UniformHalf::Stored(&one), positions: vec![0, 1] };
     shape(backend.inner_product(&two, &short, None, 1, &[0, 1]).map(drop));
     shape(backend.mod_down(&two, &[0, 1], &[2]).map(drop));
     assert!(matches!(backend.forward_ntt(&mut one, &[99]), Err(HalError::Limbs { .. })));

@@ -3,7 +3,7 @@
 
 mod support;
 
-use cachemir_hal::{Backend, KeyView, Modulus, Representative, ScalarBackend};
+use cachemir_hal::{Backend, KeyView, Modulus, Representative, ScalarBackend, UniformHalf};
 use support::{
     Random, basis, centred, column, evaluate, garner, mixed_moduli, negacyclic_product, product, substitute,
 };
@@ -212,7 +212,7 @@ fn key_switching_with_the_gadget_is_the_identity() {
         let src = b.upload(&x, 2, limbs.len()).unwrap();
         let digits = b.decompose(&src, 1, limbs, SPECIAL, alpha).unwrap();
         assert_eq!(b.shape(&digits).polynomials, limbs.len().div_ceil(alpha));
-        let key = KeyView { b: &key_b, a: &key_a, positions: positions.clone() };
+        let key = KeyView { b: &key_b, a: UniformHalf::Stored(&key_a), positions: positions.clone() };
         let sum = b.inner_product(&digits, &key, None, 1, &all).unwrap();
         let found = b.download(&b.mod_down(&sum, limbs, SPECIAL).unwrap()).unwrap();
         let half = limbs.len() * degree;

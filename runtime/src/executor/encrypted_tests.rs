@@ -96,7 +96,7 @@ fn encrypted_execution_agrees_with_the_clear_interpreter_and_survives_a_restart(
     let levels = parameters.levels();
     let mut reference = Interpreter::new(&program, levels);
 
-    let engine = Engine::with_keys(&parameters, &KeyManifest::of(&program), SLOTS).unwrap();
+    let engine = Engine::with_keys(&parameters, &KeyManifest::of(&program), SLOTS, None).unwrap();
     let cipher = SecretCipher::generate(engine.encoder().clone()).unwrap();
     let keys = cipher.evaluation_keys(engine.key_manifest(), |_, _| ControlFlow::Continue(())).unwrap();
     let requirements = engine.requirements(&program);

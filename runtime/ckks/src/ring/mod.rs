@@ -10,6 +10,15 @@ use crate::parameters::Parameters;
 pub mod sampling;
 pub mod serialization;
 
+/// How the uniform halves of switching keys are kept in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UniformHalves {
+    /// As they are.
+    Stored,
+    /// As seeds, expanded piece by piece whenever a key is used: keys take half the memory.
+    Seeded,
+}
+
 /// A parameter set with the backend built over its primes: table indices `0 ..= maximum_level` are the chain, those
 /// after it the special primes. Cloning is cheap.
 #[derive(Debug, Clone)]
@@ -19,18 +28,33 @@ pub struct Ring<B: Backend> {
     /// 0, 1, … over the chain, then the special primes.
     indices: Arc<[usize]>,
     moduli: Arc<[Modulus]>,
+    uniform_halves: UniformHalves,
 }
 
 impl<B: Backend> Ring<B> {
-    /// Builds the backend's tables for these parameters.
+    /// Builds the backend's tables for these parameters. Keys keep their uniform halves as suits the backend
+    /// ([`Backend::expands_fast`]).
     pub fn new(parameters: Parameters) -> Result<Self, CkksError> {
         let primes: Vec<u64> = parameters.primes().iter().chain(parameters.special_primes()).copied().collect();
+        let backend = B::new(parameters.degree(), &primes)?;
+        let uniform_halves = if backend.expands_fast() { UniformHalves::Seeded } else { UniformHalves::Stored };
         Ok(Self {
-            backend: B::new(parameters.degree(), &primes)?,
+            backend,
+            uniform_halves,
             indices: (0..primes.len()).collect(),
             moduli: primes.into_iter().map(Modulus::new).collect(),
             parameters: Arc::new(parameters),
         })
+    }
+
+    /// The ring whose keys, made or read, keep their uniform halves in this way.
+    pub fn with_uniform_halves(self, uniform_halves: UniformHalves) -> Self {
+        Self { uniform_halves, ..self }
+    }
+
+    /// How keys keep their uniform halves.
+    pub fn uniform_halves(&self) -> UniformHalves {
+        self.uniform_halves
     }
 
     /// The backend.

@@ -37,27 +37,6 @@ pub fn stream(seed: &Seed, index: u64) -> ChaCha20Rng {
     generator
 }
 
-/// Fills `residues` with uniform integers below `modulus`: the high half of modulus times a random 64-bit word,
-/// rejecting the few words that would make it uneven (arXiv 1805.10941).
-pub fn uniform_residues(generator: &mut ChaCha20Rng, modulus: u64, residues: &mut [u64]) {
-    const BLOCK: usize = 512;
-    // 2^64 mod modulus: low halves below it belong to one word too many.
-    let surplus = modulus.wrapping_neg() % modulus;
-    let mut bytes = [0_u8; 8 * BLOCK];
-    let mut filled = 0;
-    while filled < residues.len() {
-        generator.fill_bytes(&mut bytes);
-        for word in bytes.chunks_exact(8) {
-            let word = u64::from_le_bytes(word.try_into().expect("chunks of eight bytes"));
-            let product = u128::from(word) * u128::from(modulus);
-            if product as u64 >= surplus && filled < residues.len() {
-                residues[filled] = (product >> 64) as u64;
-                filled += 1;
-            }
-        }
-    }
-}
-
 /// Independent uniform coefficients in {-1, 0, 1}.
 pub fn ternary(generator: &mut ChaCha20Rng, degree: usize) -> Zeroizing<Vec<i8>> {
     let mut coefficients = Zeroizing::new(Vec::with_capacity(degree));
@@ -173,17 +152,6 @@ mod tests {
         let samples = sparse_ternary(&mut generator(2), 1 << 12, 192);
         assert_eq!(samples.iter().filter(|&&x| x != 0).count(), 192);
         assert!(samples.contains(&1) && samples.contains(&-1));
-    }
-
-    #[test]
-    fn uniform_residues_are_reduced_and_balanced() {
-        for modulus in [(1 << 41) + 1, (1 << 50) - 27, 3] {
-            let mut residues = vec![0; 1 << 16];
-            uniform_residues(&mut generator(3), modulus, &mut residues);
-            assert!(residues.iter().all(|&x| x < modulus));
-            let mean = residues.iter().map(|&x| x as f64).sum::<f64>() / residues.len() as f64;
-            assert!((mean / ((modulus - 1) as f64 / 2.0) - 1.0).abs() < 0.02, "{mean}");
-        }
     }
 
     #[test]

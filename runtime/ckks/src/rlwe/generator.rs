@@ -5,34 +5,16 @@ use std::ops::ControlFlow;
 
 use cachemir_hal::Backend;
 use rand_chacha::ChaCha20Rng;
-use rayon::prelude::*;
 use zeroize::Zeroizing;
 
 use crate::error::CkksError;
-use crate::ring::Ring;
 use crate::ring::sampling::{self, GaussianSampler, Seed};
+use crate::ring::{Ring, UniformHalves};
 use crate::rlwe::keys::{
     EvaluationKeys, KeyManifest, KeyRole, KeySwitchKey, PublicKey, RequiredKey, switching_key_bytes,
 };
 use crate::rlwe::secret::{SecretKey, SecretResidues};
 use crate::rlwe::serialization::EvaluationKeysWriter;
-
-/// Uniform polynomials `[polynomials][limbs]` in the NTT domain, expanded from a public seed. Polynomial d modulo the
-/// prime of table index i is stream 256·d + i, so that leaving limbs out leaves the others unchanged.
-pub(crate) fn expand_uniform<B: Backend>(
-    ring: &Ring<B>,
-    seed: &Seed,
-    polynomials: usize,
-    limbs: &[usize],
-) -> Result<B::Buffer, CkksError> {
-    let mut words = vec![0_u64; polynomials * limbs.len() * ring.degree()];
-    words.par_chunks_mut(ring.degree()).enumerate().for_each(|(row, residues)| {
-        let (polynomial, limb) = (row / limbs.len(), limbs[row % limbs.len()]);
-        let mut generator = sampling::stream(seed, (256 * polynomial + limb) as u64);
-        sampling::uniform_residues(&mut generator, ring.modulus(limb).value(), residues);
-    });
-    Ok(ring.backend().upload(&words, polynomials, limbs.len())?)
-}
 
 /// Gaussian errors `[polynomials][limbs]` in the NTT domain.
 pub(crate) fn errors<B: Backend>(
@@ -64,7 +46,7 @@ pub(crate) fn seeded_pair<B: Backend>(
     seed: &Seed,
     level: usize,
 ) -> Result<B::Buffer, CkksError> {
-    pair(ring, b, &expand_uniform(ring, seed, 1, ring.chain(level))?, level + 1)
+    pair(ring, b, &ring.backend().expand_uniform(seed, 1, ring.chain(level))?, level + 1)
 }
 
 /// A fresh encryption of zero modulo q_0 ⋯ q_level under a secret, (-a·s + e, a), and the public seed of a.
@@ -79,7 +61,7 @@ pub(crate) fn encrypt_zero<B: Backend>(
     let mut minus_secret = secret.residues(ring, limbs)?;
     backend.negate_assign(minus_secret.buffer_mut(), limbs)?;
     let seed = *sampling::os_seed()?;
-    let a = expand_uniform(ring, &seed, 1, limbs)?;
+    let a = backend.expand_uniform(&seed, 1, limbs)?;
     let mut b = errors(ring, gaussian, &mut sampling::os_generator()?, 1, limbs)?;
     backend.mul_accumulate(&mut b, &a, minus_secret.buffer(), limbs)?;
     Ok((pair(ring, &b, &a, limbs.len())?, seed))
@@ -173,7 +155,7 @@ impl<B: Backend> KeyGenerator<B> {
 
     /// Bytes of memory that the keys of a manifest take.
     pub fn key_bytes(&self, manifest: &KeyManifest) -> u64 {
-        manifest.key_bytes(self.ring.parameters())
+        manifest.key_bytes(self.ring.parameters(), self.ring.uniform_halves())
     }
 
     /// All keys of a manifest. After each key, `progress` is told the bytes made so far and in all; where it breaks,
@@ -194,7 +176,7 @@ impl<B: Backend> KeyGenerator<B> {
 
     /// Writes all keys of a manifest for [`EvaluationKeys::read_from`], each before the next is made, so that one key
     /// is in memory at a time. `progress` is told the same as by [`evaluation_keys`](Self::evaluation_keys): bytes of
-    /// memory, of which less than half are written. After an error, what was written is of no use.
+    /// memory, of which fewer are written. After an error, what was written is of no use.
     pub fn write_evaluation_keys(
         &self,
         secret: &SecretKey,
@@ -215,7 +197,7 @@ impl<B: Backend> KeyGenerator<B> {
         mut take: impl FnMut(KeyRole, KeySwitchKey<B>) -> Result<(), CkksError>,
     ) -> Result<(), CkksError> {
         let parameters = self.ring.parameters();
-        let total = manifest.key_bytes(parameters);
+        let total = self.key_bytes(manifest);
         // One for both keys of encapsulation.
         let ephemeral = self.ephemeral_secret_key()?;
         let mut made = 0;
@@ -228,7 +210,7 @@ impl<B: Backend> KeyGenerator<B> {
                 KeyRole::Rotation(rotation) => self.rotation_key(secret, rotation, level)?,
             };
             take(role, key)?;
-            made += switching_key_bytes(parameters, level, special);
+            made += switching_key_bytes(parameters, level, special, self.ring.uniform_halves());
             if progress(made, total).is_break() {
                 return Err(CkksError::Interrupted);
             }
@@ -274,7 +256,7 @@ impl<B: Backend> KeyGenerator<B> {
         let digits = (level + 1).div_ceil(special);
 
         let seed = *sampling::os_seed()?;
-        let a = expand_uniform(ring, &seed, digits, &limbs)?;
+        let a = backend.expand_uniform(&seed, digits, &limbs)?;
         let mut b = errors(ring, &self.gaussian, &mut sampling::os_generator()?, digits, &limbs)?;
         backend.negate_assign(to.buffer_mut(), &limbs)?;
         backend.mul_accumulate(&mut b, &a, to.buffer(), &limbs)?;
@@ -287,6 +269,7 @@ impl<B: Backend> KeyGenerator<B> {
             backend.copy_into(gadget.buffer_mut(), digit, first, from.buffer(), 0..1, first..end)?;
         }
         backend.add_assign(&mut b, gadget.buffer(), &limbs)?;
+        let a = (ring.uniform_halves() == UniformHalves::Stored).then_some(a);
         Ok(KeySwitchKey { b, a, seed, level, special })
     }
 }

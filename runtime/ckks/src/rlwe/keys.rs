@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use cachemir_hal::{Backend, KeyView};
+use cachemir_hal::{Backend, KeyView, UniformHalf};
 
 use crate::error::CkksError;
 use crate::parameters::Parameters;
+use crate::ring::UniformHalves;
 use crate::ring::sampling::Seed;
 
 /// The evaluation keys that a program needs, each with the highest level at which it is used.
@@ -65,8 +66,8 @@ impl KeyManifest {
     }
 
     /// Bytes of memory that the keys take.
-    pub fn key_bytes(&self, parameters: &Parameters) -> u64 {
-        self.keys(parameters).iter().map(|key| switching_key_bytes(parameters, key.level, key.special)).sum()
+    pub fn key_bytes(&self, parameters: &Parameters, halves: UniformHalves) -> u64 {
+        self.keys(parameters).iter().map(|key| switching_key_bytes(parameters, key.level, key.special, halves)).sum()
     }
 
     /// The keys, in the order in which they are made and serialised.
@@ -122,9 +123,13 @@ pub(crate) struct RequiredKey {
 }
 
 /// Bytes of memory of one key-switching key with `special` special primes that reaches `level`.
-pub fn switching_key_bytes(parameters: &Parameters, level: usize, special: usize) -> u64 {
+pub fn switching_key_bytes(parameters: &Parameters, level: usize, special: usize, halves: UniformHalves) -> u64 {
     let digits = (level + 1).div_ceil(special);
-    (2 * digits * (level + 1 + special) * parameters.degree() * size_of::<u64>()) as u64
+    let kept = match halves {
+        UniformHalves::Stored => 2,
+        UniformHalves::Seeded => 1,
+    };
+    (kept * digits * (level + 1 + special) * parameters.degree() * size_of::<u64>()) as u64
 }
 
 /// A hybrid key-switching key: for each digit a pair (b_d, a_d) modulo q_0 ⋯ q_level · p_0 ⋯ p_{α-1}, in the NTT
@@ -132,7 +137,8 @@ pub fn switching_key_bytes(parameters: &Parameters, level: usize, special: usize
 #[derive(Debug)]
 pub struct KeySwitchKey<B: Backend> {
     pub(crate) b: B::Buffer,
-    pub(crate) a: B::Buffer,
+    /// `None` where they are expanded as they are used.
+    pub(crate) a: Option<B::Buffer>,
     pub(crate) seed: Seed,
     pub(crate) level: usize,
     pub(crate) special: usize,
@@ -144,9 +150,9 @@ impl<B: Backend> KeySwitchKey<B> {
         &self.b
     }
 
-    /// The a-halves, of the same shape.
-    pub fn a(&self) -> &B::Buffer {
-        &self.a
+    /// The a-halves, of the same shape, where they are stored ([`UniformHalves`]).
+    pub fn a(&self) -> Option<&B::Buffer> {
+        self.a.as_ref()
     }
 
     /// The public seed that the a-halves are expanded from.
@@ -167,7 +173,8 @@ impl<B: Backend> KeySwitchKey<B> {
     /// The key for operations modulo q_0 … q_level, p_0 … p_{α-1}.
     pub(crate) fn view(&self, level: usize) -> KeyView<'_, B::Buffer> {
         let positions = (0..=level).chain(self.level + 1..=self.level + self.special).collect();
-        KeyView { b: &self.b, a: &self.a, positions }
+        let a = self.a.as_ref().map_or(UniformHalf::Seeded(&self.seed), UniformHalf::Stored);
+        KeyView { b: &self.b, a, positions }
     }
 }
 

@@ -30,10 +30,10 @@ use cachemir_hal::Backend;
 
 use crate::error::CkksError;
 use crate::parameters::Parameters;
-use crate::ring::Ring;
 use crate::ring::sampling::Seed;
 use crate::ring::serialization::{HEADER_BYTES, Kind, Reader, Writer, read_whole, row_bytes};
-use crate::rlwe::generator::{expand_uniform, seeded_pair};
+use crate::ring::{Ring, UniformHalves};
+use crate::rlwe::generator::seeded_pair;
 use crate::rlwe::keys::{EvaluationKeys, KeyManifest, KeySwitchKey, PublicKey, RequiredKey};
 
 /// Bytes of a serialised key-switching key with `special` special primes that reaches `level`.
@@ -252,6 +252,9 @@ fn key_body<B: Backend, R: Read>(
     let digits = (level + 1).div_ceil(special);
     let seed = reader.array()?;
     let b = reader.rows(digits, &limbs)?;
-    let a = expand_uniform(ring, &seed, digits, &limbs)?;
+    let a = match ring.uniform_halves() {
+        UniformHalves::Stored => Some(ring.backend().expand_uniform(&seed, digits, &limbs)?),
+        UniformHalves::Seeded => None,
+    };
     Ok(KeySwitchKey { b, a, seed, level, special })
 }

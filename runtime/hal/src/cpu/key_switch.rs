@@ -4,12 +4,19 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{CpuBackend, WORDS_PER_TASK};
+use super::{BLOCK_WORDS, CpuBackend, WORDS_PER_TASK};
 use crate::kernels::{Multiplier, RowModulus};
-use crate::{Addend, CpuBuffer, HalError, HoistedRotation, KeyView, check};
+use crate::uniform::Expander;
+use crate::{Addend, CpuBuffer, HalError, HoistedRotation, KeyView, UniformHalf, check};
 
 /// Words of a block in which the digits stay in a near cache while both halves of a key pass.
 const PRODUCT_BLOCK: usize = 1 << 12;
+
+/// The uniform half of a key, ready to be read.
+enum Uniform<'a> {
+    Stored(&'a CpuBuffer),
+    Seeded(Box<Expander>),
+}
 
 impl CpuBackend {
     pub(super) fn extend_digits(
@@ -87,7 +94,8 @@ impl CpuBackend {
         self.check(name, limbs, &[digits])?;
         check::equal(name, "key positions", limbs.len(), key.positions.len())?;
         let last = key.positions.iter().max().map_or(0, |last| last + 1);
-        for half in [key.b, key.a] {
+        let stored = if let UniformHalf::Stored(a) = key.a { Some(a) } else { None };
+        for half in [Some(key.b), stored].into_iter().flatten() {
             let (wanted, found) = (digits.shape().polynomials, half.shape().polynomials);
             check::at_least(name, "digits of the key", wanted, found)?;
             check::at_least(name, "limbs of the key", last, half.shape().limbs)?;
@@ -131,20 +139,55 @@ impl CpuBackend {
     ) {
         let length = PRODUCT_BLOCK.min(self.0.tables.degree);
         let m = &self.0.rows[index];
-        let key_position = key.positions[position];
+        let stored = |half: &CpuBuffer, words: &Range<usize>, sum: &mut [u64], started: bool| {
+            let row = |digit| &half.row(digit, key.positions[position])[words.clone()];
+            let pairs = (0..digits.shape().polynomials).map(|d| (&digits.row(d, position)[words.clone()], row(d)));
+            (self.0.kernels.dot)(sum, &pairs.collect::<Vec<_>>(), started, m);
+        };
+        let uniform = match key.a {
+            UniformHalf::Stored(a) => Uniform::Stored(a),
+            UniformHalf::Seeded(seed) => Uniform::Seeded(Box::new(self.expander(seed))),
+        };
         let [sum_b, sum_a] = sums;
-        let blocks = sum_b.chunks_mut(length).zip(sum_a.chunks_mut(length));
-        let mut pairs = Vec::with_capacity(digits.shape().polynomials);
-        for (block, sums) in blocks.enumerate() {
+        for (block, (sum_b, sum_a)) in sum_b.chunks_mut(length).zip(sum_a.chunks_mut(length)).enumerate() {
             let words = block * length..(block + 1) * length;
-            for (half, (sum, key_half)) in [sums.0, sums.1].into_iter().zip([key.b, key.a]).enumerate() {
-                pairs.clear();
-                pairs.extend((0..digits.shape().polynomials).map(|digit| {
-                    (&digits.row(digit, position)[words.clone()], &key_half.row(digit, key_position)[words.clone()])
-                }));
-                let started = self.start_block(sum, words.clone(), half, position, addend, m);
-                (self.0.kernels.dot)(sum, &pairs, started, m);
+            let started = self.start_block(sum_b, words.clone(), 0, position, addend, m);
+            stored(key.b, &words, sum_b, started);
+            let started = self.start_block(sum_a, words.clone(), 1, position, addend, m);
+            match &uniform {
+                Uniform::Stored(a) => stored(a, &words, sum_a, started),
+                Uniform::Seeded(expander) => {
+                    self.seeded_product(sum_a, digits, expander, words.start, started, index, position);
+                }
             }
+        }
+    }
+
+    /// A block of the sum of products with a half that is expanded piece by piece, so that pieces stay in the first cache
+    /// level.
+    #[allow(clippy::too_many_arguments)]
+    fn seeded_product(
+        &self,
+        sum: &mut [u64],
+        digits: &CpuBuffer,
+        expander: &Expander,
+        start: usize,
+        started: bool,
+        index: usize,
+        position: usize,
+    ) {
+        let count = digits.shape().polynomials;
+        let length = BLOCK_WORDS.min(sum.len());
+        let m = &self.0.rows[index];
+        let mut expanded = vec![0; count * length];
+        for (piece, sum) in sum.chunks_mut(length).enumerate() {
+            let start = start + piece * length;
+            for (digit, residues) in expanded.chunks_mut(length).enumerate() {
+                expander.fill(expander.row(digit, index, m.q), start, residues);
+            }
+            let rows = (0..count).map(|digit| &digits.row(digit, position)[start..start + length]);
+            let pairs: Vec<_> = rows.zip(expanded.chunks(length)).collect();
+            (self.0.kernels.dot)(sum, &pairs, started, m);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use cachemir_ckks::UniformHalves;
 use cachemir_runtime::client::sampling::Sampling;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -67,7 +68,27 @@ pub(crate) enum Backend {
     Clear,
 }
 
+/// How evaluation keys are kept in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KeyStorage {
+    /// Whole.
+    Whole,
+    /// One half of each as a seed, expanded whenever the key is used: half the memory.
+    Seeded,
+}
+
+impl From<KeyStorage> for UniformHalves {
+    fn from(storage: KeyStorage) -> Self {
+        match storage {
+            KeyStorage::Whole => Self::Stored,
+            KeyStorage::Seeded => Self::Seeded,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
+// One for each flag.
+#[allow(clippy::struct_excessive_bools)]
 pub(crate) struct Generate {
     /// The plan that `cachemirc compile` wrote.
     #[arg(value_name = "PLAN", required = true)]
@@ -92,6 +113,9 @@ pub(crate) struct Generate {
     /// One JSON object a line on stdout.
     #[arg(long)]
     pub(crate) json: bool,
+    /// How evaluation keys are kept; `seeded` by default where the processor expands seeds as fast as it reads memory.
+    #[arg(long, value_enum)]
+    pub(crate) keys: Option<KeyStorage>,
     /// Write the session to FILE, and the client's secret part to FILE.key, at the end.
     #[arg(long, value_name = "FILE")]
     pub(crate) save_session: Option<PathBuf>,
@@ -145,6 +169,9 @@ pub(crate) struct BenchPlan {
     /// How to execute.
     #[arg(long, value_enum, default_value_t = Backend::Cpu)]
     pub(crate) backend: Backend,
+    /// How evaluation keys are kept; `seeded` by default where the processor expands seeds as fast as it reads memory.
+    #[arg(long, value_enum)]
+    pub(crate) keys: Option<KeyStorage>,
     /// One JSON object on stdout.
     #[arg(long)]
     pub(crate) json: bool,
@@ -154,10 +181,15 @@ pub(crate) struct BenchPlan {
 }
 
 #[derive(Debug, Args)]
+// One for each flag.
+#[allow(clippy::struct_excessive_bools)]
 pub(crate) struct BenchOps {
     /// Parameter preset.
     #[arg(long, default_value = "n16")]
     pub(crate) params: String,
+    /// How evaluation keys are kept; `seeded` by default where the processor expands seeds as fast as it reads memory.
+    #[arg(long, value_enum)]
+    pub(crate) keys: Option<KeyStorage>,
     /// log2 of the numbers of slots of the bootstraps, separated by commas; the preset's variants by default.
     #[arg(long, value_delimiter = ',', value_name = "LOG2")]
     pub(crate) log2_slots: Vec<u32>,
@@ -194,6 +226,9 @@ pub(crate) struct Evaluate {
     /// How to execute.
     #[arg(long, value_enum, default_value_t = Backend::Clear)]
     pub(crate) backend: Backend,
+    /// How evaluation keys are kept; `seeded` by default where the processor expands seeds as fast as it reads memory.
+    #[arg(long, value_enum)]
+    pub(crate) keys: Option<KeyStorage>,
     /// One JSON object on stdout.
     #[arg(long)]
     pub(crate) json: bool,

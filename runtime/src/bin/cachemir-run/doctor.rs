@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use cachemir_ckks::Ring;
 use cachemir_ckks::circuits::bootstrapping::BootstrapPlan;
 use cachemir_ckks::rlwe::keys::KeyManifest;
-use cachemir_ckks::{Parameters, Ring};
 use cachemir_hal::{Backend as _, CpuBackend};
 use cachemir_ir::parameters::{PRESET_NAMES, Parameters as Preset};
 use cachemir_runtime::executor::slot_kind;
@@ -42,7 +42,7 @@ pub(crate) fn run(options: &Doctor) -> Result<(), Error> {
         let full = preset.log2_degree - 1;
         let mut sizes = Vec::new();
         for log2_slots in BTreeSet::from([12.min(full), full]) {
-            let bytes = key_bytes(ring.parameters(), 1 << log2_slots)?;
+            let bytes = key_bytes(&ring, 1 << log2_slots)?;
             let fits = available.is_none_or(|available| bytes < available);
             let verdict = if fits { "which fits" } else { "which does not fit" };
             lines.push(format!(
@@ -64,7 +64,8 @@ pub(crate) fn run(options: &Doctor) -> Result<(), Error> {
 }
 
 /// Bytes of the keys of a complex bootstrap and of some rotations, about half of them at the top level for use.
-fn key_bytes(parameters: &Parameters, slots: usize) -> Result<u64, Error> {
+fn key_bytes(ring: &Ring<CpuBackend>, slots: usize) -> Result<u64, Error> {
+    let parameters = ring.parameters();
     let mut manifest = BootstrapPlan::new(parameters, slots, slot_kind(true))?.key_manifest();
     let mut program = KeyManifest::default();
     for rotation in 1..=PROGRAM_ROTATIONS {
@@ -72,7 +73,7 @@ fn key_bytes(parameters: &Parameters, slots: usize) -> Result<u64, Error> {
         program.require_rotation(rotation as usize, level);
     }
     manifest.merge(&program);
-    Ok(manifest.key_bytes(parameters))
+    Ok(manifest.key_bytes(parameters, ring.uniform_halves()))
 }
 
 /// What the processor reports of the instruction sets that there are kernels for.

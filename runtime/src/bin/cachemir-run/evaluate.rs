@@ -79,6 +79,7 @@ pub(crate) fn run(options: &Evaluate, interrupt: &AtomicBool) -> Result<(), Erro
         backend: options.backend,
         check: false,
         json: false,
+        keys: options.keys,
         seed: None,
         steps: steps(0, tokens.len() - 1, None),
         interrupt,

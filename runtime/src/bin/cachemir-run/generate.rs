@@ -62,6 +62,7 @@ pub(crate) fn run(options: &Generate, interrupt: &AtomicBool) -> Result<(), Erro
         backend: options.backend,
         check: options.check,
         json: options.json,
+        keys: options.keys,
         seed: saved.as_ref().map(|saved| saved.seed.clone()),
         steps: expected,
         interrupt,

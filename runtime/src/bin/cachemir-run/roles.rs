@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use cachemir_ckks::UniformHalves;
 use cachemir_ckks::ring::sampling::Seed;
 use cachemir_hal::{Backend as _, CpuBackend};
 use cachemir_ir::cost::CostTable;
@@ -17,7 +18,7 @@ use cachemir_runtime::{Error, memory};
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use crate::arguments::Backend;
+use crate::arguments::{Backend, KeyStorage};
 use crate::estimate;
 use crate::output::{self, note};
 
@@ -27,6 +28,8 @@ pub(crate) struct Mode<'a> {
     pub(crate) backend: Backend,
     pub(crate) check: bool,
     pub(crate) json: bool,
+    /// How keys are kept, where the user has a say.
+    pub(crate) keys: Option<KeyStorage>,
     /// Seed of a secret key that exists already.
     pub(crate) seed: Option<Zeroizing<Seed>>,
     /// The calls to expect.
@@ -124,10 +127,14 @@ fn explained<O>(output: Result<O, Error>, ranges: &RangeCheck) -> Result<O, Erro
 fn run_encrypted<T: Task>(plans: &Plans, mode: &Mode<'_>, task: T) -> Result<(T::Output, Findings), Error> {
     let plan = &plans.server;
     let (program, slots) = (&plan.program, plan.program.slots as usize);
-    let engine = Engine::new(plan)?;
-    let requirements = engine.requirements(program);
+    let mut engine = Engine::new(plan, mode.keys.map(UniformHalves::from))?;
+    let mut requirements = engine.requirements(program);
     let available = memory::available_bytes();
     if let Some(available) = available {
+        if requirements.check(available).is_err() && mode.keys.is_none() {
+            engine = Engine::new(plan, Some(UniformHalves::Seeded))?;
+            requirements = engine.requirements(program);
+        }
         requirements.check(available)?;
     }
     let ntt_ns = estimate::ntt_ns(engine.ring())?;

@@ -33,8 +33,8 @@ fn sizes_are_known_in_advance_and_progress_ends_at_them() {
     manifest.encapsulation = true;
     assert_eq!(manifest.len(), 5);
     // Level 4 has five limbs, hence two digits of three, and three special limbs.
-    assert_eq!(switching_key_bytes(&parameters, 4, 3), 2 * 2 * 8 * 1024 * 8);
-    let ring = Ring::<CpuBackend>::new(parameters.clone()).unwrap();
+    assert_eq!(switching_key_bytes(&parameters, 4, 3, UniformHalves::Stored), 2 * 2 * 8 * 1024 * 8);
+    let ring = Ring::<CpuBackend>::new(parameters.clone()).unwrap().with_uniform_halves(UniformHalves::Stored);
     let generator = KeyGenerator::new(ring);
     let secret = generator.secret_key().unwrap();
     let mut reports = Vec::new();
@@ -44,7 +44,7 @@ fn sizes_are_known_in_advance_and_progress_ends_at_them() {
             ControlFlow::Continue(())
         })
         .unwrap();
-    let total = manifest.key_bytes(&parameters);
+    let total = manifest.key_bytes(&parameters, UniformHalves::Stored);
     assert_eq!(reports.len(), 5);
     assert_eq!(reports.last(), Some(&(total, total)));
     assert_eq!(keys.manifest(), manifest);

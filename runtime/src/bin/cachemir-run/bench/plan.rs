@@ -66,7 +66,15 @@ pub(crate) fn plan(options: &BenchPlan, interrupt: &AtomicBool) -> Result<(), Er
     let mut expected = steps(0, tokens.len(), client.chunk());
     expected.extend(steps(tokens.len(), tokens.len() + options.count.saturating_sub(1), None));
     let request = Request { tokens, count: options.count, stop_at_end: false };
-    let mode = Mode { backend: options.backend, check: false, json: false, seed: None, steps: expected, interrupt };
+    let mode = Mode {
+        backend: options.backend,
+        check: false,
+        json: false,
+        keys: options.keys,
+        seed: None,
+        steps: expected,
+        interrupt,
+    };
     let task = Measurement { request: &request, interrupt };
     let ((generation, surroundings), findings) = roles::run(&plans, &mode, task)?;
 

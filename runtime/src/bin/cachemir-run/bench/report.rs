@@ -42,7 +42,7 @@ impl Report {
     pub(crate) fn operation(self, measured: &Measured<'_>, further: &[Field]) -> Result<(), Error> {
         let ntt_units = measured.median_ns / self.unit_ns;
         if !self.json {
-            note(&self.text(measured, ntt_units, further));
+            note(&text(measured, ntt_units, further));
             return Ok(());
         }
         let mut object = json!({
@@ -64,21 +64,6 @@ impl Report {
         output::line(&object)
     }
 
-    fn text(self, measured: &Measured<'_>, ntt_units: f64, further: &[Field]) -> String {
-        let predicted =
-            measured.predicted_ntt_units.map_or(String::new(), |units| format!(" (predicted {:>8.1})", units));
-        let further: Vec<String> = further.iter().map(|(name, value)| format!("{name} {value}")).collect();
-        format!(
-            "{:<22} {:>2} limbs {:>6} slots {:>10.3} ms = {:>9.1} NTTs{predicted}  {}",
-            measured.op,
-            measured.level + 1,
-            measured.slots,
-            measured.median_ns / 1e6,
-            ntt_units,
-            further.join(", ")
-        )
-    }
-
     /// Writes an event that is no operation.
     pub(crate) fn event(self, event: &str, text: &str, fields: Map<String, Value>) -> Result<(), Error> {
         if !self.json {
@@ -89,6 +74,20 @@ impl Report {
         object.extend(fields);
         output::line(&Value::Object(object))
     }
+}
+
+fn text(measured: &Measured<'_>, ntt_units: f64, further: &[Field]) -> String {
+    let predicted = measured.predicted_ntt_units.map_or(String::new(), |units| format!(" (predicted {units:>8.1})"));
+    let further: Vec<String> = further.iter().map(|(name, value)| format!("{name} {value}")).collect();
+    format!(
+        "{:<22} {:>2} limbs {:>6} slots {:>10.3} ms = {:>9.1} NTTs{predicted}  {}",
+        measured.op,
+        measured.level + 1,
+        measured.slots,
+        measured.median_ns / 1e6,
+        ntt_units,
+        further.join(", ")
+    )
 }
 
 /// Three decimals: more are noise.
