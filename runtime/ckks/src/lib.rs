@@ -1,7 +1,7 @@
 //! RNS-CKKS with bootstrapping, generic over the backend.
 //!
 //! The modules form a strict chain; each uses only those before it:
-//! 1. [`parameters`]: sizes → primes, levels, canonical scales, security.
+//! 1. [`parameters`]: sizes → primes, levels, canonical scales; [`security`]: what bounds them.
 //! 2. [`ring`]: the backend built for a parameter set, randomness, residues as bytes.
 //! 3. [`rlwe`]: secrets, key-switching keys and hybrid key switching, encryptions of zero.
 //! 4. [`ckks`]: slots, plaintexts, ciphertexts and their arithmetic.
@@ -10,6 +10,37 @@
 //! Every part is small and immutable: [`Ring`] (backend and parameters), [`Encoder`], [`KeyGenerator`], [`SecretKey`],
 //! [`EvaluationKeys`], [`Evaluator`], [`Encryptor`], [`Decryptor`]. What a server runs takes an [`Evaluator`] and
 //! [`EvaluationKeys`]; no type among those can name a secret key.
+//!
+//! # From a vector to its bootstrapped product
+//! ```
+//! use std::ops::ControlFlow;
+//! use cachemir_ckks::circuits::bootstrapping::{Bootstrapper, SlotKind};
+//! use cachemir_ckks::{Decryptor, Encoder, Encryptor, Evaluator, KeyGenerator, Parameters, Ring};
+//! use cachemir_hal::CpuBackend;
+//!
+//! # fn main() -> Result<(), cachemir_ckks::CkksError> {
+//! // `n16` has 128 bits of security; this preset has none and is fast.
+//! let ring = Ring::<CpuBackend>::new(Parameters::preset("insecure-test")?)?;
+//! let evaluator = Evaluator::new(Encoder::new(ring.clone()));
+//! let bootstrapper = Bootstrapper::new(&evaluator, 4, SlotKind::Real)?;
+//! let mut manifest = bootstrapper.key_manifest();
+//! manifest.require_rotation(1, 16);
+//! let generator = KeyGenerator::new(ring.clone());
+//! let secret = generator.secret_key()?;
+//! let keys = generator.evaluation_keys(&secret, &manifest, |_made, _total| ControlFlow::Continue(()))?;
+//!
+//! let slots = [0.5, -0.25, 0.125, 1.0].map(Into::into);
+//! let x = Encryptor::with_secret_key(ring.clone(), &secret).encrypt_slots(evaluator.encoder(), &slots, 4)?;
+//! let y = evaluator.mul_rescale(&x, &evaluator.rotate(&x, 1, &keys)?, &keys)?;
+//! assert_eq!(y.level(), 3);
+//! let entry = bootstrapper.prepare_entry(&evaluator, None, 0)?;
+//! let z = bootstrapper.bootstrap(&evaluator, &keys, &entry, &y)?;
+//! assert_eq!(z.level(), 16);
+//! let result = Decryptor::new(ring, &secret).decrypt_slots(evaluator.encoder(), &z)?;
+//! assert!((result[0].re - 0.5 * -0.25).abs() < 1e-5);
+//! # Ok(())
+//! # }
+//! ```
 #![forbid(unsafe_code)]
 
 pub mod circuits;
@@ -18,6 +49,7 @@ pub mod error;
 pub mod parameters;
 pub mod ring;
 pub mod rlwe;
+pub mod security;
 
 pub use ckks::ciphertext::{Ciphertext, ExtendedCiphertext, ExtendedPlaintext, Plaintext};
 pub use ckks::encoder::{Encoder, IntegerPolynomial};

@@ -14,11 +14,14 @@
 //!
 //! # Security
 //! The main secret is uniform ternary with errors of σ = 3.19. The literal's own check refuses what misses the
-//! published table (ePrint 2024/463, table 5.2, 128 bits), unless it is flagged insecure and named so.
+//! published table (ePrint 2024/463, table 5.2, 128 bits), unless it is flagged insecure and named so; likewise an
+//! ephemeral secret that misses 128 bits by the estimates of [`security`](crate::security).
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
+
+use crate::security::ephemeral_security_bits;
 
 /// What a person writes and a plan carries: names and sizes, nothing checked yet.
 pub use cachemir_ir::parameters::Parameters as ParametersLiteral;
@@ -27,6 +30,9 @@ pub use cachemir_ir::parameters::{INSECURE_MARKER, PRESET_NAMES};
 /// Every prime is below this bound, so that one basis serves 52-bit multipliers on CPUs and double-precision units
 /// elsewhere.
 pub const PRIME_LIMIT: u64 = 1 << 50;
+
+/// Security that every set has unless its name says otherwise.
+pub const SECURITY_BITS: u32 = 128;
 
 /// Standard deviation of the error distribution.
 pub const ERROR_STANDARD_DEVIATION: f64 = 3.19;
@@ -74,6 +80,23 @@ pub enum ParameterError {
         /// log2 of P.
         special_bits: f64,
     },
+    /// The ephemeral secret is not known to be safe.
+    #[error(
+        "parameters `{name}`: an ephemeral secret of weight {weight} modulo 2^{log2_modulus:.1} at N = 2^{log2_degree} {}",
+        shortfall(*security_bits)
+    )]
+    EphemeralSecret {
+        /// Name of the literal.
+        name: String,
+        /// Its Hamming weight.
+        weight: u32,
+        /// log2 of q_0·p_0.
+        log2_modulus: f64,
+        /// log2 N.
+        log2_degree: u32,
+        /// What the estimates say, if they cover it.
+        security_bits: Option<u32>,
+    },
     /// The canonical scale of a level leaves its allowed range.
     #[error(
         "parameters `{name}`: the canonical scale of level {level} is 2^{log2_scale:.3}, more than a factor 2 from 2^{log2_target}"
@@ -88,6 +111,14 @@ pub enum ParameterError {
         /// log2 of the scale asked for.
         log2_target: u32,
     },
+}
+
+/// How an ephemeral secret misses 128 bits.
+fn shortfall(security_bits: Option<u32>) -> String {
+    match security_bits {
+        None => "is covered by no estimate; take a larger weight or smaller primes".to_owned(),
+        Some(bits) => format!("has {bits} bits of security, {} too few", SECURITY_BITS.saturating_sub(bits)),
+    }
 }
 
 impl From<cachemir_ir::Error> for ParameterError {
@@ -164,6 +195,15 @@ impl Parameters {
             let digit_bits = log2_product(limbs);
             if digit_bits > special_bits + 1.0 {
                 return Err(ParameterError::DigitTooLarge { name, digit, digit_bits, special_bits });
+            }
+        }
+        if !literal.insecure {
+            // The key to the ephemeral secret has one special prime and reaches level 0.
+            let log2_modulus = log2_product(&[primes[0], special_primes[0]]);
+            let (weight, log2_degree) = (literal.ephemeral_weight, literal.log2_degree);
+            let security_bits = ephemeral_security_bits(log2_degree, log2_modulus, weight);
+            if security_bits.is_none_or(|bits| bits < SECURITY_BITS) {
+                return Err(ParameterError::EphemeralSecret { name, weight, log2_modulus, log2_degree, security_bits });
             }
         }
         let log2_qp = log2_product(&primes) + special_bits;
@@ -269,7 +309,7 @@ impl Parameters {
 
     /// Security in bits by the table, or `None` for an insecure set.
     pub fn security_bits(&self) -> Option<u32> {
-        (!self.literal.insecure).then_some(128)
+        (!self.literal.insecure).then_some(SECURITY_BITS)
     }
 
     /// Hamming weight of the ephemeral secret.
@@ -496,5 +536,15 @@ mod tests {
     fn a_digit_above_the_special_modulus_is_refused() {
         let literal = ParametersLiteral { special_bits: vec![41; 7], ..ParametersLiteral::insecure_test() };
         assert!(matches!(Parameters::new(literal), Err(ParameterError::DigitTooLarge { digit: 0, .. })));
+    }
+
+    #[test]
+    fn a_light_ephemeral_secret_is_refused_with_the_bits_it_misses() {
+        let light = |ephemeral_weight| ParametersLiteral { ephemeral_weight, ..ParametersLiteral::n16() };
+        let error = Parameters::new(light(22)).unwrap_err().to_string();
+        assert!(error.contains("121 bits of security, 7 too few"), "{error}");
+        let error = Parameters::new(light(8)).unwrap_err().to_string();
+        assert!(error.contains("no estimate"), "{error}");
+        assert!(Parameters::new(light(24)).is_ok());
     }
 }
