@@ -50,7 +50,7 @@ impl Phase {
 }
 
 /// How many more babies a rotation may cost before another key is generated for it.
-const KEY_COST: usize = 2;
+const KEY_COST: usize = 1;
 
 /// One factor of SlotsToCoeffs or CoeffsToSlots.
 #[derive(Clone, Debug)]

@@ -13,7 +13,7 @@ pub struct StepPlan {
 }
 
 /// How much dearer a giant is than a baby: it needs its own ModDown and decomposition besides the product with the key.
-const GIANT_COST: usize = 3;
+const GIANT_COST: usize = 4;
 
 impl StepPlan {
     /// The cheapest plan for these offsets in `0 .. slots` (`slots` a power of two), over all power-of-two numbers of babies.
