@@ -2,6 +2,7 @@
 //!
 //! The modules form a strict chain; each uses only those before it:
 //! 1. [`parameters`]: sizes → primes, levels, canonical scales; [`security`]: what bounds them.
+//!    [`noise`]: what errors follow from them.
 //! 2. [`ring`]: the backend built for a parameter set, randomness, residues as bytes.
 //! 3. [`rlwe`]: secrets, key-switching keys and hybrid key switching, encryptions of zero.
 //! 4. [`ckks`]: slots, plaintexts, ciphertexts and their arithmetic.
@@ -46,6 +47,7 @@
 pub mod circuits;
 pub mod ckks;
 pub mod error;
+pub mod noise;
 pub mod parameters;
 pub mod ring;
 pub mod rlwe;

@@ -4,9 +4,8 @@
 //! degree, `n` the slots, `g = N / 2n`. A coefficient error of variance `v` shows in a slot with variance `2n·v`, half of it in the real
 //! part: errors outside the subring are cut off by the trace or by decoding.
 //!
-//! - A rescale or ModDown rounds both polynomials: `v = (1 + 2N/3) / 12` per coefficient under a uniform ternary secret,
-//!   `(1 + h) / 12` under one of weight `h`.
-//! - Key switching adds, for each digit `Q_d`, `N·(Q_d²/12)·σ² / P²`.
+//! - Roundings and key switches are those of [`noise`](crate::noise); under the ephemeral secret of weight `h` a rounding
+//!   has variance `(1 + h) / 12`.
 //! - One butterfly of the inverse transform halves variances. Errors in SlotsToCoeffs are measured by what they do to the
 //!   coefficients, so each stage's error is divided by `2^(butterflies already applied)`; in CoeffsToSlots by
 //!   `2^(butterflies still to come)`.
@@ -19,6 +18,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 
 use super::plan::{BootstrapPlan, Factor, SlotKind};
+use crate::noise::{key_switch_variance, rounding_variance};
 use crate::parameters::{ERROR_STANDARD_DEVIATION, Parameters};
 
 /// Standard deviations of the real part of an output slot's error, by cause.
@@ -71,22 +71,6 @@ impl NoiseEstimate {
     pub fn precision_bits_min(&self, samples: usize) -> f64 {
         -(self.slot_standard_deviation() * (samples as f64).ln().max(1.0).sqrt()).log2()
     }
-}
-
-/// Variance of a coefficient's error after a division with rounding, under a uniform ternary secret.
-pub fn rounding_variance(parameters: &Parameters) -> f64 {
-    (1.0 + parameters.degree() as f64 * 2.0 / 3.0) / 12.0
-}
-
-/// Variance of a coefficient's error after a key switch at `level`, divided by `P`.
-pub fn key_switch_variance(parameters: &Parameters, level: usize) -> f64 {
-    let log2 = |primes: &[u64]| primes.iter().map(|&q| (q as f64).log2()).sum::<f64>();
-    let special = log2(parameters.special_primes());
-    let digits: f64 = parameters.primes()[..=level]
-        .chunks(parameters.digit_limbs())
-        .map(|digit| (2.0 * (log2(digit) - special)).exp2())
-        .sum();
-    rounding_variance(parameters) + parameters.degree() as f64 / 12.0 * ERROR_STANDARD_DEVIATION.powi(2) * digits
 }
 
 impl BootstrapPlan {

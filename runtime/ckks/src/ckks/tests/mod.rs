@@ -3,6 +3,7 @@
 mod arithmetic;
 mod encoding;
 mod keys;
+mod noise;
 mod rotations;
 mod serialised;
 mod serialised_keys;
