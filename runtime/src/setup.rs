@@ -162,13 +162,14 @@ impl<B: Backend> Engine<B> {
         let special = parameters.digit_limbs() as u64;
         let mut matrix_bytes = 0;
         for bootstrap in &self.bootstraps {
-            for factor in bootstrap.slots_to_coefficients() {
-                matrix_bytes += factor.matrix.diagonals().len() as u64 * (factor.level as u64 + 1) * limb_bytes;
+            // A mask on the first matrix may leave it without a period.
+            if let Some(first) = bootstrap.slots_to_coefficients().first() {
+                matrix_bytes += first.matrix.diagonals().len() as u64 * (first.level as u64 + 1) * limb_bytes;
             }
-            for factor in bootstrap.coefficients_to_slots() {
-                let limbs = factor.level as u64 + 1 + special;
-                matrix_bytes += factor.matrix.diagonals().len() as u64 * limbs * limb_bytes;
-            }
+            let rest = bootstrap.slots_to_coefficients().iter().skip(1);
+            matrix_bytes += rest.map(|factor| factor.bytes(parameters, 0)).sum::<u64>();
+            let top = bootstrap.coefficients_to_slots().iter();
+            matrix_bytes += top.map(|factor| factor.bytes(parameters, parameters.digit_limbs())).sum::<u64>();
         }
         let ciphertext_bytes = |level: u32| 2 * u64::from(level + 1) * limb_bytes;
         let state = |state: &cachemir_ir::program::State| {

@@ -54,7 +54,7 @@ pub mod rlwe;
 pub mod security;
 
 pub use ckks::ciphertext::{Ciphertext, ExtendedCiphertext, ExtendedPlaintext, Plaintext};
-pub use ckks::encoder::{Encoder, IntegerPolynomial};
+pub use ckks::encoder::{Encoder, IntegerCoefficients, IntegerPolynomial};
 pub use ckks::encryption::{Decryptor, Encryptor};
 pub use ckks::evaluator::{Digits, Evaluator};
 pub use error::CkksError;

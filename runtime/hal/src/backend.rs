@@ -19,6 +19,12 @@
 //! has fewer polynomials, only so many of the left ones are touched (a plaintext is added to the
 //! first polynomial of a ciphertext). In products, an operand of one polynomial is broadcast.
 //!
+//! # Repetition
+//! In the NTT domain p(X^r) has the same value on each aligned run of r positions, so
+//! [`Backend::lift_repeated`] stores one word for r. Such a buffer may be the right operand of sums and products and
+//! a plaintext of [`Backend::hoisted_sums`]; [`Backend::select`] gives one with a word for each position, and
+//! everything else refuses it.
+//!
 //! # Contract of an implementation
 //! Residues are canonical after every primitive, and results are bit-equal to
 //! [`ScalarBackend`](crate::ScalarBackend)'s; tests/conformance.rs checks both. Work may be
@@ -290,6 +296,15 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
 
     /// As [`Backend::lift_signed`], for wide coefficients.
     fn lift_signed_wide(&self, coefficients: &[i128], limbs: &[usize]) -> Result<Self::Buffer, HalError>;
+
+    /// p(X^r) in the NTT domain, p given by N/r ≥ 2 signed coefficients: one word for r positions.
+    fn lift_repeated(&self, coefficients: &[i64], limbs: &[usize]) -> Result<Self::Buffer, HalError>;
+
+    /// As [`Backend::lift_repeated`], for wide coefficients.
+    fn lift_repeated_wide(&self, coefficients: &[i128], limbs: &[usize]) -> Result<Self::Buffer, HalError>;
+
+    /// Bytes that a buffer's words take.
+    fn bytes(&self, src: &Self::Buffer) -> u64;
 
     /// Converts every polynomial of `src`, given modulo the product Q of the moduli `from` (in
     /// the first limb positions), to the moduli `to`. The sum

@@ -1,5 +1,7 @@
 //! The CPU's buffer: one aligned allocation, drawn from a pool.
 
+use std::ops::Range;
+
 use aligned_vec::AVec;
 
 use crate::pool::{Pool, Words};
@@ -13,7 +15,10 @@ pub struct CpuBuffer {
     words: Words,
     length: usize,
     shape: Shape,
+    /// Words of a row.
     degree: usize,
+    /// Neighbouring positions that each word stands for.
+    repetition: usize,
     pool: Pool,
 }
 
@@ -31,7 +36,21 @@ impl CpuBuffer {
             .checked_mul(limbs)
             .and_then(|rows| rows.checked_mul(degree))
             .ok_or(HalError::OutOfMemory { bytes: usize::MAX })?;
-        Ok(Self { words: pool.take(length)?, length, shape: Shape { polynomials, limbs }, degree, pool: pool.clone() })
+        let shape = Shape { polynomials, limbs };
+        Ok(Self { words: pool.take(length)?, length, shape, degree, repetition: 1, pool: pool.clone() })
+    }
+
+    /// As [`new`](Self::new), of rows of `degree` words that each stand for `repetition` positions.
+    pub(crate) fn repeated(
+        pool: &Pool,
+        polynomials: usize,
+        limbs: usize,
+        degree: usize,
+        repetition: usize,
+    ) -> Result<Self, HalError> {
+        let mut buffer = Self::new(pool, polynomials, limbs, degree)?;
+        buffer.repetition = repetition;
+        Ok(buffer)
     }
 
     /// A buffer of zeros, or [`HalError::OutOfMemory`].
@@ -43,6 +62,32 @@ impl CpuBuffer {
 
     pub(crate) fn shape(&self) -> Shape {
         self.shape
+    }
+
+    /// Neighbouring positions that each word stands for: 1, unless the buffer was lifted from a subring.
+    pub(crate) fn repetition(&self) -> usize {
+        self.repetition
+    }
+
+    /// These positions of one limb of one polynomial, in `scratch` where words stand for several.
+    pub(crate) fn positions<'a>(
+        &'a self,
+        polynomial: usize,
+        position: usize,
+        positions: Range<usize>,
+        scratch: &'a mut [u64],
+    ) -> &'a [u64] {
+        let row = self.row(polynomial, position);
+        if self.repetition == 1 {
+            return &row[positions];
+        }
+        let length = positions.len();
+        let piece = self.repetition.min(length);
+        let first = positions.start / self.repetition;
+        for (piece, word) in scratch[..length].chunks_mut(piece).zip(&row[first..]) {
+            piece.fill(*word);
+        }
+        &scratch[..length]
     }
 
     pub(crate) fn words(&self) -> &[u64] {

@@ -1,6 +1,6 @@
 //! Preconditions that all CPU backends check alike, before any data is touched.
 
-use crate::{HalError, Shape};
+use crate::{CpuBuffer, HalError, Shape};
 
 pub(crate) fn limbs(operation: &'static str, limbs: &[usize], moduli: usize) -> Result<(), HalError> {
     if limbs.is_empty() || limbs.iter().any(|i| *i >= moduli) {
@@ -39,4 +39,17 @@ pub(crate) fn broadcast(operation: &'static str, polynomials: usize, operand: Sh
         return Ok(());
     }
     equal(operation, "polynomials of an operand", polynomials, operand.polynomials)
+}
+
+/// Refuses buffers whose words stand for several positions.
+pub(crate) fn whole(operation: &'static str, buffer: &CpuBuffer) -> Result<(), HalError> {
+    equal(operation, "positions of a word", 1, buffer.repetition())
+}
+
+/// The number of positions that each of `coefficients` coefficients of a subring stands for in a ring of this degree.
+pub(crate) fn repetition(operation: &'static str, degree: usize, coefficients: usize) -> Result<usize, HalError> {
+    if coefficients < 2 || !coefficients.is_power_of_two() || coefficients > degree {
+        return Err(HalError::Shape { operation, what: "coefficients", expected: degree, found: coefficients });
+    }
+    Ok(degree / coefficients)
 }

@@ -6,15 +6,16 @@
 mod convert;
 mod key_switch;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use rayon::prelude::*;
 use zeroize::Zeroize;
 
 use crate::kernels::{Isa, Kernels, Multiplier, RowModulus, RowTransform, selected_isa};
-use crate::tables::Tables;
+use crate::tables::{Tables, read, write};
 use crate::uniform::Expander;
 use crate::{Addend, Backend, CpuBuffer, HalError, HoistedRotation, KeyView, Representative, Seed, Shape, check};
 
@@ -37,6 +38,8 @@ struct Inner {
     isa: Isa,
     reason: &'static str,
     transforms: Vec<RowTransform>,
+    /// By degree: the transforms of the rings of X^r.
+    subrings: RwLock<BTreeMap<usize, Arc<Vec<RowTransform>>>>,
 }
 
 impl fmt::Debug for CpuBackend {
@@ -71,6 +74,7 @@ impl CpuBackend {
             isa,
             reason,
             transforms,
+            subrings: RwLock::default(),
             tables,
         })))
     }
@@ -84,8 +88,15 @@ impl CpuBackend {
         check::limbs(operation, limbs, self.0.tables.moduli.len())?;
         for buffer in buffers {
             check::at_least(operation, "limbs", limbs.len(), buffer.shape().limbs)?;
+            check::whole(operation, buffer)?;
         }
         Ok(())
+    }
+
+    /// Checks an operand whose words may stand for several positions.
+    fn check_operand(&self, operation: &'static str, limbs: &[usize], operand: &CpuBuffer) -> Result<(), HalError> {
+        self.check(operation, limbs, &[])?;
+        check::at_least(operation, "limbs", limbs.len(), operand.shape().limbs)
     }
 
     /// Checks that the left operand has all polynomials of the right one.
@@ -96,7 +107,8 @@ impl CpuBackend {
         src: &CpuBuffer,
         limbs: &[usize],
     ) -> Result<(), HalError> {
-        self.check(operation, limbs, &[dst, src])?;
+        self.check(operation, limbs, &[dst])?;
+        self.check_operand(operation, limbs, src)?;
         let (wanted, found) = (src.shape().polynomials, dst.shape().polynomials);
         check::at_least(operation, "polynomials", wanted, found)
     }
@@ -123,7 +135,7 @@ impl CpuBackend {
             });
     }
 
-    /// Overwrites or increases all polynomials of `sum` by Σ a·b.
+    /// Overwrites or increases all polynomials of `sum` by Σ a·b. Words of b may stand for several positions.
     fn dot_rows(
         &self,
         sum: &mut CpuBuffer,
@@ -133,16 +145,45 @@ impl CpuBackend {
     ) -> Result<(), HalError> {
         let polynomials = sum.shape().polynomials;
         for (a, b) in pairs {
-            self.check("mul_accumulate", limbs, &[a, b])?;
+            self.check("mul_accumulate", limbs, &[a])?;
+            self.check_operand("mul_accumulate", limbs, b)?;
             check::broadcast("mul_accumulate", polynomials, a.shape())?;
             check::broadcast("mul_accumulate", polynomials, b.shape())?;
         }
         self.for_rows(sum, polynomials, limbs.len(), |i, j, row| {
-            let pick = |x: &&'_ CpuBuffer| i % x.shape().polynomials;
-            let rows: Vec<_> = pairs.iter().map(|(a, b)| (a.row(pick(a), j), b.row(pick(b), j))).collect();
-            (self.0.kernels.dot)(row, &rows, accumulate, &self.0.rows[limbs[j]]);
+            let pick = |x: &CpuBuffer| i % x.shape().polynomials;
+            let operands: Vec<_> = pairs.iter().map(|(a, b)| (a.row(pick(a), j), *b, pick(b))).collect();
+            self.dot_operands(row, 0, &operands, accumulate, j, limbs[j]);
         });
         Ok(())
+    }
+
+    /// sum ← Σ a·b, plus the sum if the flag is set, on the positions from `start` on, over triples of these positions of a
+    /// row a, and a buffer and polynomial that b is in.
+    fn dot_operands(
+        &self,
+        sum: &mut [u64],
+        start: usize,
+        operands: &[(&[u64], &CpuBuffer, usize)],
+        accumulate: bool,
+        position: usize,
+        index: usize,
+    ) {
+        let m = &self.0.rows[index];
+        let whole = operands.iter().all(|(_, b, _)| b.repetition() == 1);
+        let length = if whole { sum.len() } else { BLOCK_WORDS.min(sum.len()) };
+        let mut scratch = vec![0; if whole { operands.len() } else { operands.len() * length }];
+        for (block, sum) in sum.chunks_mut(length).enumerate() {
+            let words = block * length..(block + 1) * length;
+            let positions = start + words.start..start + words.end;
+            let scratch = scratch.chunks_mut(if whole { 1 } else { length });
+            let pairs: Vec<_> = operands
+                .iter()
+                .zip(scratch)
+                .map(|(&(a, b, i), scratch)| (&a[words.clone()], b.positions(i, position, positions.clone(), scratch)))
+                .collect();
+            (self.0.kernels.dot)(sum, &pairs, accumulate, m);
+        }
     }
 
     fn forward_row(&self, index: usize, row: &mut [u64]) {
@@ -169,6 +210,40 @@ impl CpuBackend {
         check::equal(operation, "residues", limbs.len(), residues.len())?;
         let moduli = limbs.iter().map(|index| self.0.tables.values[*index]);
         Ok(residues.iter().zip(moduli).map(|(r, q)| Multiplier::new(*r % q, q)).collect())
+    }
+
+    /// The transforms of the ring of lower degree whose roots of unity are powers of this one's, by table index.
+    fn subring(&self, degree: usize) -> Arc<Vec<RowTransform>> {
+        if let Some(transforms) = read(&self.0.subrings).get(&degree) {
+            return Arc::clone(transforms);
+        }
+        let tables = &self.0.tables;
+        let power = (tables.degree / degree) as u64;
+        let roots = tables.moduli.iter().zip(&tables.roots);
+        let transforms = roots.map(|(q, root)| RowTransform::with_root(self.0.isa, *q, q.pow(*root, power), degree));
+        let transforms = Arc::new(transforms.collect::<Vec<_>>());
+        write(&self.0.subrings).insert(degree, Arc::clone(&transforms));
+        transforms
+    }
+
+    fn lift_subring<T: Sync>(
+        &self,
+        operation: &'static str,
+        coefficients: &[T],
+        limbs: &[usize],
+        lift: impl Fn(&mut [u64], &[T], usize) + Sync,
+    ) -> Result<CpuBuffer, HalError> {
+        self.check(operation, limbs, &[])?;
+        let degree = coefficients.len();
+        let repetition = check::repetition(operation, self.0.tables.degree, degree)?;
+        let transforms = self.subring(degree);
+        let mut result = CpuBuffer::repeated(&self.0.tables.pool, 1, limbs.len(), degree, repetition)?;
+        let rows = result.words_mut().par_chunks_mut(degree).enumerate();
+        rows.with_min_len(WORDS_PER_TASK.div_ceil(degree)).for_each(|(j, row)| {
+            lift(row, coefficients, limbs[j]);
+            transforms[limbs[j]].forward(row);
+        });
+        Ok(result)
     }
 
     fn expander(&self, seed: &Seed) -> Expander {
@@ -214,6 +289,7 @@ impl Backend for CpuBackend {
     }
 
     fn download(&self, src: &CpuBuffer) -> Result<Vec<u64>, HalError> {
+        check::whole("download", src)?;
         src.to_words()
     }
 
@@ -235,7 +311,7 @@ impl Backend for CpuBackend {
         let mut result = self.buffer(polynomials.len(), limb_positions.len())?;
         let count = polynomials.len();
         self.for_rows(&mut result, count, limb_positions.len(), |i, j, row| {
-            row.copy_from_slice(src.row(polynomials.start + i, limb_positions[j]));
+            with_operand(row, src, polynomials.start + i, limb_positions[j], <[u64]>::copy_from_slice);
         });
         Ok(result)
     }
@@ -251,6 +327,8 @@ impl Backend for CpuBackend {
     ) -> Result<(), HalError> {
         let (to, from) = (dst.shape(), src.shape());
         let name = "copy_into";
+        check::whole(name, src)?;
+        check::whole(name, dst)?;
         check::at_least(name, "source polynomials", polynomials.end, from.polynomials)?;
         check::at_least(name, "source limbs", limb_positions.end, from.limbs)?;
         let (last_polynomial, last_limb) = (dst_polynomial + polynomials.len(), dst_limb + limb_positions.len());
@@ -278,7 +356,8 @@ impl Backend for CpuBackend {
     fn add_assign(&self, dst: &mut CpuBuffer, src: &CpuBuffer, limbs: &[usize]) -> Result<(), HalError> {
         self.check_prefix("add_assign", dst, src, limbs)?;
         self.for_rows(dst, src.shape().polynomials, limbs.len(), |i, j, row| {
-            (self.0.kernels.add)(row, src.row(i, j), self.q(limbs[j]));
+            let q = self.q(limbs[j]);
+            with_operand(row, src, i, j, |row, src| (self.0.kernels.add)(row, src, q));
         });
         Ok(())
     }
@@ -286,7 +365,8 @@ impl Backend for CpuBackend {
     fn sub_assign(&self, dst: &mut CpuBuffer, src: &CpuBuffer, limbs: &[usize]) -> Result<(), HalError> {
         self.check_prefix("sub_assign", dst, src, limbs)?;
         self.for_rows(dst, src.shape().polynomials, limbs.len(), |i, j, row| {
-            (self.0.kernels.sub)(row, src.row(i, j), self.q(limbs[j]));
+            let q = self.q(limbs[j]);
+            with_operand(row, src, i, j, |row, src| (self.0.kernels.sub)(row, src, q));
         });
         Ok(())
     }
@@ -300,11 +380,13 @@ impl Backend for CpuBackend {
     }
 
     fn mul_assign(&self, dst: &mut CpuBuffer, src: &CpuBuffer, limbs: &[usize]) -> Result<(), HalError> {
-        self.check("mul_assign", limbs, &[dst, src])?;
+        self.check("mul_assign", limbs, &[dst])?;
+        self.check_operand("mul_assign", limbs, src)?;
         let (polynomials, operands) = (dst.shape().polynomials, src.shape().polynomials);
         check::broadcast("mul_assign", polynomials, src.shape())?;
         self.for_rows(dst, polynomials, limbs.len(), |i, j, row| {
-            (self.0.kernels.mul)(row, src.row(i % operands, j), &self.0.rows[limbs[j]]);
+            let m = &self.0.rows[limbs[j]];
+            with_operand(row, src, i % operands, j, |row, src| (self.0.kernels.mul)(row, src, m));
         });
         Ok(())
     }
@@ -439,6 +521,22 @@ impl Backend for CpuBackend {
         self.lift_wide(coefficients, limbs)
     }
 
+    fn lift_repeated(&self, coefficients: &[i64], limbs: &[usize]) -> Result<CpuBuffer, HalError> {
+        self.lift_subring("lift_repeated", coefficients, limbs, |row, coefficients, index| {
+            self.lift_row(row, coefficients, index);
+        })
+    }
+
+    fn lift_repeated_wide(&self, coefficients: &[i128], limbs: &[usize]) -> Result<CpuBuffer, HalError> {
+        self.lift_subring("lift_repeated_wide", coefficients, limbs, |row, coefficients, index| {
+            self.lift_wide_row(row, coefficients, index);
+        })
+    }
+
+    fn bytes(&self, src: &CpuBuffer) -> u64 {
+        size_of_val(src.words()) as u64
+    }
+
     fn convert_basis(
         &self,
         src: &CpuBuffer,
@@ -502,6 +600,19 @@ impl Backend for CpuBackend {
 
     fn tensor(&self, a: &CpuBuffer, b: &CpuBuffer, limbs: &[usize]) -> Result<CpuBuffer, HalError> {
         self.tensor_product(a, b, limbs)
+    }
+}
+
+/// Runs `f(words, operand)` on a row and a row of `src`: at once, or block by block where `src` has to be expanded.
+fn with_operand(row: &mut [u64], src: &CpuBuffer, polynomial: usize, position: usize, f: impl Fn(&mut [u64], &[u64])) {
+    if src.repetition() == 1 {
+        return f(row, src.row(polynomial, position));
+    }
+    let mut scratch = [0; BLOCK_WORDS];
+    let length = BLOCK_WORDS.min(row.len());
+    for (block, words) in row.chunks_mut(length).enumerate() {
+        let positions = block * length..(block + 1) * length;
+        f(words, src.positions(polynomial, position, positions, &mut scratch));
     }
 }
 

@@ -36,8 +36,15 @@ impl ScalarBackend {
         check::limbs(operation, limbs, self.tables.moduli.len())?;
         for buffer in buffers {
             check::at_least(operation, "limbs", limbs.len(), buffer.shape().limbs)?;
+            check::whole(operation, buffer)?;
         }
         Ok(())
+    }
+
+    /// Checks an operand whose words may stand for several positions.
+    fn check_operand(&self, operation: &'static str, limbs: &[usize], operand: &CpuBuffer) -> Result<(), HalError> {
+        self.check(operation, limbs, &[])?;
+        check::at_least(operation, "limbs", limbs.len(), operand.shape().limbs)
     }
 
     /// dst ← f(q, dst, src) position by position, on the first polynomials if `src` has fewer.
@@ -49,14 +56,16 @@ impl ScalarBackend {
         limbs: &[usize],
         f: impl Fn(&Modulus, u64, u64) -> u64,
     ) -> Result<(), HalError> {
-        self.check(operation, limbs, &[dst, src])?;
+        self.check(operation, limbs, &[dst])?;
+        self.check_operand(operation, limbs, src)?;
         check::at_least(operation, "polynomials", src.shape().polynomials, dst.shape().polynomials)?;
+        let repetition = src.repetition();
         for polynomial in 0..src.shape().polynomials {
             for (position, index) in limbs.iter().enumerate() {
                 let q = self.modulus(*index);
                 let src = src.row(polynomial, position);
-                for (d, s) in dst.row_mut(polynomial, position).iter_mut().zip(src) {
-                    *d = f(&q, *d, *s);
+                for (i, d) in dst.row_mut(polynomial, position).iter_mut().enumerate() {
+                    *d = f(&q, *d, src[i / repetition]);
                 }
             }
         }
@@ -111,6 +120,30 @@ impl ScalarBackend {
         Ok(result)
     }
 
+    /// The plain transform of a ring of lower degree, whose root of unity is a power of this one's.
+    fn lift_subring<T: Copy>(
+        &self,
+        operation: &'static str,
+        coefficients: &[T],
+        limbs: &[usize],
+        reduce: impl Fn(&Modulus, T) -> u64,
+    ) -> Result<CpuBuffer, HalError> {
+        self.check(operation, limbs, &[])?;
+        let degree = coefficients.len();
+        let repetition = check::repetition(operation, self.tables.degree, degree)?;
+        let mut result = CpuBuffer::repeated(&self.tables.pool, 1, limbs.len(), degree, repetition)?;
+        for (position, index) in limbs.iter().enumerate() {
+            let q = self.modulus(*index);
+            let row = result.row_mut(0, position);
+            for (d, c) in row.iter_mut().zip(coefficients) {
+                *d = reduce(&q, *c);
+            }
+            let root = q.pow(self.tables.roots[*index], repetition as u64);
+            ScalarTransform::new(q, root, degree).forward(row);
+        }
+        Ok(result)
+    }
+
     fn check_residues(operation: &'static str, residues: &[u64], limbs: &[usize]) -> Result<(), HalError> {
         check::equal(operation, "residues", limbs.len(), residues.len())
     }
@@ -148,6 +181,7 @@ impl Backend for ScalarBackend {
     }
 
     fn download(&self, src: &CpuBuffer) -> Result<Vec<u64>, HalError> {
+        check::whole("download", src)?;
         src.to_words()
     }
 
@@ -169,7 +203,10 @@ impl Backend for ScalarBackend {
         let mut result = self.zeros(polynomials.len(), limb_positions.len())?;
         for (to, from) in polynomials.enumerate() {
             for (position, source) in limb_positions.iter().enumerate() {
-                result.row_mut(to, position).copy_from_slice(src.row(from, *source));
+                let row = src.row(from, *source);
+                for (i, word) in result.row_mut(to, position).iter_mut().enumerate() {
+                    *word = row[i / src.repetition()];
+                }
             }
         }
         Ok(result)
@@ -186,6 +223,8 @@ impl Backend for ScalarBackend {
     ) -> Result<(), HalError> {
         let (to, from) = (dst.shape(), src.shape());
         let name = "copy_into";
+        check::whole(name, src)?;
+        check::whole(name, dst)?;
         check::at_least(name, "source polynomials", polynomials.end, from.polynomials)?;
         check::at_least(name, "source limbs", limb_positions.end, from.limbs)?;
         check::at_least(name, "polynomials", dst_polynomial + polynomials.len(), to.polynomials)?;
@@ -224,14 +263,16 @@ impl Backend for ScalarBackend {
     }
 
     fn mul_assign(&self, dst: &mut CpuBuffer, src: &CpuBuffer, limbs: &[usize]) -> Result<(), HalError> {
-        self.check("mul_assign", limbs, &[dst, src])?;
+        self.check("mul_assign", limbs, &[dst])?;
+        self.check_operand("mul_assign", limbs, src)?;
         check::broadcast("mul_assign", dst.shape().polynomials, src.shape())?;
+        let repetition = src.repetition();
         for polynomial in 0..dst.shape().polynomials {
             for (position, index) in limbs.iter().enumerate() {
                 let q = self.modulus(*index);
                 let src = src.row(polynomial % src.shape().polynomials, position);
-                for (d, s) in dst.row_mut(polynomial, position).iter_mut().zip(src) {
-                    *d = q.mul(*d, *s);
+                for (i, d) in dst.row_mut(polynomial, position).iter_mut().enumerate() {
+                    *d = q.mul(*d, src[i / repetition]);
                 }
             }
         }
@@ -246,7 +287,8 @@ impl Backend for ScalarBackend {
     ) -> Result<(), HalError> {
         let polynomials = acc.shape().polynomials;
         for (a, b) in pairs {
-            self.check("mul_accumulate", limbs, &[acc, a, b])?;
+            self.check("mul_accumulate", limbs, &[acc, a])?;
+            self.check_operand("mul_accumulate", limbs, b)?;
             check::broadcast("mul_accumulate", polynomials, a.shape())?;
             check::broadcast("mul_accumulate", polynomials, b.shape())?;
         }
@@ -254,11 +296,12 @@ impl Backend for ScalarBackend {
             for polynomial in 0..polynomials {
                 for (position, index) in limbs.iter().enumerate() {
                     let q = self.modulus(*index);
+                    let repetition = b.repetition();
                     let a = a.row(polynomial % a.shape().polynomials, position);
                     let b = b.row(polynomial % b.shape().polynomials, position);
                     let acc = acc.row_mut(polynomial, position);
-                    for ((d, x), y) in acc.iter_mut().zip(a).zip(b) {
-                        *d = q.add(*d, q.mul(*x, *y));
+                    for (i, (d, x)) in acc.iter_mut().zip(a).enumerate() {
+                        *d = q.add(*d, q.mul(*x, b[i / repetition]));
                     }
                 }
             }
@@ -379,6 +422,18 @@ impl Backend for ScalarBackend {
 
     fn lift_signed_wide(&self, coefficients: &[i128], limbs: &[usize]) -> Result<CpuBuffer, HalError> {
         self.lift("lift_signed_wide", coefficients, limbs, Modulus::reduce_signed_wide)
+    }
+
+    fn lift_repeated(&self, coefficients: &[i64], limbs: &[usize]) -> Result<CpuBuffer, HalError> {
+        self.lift_subring("lift_repeated", coefficients, limbs, Modulus::reduce_signed)
+    }
+
+    fn lift_repeated_wide(&self, coefficients: &[i128], limbs: &[usize]) -> Result<CpuBuffer, HalError> {
+        self.lift_subring("lift_repeated_wide", coefficients, limbs, Modulus::reduce_signed_wide)
+    }
+
+    fn bytes(&self, src: &CpuBuffer) -> u64 {
+        size_of_val(src.words()) as u64
     }
 
     fn convert_basis(

@@ -26,6 +26,11 @@ fn galois_element<B: Backend>(b: &B, random: &mut Random) -> usize {
     2 * random.below(b.degree() as u64) as usize + 1
 }
 
+/// A number of coefficients of a subring.
+fn repeated_length<B: Backend>(b: &B, random: &mut Random) -> usize {
+    2 << random.below(u64::from(b.degree().ilog2()))
+}
+
 /// Where the limbs `LIMBS[..4]`, then `SPECIAL`, lie in a key over all of `LIMBS`, then `SPECIAL`.
 const KEY_POSITIONS: [usize; 7] = [0, 1, 2, 3, 7, 8, 9];
 
@@ -187,6 +192,28 @@ fn cases<B: Backend>() -> Vec<Case<B>> {
             let key = KeyView { b: &key_b, a: UniformHalf::Stored(&key_a), positions: KEY_POSITIONS.to_vec() };
             b.download(&b.inner_product(&digits, &key, None, 1, &limbs)?)
         }),
+        ("lift_repeated, expanded", |b, r| {
+            let coefficients: Vec<i64> = (0..repeated_length(b, r)).map(|_| r.next() as i64 >> 2).collect();
+            let narrow = b.lift_repeated(&coefficients, LIMBS)?;
+            let wide: Vec<i128> = coefficients.iter().map(|c| i128::from(*c) << 40).collect();
+            let wide = b.lift_repeated_wide(&wide, LIMBS)?;
+            assert_eq!(b.bytes(&narrow), (coefficients.len() * LIMBS.len() * 8) as u64);
+            Ok([b.download(&b.duplicate(&narrow)?)?, b.download(&b.duplicate(&wide)?)?].concat())
+        }),
+        ("operands of repeated words", |b, r| {
+            let repeated = |b: &B, r: &mut Random| {
+                let coefficients: Vec<i64> = (0..repeated_length(b, r)).map(|_| r.next() as i64 >> 2).collect();
+                b.lift_repeated(&coefficients, LIMBS)
+            };
+            let mut x = operand(b, r, 2, LIMBS);
+            b.add_assign(&mut x, &repeated(b, r)?, LIMBS)?;
+            b.sub_assign(&mut x, &repeated(b, r)?, LIMBS)?;
+            b.mul_assign(&mut x, &repeated(b, r)?, LIMBS)?;
+            let (y, whole) = (operand(b, r, 2, LIMBS), operand(b, r, 1, LIMBS));
+            let (p, q) = (repeated(b, r)?, repeated(b, r)?);
+            b.mul_accumulate_many(&mut x, &[(&y, &p), (&y, &whole), (&y, &q)], LIMBS)?;
+            b.download(&x)
+        }),
         ("expand_uniform", |b, r| {
             let seed = std::array::from_fn(|_| r.next() as u8);
             b.download(&b.expand_uniform(&seed, 2, LIMBS)?)
@@ -225,7 +252,9 @@ fn cases<B: Backend>() -> Vec<Case<B>> {
                 HoistedRotation { key: key(), galois_element: galois_element(b, r) },
                 HoistedRotation { key: key(), galois_element: galois_element(b, r) },
             ];
-            let plain: Vec<_> = (0..5).map(|_| operand(b, r, 1, &limbs)).collect();
+            let mut plain: Vec<_> = (0..5).map(|_| operand(b, r, 1, &limbs)).collect();
+            let coefficients: Vec<i64> = (0..repeated_length(b, r)).map(|_| r.next() as i64 >> 2).collect();
+            plain[4] = b.lift_repeated(&coefficients, &limbs)?;
             let groups = [
                 vec![(0, &plain[0]), (2, &plain[1])],
                 vec![(1, &plain[2])],

@@ -246,3 +246,23 @@ fn digits_are_centred() {
         }
     }
 }
+
+/// p(X^r) by its own transform is p(X^r) lifted whole.
+#[test]
+fn a_repeated_lift_is_the_polynomial_in_a_power() {
+    let degree = 64;
+    let b = backend(degree);
+    for length in [2, 4, 16, 64] {
+        let coefficients: Vec<i64> = (0..length as i64).map(|k| k * k * 1_000_003 - 77).collect();
+        let mut spread = vec![0; degree];
+        for (k, c) in coefficients.iter().enumerate() {
+            spread[k * (degree / length)] = *c;
+        }
+        let mut whole = b.lift_signed(&spread, LIMBS).unwrap();
+        b.forward_ntt(&mut whole, LIMBS).unwrap();
+        let repeated = b.lift_repeated(&coefficients, LIMBS).unwrap();
+        assert_eq!(b.download(&b.duplicate(&repeated).unwrap()).unwrap(), b.download(&whole).unwrap());
+        assert_eq!(b.download(&repeated).is_err(), length < degree);
+    }
+    assert!(b.lift_repeated(&[1; 3], LIMBS).is_err());
+}

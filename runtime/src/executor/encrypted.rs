@@ -152,7 +152,7 @@ impl<B: Backend> Algebra for Encrypted<B> {
     }
 
     fn plaintext_bytes(&self, plain: &Plaintext<B>) -> usize {
-        (plain.level() + 1) * self.ring().degree() * size_of::<u64>()
+        self.ring().backend().bytes(plain.buffer()) as usize
     }
 
     fn multiply_plain(&self, a: &Ciphertext<B>, plain: &Plaintext<B>) -> Result<Ciphertext<B>, Error> {

@@ -1,5 +1,6 @@
 //! Slots to integer polynomials to residues, and back.
 
+use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 
 use cachemir_hal::Backend;
@@ -11,13 +12,47 @@ use crate::ckks::embedding::Embedding;
 use crate::error::CkksError;
 use crate::ring::Ring;
 
-/// An integer polynomial of N coefficients, before it is reduced modulo any prime.
+/// An integer polynomial in X^gap, before it is reduced modulo any prime.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum IntegerPolynomial {
+pub struct IntegerPolynomial {
+    coefficients: IntegerCoefficients,
+    gap: usize,
+}
+
+/// The coefficients of a polynomial in X^gap, N/gap of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IntegerCoefficients {
     /// All coefficients are below 2^62 in absolute value.
     Narrow(Vec<i64>),
     /// All coefficients are below 2^126 in absolute value.
     Wide(Vec<i128>),
+}
+
+impl IntegerPolynomial {
+    /// The coefficients of 1, X^gap, X^(2·gap), ….
+    pub fn coefficients(&self) -> &IntegerCoefficients {
+        &self.coefficients
+    }
+
+    /// The largest absolute value of a coefficient.
+    fn largest(&self) -> f64 {
+        match &self.coefficients {
+            IntegerCoefficients::Narrow(integers) => {
+                integers.iter().fold(0, |largest, x| x.unsigned_abs().max(largest)) as f64
+            }
+            IntegerCoefficients::Wide(integers) => {
+                integers.iter().fold(0, |largest, x| x.unsigned_abs().max(largest)) as f64
+            }
+        }
+    }
+}
+
+/// The shortest run of equal values in the NTT domain that is stored as one: a vector of the fastest kernels.
+const SHORTEST_RUN: usize = 8;
+
+/// Words of a limb of the plaintext of `slots` slots.
+pub(crate) fn stored_words(degree: usize, slots: usize) -> usize {
+    if degree / (2 * slots) >= SHORTEST_RUN { 2 * slots } else { degree }
 }
 
 const NARROW_LIMIT: f64 = (1_u64 << 62) as f64;
@@ -80,20 +115,18 @@ impl<B: Backend> Encoder<B> {
                 level: self.ring.parameters().maximum_level(),
             });
         }
-        let degree = self.ring.degree();
-        Ok(if largest < NARROW_LIMIT {
-            let mut integers = vec![0_i64; degree];
-            for (integer, c) in integers.iter_mut().step_by(gap).zip(coefficients) {
-                *integer = (c + 0.5_f64.copysign(*c)) as i64;
-            }
-            IntegerPolynomial::Narrow(integers)
+        let count = self.ring.degree() / gap;
+        let coefficients = if largest < NARROW_LIMIT {
+            let round = |c: &f64| (c + 0.5_f64.copysign(*c)) as i64;
+            let mut integers: Vec<i64> = coefficients.iter().map(round).collect();
+            integers.resize(count, 0);
+            IntegerCoefficients::Narrow(integers)
         } else {
-            let mut integers = vec![0_i128; degree];
-            for (integer, c) in integers.iter_mut().step_by(gap).zip(coefficients) {
-                *integer = c.round() as i128;
-            }
-            IntegerPolynomial::Wide(integers)
-        })
+            let mut integers: Vec<i128> = coefficients.iter().map(|c| c.round() as i128).collect();
+            integers.resize(count, 0);
+            IntegerCoefficients::Wide(integers)
+        };
+        Ok(IntegerPolynomial { coefficients, gap })
     }
 
     /// Residues of an integer polynomial in the NTT domain.
@@ -101,21 +134,20 @@ impl<B: Backend> Encoder<B> {
         let backend = self.ring.backend();
         let log2_limit = self.ring.parameters().log2_q(level) - 1.0;
         if log2_limit < 126.0 {
-            let largest = match integers {
-                IntegerPolynomial::Narrow(integers) => {
-                    integers.iter().fold(0, |largest, x| x.unsigned_abs().max(largest)) as f64
-                }
-                IntegerPolynomial::Wide(integers) => {
-                    integers.iter().fold(0, |largest, x| x.unsigned_abs().max(largest)) as f64
-                }
-            };
+            let largest = integers.largest();
             if largest.log2() >= log2_limit {
                 return Err(CkksError::EncodingOverflow { log2_coefficient: largest.log2(), log2_limit, level });
             }
         }
-        let mut buffer = match integers {
-            IntegerPolynomial::Narrow(integers) => backend.lift_signed(integers, limbs)?,
-            IntegerPolynomial::Wide(integers) => backend.lift_signed_wide(integers, limbs)?,
+        if integers.gap >= SHORTEST_RUN {
+            return Ok(match &integers.coefficients {
+                IntegerCoefficients::Narrow(integers) => backend.lift_repeated(integers, limbs)?,
+                IntegerCoefficients::Wide(integers) => backend.lift_repeated_wide(integers, limbs)?,
+            });
+        }
+        let mut buffer = match &integers.coefficients {
+            IntegerCoefficients::Narrow(narrow) => backend.lift_signed(&spread(narrow, integers.gap), limbs)?,
+            IntegerCoefficients::Wide(wide) => backend.lift_signed_wide(&spread(wide, integers.gap), limbs)?,
         };
         backend.forward_ntt(&mut buffer, limbs)?;
         Ok(buffer)
@@ -206,6 +238,18 @@ impl<B: Backend> Encoder<B> {
             (0..slots).map(|k| Complex64::new(coefficients[k * gap], coefficients[(k + slots) * gap])).collect();
         Ok(embedding.slots_from_coefficients(&half))
     }
+}
+
+/// The coefficients of p(X^gap) from those of p.
+fn spread<T: Copy + Default>(coefficients: &[T], gap: usize) -> Cow<'_, [T]> {
+    if gap == 1 {
+        return Cow::Borrowed(coefficients);
+    }
+    let mut all = vec![T::default(); coefficients.len() * gap];
+    for (wide, c) in all.iter_mut().step_by(gap).zip(coefficients) {
+        *wide = *c;
+    }
+    Cow::Owned(all)
 }
 
 /// The lowest level whose modulus represents every coefficient up to 2^62 times the scale.

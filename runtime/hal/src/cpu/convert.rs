@@ -14,6 +14,8 @@ use crate::{CpuBuffer, HalError, Representative, check};
 
 /// Source rows that may be read again for every destination row.
 const FEW_SOURCES: usize = 2;
+/// Rows shorter than this do not fill vectors.
+const SHORTEST_VECTOR_ROW: usize = 16;
 /// Coefficients of a wide lift that are split at a time.
 const WIDE_BLOCK: usize = 256;
 /// Bits of one part of a wide coefficient.
@@ -24,40 +26,53 @@ impl CpuBackend {
         let mut result = self.lift_target("lift_signed", coefficients.len(), limbs)?;
         let (degree, polynomials) = (self.0.tables.degree, result.shape().polynomials);
         self.for_rows(&mut result, polynomials, limbs.len(), |i, j, row| {
-            let coefficients = &coefficients[i * degree..(i + 1) * degree];
-            (self.0.kernels.lift)(row, coefficients, &self.0.rows[limbs[j]]);
+            self.lift_row(row, &coefficients[i * degree..(i + 1) * degree], limbs[j]);
+        });
+        Ok(result)
+    }
+
+    pub(super) fn lift_row(&self, row: &mut [u64], coefficients: &[i64], index: usize) {
+        if row.len() < SHORTEST_VECTOR_ROW {
+            let q = &self.0.tables.moduli[index];
+            return row.iter_mut().zip(coefficients).for_each(|(residue, c)| *residue = q.reduce_signed(*c));
+        }
+        (self.0.kernels.lift)(row, coefficients, &self.0.rows[index]);
+    }
+
+    pub(super) fn lift_wide(&self, coefficients: &[i128], limbs: &[usize]) -> Result<CpuBuffer, HalError> {
+        let mut result = self.lift_target("lift_signed_wide", coefficients.len(), limbs)?;
+        let (degree, polynomials) = (self.0.tables.degree, result.shape().polynomials);
+        self.for_rows(&mut result, polynomials, limbs.len(), |i, j, row| {
+            self.lift_wide_row(row, &coefficients[i * degree..(i + 1) * degree], limbs[j]);
         });
         Ok(result)
     }
 
     /// Each coefficient is (a·2^42 + b)·2^42 + c with 0 ≤ b, c < 2^42 and a signed.
-    pub(super) fn lift_wide(&self, coefficients: &[i128], limbs: &[usize]) -> Result<CpuBuffer, HalError> {
-        let mut result = self.lift_target("lift_signed_wide", coefficients.len(), limbs)?;
-        let (degree, polynomials) = (self.0.tables.degree, result.shape().polynomials);
-        let kernels = self.0.kernels;
-        self.for_rows(&mut result, polynomials, limbs.len(), |i, j, row| {
-            let m = &self.0.rows[limbs[j]];
-            let shift = Multiplier::new((1 << PART_BITS) % m.q, m.q);
-            let coefficients = &coefficients[i * degree..(i + 1) * degree];
-            let mut part = [0; WIDE_BLOCK];
-            let mut residues = [0; WIDE_BLOCK];
-            for (block, coefficients) in row.chunks_mut(WIDE_BLOCK).zip(coefficients.chunks(WIDE_BLOCK)) {
-                let (part, residues) = (&mut part[..block.len()], &mut residues[..block.len()]);
-                for (p, c) in part.iter_mut().zip(coefficients) {
-                    *p = (c >> (2 * PART_BITS)) as i64;
-                }
-                (kernels.lift)(block, part, m);
-                for down in [PART_BITS, 0] {
-                    for (p, c) in part.iter_mut().zip(coefficients) {
-                        *p = (c >> down) as i64 & ((1 << PART_BITS) - 1);
-                    }
-                    (kernels.lift)(residues, part, m);
-                    (kernels.scale)(block, shift, m.q);
-                    (kernels.add)(block, residues, m.q);
-                }
+    pub(super) fn lift_wide_row(&self, row: &mut [u64], coefficients: &[i128], index: usize) {
+        if row.len() < SHORTEST_VECTOR_ROW {
+            let q = &self.0.tables.moduli[index];
+            return row.iter_mut().zip(coefficients).for_each(|(residue, c)| *residue = q.reduce_signed_wide(*c));
+        }
+        let (kernels, m) = (self.0.kernels, &self.0.rows[index]);
+        let shift = Multiplier::new((1 << PART_BITS) % m.q, m.q);
+        let mut part = [0; WIDE_BLOCK];
+        let mut residues = [0; WIDE_BLOCK];
+        for (block, coefficients) in row.chunks_mut(WIDE_BLOCK).zip(coefficients.chunks(WIDE_BLOCK)) {
+            let (part, residues) = (&mut part[..block.len()], &mut residues[..block.len()]);
+            for (p, c) in part.iter_mut().zip(coefficients) {
+                *p = (c >> (2 * PART_BITS)) as i64;
             }
-        });
-        Ok(result)
+            (kernels.lift)(block, part, m);
+            for down in [PART_BITS, 0] {
+                for (p, c) in part.iter_mut().zip(coefficients) {
+                    *p = (c >> down) as i64 & ((1 << PART_BITS) - 1);
+                }
+                (kernels.lift)(residues, part, m);
+                (kernels.scale)(block, shift, m.q);
+                (kernels.add)(block, residues, m.q);
+            }
+        }
     }
 
     fn lift_target(

@@ -256,7 +256,7 @@ impl CpuBackend {
             self.check_key(digits, key, Some(&first), limbs)?;
         }
         for (k, plain) in groups.iter().flatten() {
-            self.check(name, limbs, &[plain])?;
+            self.check_operand(name, limbs, plain)?;
             check::at_least(name, "rotations", k + 1, rotations.len())?;
         }
         let permutations = rotations
@@ -317,14 +317,12 @@ impl CpuBackend {
             let words = start..start + length;
             for (row, sum) in rows.iter_mut().enumerate() {
                 let (group, half) = (row / 2, row % 2);
-                let pairs: Vec<_> = groups[group]
-                    .iter()
-                    .map(|(k, plain)| {
-                        let rotated = &rotated[(2 * k + half) * degree..][..degree];
-                        (&rotated[words.clone()], &plain.row(0, position)[words.clone()])
-                    })
-                    .collect();
-                (self.0.kernels.dot)(&mut sum[words.clone()], &pairs, false, &self.0.rows[index]);
+                let terms = groups[group].iter().map(|(k, plain)| {
+                    let rotated = &rotated[(2 * k + half) * degree..][..degree];
+                    (&rotated[words.clone()], *plain, 0)
+                });
+                let terms: Vec<_> = terms.collect();
+                self.dot_operands(&mut sum[words.clone()], start, &terms, false, position, index);
             }
         }
     }

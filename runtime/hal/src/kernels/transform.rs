@@ -34,19 +34,28 @@ impl RowTransform {
         if isa == Isa::Scalar {
             return Self::Scalar(ScalarTransform::new(modulus, root, degree));
         }
-        #[cfg(target_arch = "x86_64")]
-        if isa == Isa::Avx2
-            && let Some(transform) = Avx2Transform::new(modulus, root, degree)
-        {
-            return Self::Avx2(Box::new(transform));
+        Self::of_vectors(isa, modulus, root, degree)
+            .unwrap_or_else(|| Self::General { plan: Box::new(plan), degree_inverse: modulus.inv(degree as u64) })
+    }
+
+    /// As [`new`](Self::new), for a root of unity that need not be the one that `tfhe-ntt` takes.
+    pub(crate) fn with_root(isa: Isa, modulus: Modulus, root: u64, degree: usize) -> Self {
+        Self::of_vectors(isa, modulus, root, degree)
+            .unwrap_or_else(|| Self::Scalar(ScalarTransform::new(modulus, root, degree)))
+    }
+
+    /// The transform of a vector instruction set, for degrees that fill its vectors.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
+    fn of_vectors(isa: Isa, modulus: Modulus, root: u64, degree: usize) -> Option<Self> {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => Avx2Transform::new(modulus, root, degree).map(|transform| Self::Avx2(Box::new(transform))),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Ifma => {
+                IfmaTransform::new(modulus, root, degree).map(|transform| Self::Ifma(Box::new(transform)))
+            }
+            _ => None,
         }
-        #[cfg(target_arch = "x86_64")]
-        if isa == Isa::Avx512Ifma
-            && let Some(transform) = IfmaTransform::new(modulus, root, degree)
-        {
-            return Self::Ifma(Box::new(transform));
-        }
-        Self::General { plan: Box::new(plan), degree_inverse: modulus.inv(degree as u64) }
     }
 
     /// Coefficients to values.

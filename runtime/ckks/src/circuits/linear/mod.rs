@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 
 use cachemir_hal::{Addend, Backend, HoistedRotation};
+use num_complex::Complex64;
 
 use crate::ckks::ciphertext::{Ciphertext, ExtendedCiphertext, ExtendedPlaintext, Plaintext};
 use crate::ckks::encoder::Encoder;
@@ -62,7 +63,7 @@ pub struct LinearTransform<B: Backend> {
 fn encode_groups<P>(
     matrix: &DiagonalMatrix,
     steps: &StepPlan,
-    encode: impl Fn(&[num_complex::Complex64]) -> Result<P, CkksError>,
+    encode: impl Fn(&[Complex64]) -> Result<P, CkksError>,
 ) -> Result<Vec<Group<P>>, CkksError> {
     let slots = matrix.slots();
     steps
@@ -82,6 +83,19 @@ fn encode_groups<P>(
         .collect()
 }
 
+/// The shortest beginning, of a power-of-two length, that a vector repeats. Encoded, both are the same polynomial.
+pub(crate) fn one_period(vector: &[Complex64]) -> &[Complex64] {
+    let mut period = vector;
+    while period.len() > 1 {
+        let (first, second) = period.split_at(period.len() / 2);
+        if first != second {
+            break;
+        }
+        period = first;
+    }
+    period
+}
+
 impl<B: Backend> LinearTransform<B> {
     /// Encodes `matrix` for inputs at `level`, every diagonal multiplied by `scale`.
     pub fn encode(
@@ -93,10 +107,12 @@ impl<B: Backend> LinearTransform<B> {
         scale: f64,
     ) -> Result<Self, CkksError> {
         let diagonals = match hoisting {
-            Hoisting::Single => Diagonals::Plain(encode_groups(matrix, &steps, |d| encoder.encode(d, level, scale))?),
-            Hoisting::Double => {
-                Diagonals::Extended(encode_groups(matrix, &steps, |d| encoder.encode_extended(d, level, scale))?)
+            Hoisting::Single => {
+                Diagonals::Plain(encode_groups(matrix, &steps, |d| encoder.encode(one_period(d), level, scale))?)
             }
+            Hoisting::Double => Diagonals::Extended(encode_groups(matrix, &steps, |d| {
+                encoder.encode_extended(one_period(d), level, scale)
+            })?),
         };
         Ok(Self { steps, diagonals, level, scale, slots: matrix.slots() })
     }
@@ -123,13 +139,11 @@ impl<B: Backend> LinearTransform<B> {
 
     /// Bytes of memory that the encoded diagonals take.
     pub fn bytes(&self, ring: &Ring<B>) -> u64 {
-        let (count, limbs) = match &self.diagonals {
-            Diagonals::Plain(groups) => (groups.iter().map(|g| g.terms.len()).sum::<usize>(), self.level + 1),
-            Diagonals::Extended(groups) => {
-                (groups.iter().map(|g| g.terms.len()).sum(), self.level + 1 + ring.parameters().digit_limbs())
-            }
-        };
-        (count * limbs * ring.degree() * size_of::<u64>()) as u64
+        let bytes = |buffer| ring.backend().bytes(buffer);
+        match &self.diagonals {
+            Diagonals::Plain(groups) => groups.iter().flat_map(|g| &g.terms).map(|(_, p)| bytes(p.buffer())).sum(),
+            Diagonals::Extended(groups) => groups.iter().flat_map(|g| &g.terms).map(|(_, p)| bytes(p.buffer())).sum(),
+        }
     }
 
     /// Asks for the rotation keys that [`apply`](Self::apply) uses.

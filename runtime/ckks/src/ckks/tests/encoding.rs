@@ -1,5 +1,5 @@
 use super::*;
-use crate::ckks::encoder::IntegerPolynomial;
+use crate::ckks::encoder::IntegerCoefficients;
 use crate::error::CkksError;
 use crate::rlwe::keys::KeyManifest;
 
@@ -43,14 +43,14 @@ fn coefficients_decode_to_the_last_bit_with_signs_and_wide_values() {
 fn integers_are_rounded_and_narrow_where_possible() {
     let fixture = Fixture::new(&KeyManifest::default());
     let narrow = fixture.encoder.integers_from_coefficients(&[1.4, -1.6, 2.5], 1.0).unwrap();
-    match narrow {
-        IntegerPolynomial::Narrow(integers) => assert_eq!(integers[..4], [1, -2, 3, 0]),
-        IntegerPolynomial::Wide(_) => panic!("small coefficients"),
+    match narrow.coefficients() {
+        IntegerCoefficients::Narrow(integers) => assert_eq!(integers[..4], [1, -2, 3, 0]),
+        IntegerCoefficients::Wide(_) => panic!("small coefficients"),
     }
     let wide = fixture.encoder.integers_from_coefficients(&[-3.0], 70_f64.exp2()).unwrap();
-    match wide {
-        IntegerPolynomial::Wide(integers) => assert_eq!(integers[0], -3 * (1_i128 << 70)),
-        IntegerPolynomial::Narrow(_) => panic!("a coefficient of 72 bits"),
+    match wide.coefficients() {
+        IntegerCoefficients::Wide(integers) => assert_eq!(integers[0], -3 * (1_i128 << 70)),
+        IntegerCoefficients::Narrow(_) => panic!("a coefficient of 72 bits"),
     }
 }
 
