@@ -14,6 +14,22 @@
 //!    side-by-side parts, the vector `(1, …, 1, i, …, i)`) rides on the cubic's coefficients.
 //! 6. Real and imaginary parts are added.
 //!
+//! # What pays
+//! Ideas for speed and memory with the gain expected and the one measured, on one thread at N = 2^16 (Xeon with AVX-512 IFMA
+//! and VAES). Together, and measured in turns with the state before them: all slots 7.07 → 5.92 s, 4096 slots 4.45 → 4.10 s.
+//!
+//! | idea | expected | measured |
+//! |---|---|---|
+//! | baby steps limb by limb, met by all plaintexts before they leave the caches | CoeffsToSlots −25 % | −20 % |
+//! | sums and automorphisms on the way out of the product with a key | two passes fewer a rotation | rotation −3 % |
+//! | `2 T_a T_b` as `T_a T_b` at half its scale, on twice the scale | half the rounding noise | 0.6 bits more, 1 in the worst slot |
+//! | uniform halves of keys expanded from seeds by AES as they are used | half the keys, time +5 % | half the keys, time +2 % |
+//! | plaintexts stored at their period | matrices 3.0 → 0.65 GiB | the same; time unchanged |
+//! | 16 baby and 4 giant steps in place of 8 and 8 | −5 % | −4 % |
+//! | inverse transforms out of place | a copy a digit | rotation −2 % |
+//! | stores past the caches in base conversions | decomposition −10 % | nothing: conversions are bound by arithmetic |
+//! | two vectors at a time in base conversions | conversions −20 % | nothing |
+//!
 //! The order leaves the rounding noise of CoeffsToSlots as the largest contribution; [`noise`] and [`cost`] predict precision and work.
 
 use cachemir_hal::Backend;
