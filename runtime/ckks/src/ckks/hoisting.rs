@@ -237,40 +237,15 @@ impl<B: Backend> Evaluator<B> {
         accumulator: &mut ExtendedCiphertext<B>,
         pairs: &[(&ExtendedCiphertext<B>, &ExtendedPlaintext<B>)],
     ) -> Result<(), CkksError> {
-        let buffers = Self::extended_pairs(accumulator.level, accumulator.scale, pairs)?;
+        for (a, p) in pairs {
+            check_scales("mul_plain_accumulate_extended", accumulator.scale, a.scale * p.scale)?;
+            Self::check_extended_level("mul_plain_accumulate_extended", accumulator.level, a.level)?;
+            Self::check_extended_level("mul_plain_accumulate_extended", accumulator.level, p.level)?;
+        }
+        let buffers: Vec<_> = pairs.iter().map(|(a, p)| (&a.buffer, &p.buffer)).collect();
         let limbs = self.ring.extended(accumulator.level, self.ring.parameters().digit_limbs());
         self.ring.backend().mul_accumulate_many(&mut accumulator.buffer, &buffers, &limbs)?;
         Ok(())
-    }
-
-    /// Σ a_k·p_k modulo Q·P of pairs at this level, whose scales must multiply to this one.
-    pub fn mul_plain_sum_extended(
-        &self,
-        level: usize,
-        scale: f64,
-        slots: usize,
-        pairs: &[(&ExtendedCiphertext<B>, &ExtendedPlaintext<B>)],
-    ) -> Result<ExtendedCiphertext<B>, CkksError> {
-        let buffers = Self::extended_pairs(level, scale, pairs)?;
-        let limbs = self.ring.extended(level, self.ring.parameters().digit_limbs());
-        let buffer = self.ring.backend().sum_of_products(2, &buffers, &limbs)?;
-        Ok(ExtendedCiphertext { buffer, level, scale, slots })
-    }
-
-    /// The buffers of pairs, whose levels and products of scales are found to be these.
-    #[allow(clippy::type_complexity)]
-    fn extended_pairs<'p>(
-        level: usize,
-        scale: f64,
-        pairs: &[(&'p ExtendedCiphertext<B>, &'p ExtendedPlaintext<B>)],
-    ) -> Result<Vec<(&'p B::Buffer, &'p B::Buffer)>, CkksError> {
-        let checked = |(a, p): &(&'p ExtendedCiphertext<B>, &'p ExtendedPlaintext<B>)| {
-            check_scales("sum of extended products", scale, a.scale * p.scale)?;
-            Self::check_extended_level("sum of extended products", level, a.level)?;
-            Self::check_extended_level("sum of extended products", level, p.level)?;
-            Ok((&a.buffer, &p.buffer))
-        };
-        pairs.iter().map(checked).collect()
     }
 
     fn check_extended_level(operation: &'static str, left: usize, right: usize) -> Result<(), CkksError> {

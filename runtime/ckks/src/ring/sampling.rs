@@ -1,8 +1,7 @@
-//! Samplers: secrets, errors and uniform residues.
+//! Samplers: secrets and errors.
 //!
-//! All randomness comes from ChaCha20 streams. A fresh stream is seeded by the operating system ([`os_seed`]); public
-//! uniform halves are expanded from a published seed with one stream number for each limb ([`stream`]), so that they
-//! never need storing. Small polynomials are signed bytes, one for each coefficient, and are wiped when dropped.
+//! All secret randomness comes from ChaCha20 streams seeded by the operating system ([`os_seed`]); public uniform halves
+//! are expanded from published seeds by the backend. Small polynomials are signed bytes, one for each coefficient, and are wiped when dropped.
 //!
 //! The Gaussian sampler reads a whole cumulative table for every sample, so its running time does not depend on the
 //! value drawn.

@@ -17,8 +17,8 @@
 //! prime q, in the NTT domain and in the reference backend's order, each in as many bits as q has. Residue i takes the
 //! bits from i·bits on, where bit k is bit k mod 8 of byte k / 8. N is a multiple of 8, so rows are whole bytes.
 //!
-//! A *seed* of 32 bytes stands for uniform polynomials, one stream of ChaCha20 for each row: modulo the prime of table
-//! index i (the chain's primes, then the special ones), polynomial d is the stream 256·d + i.
+//! A *seed* of 32 bytes stands for uniform polynomials, as [`Backend::expand_uniform`] expands it; table indices are
+//! those of the chain's primes, then of the special ones.
 //!
 //! # Streams
 //! One polynomial modulo all its primes is in memory at a time besides the object. Reads and writes are of a row each

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use cachemir_ckks::circuits::bootstrapping::{BootstrapPlan, Bootstrapper, Phase, SlotKind};
 use cachemir_ckks::{CkksError, Decryptor, Encryptor};
-use cachemir_hal::CpuBackend;
+use cachemir_hal::Backend as _;
 use cachemir_ir::cost::BootstrapCost;
 use cachemir_runtime::{Error, memory};
 use num_complex::Complex64;
@@ -233,7 +233,7 @@ fn memory_event(bench: &Bench, key_bytes: u64, keys_seconds: f64, matrix_bytes: 
     let object = json!({
         "key_bytes": key_bytes, "matrix_bytes": matrix_bytes, "resident_bytes": resident, "peak_rss_bytes": peak,
         "further_rotations": FURTHER_ROTATIONS, "key_seconds": rounded(keys_seconds),
-        "backend": std::any::type_name::<CpuBackend>(), "threads": bench.report.threads,
+        "backend": bench.ring.backend().description(), "threads": bench.report.threads,
     });
     bench.report.event("memory", &text, fields(object))
 }

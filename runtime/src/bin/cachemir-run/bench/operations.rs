@@ -18,7 +18,6 @@ use super::report::{Measured, Report, fields, rounded};
 use super::timing::{Unit, median_ns};
 use super::{bootstraps, timing};
 use crate::arguments::BenchOps;
-use crate::output::note;
 use crate::roles::security;
 
 /// Levels at which operations are measured, besides the top one.
@@ -109,14 +108,12 @@ pub(crate) fn ops(options: &BenchOps) -> Result<(), Error> {
         if seeded { "seeded" } else { "whole" },
         unit.ns() / 1e3
     );
-    note(&format!("{}; {machine}", security(&preset)));
-    let text = String::new();
     let about = json!({
         "parameters": preset.name, "security_bits": preset.security_bits(), "degree": bench.ring.degree(),
         "log2_qp": rounded(bench.ring.parameters().log2_qp()), "backend": bench.ring.backend().description(),
         "threads": threads, "ntt_ns": unit.ns().round(), "seeded_keys": seeded,
     });
-    report.event("unit", &text, fields(about))?;
+    report.event("unit", &format!("{}; {machine}", security(&preset)), fields(about))?;
     let mut table = Table::new(&preset.name, format!("measured by cachemir-run bench ops: {machine}"));
     if !options.only_bootstraps {
         operations(&bench, &mut table)?;
@@ -181,10 +178,9 @@ fn at_level(bench: &Bench, keys: &EvaluationKeys<CpuBackend>, table: &mut Table,
         report.operation(&measured, &[])
     };
 
-    let rows = all_rows(bench, level)?;
+    let mut row = all_rows(bench, level)?;
     let chain = ring.chain(level);
     let hal = |result: Result<_, cachemir_hal::HalError>| result.map_err(CkksError::from);
-    let mut row = rows;
     let ns = median_ns(|| hal(ring.backend().forward_ntt(&mut row, chain)))? / limbs as f64;
     emit("ntt", 0, ns, Some(transforms(1)), row_bytes)?;
     let ns = median_ns(|| hal(ring.backend().inverse_ntt(&mut row, chain)))? / limbs as f64;
