@@ -1,7 +1,7 @@
-//! Which evaluation keys a program needs, and up to which level.
+//! Which evaluation keys a program needs, and at which levels.
 //!
-//! A key switches ciphertexts of any level up to the one that it was made for, so one highest level a key suffices. Keys
-//! that a bootstrap uses inside itself are the engine's own and are not listed; the bootstraps' variants are.
+//! Which levels share a key is the engine's business. Keys that a bootstrap uses inside itself are the engine's own and are
+//! not listed; the bootstraps' variants are.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,12 +22,12 @@ pub struct BootstrapVariant {
 /// The keys of a program.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyManifest {
-    /// Rotation to the left, in 1..n, → highest level of a ciphertext that is rotated by it.
-    pub rotations: BTreeMap<u32, u32>,
-    /// Highest level of a conjugation.
-    pub conjugation: Option<u32>,
-    /// Highest level of a product of ciphertexts.
-    pub relinearisation: Option<u32>,
+    /// Rotation to the left, in 1..n, → levels of the ciphertexts that are rotated by it.
+    pub rotations: BTreeMap<u32, BTreeSet<u32>>,
+    /// Levels of conjugations.
+    pub conjugation: BTreeSet<u32>,
+    /// Levels of products of ciphertexts.
+    pub relinearisation: BTreeSet<u32>,
     /// The bootstraps that occur.
     pub bootstraps: BTreeSet<BootstrapVariant>,
 }
@@ -51,10 +51,6 @@ impl KeyManifest {
     }
 }
 
-fn raise(level: &mut Option<u32>, to: u32) {
-    *level = Some(level.map_or(to, |known| known.max(to)));
-}
-
 /// An enclosing loop: its counter's number and its count.
 type Loop = (u32, Integer);
 
@@ -76,12 +72,15 @@ impl Collector<'_> {
             match &node.op {
                 CkksOp::Rotate { by } => {
                     for rotation in self.rotations(by, loops) {
-                        let known = self.manifest.rotations.entry(rotation).or_insert(level);
-                        *known = (*known).max(level);
+                        self.manifest.rotations.entry(rotation).or_default().insert(level);
                     }
                 }
-                CkksOp::Conjugate => raise(&mut self.manifest.conjugation, level),
-                CkksOp::Multiply | CkksOp::Polynomial { .. } => raise(&mut self.manifest.relinearisation, level),
+                CkksOp::Conjugate => drop(self.manifest.conjugation.insert(level)),
+                CkksOp::Multiply => drop(self.manifest.relinearisation.insert(level)),
+                CkksOp::Polynomial { .. } => {
+                    let result = node.results.first().map_or(0, |result| self.graph.ty(*result).level);
+                    self.manifest.relinearisation.extend(result + 1..=level);
+                }
                 CkksOp::Bootstrap(Bootstrap { complex, log2_magnitude, .. }) => {
                     let variant = BootstrapVariant { complex: *complex, log2_magnitude: *log2_magnitude };
                     self.manifest.bootstraps.insert(variant);
@@ -175,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn every_rotation_of_every_call_is_found_at_its_highest_level() {
+    fn every_rotation_of_every_call_is_found_at_its_levels() {
         let mut graph = CkksGraph::default();
         let x = graph.add_input("x", ty(9));
         let y = graph.add_input("y", ty(4));
@@ -211,9 +210,11 @@ mod tests {
         let manifest = KeyManifest::of(&program);
         // Position 4 gives the landing 3 at level 9; loops run over (0,0), (1,0), (1,1), (2,0), (2,1), (2,2).
         let expected = [(62, 9), (3, 9), (5, 4), (8, 4), (9, 4), (16, 4), (17, 4), (18, 4)];
-        assert_eq!(manifest.rotations, expected.into_iter().collect());
-        assert_eq!(manifest.conjugation, Some(9));
-        assert_eq!(manifest.relinearisation, None);
+        let mut expected: BTreeMap<_, _> = expected.map(|(by, level)| (by, BTreeSet::from([level]))).into();
+        expected.entry(3).or_default().insert(4);
+        assert_eq!(manifest.rotations, expected);
+        assert_eq!(manifest.conjugation, BTreeSet::from([4, 9]));
+        assert!(manifest.relinearisation.is_empty());
     }
 
     #[test]

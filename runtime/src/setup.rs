@@ -124,16 +124,17 @@ impl Engine<CpuBackend> {
             .map(|complex| BootstrapPlan::new(ring.parameters(), slots, slot_kind(complex)))
             .collect::<Result<_, _>>()?;
         let bootstraps = merge_kinds(ring.parameters(), bootstraps);
-        let mut manifest = KeyManifest {
-            rotations: keys.rotations.iter().map(|(&by, &level)| (by as usize, level as usize)).collect(),
-            conjugation: keys.conjugation.map(|level| level as usize),
-            relinearisation: keys.relinearisation.map(|level| level as usize),
-            encapsulation: false,
-        };
+        let levels = |levels: &BTreeSet<u32>| levels.iter().map(|&level| level as usize).collect::<Vec<_>>();
+        let mut manifest = KeyManifest::default();
+        for (&by, at) in &keys.rotations {
+            manifest.require_rotation(by as usize, levels(at));
+        }
+        manifest.require_conjugation(levels(&keys.conjugation));
+        manifest.require_relinearisation(levels(&keys.relinearisation));
         for bootstrap in &bootstraps {
             manifest.merge(&bootstrap.key_manifest());
             // Where one kind serves both, the imaginary parts are dropped after the bootstrap.
-            manifest.require_conjugation(bootstrap.output_level());
+            manifest.require_conjugation([bootstrap.output_level()]);
         }
         Ok(Self { evaluator: Evaluator::new(Encoder::new(ring)), bootstraps, manifest })
     }
@@ -159,30 +160,27 @@ impl<B: Backend> Engine<B> {
     pub fn requirements(&self, program: &CkksProgram) -> Requirements {
         let parameters = self.ring().parameters();
         let limb_bytes = (parameters.degree() * size_of::<u64>()) as u64;
-        let special = parameters.digit_limbs() as u64;
         let mut matrix_bytes = 0;
         for bootstrap in &self.bootstraps {
             // A mask on the first matrix may leave it without a period.
             if let Some(first) = bootstrap.slots_to_coefficients().first() {
                 matrix_bytes += first.matrix.diagonals().len() as u64 * (first.level as u64 + 1) * limb_bytes;
             }
-            let rest = bootstrap.slots_to_coefficients().iter().skip(1);
-            matrix_bytes += rest.map(|factor| factor.bytes(parameters, 0)).sum::<u64>();
-            let top = bootstrap.coefficients_to_slots().iter();
-            matrix_bytes += top.map(|factor| factor.bytes(parameters, parameters.digit_limbs())).sum::<u64>();
+            let rest = bootstrap.slots_to_coefficients().iter().skip(1).chain(bootstrap.coefficients_to_slots());
+            matrix_bytes += rest.map(|factor| factor.bytes(parameters)).sum::<u64>();
         }
         let ciphertext_bytes = |level: u32| 2 * u64::from(level + 1) * limb_bytes;
         let state = |state: &cachemir_ir::program::State| {
             u64::from(state.capacity) * ciphertext_bytes(state.level.unwrap_or(0))
         };
         // Baby steps of CoeffsToSlots are kept in QP: eight ciphertexts, with decompositions and the powers of EvalMod.
-        let full = parameters.maximum_level() as u64 + 1 + special;
+        let full = (parameters.primes().len() + parameters.special_primes().len()) as u64;
         let inside_bootstrap = if self.bootstraps.is_empty() { 0 } else { 24 * 2 * full * limb_bytes };
         let live = program.entries.iter().map(|entry| {
             let schedule = Schedule::new(&entry.graph);
             let digit_bytes = |level: u32| {
-                let limbs = u64::from(level) + 1;
-                limbs.div_ceil(special) * (limbs + special) * limb_bytes
+                let gadget = parameters.gadget(level as usize);
+                (gadget.digits(level as usize) * (level as usize + 1 + gadget.special)) as u64 * limb_bytes
             };
             peak_live_bytes(entry, &schedule, &ciphertext_bytes, &digit_bytes)
         });

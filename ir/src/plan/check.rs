@@ -124,7 +124,7 @@ fn shared(parameters: &Parameters, keys: &KeyManifest, model: &ClientModel, shap
         require(*token < model.vocabulary, || format!("special token {token} is not in its vocabulary"))?;
     }
     let top = parameters.levels().output;
-    let levels = keys.rotations.values().chain(&keys.conjugation).chain(&keys.relinearisation);
+    let levels = keys.rotations.values().flatten().chain(&keys.conjugation).chain(&keys.relinearisation);
     for level in levels {
         require(*level <= top, || format!("a key of level {level} lies above the top level {top}"))?;
     }

@@ -1,6 +1,8 @@
 //! Plans to protobuf messages and back. Reading checks shapes and ids as far as it needs to build the types; what they
 //! mean is checked afterwards, by [`super::check`].
 
+use std::collections::BTreeSet;
+
 use super::container::{Blobs, BlobsRead};
 use super::{CkksProgram, ClientModel, ClientPlan, EntryInterface, Plan, Provenance, wire};
 use crate::Error;
@@ -139,21 +141,25 @@ fn packing_from_wire(packing: Option<wire::Packing>) -> Result<(Placement, Vec<E
 fn keys_to_wire(keys: &KeyManifest) -> wire::Keys {
     let bootstraps = keys.bootstraps.iter();
     wire::Keys {
-        rotations: keys.rotations.clone(),
-        conjugation: keys.conjugation,
-        relinearisation: keys.relinearisation,
+        rotations: keys.rotations.iter().map(|(&by, levels)| (by, level_set(levels))).collect(),
+        conjugation: keys.conjugation.iter().copied().collect(),
+        relinearisation: keys.relinearisation.iter().copied().collect(),
         bootstraps: bootstraps
             .map(|variant| wire::BootstrapVariant { complex: variant.complex, log2_magnitude: variant.log2_magnitude })
             .collect(),
     }
 }
 
+fn level_set(levels: &BTreeSet<u32>) -> wire::LevelSet {
+    wire::LevelSet { levels: levels.iter().copied().collect() }
+}
+
 fn keys_from_wire(keys: wire::Keys) -> KeyManifest {
     let bootstraps = keys.bootstraps.into_iter();
     KeyManifest {
-        rotations: keys.rotations,
-        conjugation: keys.conjugation,
-        relinearisation: keys.relinearisation,
+        rotations: keys.rotations.into_iter().map(|(by, set)| (by, set.levels.into_iter().collect())).collect(),
+        conjugation: keys.conjugation.into_iter().collect(),
+        relinearisation: keys.relinearisation.into_iter().collect(),
         bootstraps: bootstraps
             .map(|variant| BootstrapVariant { complex: variant.complex, log2_magnitude: variant.log2_magnitude })
             .collect(),

@@ -84,7 +84,7 @@ fn plans_round_trip_and_are_reproducible() {
     assert_eq!(client.entry("decode").unwrap().input_levels, [4]);
     assert_eq!(client.model.embedding_of(2), Some(&[0.5_f32; 3][..]));
     assert_eq!(client.model.embedding_of(3), None);
-    assert_eq!(plan.keys.rotations, [(28, 14), (4, 14)].into_iter().collect());
+    assert_eq!(plan.keys.rotations, [28, 4].map(|by| (by, [14].into())).into());
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn plans_that_make_no_sense_are_not_written() {
     refuse(|plan| plan.model.vocabulary = 4, "entries");
     refuse(|plan| plan.model.eos = vec![3], "special token 3");
     refuse(|plan| plan.parameters.name = "fast".into(), "insecure-test");
-    refuse(|plan| plan.keys.rotations.extend([(32, 1)]), "rotation by 32");
+    refuse(|plan| plan.keys.rotations.extend([(32, [1].into())]), "rotation by 32");
     refuse(|plan| plan.program.entries[0].graph.values[2].ty.level = 9, "level 9");
     refuse(|plan| plan.program.entries[0].graph.values[2].ty.max_abs = f64::NAN, "bound NaN");
     refuse(|plan| plan.program.inputs[0].scale = f64::INFINITY, "scale");

@@ -232,14 +232,20 @@ pub(super) struct Placement {
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Keys {
-    #[prost(btree_map = "uint32, uint32", tag = "1")]
-    pub(super) rotations: BTreeMap<u32, u32>,
-    #[prost(uint32, optional, tag = "2")]
-    pub(super) conjugation: Option<u32>,
-    #[prost(uint32, optional, tag = "3")]
-    pub(super) relinearisation: Option<u32>,
+    #[prost(btree_map = "uint32, message", tag = "1")]
+    pub(super) rotations: BTreeMap<u32, LevelSet>,
+    #[prost(uint32, repeated, tag = "2")]
+    pub(super) conjugation: Vec<u32>,
+    #[prost(uint32, repeated, tag = "3")]
+    pub(super) relinearisation: Vec<u32>,
     #[prost(message, repeated, tag = "4")]
     pub(super) bootstraps: Vec<BootstrapVariant>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct LevelSet {
+    #[prost(uint32, repeated, tag = "1")]
+    pub(super) levels: Vec<u32>,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -70,13 +70,13 @@ pub enum CkksError {
         /// The key, in words.
         key: String,
     },
-    /// A key exists, but only for lower levels.
-    #[error("the evaluation key for {key} reaches level {key_level}, the ciphertext is at level {level}")]
+    /// A key exists, but not for this level.
+    #[error("the evaluation key for {key} was made for level {}, the ciphertext is at level {level}", join(key_levels))]
     KeyLevel {
         /// The key, in words.
         key: String,
-        /// Highest level of the key.
-        key_level: usize,
+        /// Highest levels of the keys of that name, each of which serves some levels below.
+        key_levels: Vec<usize>,
         /// Level of the ciphertext.
         level: usize,
     },
@@ -154,4 +154,8 @@ pub enum CkksError {
         /// The failure in words.
         problem: String,
     },
+}
+
+fn join(levels: &[usize]) -> String {
+    levels.iter().map(usize::to_string).collect::<Vec<_>>().join(" and ")
 }

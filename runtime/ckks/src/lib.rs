@@ -25,7 +25,8 @@
 //! let evaluator = Evaluator::new(Encoder::new(ring.clone()));
 //! let bootstrapper = Bootstrapper::new(&evaluator, 4, SlotKind::Real)?;
 //! let mut manifest = bootstrapper.key_manifest();
-//! manifest.require_rotation(1, 16);
+//! manifest.require_rotation(1, [4]);
+//! manifest.require_relinearisation([4]);
 //! let generator = KeyGenerator::new(ring.clone());
 //! let secret = generator.secret_key()?;
 //! let keys = generator.evaluation_keys(&secret, &manifest, |_made, _total| ControlFlow::Continue(()))?;
@@ -53,13 +54,13 @@ pub mod ring;
 pub mod rlwe;
 pub mod security;
 
-pub use ckks::ciphertext::{Ciphertext, ExtendedCiphertext, ExtendedPlaintext, Plaintext};
+pub use ckks::ciphertext::{Ciphertext, ExtendedCiphertext, ExtendedPlaintext, Plaintext, RaisedCiphertext};
 pub use ckks::encoder::{Encoder, IntegerCoefficients, IntegerPolynomial};
 pub use ckks::encryption::{Decryptor, Encryptor};
 pub use ckks::evaluator::{Digits, Evaluator};
 pub use error::CkksError;
-pub use parameters::{ParameterError, Parameters, ParametersLiteral, Section};
+pub use parameters::{Gadget, ParameterError, Parameters, ParametersLiteral, Section};
 pub use ring::{Ring, UniformHalves};
 pub use rlwe::generator::KeyGenerator;
-pub use rlwe::keys::{EvaluationKeys, KeyManifest, KeySwitchKey, PublicKey};
+pub use rlwe::keys::{EvaluationKeys, KeyManifest, KeyRole, KeySwitchKey, PublicKey};
 pub use rlwe::secret::SecretKey;

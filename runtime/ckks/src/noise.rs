@@ -26,13 +26,20 @@ pub fn rounding_variance(parameters: &Parameters) -> f64 {
 
 /// Variance of a coefficient's error that the products with a key add at `level`, after the division by `P`.
 pub fn key_product_variance(parameters: &Parameters, level: usize) -> f64 {
+    let gadget = parameters.gadget(level);
     let log2 = |primes: &[u64]| primes.iter().map(|&q| (q as f64).log2()).sum::<f64>();
-    let special = log2(parameters.special_primes());
+    let special = log2(&parameters.special_moduli(gadget.special).collect::<Vec<_>>());
     let digits: f64 = parameters.primes()[..=level]
-        .chunks(parameters.digit_limbs())
+        .chunks(gadget.digit_limbs)
         .map(|digit| (2.0 * (log2(digit) - special)).exp2())
         .sum();
     parameters.degree() as f64 / 12.0 * ERROR_STANDARD_DEVIATION.powi(2) * digits
+}
+
+/// Variance of a coefficient's error that the product of a raised ciphertext with a key adds, after the division by p_0.
+pub fn raised_product_variance(parameters: &Parameters) -> f64 {
+    let digit = parameters.primes()[0] as f64 / parameters.special_primes()[0] as f64;
+    parameters.degree() as f64 / 12.0 * (ERROR_STANDARD_DEVIATION * digit).powi(2)
 }
 
 /// Variance of a coefficient's error after a key switch at `level`, divided by `P`.

@@ -342,9 +342,9 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         alpha: usize,
     ) -> Result<Self::Buffer, HalError>;
 
-    /// `φ_g(Σ_d` `digits_d` · `key_d` + addend), `φ_g`: X ↦ X^g: two polynomials, modulo `limbs` (all limbs of
+    /// `φ_g`(addend) + `Σ_d` `φ_g(digits_d)` · `key_d`, `φ_g`: X ↦ X^g: two polynomials, modulo `limbs` (all limbs of
     /// `digits`, special ones included). The key's halves have at least as many polynomials as
-    /// `digits`, and may have more limbs. With a key that switches s to φ_g^-1(s) this rotates,
+    /// `digits`, and may have more limbs. With a key that switches `φ_g(s)` to s this rotates,
     /// the digits being shared by all g (hoisting); g = 1 changes nothing.
     fn inner_product(
         &self,
@@ -371,7 +371,7 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
 
     /// Sums of products of hoisted rotations with plaintexts, one for each group: the baby steps of
     /// a linear transform. Rotation k is [`Backend::inner_product`] with key k, `source` limited to
-    /// its first polynomial as addend; without a key it is `source` itself, two polynomials. Group
+    /// its first polynomial as addend; without a key it is `φ_g(source)`, two polynomials. Group
     /// g lists pairs of a rotation's index and a plaintext of one polynomial.
     fn hoisted_sums(
         &self,
@@ -387,10 +387,11 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
             .map(|rotation| match &rotation.key {
                 Some(key) => self.inner_product(digits, key, Some(&first), rotation.galois_element, limbs),
                 None => {
-                    let mut itself = self.zeros(2, limbs.len())?;
+                    let mut turned = self.zeros(2, limbs.len())?;
                     let covered = &limbs[..source.factors.len().min(limbs.len())];
-                    self.mul_scalar_accumulate(&mut itself, source.source, 2, source.factors, covered)?;
-                    Ok(itself)
+                    let whole = self.automorphism(source.source, rotation.galois_element, covered)?;
+                    self.mul_scalar_accumulate(&mut turned, &whole, source.polynomials, source.factors, covered)?;
+                    Ok(turned)
                 }
             })
             .collect::<Result<Vec<_>, HalError>>()?;

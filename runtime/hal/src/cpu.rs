@@ -493,7 +493,7 @@ impl Backend for CpuBackend {
         let polynomials = src.shape().polynomials;
         let mut result = self.buffer(polynomials, limbs.len())?;
         self.for_rows(&mut result, polynomials, limbs.len(), |i, j, row| {
-            (self.0.kernels.permute)(row, src.row(i, j), &permutation);
+            (self.0.kernels.permute)(row, src.row(i, j), permutation.whole());
         });
         Ok(result)
     }
@@ -508,7 +508,7 @@ impl Backend for CpuBackend {
         let permutation = self.0.tables.automorphism(galois_element)?;
         self.check_prefix("automorphism_accumulate", acc, src, limbs)?;
         self.for_rows(acc, src.shape().polynomials, limbs.len(), |i, j, row| {
-            (self.0.kernels.permute_add)(row, src.row(i, j), &permutation, self.q(limbs[j]));
+            (self.0.kernels.permute_add)(row, src.row(i, j), permutation.whole(), self.q(limbs[j]));
         });
         Ok(())
     }

@@ -26,8 +26,8 @@ macro_rules! kernel_table {
             scale_add: kernel_table!(@ scale_add(acc: &mut [u64], src: &[u64], w: Multiplier, q: u64)),
             sub_scale: kernel_table!(@ sub_scale(dst: &mut [u64], src: &[u64], w: Multiplier, q: u64)),
             add_constant: kernel_table!(@ add_constant(dst: &mut [u64], c: u64, q: u64)),
-            permute: kernel_table!(@ permute(dst: &mut [u64], src: &[u64], permutation: &Permutation)),
-            permute_add: kernel_table!(@ permute_add(dst: &mut [u64], src: &[u64], permutation: &Permutation, q: u64)),
+            permute: kernel_table!(@ permute(dst: &mut [u64], src: &[u64], gather: Gather<'_>)),
+            permute_add: kernel_table!(@ permute_add(dst: &mut [u64], src: &[u64], gather: Gather<'_>, q: u64)),
             overflow: kernel_table!(@ overflow(dst: &mut [u64], sources: &[&[u64]], reciprocals: &[f64])),
             combine: kernel_table!(@ combine(dst: &mut [u64], sources: &[&[u64]], constants: &[u64], next: &[u64], m: &RowModulus)),
             recentre: kernel_table!(@ recentre(dst: &mut [u64], src: &[u64], source: u64, m: &RowModulus)),
@@ -54,7 +54,7 @@ mod vaes;
 pub(crate) use transform::RowTransform;
 
 use crate::HalError;
-use crate::permutation::Permutation;
+use crate::permutation::Gather;
 use crate::uniform::{Expander, ROUNDS, UniformRow};
 
 /// Constants of one modulus q < 2^50.4 for arithmetic on 52-bit words.
@@ -105,12 +105,15 @@ pub(crate) type Pairs<'a> = [(&'a [u64], &'a [u64])];
 /// Type of [`Kernels::combine`].
 pub(crate) type Combine = fn(&mut [u64], &[&[u64]], &[u64], &[u64], &RowModulus);
 
+/// [`Expander::fill_before`].
+pub(crate) type FillUniform = fn(&Expander, UniformRow, usize, &mut [u64], &[&[u64]]);
+
 /// A fast expansion of seeds.
 pub(crate) struct UniformKernel {
     /// The round keys of AES-128.
     pub(crate) schedule: fn(&[u8; 16]) -> [[u64; 2]; ROUNDS + 1],
-    /// Expands coefficients of a row from a place on.
-    pub(crate) fill: fn(&Expander, UniformRow, usize, &mut [u64]),
+    /// Expands coefficients of a row from a place on, and fetches what will be read next.
+    pub(crate) fill: FillUniform,
 }
 
 /// Row kernels of one instruction set.
@@ -134,9 +137,9 @@ pub(crate) struct Kernels {
     /// dst ← dst + c.
     pub(crate) add_constant: fn(&mut [u64], u64, u64),
     /// dst ← src permuted.
-    pub(crate) permute: fn(&mut [u64], &[u64], &Permutation),
+    pub(crate) permute: fn(&mut [u64], &[u64], Gather<'_>),
     /// dst ← dst + src permuted.
-    pub(crate) permute_add: fn(&mut [u64], &[u64], &Permutation, u64),
+    pub(crate) permute_add: fn(&mut [u64], &[u64], Gather<'_>, u64),
     /// dst ← ⌊Σ `src_i` · `reciprocal_i` + 1/2⌋, in double precision, summed from 1/2 upwards in
     /// the order of the sources, each product rounded.
     pub(crate) overflow: fn(&mut [u64], &[&[u64]], &[f64]),

@@ -5,6 +5,8 @@
 //! multiples of N/4, so each aligned group of eight comes from one aligned group of eight, in one
 //! of eight inner orders. The table is thus one word a group: a load and a shuffle a vector.
 
+use std::ops::Range;
+
 use crate::tables::reverse_bits;
 
 /// Positions of a group.
@@ -38,20 +40,39 @@ impl Permutation {
         }
     }
 
-    /// Where position `i` comes from.
-    pub(crate) fn source(&self, i: usize) -> usize {
+    /// Where all positions come from.
+    pub(crate) fn whole(&self) -> Gather<'_> {
+        Gather { groups: &self.groups, orders: &self.orders }
+    }
+
+    /// Where positions come from that begin and end with a group.
+    pub(crate) fn part(&self, positions: Range<usize>) -> Gather<'_> {
+        Gather { groups: &self.groups[positions.start / GROUP..positions.end / GROUP], orders: &self.orders }
+    }
+}
+
+/// Where consecutive destination groups come from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Gather<'a> {
+    groups: &'a [u32],
+    orders: &'a [[u64; GROUP]; GROUP],
+}
+
+impl<'a> Gather<'a> {
+    /// Where destination position `i` comes from.
+    pub(crate) fn source(self, i: usize) -> usize {
         let word = self.groups[i / GROUP] as usize;
         word / GROUP * GROUP + self.orders[word % GROUP][i % GROUP] as usize
     }
 
     /// One word a destination group: source group · 8 + index into [`Self::orders`].
-    pub(crate) fn groups(&self) -> &[u32] {
-        &self.groups
+    pub(crate) fn groups(self) -> &'a [u32] {
+        self.groups
     }
 
     /// The inner orders.
-    pub(crate) fn orders(&self) -> &[[u64; GROUP]; GROUP] {
-        &self.orders
+    pub(crate) fn orders(self) -> &'a [[u64; GROUP]; GROUP] {
+        self.orders
     }
 }
 
@@ -66,7 +87,7 @@ mod tests {
                 let permutation = Permutation::automorphism(element, degree);
                 for i in 0..degree {
                     let exponent = |i| 2 * reverse_bits(i, degree.ilog2()) + 1;
-                    assert_eq!(exponent(permutation.source(i)), exponent(i) * element % (2 * degree));
+                    assert_eq!(exponent(permutation.whole().source(i)), exponent(i) * element % (2 * degree));
                 }
             }
         }

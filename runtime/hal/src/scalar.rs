@@ -81,7 +81,8 @@ impl ScalarBackend {
         limbs: &[usize],
         f: impl Fn(&Modulus, u64, u64) -> u64,
     ) -> Result<(), HalError> {
-        let permutation = self.tables.automorphism(galois_element)?;
+        let automorphism = self.tables.automorphism(galois_element)?;
+        let permutation = automorphism.whole();
         self.check(operation, limbs, &[dst, src])?;
         check::at_least(operation, "polynomials", src.shape().polynomials, dst.shape().polynomials)?;
         for polynomial in 0..src.shape().polynomials {
@@ -517,6 +518,7 @@ impl Backend for ScalarBackend {
         self.check(name, limbs, &[digits])?;
         check::equal(name, "key positions", limbs.len(), key.positions.len())?;
         let count = digits.shape().polynomials;
+        let digits = self.automorphism(digits, galois_element, limbs)?;
         let mut sums = self.zeros(2, limbs.len())?;
         let in_order: Vec<usize> = (0..limbs.len()).collect();
         let expanded;
@@ -545,9 +547,10 @@ impl Backend for ScalarBackend {
         if let Some(addend) = addend {
             check::at_least(name, "limbs", addend.factors.len(), limbs.len())?;
             let covered = &limbs[..addend.factors.len()];
-            self.mul_scalar_accumulate(&mut sums, addend.source, addend.polynomials, addend.factors, covered)?;
+            let turned = self.automorphism(addend.source, galois_element, covered)?;
+            self.mul_scalar_accumulate(&mut sums, &turned, addend.polynomials, addend.factors, covered)?;
         }
-        self.automorphism(&sums, galois_element, limbs)
+        Ok(sums)
     }
 
     fn mod_down(&self, src: &CpuBuffer, keep: &[usize], drop: &[usize]) -> Result<CpuBuffer, HalError> {

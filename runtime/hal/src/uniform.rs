@@ -72,8 +72,14 @@ impl Expander {
 
     /// The coefficients of a row from number `start` on; both `start` and the length are multiples of eight.
     pub(crate) fn fill(&self, row: UniformRow, start: usize, residues: &mut [u64]) {
+        self.fill_before(row, start, residues, &[]);
+    }
+
+    /// As [`fill`](Self::fill). What is read after that, as long as `residues`, may be fetched meanwhile: encryption waits
+    /// for no memory.
+    pub(crate) fn fill_before(&self, row: UniformRow, start: usize, residues: &mut [u64], upcoming: &[&[u64]]) {
         match self.kernel {
-            Some(kernel) => (kernel.fill)(self, row, start, residues),
+            Some(kernel) => (kernel.fill)(self, row, start, residues, upcoming),
             None => self.fill_portably(row, start, residues),
         }
     }

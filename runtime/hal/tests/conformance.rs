@@ -238,7 +238,7 @@ fn cases<B: Backend>() -> Vec<Case<B>> {
             let key = KeyView { b: &key_b, a: UniformHalf::Stored(&key_a), positions: KEY_POSITIONS.to_vec() };
             let (source, factors) = (operand(b, r, 1, &limbs), scalars(b, r, &limbs));
             let addend = Addend { source: &source, polynomials: 1, factors: &factors };
-            let mut acc = operand(b, r, 2, &[LIMBS, SPECIAL].concat());
+            let mut acc = operand(b, r, 2, &[&limbs, SPECIAL].concat());
             b.inner_product_accumulate(&mut acc, &digits, &key, Some(&addend), galois_element(b, r), &limbs)?;
             b.download(&acc)
         }),

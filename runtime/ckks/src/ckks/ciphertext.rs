@@ -40,6 +40,21 @@ pub struct Ciphertext<B: Backend> {
 pub struct ExtendedCiphertext<B: Backend> {
     pub(crate) buffer: B::Buffer,
     pub(crate) level: usize,
+    /// Number of primes in P.
+    pub(crate) special: usize,
+    pub(crate) scale: f64,
+    pub(crate) slots: usize,
+}
+
+/// What ModRaise makes of a ciphertext of level 0 under the ephemeral secret: its two polynomials with coefficients
+/// below q_0 / 2, modulo q_0 ⋯ q_level · p_0, in the NTT domain. Keys take it to the main secret.
+#[derive(Debug)]
+pub struct RaisedCiphertext<B: Backend> {
+    /// The polynomial that meets no secret.
+    pub(crate) constant: B::Buffer,
+    /// The polynomial that meets the ephemeral secret: the only digit.
+    pub(crate) digit: B::Buffer,
+    pub(crate) level: usize,
     pub(crate) scale: f64,
     pub(crate) slots: usize,
 }
@@ -47,11 +62,6 @@ pub struct ExtendedCiphertext<B: Backend> {
 macro_rules! accessors {
     ($type:ident) => {
         impl<B: Backend> $type<B> {
-            /// Assembles the parts; the buffer must be in the NTT domain and have the limbs that `level` says, or more.
-            pub fn from_parts(buffer: B::Buffer, level: usize, scale: f64, slots: usize) -> Self {
-                Self { buffer, level, scale, slots }
-            }
-
             /// The residues, in the NTT domain.
             pub fn buffer(&self) -> &B::Buffer {
                 &self.buffer
@@ -95,6 +105,19 @@ macro_rules! accessors {
     };
 }
 
+macro_rules! from_parts {
+    ($type:ident) => {
+        impl<B: Backend> $type<B> {
+            /// Assembles the parts; the buffer must be in the NTT domain and have the limbs that `level` says, or more.
+            pub fn from_parts(buffer: B::Buffer, level: usize, scale: f64, slots: usize) -> Self {
+                Self { buffer, level, scale, slots }
+            }
+        }
+    };
+}
+
+from_parts!(Plaintext);
+from_parts!(Ciphertext);
 accessors!(Plaintext);
 accessors!(ExtendedPlaintext);
 accessors!(Ciphertext);

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use crate::ckks::ciphertext::{ExtendedPlaintext, Plaintext};
 use crate::ckks::embedding::Embedding;
 use crate::error::CkksError;
+use crate::parameters::Gadget;
 use crate::ring::Ring;
 
 /// An integer polynomial in X^gap, before it is reduced modulo any prime.
@@ -166,17 +167,17 @@ impl<B: Backend> Encoder<B> {
         Ok(Plaintext { buffer, level, scale, slots })
     }
 
-    /// As [`lift`](Self::lift), modulo the special primes as well.
+    /// As [`lift`](Self::lift), modulo the primes that keys of this gadget divide by as well.
     pub fn lift_extended(
         &self,
         integers: &IntegerPolynomial,
         slots: usize,
         level: usize,
         scale: f64,
+        gadget: Gadget,
     ) -> Result<ExtendedPlaintext<B>, CkksError> {
         self.ring.check_level(level)?;
-        let limbs = self.ring.extended(level, self.ring.parameters().digit_limbs());
-        let buffer = self.reduce(integers, level, &limbs)?;
+        let buffer = self.reduce(integers, level, &self.ring.extended(level, gadget.special))?;
         Ok(ExtendedPlaintext { buffer, level, scale, slots })
     }
 
@@ -191,14 +192,15 @@ impl<B: Backend> Encoder<B> {
         self.encode(&complex, level, scale)
     }
 
-    /// As [`encode`](Self::encode), modulo the special primes as well.
+    /// As [`encode`](Self::encode), modulo the primes that keys of this gadget divide by as well.
     pub fn encode_extended(
         &self,
         slots: &[Complex64],
         level: usize,
         scale: f64,
+        gadget: Gadget,
     ) -> Result<ExtendedPlaintext<B>, CkksError> {
-        self.lift_extended(&self.integers(slots, scale)?, slots.len(), level, scale)
+        self.lift_extended(&self.integers(slots, scale)?, slots.len(), level, scale, gadget)
     }
 
     /// Encodes real numbers as the polynomial's coefficients, not as its slots.

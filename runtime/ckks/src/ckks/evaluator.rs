@@ -5,12 +5,12 @@ use std::sync::{Arc, OnceLock};
 use cachemir_hal::Backend;
 use num_complex::Complex64;
 
-use crate::ckks::ciphertext::{Ciphertext, Plaintext};
+use crate::ckks::ciphertext::{Ciphertext, Plaintext, RaisedCiphertext};
 use crate::ckks::encoder::Encoder;
 pub use crate::ckks::hoisting::Digits;
 use crate::error::CkksError;
 use crate::ring::Ring;
-use crate::rlwe::keys::EvaluationKeys;
+use crate::rlwe::keys::{EvaluationKeys, KeyRole};
 use crate::rlwe::switching;
 
 /// Largest relative difference between the scales of the operands of a sum.
@@ -276,7 +276,7 @@ impl<B: Backend> Evaluator<B> {
         Ok(Ciphertext { buffer, level, scale: a.scale * b.scale, slots: a.slots.max(b.slots) })
     }
 
-    /// P times the relinearisation of three polynomials, modulo Q·P, and the number of special primes.
+    /// P times the relinearisation of three polynomials, modulo Q·P, and the number of primes in P.
     fn relinearise_extended(
         &self,
         product: &Ciphertext<B>,
@@ -284,11 +284,10 @@ impl<B: Backend> Evaluator<B> {
     ) -> Result<(B::Buffer, usize), CkksError> {
         self.check_polynomials("relinearise", product, 3)?;
         let (ring, level) = (&self.ring, product.level);
-        let key = keys.relinearisation(level)?;
-        let special = key.special();
-        let digits = switching::decompose(ring, &product.buffer, 2, level, special)?;
+        let key = keys.find(ring.parameters(), KeyRole::Relinearisation, level)?;
+        let digits = switching::decompose(ring, &product.buffer, 2, level, key.gadget())?;
         let extended = switching::inner_product(ring, &digits, key, &product.buffer, 2, level, 1)?;
-        Ok((extended, special))
+        Ok((extended, key.gadget().special))
     }
 
     /// From three polynomials to two. A ciphertext of two is returned as it is.
@@ -355,16 +354,21 @@ impl<B: Backend> Evaluator<B> {
         Ok(Ciphertext { buffer, level: a.level - 1, scale, slots: a.slots })
     }
 
-    /// Lifts a ciphertext modulo q_0 to modulo q_0 ⋯ q_level, as a polynomial with centred coefficients. The message
-    /// becomes m + q_0·I with a small integer polynomial I (the first step of a bootstrap). Limbs above q_0 are
-    /// ignored.
-    pub fn raise_modulus(&self, a: &Ciphertext<B>, level: usize) -> Result<Ciphertext<B>, CkksError> {
+    /// Lifts a ciphertext modulo q_0 to modulo q_0 ⋯ q_level, as polynomials with centred coefficients. The message
+    /// becomes m + q_0·I with a small integer polynomial I if the secret is sparse (the first step of a bootstrap). Limbs
+    /// above q_0 are ignored.
+    pub fn raise_modulus(&self, a: &Ciphertext<B>, level: usize) -> Result<RaisedCiphertext<B>, CkksError> {
+        self.check_polynomials("raise_modulus", a, 2)?;
         self.ring.check_level(level)?;
         let backend = self.ring.backend();
         let base = self.ring.chain(0);
-        let mut low = backend.select(&a.buffer, 0..a.polynomials(&self.ring), base)?;
-        backend.inverse_ntt(&mut low, base)?;
-        let buffer = backend.mod_raise(&low, base[0], self.ring.chain(level))?;
-        Ok(Ciphertext { buffer, level, ..*a })
+        let limbs = self.ring.extended(level, self.ring.parameters().raised_gadget().special);
+        let raise = |polynomial: usize, limbs: &[usize]| {
+            let mut low = backend.select(&a.buffer, polynomial..polynomial + 1, base)?;
+            backend.inverse_ntt(&mut low, base)?;
+            backend.mod_raise(&low, base[0], limbs)
+        };
+        let (constant, digit) = (raise(0, self.ring.chain(level))?, raise(1, &limbs)?);
+        Ok(RaisedCiphertext { constant, digit, level, scale: a.scale, slots: a.slots })
     }
 }

@@ -6,10 +6,10 @@
 
 use cachemir_hal::{Addend, Backend};
 
-use crate::ckks::ciphertext::{Ciphertext, ExtendedCiphertext, ExtendedPlaintext};
+use crate::ckks::ciphertext::{Ciphertext, ExtendedCiphertext, ExtendedPlaintext, RaisedCiphertext};
 use crate::ckks::evaluator::{Evaluator, check_scales};
 use crate::error::CkksError;
-use crate::rlwe::keys::{EvaluationKeys, KeySwitchKey};
+use crate::rlwe::keys::{EvaluationKeys, KeyRole, KeySwitchKey};
 use crate::rlwe::switching;
 
 /// The key-switching digits of a ciphertext's second polynomial, valid for that ciphertext only.
@@ -32,11 +32,25 @@ impl<B: Backend> Evaluator<B> {
         rotation.rem_euclid(slots as i64) as usize
     }
 
+    fn key<'k>(
+        &self,
+        keys: &'k EvaluationKeys<B>,
+        role: KeyRole,
+        level: usize,
+    ) -> Result<&'k KeySwitchKey<B>, CkksError> {
+        keys.find(self.ring.parameters(), role, level)
+    }
+
+    /// Number of primes that keys at `level` divide by.
+    fn special(&self, level: usize) -> usize {
+        self.ring.parameters().gadget(level).special
+    }
+
     /// Decomposes a ciphertext for any number of rotations and conjugations.
     pub fn decompose(&self, a: &Ciphertext<B>) -> Result<Digits<B>, CkksError> {
         self.check_polynomials("decompose", a, 2)?;
-        let special = self.ring.parameters().digit_limbs();
-        Ok(Digits { buffer: switching::decompose(&self.ring, &a.buffer, 1, a.level, special)?, level: a.level })
+        let gadget = self.ring.parameters().gadget(a.level);
+        Ok(Digits { buffer: switching::decompose(&self.ring, &a.buffer, 1, a.level, gadget)?, level: a.level })
     }
 
     /// Refuses digits that were made at another level than the ciphertext's.
@@ -47,7 +61,7 @@ impl<B: Backend> Evaluator<B> {
         Err(CkksError::LevelMismatch { operation: "rotation of digits", left: a.level, right: digits.level })
     }
 
-    /// φ(a) before its division by P, by the key from s to φ^-1(s).
+    /// φ(a) before its division by P, by the key from φ(s) to s.
     fn automorphism_extended(
         &self,
         a: &Ciphertext<B>,
@@ -59,7 +73,7 @@ impl<B: Backend> Evaluator<B> {
         switching::inner_product(&self.ring, &digits.buffer, key, &a.buffer, 1, a.level, element)
     }
 
-    /// φ(a) by the key from s to φ^-1(s).
+    /// φ(a) by the key from φ(s) to s.
     fn automorphism(
         &self,
         a: &Ciphertext<B>,
@@ -68,7 +82,7 @@ impl<B: Backend> Evaluator<B> {
         element: usize,
     ) -> Result<Ciphertext<B>, CkksError> {
         let extended = self.automorphism_extended(a, digits, key, element)?;
-        Ok(Ciphertext { buffer: switching::mod_down(&self.ring, &extended, a.level, key.special())?, ..*a })
+        Ok(Ciphertext { buffer: switching::mod_down(&self.ring, &extended, a.level, key.gadget().special)?, ..*a })
     }
 
     /// Rotates the slots to the left by `rotation` modulo their number: slot j of the result is slot j + rotation of
@@ -84,7 +98,7 @@ impl<B: Backend> Evaluator<B> {
         if amount == 0 {
             return self.truncate(a, a.level);
         }
-        let key = keys.rotation(amount, a.level)?;
+        let key = self.key(keys, KeyRole::Rotation(amount), a.level)?;
         self.automorphism(a, &self.decompose(a)?, key, self.ring.galois_element(amount))
     }
 
@@ -100,7 +114,8 @@ impl<B: Backend> Evaluator<B> {
         if amount == 0 {
             return self.truncate(a, a.level);
         }
-        self.automorphism(a, digits, keys.rotation(amount, a.level)?, self.ring.galois_element(amount))
+        let key = self.key(keys, KeyRole::Rotation(amount), a.level)?;
+        self.automorphism(a, digits, key, self.ring.galois_element(amount))
     }
 
     /// Several rotations of one ciphertext, decomposed once.
@@ -126,7 +141,8 @@ impl<B: Backend> Evaluator<B> {
         digits: &Digits<B>,
         keys: &EvaluationKeys<B>,
     ) -> Result<Ciphertext<B>, CkksError> {
-        self.automorphism(a, digits, keys.conjugation(a.level)?, self.ring.conjugation_element())
+        let key = self.key(keys, KeyRole::Conjugation, a.level)?;
+        self.automorphism(a, digits, key, self.ring.conjugation_element())
     }
 
     /// The same message under the secret that the key leads to.
@@ -135,27 +151,28 @@ impl<B: Backend> Evaluator<B> {
         if a.level > key.level() {
             return Err(CkksError::KeyLevel {
                 key: "a change of secret".to_owned(),
-                key_level: key.level(),
+                key_levels: vec![key.level()],
                 level: a.level,
             });
         }
-        let digits = switching::decompose(&self.ring, &a.buffer, 1, a.level, key.special())?;
+        let digits = switching::decompose(&self.ring, &a.buffer, 1, a.level, key.gadget())?;
         let extended = switching::inner_product(&self.ring, &digits, key, &a.buffer, 1, a.level, 1)?;
-        Ok(Ciphertext { buffer: switching::mod_down(&self.ring, &extended, a.level, key.special())?, ..*a })
+        Ok(Ciphertext { buffer: switching::mod_down(&self.ring, &extended, a.level, key.gadget().special)?, ..*a })
     }
 
     /// Zero modulo Q·P, to accumulate into.
     pub fn zero_extended(&self, level: usize, scale: f64, slots: usize) -> Result<ExtendedCiphertext<B>, CkksError> {
         self.ring.check_level(level)?;
-        let buffer = self.ring.backend().zeros(2, level + 1 + self.ring.parameters().digit_limbs())?;
-        Ok(ExtendedCiphertext { buffer, level, scale, slots })
+        let special = self.special(level);
+        let buffer = self.ring.backend().zeros(2, level + 1 + special)?;
+        Ok(ExtendedCiphertext { buffer, level, special, scale, slots })
     }
 
     /// P·a modulo Q·P.
     pub fn extend(&self, a: &Ciphertext<B>) -> Result<ExtendedCiphertext<B>, CkksError> {
         self.check_polynomials("extend", a, 2)?;
-        let special = self.ring.parameters().digit_limbs();
         let mut extended = self.zero_extended(a.level, a.scale, a.slots)?;
+        let special = extended.special;
         switching::accumulate_times_special(&self.ring, &mut extended.buffer, &a.buffer, 2, a.level, special)?;
         Ok(extended)
     }
@@ -172,9 +189,10 @@ impl<B: Backend> Evaluator<B> {
         if amount == 0 {
             return self.extend(a);
         }
-        let key = keys.rotation(amount, a.level)?;
+        let key = self.key(keys, KeyRole::Rotation(amount), a.level)?;
         let buffer = self.automorphism_extended(a, digits, key, self.ring.galois_element(amount))?;
-        Ok(ExtendedCiphertext { buffer, level: a.level, scale: a.scale, slots: a.slots })
+        let special = key.gadget().special;
+        Ok(ExtendedCiphertext { buffer, level: a.level, special, scale: a.scale, slots: a.slots })
     }
 
     /// accumulator ← accumulator + the rotation of `a` before its division by P. Levels must be equal.
@@ -189,32 +207,57 @@ impl<B: Backend> Evaluator<B> {
         Self::check_extended_level("rotate_accumulate_extended", accumulator.level, a.level)?;
         let amount = Self::normalise(a.slots, rotation);
         if amount == 0 {
-            let special = self.ring.parameters().digit_limbs();
-            return switching::accumulate_times_special(
-                &self.ring,
-                &mut accumulator.buffer,
-                &a.buffer,
-                2,
-                a.level,
-                special,
-            );
+            let (buffer, special) = (&mut accumulator.buffer, accumulator.special);
+            return switching::accumulate_times_special(&self.ring, buffer, &a.buffer, 2, a.level, special);
         }
-        let key = keys.rotation(amount, a.level)?;
+        let key = self.key(keys, KeyRole::Rotation(amount), a.level)?;
+        self.accumulate_rotation(&mut accumulator.buffer, a, &self.decompose(a)?, key, self.ring.galois_element(amount))
+    }
+
+    fn accumulate_rotation(
+        &self,
+        accumulator: &mut B::Buffer,
+        a: &Ciphertext<B>,
+        digits: &Digits<B>,
+        key: &KeySwitchKey<B>,
+        element: usize,
+    ) -> Result<(), CkksError> {
+        let special = key.gadget().special;
+        let limbs = self.ring.extended(a.level, special);
+        let factors = self.ring.special_product(special, self.ring.chain(a.level));
+        let addend = Some(Addend { source: &a.buffer, polynomials: 1, factors: &factors });
+        let (view, addend) = (key.view(a.level), addend.as_ref());
+        Ok(self.ring.backend().inner_product_accumulate(accumulator, &digits.buffer, &view, addend, element, &limbs)?)
+    }
+
+    /// The sum of a ciphertext and its rotations by other amounts than zero, with one decomposition and one division by P.
+    pub fn sum_with_rotations(
+        &self,
+        a: &Ciphertext<B>,
+        rotations: &[usize],
+        keys: &EvaluationKeys<B>,
+    ) -> Result<Ciphertext<B>, CkksError> {
         let digits = self.decompose(a)?;
-        let limbs = self.ring.extended(a.level, key.special());
-        let factors = self.ring.special_product(key.special(), self.ring.chain(a.level));
-        let addend = Addend { source: &a.buffer, polynomials: 1, factors: &factors };
-        let (view, element) = (key.view(a.level), self.ring.galois_element(amount));
-        let backend = self.ring.backend();
-        backend.inner_product_accumulate(
-            &mut accumulator.buffer,
-            &digits.buffer,
-            &view,
-            Some(&addend),
-            element,
-            &limbs,
-        )?;
-        Ok(())
+        let mut sum = self.extend(a)?;
+        for &rotation in rotations {
+            let key = self.key(keys, KeyRole::Rotation(rotation), a.level)?;
+            self.accumulate_rotation(&mut sum.buffer, a, &digits, key, self.ring.galois_element(rotation))?;
+        }
+        self.mod_down(&sum)
+    }
+
+    /// A rotation of what ModRaise returned, under the main secret.
+    pub fn rotate_raised(
+        &self,
+        a: &RaisedCiphertext<B>,
+        rotation: usize,
+        keys: &EvaluationKeys<B>,
+    ) -> Result<Ciphertext<B>, CkksError> {
+        let key = self.key(keys, KeyRole::Raised(rotation), a.level)?;
+        let element = self.ring.galois_element(rotation);
+        let extended = switching::inner_product(&self.ring, &a.digit, key, &a.constant, 1, a.level, element)?;
+        let buffer = switching::mod_down(&self.ring, &extended, a.level, key.gadget().special)?;
+        Ok(Ciphertext { buffer, level: a.level, scale: a.scale, slots: a.slots })
     }
 
     /// accumulator ← accumulator + a. Levels must be equal.
@@ -225,7 +268,7 @@ impl<B: Backend> Evaluator<B> {
     ) -> Result<(), CkksError> {
         check_scales("add_extended", accumulator.scale, a.scale)?;
         Self::check_extended_level("add_extended", accumulator.level, a.level)?;
-        let limbs = self.ring.extended(a.level, self.ring.parameters().digit_limbs());
+        let limbs = self.ring.extended(a.level, a.special);
         self.ring.backend().add_assign(&mut accumulator.buffer, &a.buffer, &limbs)?;
         Ok(())
     }
@@ -243,7 +286,7 @@ impl<B: Backend> Evaluator<B> {
             Self::check_extended_level("mul_plain_accumulate_extended", accumulator.level, p.level)?;
         }
         let buffers: Vec<_> = pairs.iter().map(|(a, p)| (&a.buffer, &p.buffer)).collect();
-        let limbs = self.ring.extended(accumulator.level, self.ring.parameters().digit_limbs());
+        let limbs = self.ring.extended(accumulator.level, accumulator.special);
         self.ring.backend().mul_accumulate_many(&mut accumulator.buffer, &buffers, &limbs)?;
         Ok(())
     }
@@ -257,18 +300,17 @@ impl<B: Backend> Evaluator<B> {
 
     /// Divides by P.
     pub fn mod_down(&self, a: &ExtendedCiphertext<B>) -> Result<Ciphertext<B>, CkksError> {
-        let &ExtendedCiphertext { level, scale, slots, .. } = a;
-        let buffer = switching::mod_down(&self.ring, &a.buffer, level, self.ring.parameters().digit_limbs())?;
+        let &ExtendedCiphertext { level, special, scale, slots, .. } = a;
+        let buffer = switching::mod_down(&self.ring, &a.buffer, level, special)?;
         Ok(Ciphertext { buffer, level, scale, slots })
     }
 
     /// Divides by P and rescales, in one step.
     pub fn mod_down_rescale(&self, a: &ExtendedCiphertext<B>) -> Result<Ciphertext<B>, CkksError> {
-        let &ExtendedCiphertext { level, scale, slots, .. } = a;
+        let &ExtendedCiphertext { level, special, scale, slots, .. } = a;
         if level == 0 {
             return Err(CkksError::LevelExhausted { operation: "rescale", level, needed: 1 });
         }
-        let special = self.ring.parameters().digit_limbs();
         let buffer = switching::mod_down_and_rescale(&self.ring, &a.buffer, level, special)?;
         let scale = scale / self.ring.parameters().primes()[level] as f64;
         Ok(Ciphertext { buffer, level: level - 1, scale, slots })

@@ -77,13 +77,12 @@ impl<B: Backend> Ring<B> {
         &self.indices[..=level]
     }
 
-    /// Table indices of the first `count` special primes.
+    /// Table indices of a P of `count` primes ([`Parameters::special_indices`]).
     pub fn special(&self, count: usize) -> &[usize] {
-        let start = self.parameters.primes().len();
-        &self.indices[start..start + count]
+        &self.indices[self.parameters.special_indices(count)]
     }
 
-    /// Table indices of q_0 … q_level followed by those of the first `special` special primes.
+    /// Table indices of q_0 … q_level followed by those of a P of `special` primes.
     pub fn extended(&self, level: usize, special: usize) -> Vec<usize> {
         [self.chain(level), self.special(special)].concat()
     }
@@ -98,7 +97,7 @@ impl<B: Backend> Ring<B> {
         limbs.iter().map(|&limb| self.moduli[limb].reduce_signed_wide(value)).collect()
     }
 
-    /// Residues of p_0 ⋯ p_{count-1} modulo the primes at these table indices.
+    /// Residues of a P of `count` primes modulo the primes at these table indices.
     pub fn special_product(&self, count: usize, limbs: &[usize]) -> Vec<u64> {
         limbs
             .iter()
@@ -146,20 +145,5 @@ impl<B: Backend> Ring<B> {
     /// The Galois element 2N - 1 of complex conjugation.
     pub fn conjugation_element(&self) -> usize {
         2 * self.degree() - 1
-    }
-
-    /// The inverse of a Galois element modulo 2N.
-    pub fn inverse_galois_element(&self, element: usize) -> usize {
-        let mask = 2 * self.degree() - 1;
-        // The group of odd residues modulo 2N has exponent N/2.
-        let (mut result, mut square, mut exponent) = (1_usize, element, self.degree() / 2 - 1);
-        while exponent > 0 {
-            if exponent & 1 == 1 {
-                result = result.wrapping_mul(square) & mask;
-            }
-            square = square.wrapping_mul(square) & mask;
-            exponent >>= 1;
-        }
-        result
     }
 }

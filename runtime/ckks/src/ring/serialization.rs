@@ -35,7 +35,7 @@ use crate::parameters::Parameters;
 use crate::ring::Ring;
 
 /// The one format version that is written and read.
-pub const FORMAT_VERSION: u16 = 2;
+pub const FORMAT_VERSION: u16 = 3;
 /// Bytes of the header.
 pub const HEADER_BYTES: usize = 24;
 

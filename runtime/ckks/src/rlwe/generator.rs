@@ -8,6 +8,7 @@ use rand_chacha::ChaCha20Rng;
 use zeroize::Zeroizing;
 
 use crate::error::CkksError;
+use crate::parameters::Gadget;
 use crate::ring::sampling::{self, GaussianSampler, Seed};
 use crate::ring::{Ring, UniformHalves};
 use crate::rlwe::keys::{
@@ -75,7 +76,7 @@ pub(crate) fn encrypt_zero_public<B: Backend>(
     level: usize,
 ) -> Result<B::Buffer, CkksError> {
     if level > key.level {
-        return Err(CkksError::KeyLevel { key: "public encryption".to_owned(), key_level: key.level, level });
+        return Err(CkksError::KeyLevel { key: "public encryption".to_owned(), key_levels: vec![key.level], level });
     }
     let limbs = ring.chain(level);
     let mut generator = sampling::os_generator()?;
@@ -115,42 +116,30 @@ impl<B: Backend> KeyGenerator<B> {
         Ok(PublicKey { pair, seed, level })
     }
 
-    /// A key that takes ciphertexts of up to `level` from one secret to another, with the first `special` special
-    /// primes.
+    /// A key that takes ciphertexts of up to `level` from one secret to another.
     pub fn switching_key(
         &self,
         from: &SecretKey,
         to: &SecretKey,
         level: usize,
-        special: usize,
+        gadget: Gadget,
     ) -> Result<KeySwitchKey<B>, CkksError> {
         self.ring.check_level(level)?;
-        self.switching_key_from(from.residues(&self.ring, self.ring.chain(level))?, to, level, special)
+        self.switching_key_turned(from.residues(&self.ring, self.ring.chain(level))?, to, 1, level, gadget)
     }
 
     /// The key from s² to s.
-    pub fn relinearisation_key(&self, secret: &SecretKey, level: usize) -> Result<KeySwitchKey<B>, CkksError> {
-        self.ring.check_level(level)?;
+    fn relinearisation_key(
+        &self,
+        secret: &SecretKey,
+        level: usize,
+        gadget: Gadget,
+    ) -> Result<KeySwitchKey<B>, CkksError> {
         let limbs = self.ring.chain(level);
         let mut square = secret.residues(&self.ring, limbs)?;
         let once = secret.residues(&self.ring, limbs)?;
         self.ring.backend().mul_assign(square.buffer_mut(), once.buffer(), limbs)?;
-        self.switching_key_from(square, secret, level, self.ring.parameters().digit_limbs())
-    }
-
-    /// The key of the rotation to the left by `rotation`.
-    pub fn rotation_key(
-        &self,
-        secret: &SecretKey,
-        rotation: usize,
-        level: usize,
-    ) -> Result<KeySwitchKey<B>, CkksError> {
-        self.galois_key(secret, self.ring.galois_element(rotation), level)
-    }
-
-    /// The key of complex conjugation.
-    pub fn conjugation_key(&self, secret: &SecretKey, level: usize) -> Result<KeySwitchKey<B>, CkksError> {
-        self.galois_key(secret, self.ring.conjugation_element(), level)
+        self.switching_key_turned(square, secret, 1, level, gadget)
     }
 
     /// Bytes of memory that the keys of a manifest take.
@@ -201,16 +190,20 @@ impl<B: Backend> KeyGenerator<B> {
         // One for both keys of encapsulation.
         let ephemeral = self.ephemeral_secret_key()?;
         let mut made = 0;
-        for RequiredKey { role, level, special } in manifest.keys(parameters) {
+        manifest.check(parameters)?;
+        for RequiredKey { role, level, gadget } in manifest.keys(parameters) {
+            let residues = |key: &SecretKey| key.residues(&self.ring, self.ring.chain(level));
+            let turned =
+                |from: &SecretKey, element| self.switching_key_turned(residues(from)?, secret, element, level, gadget);
             let key = match role {
-                KeyRole::Relinearisation => self.relinearisation_key(secret, level)?,
-                KeyRole::Conjugation => self.conjugation_key(secret, level)?,
-                KeyRole::DenseToSparse => self.switching_key(secret, &ephemeral, level, special)?,
-                KeyRole::SparseToDense => self.switching_key(&ephemeral, secret, level, special)?,
-                KeyRole::Rotation(rotation) => self.rotation_key(secret, rotation, level)?,
+                KeyRole::Relinearisation => self.relinearisation_key(secret, level, gadget)?,
+                KeyRole::DenseToSparse => self.switching_key(secret, &ephemeral, level, gadget)?,
+                KeyRole::Raised(rotation) => turned(&ephemeral, self.ring.galois_element(rotation))?,
+                KeyRole::Conjugation => turned(secret, self.ring.conjugation_element())?,
+                KeyRole::Rotation(rotation) => turned(secret, self.ring.galois_element(rotation))?,
             };
             take(role, key)?;
-            made += switching_key_bytes(parameters, level, special, self.ring.uniform_halves());
+            made += switching_key_bytes(parameters, level, gadget, self.ring.uniform_halves());
             if progress(made, total).is_break() {
                 return Err(CkksError::Interrupted);
             }
@@ -218,28 +211,22 @@ impl<B: Backend> KeyGenerator<B> {
         Ok(())
     }
 
-    /// The key of an automorphism φ: from s to φ^-1(s).
-    fn galois_key(&self, secret: &SecretKey, element: usize, level: usize) -> Result<KeySwitchKey<B>, CkksError> {
-        self.ring.check_level(level)?;
-        let backend = self.ring.backend();
-        let special = self.ring.parameters().digit_limbs();
-        let limbs = self.ring.extended(level, special);
-        let from = secret.residues(&self.ring, self.ring.chain(level))?;
-        let plain = secret.residues(&self.ring, &limbs)?;
-        let turned = backend.automorphism(plain.buffer(), self.ring.inverse_galois_element(element), &limbs)?;
-        let to = SecretResidues::new(backend.clone(), turned);
-        self.switching_key_between(from, to, level, special)
-    }
-
-    fn switching_key_from(
+    /// The key from φ(from) to another secret, `from` given modulo q_0 … q_level, φ: X ↦ X^`element`.
+    fn switching_key_turned(
         &self,
-        from: SecretResidues<B>,
+        mut from: SecretResidues<B>,
         to: &SecretKey,
+        element: usize,
         level: usize,
-        special: usize,
+        gadget: Gadget,
     ) -> Result<KeySwitchKey<B>, CkksError> {
-        let to = to.residues(&self.ring, &self.ring.extended(level, special))?;
-        self.switching_key_between(from, to, level, special)
+        let backend = self.ring.backend();
+        let to = to.residues(&self.ring, &self.ring.extended(level, gadget.special))?;
+        if element != 1 {
+            let turned = backend.automorphism(from.buffer(), element, self.ring.chain(level))?;
+            from = SecretResidues::new(backend.clone(), turned);
+        }
+        self.switching_key_between(from, to, level, gadget)
     }
 
     /// `from` modulo q_0 … q_level, `to` modulo these and the special primes.
@@ -248,12 +235,12 @@ impl<B: Backend> KeyGenerator<B> {
         mut from: SecretResidues<B>,
         mut to: SecretResidues<B>,
         level: usize,
-        special: usize,
+        gadget: Gadget,
     ) -> Result<KeySwitchKey<B>, CkksError> {
         let (ring, backend) = (&self.ring, self.ring.backend());
         let chain = ring.chain(level);
-        let limbs = ring.extended(level, special);
-        let digits = (level + 1).div_ceil(special);
+        let limbs = ring.extended(level, gadget.special);
+        let digits = gadget.digits(level);
 
         let seed = *sampling::os_seed()?;
         let a = backend.expand_uniform(&seed, digits, &limbs)?;
@@ -261,15 +248,15 @@ impl<B: Backend> KeyGenerator<B> {
         backend.negate_assign(to.buffer_mut(), &limbs)?;
         backend.mul_accumulate(&mut b, &a, to.buffer(), &limbs)?;
 
-        backend.mul_scalar_assign(from.buffer_mut(), &ring.special_product(special, chain), chain)?;
-        let mut gadget = SecretResidues::new(backend.clone(), backend.zeros(digits, limbs.len())?);
+        backend.mul_scalar_assign(from.buffer_mut(), &ring.special_product(gadget.special, chain), chain)?;
+        let mut scaled = SecretResidues::new(backend.clone(), backend.zeros(digits, limbs.len())?);
         for digit in 0..digits {
-            let first = digit * special;
-            let end = (first + special).min(level + 1);
-            backend.copy_into(gadget.buffer_mut(), digit, first, from.buffer(), 0..1, first..end)?;
+            let first = digit * gadget.digit_limbs;
+            let end = (first + gadget.digit_limbs).min(level + 1);
+            backend.copy_into(scaled.buffer_mut(), digit, first, from.buffer(), 0..1, first..end)?;
         }
-        backend.add_assign(&mut b, gadget.buffer(), &limbs)?;
+        backend.add_assign(&mut b, scaled.buffer(), &limbs)?;
         let a = (ring.uniform_halves() == UniformHalves::Stored).then_some(a);
-        Ok(KeySwitchKey { b, a, seed, level, special })
+        Ok(KeySwitchKey { b, a, seed, level, gadget })
     }
 }

@@ -1,104 +1,28 @@
 //! Public and evaluation keys, and the manifest that says which of them a program needs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use cachemir_hal::{Backend, KeyView, UniformHalf};
 
 use crate::error::CkksError;
-use crate::parameters::Parameters;
+use crate::parameters::{Gadget, Parameters};
 use crate::ring::UniformHalves;
 use crate::ring::sampling::Seed;
 
-/// The evaluation keys that a program needs, each with the highest level at which it is used.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct KeyManifest {
-    /// Rotation to the left, in 1 .. N/2, → highest level.
-    pub rotations: BTreeMap<usize, usize>,
-    /// Highest level of a conjugation.
-    pub conjugation: Option<usize>,
-    /// Highest level of a relinearisation.
-    pub relinearisation: Option<usize>,
-    /// Whether the two keys to and from the ephemeral sparse secret of a bootstrap are needed.
-    pub encapsulation: bool,
-}
-
-impl KeyManifest {
-    /// Asks for a rotation at a level; rotation 0 needs no key.
-    pub fn require_rotation(&mut self, rotation: usize, level: usize) {
-        if rotation != 0 {
-            let highest = self.rotations.entry(rotation).or_default();
-            *highest = level.max(*highest);
-        }
-    }
-
-    /// Asks for conjugation at a level.
-    pub fn require_conjugation(&mut self, level: usize) {
-        self.conjugation = self.conjugation.max(Some(level));
-    }
-
-    /// Asks for relinearisation at a level.
-    pub fn require_relinearisation(&mut self, level: usize) {
-        self.relinearisation = self.relinearisation.max(Some(level));
-    }
-
-    /// Everything that either of two manifests asks for.
-    pub fn merge(&mut self, other: &Self) {
-        for (&rotation, &level) in &other.rotations {
-            self.require_rotation(rotation, level);
-        }
-        self.conjugation = self.conjugation.max(other.conjugation);
-        self.relinearisation = self.relinearisation.max(other.relinearisation);
-        self.encapsulation |= other.encapsulation;
-    }
-
-    /// Number of keys.
-    pub fn len(&self) -> usize {
-        self.rotations.len()
-            + usize::from(self.conjugation.is_some())
-            + usize::from(self.relinearisation.is_some())
-            + 2 * usize::from(self.encapsulation)
-    }
-
-    /// Whether no key is needed.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Bytes of memory that the keys take.
-    pub fn key_bytes(&self, parameters: &Parameters, halves: UniformHalves) -> u64 {
-        self.keys(parameters).iter().map(|key| switching_key_bytes(parameters, key.level, key.special, halves)).sum()
-    }
-
-    /// The keys, in the order in which they are made and serialised.
-    pub(crate) fn keys(&self, parameters: &Parameters) -> Vec<RequiredKey> {
-        let special = parameters.digit_limbs();
-        let mut keys = Vec::with_capacity(self.len());
-        let mut push = |role, level, special| keys.push(RequiredKey { role, level, special });
-        if let Some(level) = self.relinearisation {
-            push(KeyRole::Relinearisation, level, special);
-        }
-        if let Some(level) = self.conjugation {
-            push(KeyRole::Conjugation, level, special);
-        }
-        if self.encapsulation {
-            push(KeyRole::DenseToSparse, 0, 1);
-            push(KeyRole::SparseToDense, parameters.maximum_level(), special);
-        }
-        for (&rotation, &level) in &self.rotations {
-            push(KeyRole::Rotation(rotation), level, special);
-        }
-        keys
-    }
-}
-
 /// What an evaluation key is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum KeyRole {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KeyRole {
+    /// From s² to s.
     Relinearisation,
+    /// From s to its conjugate.
     Conjugation,
+    /// From s to the ephemeral sparse secret of a bootstrap, modulo q_0·p_0 only.
     DenseToSparse,
-    SparseToDense,
+    /// From the ephemeral secret to s, with a rotation to the left by an amount in 0 .. N/2: for results of ModRaise, which
+    /// are one small digit.
+    Raised(usize),
+    /// Rotation to the left by an amount in 1 .. N/2.
     Rotation(usize),
 }
 
@@ -108,32 +32,135 @@ impl fmt::Display for KeyRole {
             Self::Relinearisation => formatter.write_str("relinearisation"),
             Self::Conjugation => formatter.write_str("conjugation"),
             Self::DenseToSparse => formatter.write_str("the switch to the ephemeral secret"),
-            Self::SparseToDense => formatter.write_str("the switch back from the ephemeral secret"),
+            Self::Raised(rotation) => write!(formatter, "rotation by {rotation} out of the ephemeral secret"),
             Self::Rotation(rotation) => write!(formatter, "rotation by {rotation}"),
         }
     }
 }
 
-/// One key of a manifest.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct RequiredKey {
-    pub(crate) role: KeyRole,
-    pub(crate) level: usize,
-    pub(crate) special: usize,
+impl KeyRole {
+    /// How the key for a ciphertext at `level` cuts it into digits.
+    pub fn gadget(self, parameters: &Parameters, level: usize) -> Gadget {
+        match self {
+            Self::DenseToSparse => Gadget { digit_limbs: 1, special: 1 },
+            Self::Raised(_) => parameters.raised_gadget(),
+            Self::Relinearisation | Self::Conjugation | Self::Rotation(_) => parameters.gadget(level),
+        }
+    }
 }
 
-/// Bytes of memory of one key-switching key with `special` special primes that reaches `level`.
-pub fn switching_key_bytes(parameters: &Parameters, level: usize, special: usize, halves: UniformHalves) -> u64 {
-    let digits = (level + 1).div_ceil(special);
+/// The evaluation keys that a program needs, each with the levels at which it is used. Levels of one [`Gadget`] share a key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KeyManifest {
+    levels: BTreeMap<KeyRole, BTreeSet<usize>>,
+}
+
+impl KeyManifest {
+    pub(crate) fn require(&mut self, role: KeyRole, levels: impl IntoIterator<Item = usize>) {
+        self.levels.entry(role).or_default().extend(levels);
+    }
+
+    /// Asks for a rotation at some levels; rotation 0 needs no key.
+    pub fn require_rotation(&mut self, rotation: usize, levels: impl IntoIterator<Item = usize>) {
+        if rotation != 0 {
+            self.require(KeyRole::Rotation(rotation), levels);
+        }
+    }
+
+    /// Asks for conjugation at some levels.
+    pub fn require_conjugation(&mut self, levels: impl IntoIterator<Item = usize>) {
+        self.require(KeyRole::Conjugation, levels);
+    }
+
+    /// Asks for relinearisation at some levels.
+    pub fn require_relinearisation(&mut self, levels: impl IntoIterator<Item = usize>) {
+        self.require(KeyRole::Relinearisation, levels);
+    }
+
+    /// Asks for the way to the ephemeral secret, and for rotations out of it after ModRaise to `level`.
+    pub fn require_encapsulation(&mut self, rotations: impl IntoIterator<Item = usize>, level: usize) {
+        self.require(KeyRole::DenseToSparse, [0]);
+        for rotation in rotations {
+            self.require(KeyRole::Raised(rotation), [level]);
+        }
+    }
+
+    /// Everything that either of two manifests asks for.
+    pub fn merge(&mut self, other: &Self) {
+        for (&role, levels) in &other.levels {
+            self.require(role, levels.iter().copied());
+        }
+    }
+
+    /// The levels at which a key is used.
+    pub fn levels(&self, role: KeyRole) -> impl Iterator<Item = usize> + '_ {
+        self.levels.get(&role).into_iter().flatten().copied()
+    }
+
+    /// Whether no key is needed.
+    pub fn is_empty(&self) -> bool {
+        self.levels.values().all(BTreeSet::is_empty)
+    }
+
+    /// Refuses levels above the chain, rotations by N/2 or more, and a way to the ephemeral secret above level 0.
+    pub(crate) fn check(&self, parameters: &Parameters) -> Result<(), CkksError> {
+        for (&role, levels) in &self.levels {
+            let maximum = if role == KeyRole::DenseToSparse { 0 } else { parameters.maximum_level() };
+            if let Some(&level) = levels.last().filter(|&&level| level > maximum) {
+                return Err(CkksError::LevelOutOfRange { level, maximum });
+            }
+            if let KeyRole::Rotation(rotation) | KeyRole::Raised(rotation) = role
+                && rotation >= parameters.maximum_slots()
+            {
+                let (value, condition) = (rotation as f64, "less than the number of slots, N/2");
+                return Err(CkksError::Value { what: "rotation of a key", value, condition });
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of memory that the keys take, if the parameters have the levels.
+    pub fn key_bytes(&self, parameters: &Parameters, halves: UniformHalves) -> u64 {
+        self.keys(parameters).iter().map(|key| switching_key_bytes(parameters, key.level, key.gadget, halves)).sum()
+    }
+
+    /// The keys, in the order in which they are made and serialised.
+    ///
+    /// # Panics
+    /// If the parameters do not have a level.
+    pub fn keys(&self, parameters: &Parameters) -> Vec<RequiredKey> {
+        let mut keys = Vec::new();
+        for (&role, levels) in &self.levels {
+            // Ascending, so that each gadget keeps its highest level.
+            let highest: BTreeMap<Gadget, usize> =
+                levels.iter().map(|&level| (role.gadget(parameters, level), level)).collect();
+            keys.extend(highest.into_iter().map(|(gadget, level)| RequiredKey { role, level, gadget }));
+        }
+        keys
+    }
+}
+
+/// One key of a manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequiredKey {
+    /// What it is for.
+    pub role: KeyRole,
+    /// The highest level at which it is used.
+    pub level: usize,
+    /// How it cuts polynomials into digits.
+    pub gadget: Gadget,
+}
+
+/// Bytes of memory of one key-switching key that reaches `level`.
+pub fn switching_key_bytes(parameters: &Parameters, level: usize, gadget: Gadget, halves: UniformHalves) -> u64 {
     let kept = match halves {
         UniformHalves::Stored => 2,
         UniformHalves::Seeded => 1,
     };
-    (kept * digits * (level + 1 + special) * parameters.degree() * size_of::<u64>()) as u64
+    (kept * gadget.digits(level) * (level + 1 + gadget.special) * parameters.degree() * size_of::<u64>()) as u64
 }
 
-/// A hybrid key-switching key: for each digit a pair (b_d, a_d) modulo q_0 ⋯ q_level · p_0 ⋯ p_{α-1}, in the NTT
-/// domain.
+/// A hybrid key-switching key: for each digit a pair (b_d, a_d) modulo q_0 ⋯ q_level · P, in the NTT domain.
 #[derive(Debug)]
 pub struct KeySwitchKey<B: Backend> {
     pub(crate) b: B::Buffer,
@@ -141,11 +168,11 @@ pub struct KeySwitchKey<B: Backend> {
     pub(crate) a: Option<B::Buffer>,
     pub(crate) seed: Seed,
     pub(crate) level: usize,
-    pub(crate) special: usize,
+    pub(crate) gadget: Gadget,
 }
 
 impl<B: Backend> KeySwitchKey<B> {
-    /// The b-halves, `[digits][level + 1 + α][N]`.
+    /// The b-halves, `[digits][level + 1 + special][N]`.
     pub fn b(&self) -> &B::Buffer {
         &self.b
     }
@@ -165,14 +192,14 @@ impl<B: Backend> KeySwitchKey<B> {
         self.level
     }
 
-    /// α: the number of special primes, and of limbs in a digit.
-    pub fn special(&self) -> usize {
-        self.special
+    /// How it cuts polynomials into digits.
+    pub fn gadget(&self) -> Gadget {
+        self.gadget
     }
 
-    /// The key for operations modulo q_0 … q_level, p_0 … p_{α-1}.
+    /// The key for operations modulo q_0 ⋯ q_level · P.
     pub(crate) fn view(&self, level: usize) -> KeyView<'_, B::Buffer> {
-        let positions = (0..=level).chain(self.level + 1..=self.level + self.special).collect();
+        let positions = (0..=level).chain(self.level + 1..=self.level + self.gadget.special).collect();
         let a = self.a.as_ref().map_or(UniformHalf::Seeded(&self.seed), UniformHalf::Stored);
         KeyView { b: &self.b, a, positions }
     }
@@ -202,84 +229,32 @@ impl<B: Backend> PublicKey<B> {
 /// The keys that a server needs to execute a program.
 #[derive(Debug)]
 pub struct EvaluationKeys<B: Backend> {
-    pub(crate) rotations: BTreeMap<usize, KeySwitchKey<B>>,
-    pub(crate) conjugation: Option<KeySwitchKey<B>>,
-    pub(crate) relinearisation: Option<KeySwitchKey<B>>,
-    pub(crate) dense_to_sparse: Option<KeySwitchKey<B>>,
-    pub(crate) sparse_to_dense: Option<KeySwitchKey<B>>,
+    keys: BTreeMap<KeyRole, Vec<KeySwitchKey<B>>>,
 }
 
 impl<B: Backend> EvaluationKeys<B> {
     pub(crate) fn none() -> Self {
-        Self {
-            rotations: BTreeMap::new(),
-            conjugation: None,
-            relinearisation: None,
-            dense_to_sparse: None,
-            sparse_to_dense: None,
-        }
+        Self { keys: BTreeMap::new() }
     }
 
     pub(crate) fn insert(&mut self, role: KeyRole, key: KeySwitchKey<B>) {
-        match role {
-            KeyRole::Relinearisation => self.relinearisation = Some(key),
-            KeyRole::Conjugation => self.conjugation = Some(key),
-            KeyRole::DenseToSparse => self.dense_to_sparse = Some(key),
-            KeyRole::SparseToDense => self.sparse_to_dense = Some(key),
-            KeyRole::Rotation(rotation) => drop(self.rotations.insert(rotation, key)),
-        }
+        self.keys.entry(role).or_default().push(key);
     }
 
-    /// The key of a role, if it reaches `level`.
-    pub(crate) fn find(&self, role: KeyRole, level: usize) -> Result<&KeySwitchKey<B>, CkksError> {
-        let key = match role {
-            KeyRole::Relinearisation => self.relinearisation.as_ref(),
-            KeyRole::Conjugation => self.conjugation.as_ref(),
-            KeyRole::DenseToSparse => self.dense_to_sparse.as_ref(),
-            KeyRole::SparseToDense => self.sparse_to_dense.as_ref(),
-            KeyRole::Rotation(rotation) => self.rotations.get(&rotation),
-        };
-        match key {
-            None => Err(CkksError::MissingKey { key: role.to_string() }),
-            Some(key) if key.level < level => {
-                Err(CkksError::KeyLevel { key: role.to_string(), key_level: key.level, level })
-            }
-            Some(key) => Ok(key),
-        }
+    /// The key of a role for ciphertexts at `level`. Fails with [`CkksError::MissingKey`] if there is none of the role,
+    /// with [`CkksError::KeyLevel`] if those that there are do not serve the level.
+    pub fn find(&self, parameters: &Parameters, role: KeyRole, level: usize) -> Result<&KeySwitchKey<B>, CkksError> {
+        let keys = self.keys.get(&role).ok_or_else(|| CkksError::MissingKey { key: role.to_string() })?;
+        let gadget = role.gadget(parameters, level);
+        keys.iter().find(|key| key.gadget == gadget && key.level >= level).ok_or_else(|| {
+            let key_levels = keys.iter().map(KeySwitchKey::level).collect();
+            CkksError::KeyLevel { key: role.to_string(), key_levels, level }
+        })
     }
 
-    /// The key of the rotation to the left by `rotation` in 1 .. N/2, if it reaches `level`.
-    pub fn rotation(&self, rotation: usize, level: usize) -> Result<&KeySwitchKey<B>, CkksError> {
-        self.find(KeyRole::Rotation(rotation), level)
-    }
-
-    /// The key of complex conjugation, if it reaches `level`.
-    pub fn conjugation(&self, level: usize) -> Result<&KeySwitchKey<B>, CkksError> {
-        self.find(KeyRole::Conjugation, level)
-    }
-
-    /// The key from s² to s, if it reaches `level`.
-    pub fn relinearisation(&self, level: usize) -> Result<&KeySwitchKey<B>, CkksError> {
-        self.find(KeyRole::Relinearisation, level)
-    }
-
-    /// The key from the main to the ephemeral secret: level 0, one special prime.
-    pub fn dense_to_sparse(&self) -> Result<&KeySwitchKey<B>, CkksError> {
-        self.find(KeyRole::DenseToSparse, 0)
-    }
-
-    /// The key from the ephemeral to the main secret, if it reaches `level`.
-    pub fn sparse_to_dense(&self, level: usize) -> Result<&KeySwitchKey<B>, CkksError> {
-        self.find(KeyRole::SparseToDense, level)
-    }
-
-    /// What these keys can do.
+    /// What these keys can do: for each key its highest level.
     pub fn manifest(&self) -> KeyManifest {
-        KeyManifest {
-            rotations: self.rotations.iter().map(|(&rotation, key)| (rotation, key.level)).collect(),
-            conjugation: self.conjugation.as_ref().map(KeySwitchKey::level),
-            relinearisation: self.relinearisation.as_ref().map(KeySwitchKey::level),
-            encapsulation: self.dense_to_sparse.is_some() && self.sparse_to_dense.is_some(),
-        }
+        let levels = |keys: &Vec<KeySwitchKey<B>>| keys.iter().map(KeySwitchKey::level).collect();
+        KeyManifest { levels: self.keys.iter().map(|(&role, keys)| (role, levels(keys))).collect() }
     }
 }

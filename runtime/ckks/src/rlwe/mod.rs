@@ -8,8 +8,8 @@
 //! digits are left out.
 //!
 //! # Galois keys
-//! The key of an automorphism φ switches s to φ^-1(s): c_1·s becomes (u_0, u_1) under φ^-1(s), and φ applied to
-//! (c_0 + u_0, u_1) is a ciphertext under s. The digits of c_1 do not depend on φ (hoisting).
+//! The key of an automorphism φ switches φ(s) to s: φ(c_1)·φ(s) becomes (u_0, u_1) under s, and (φ(c_0) + u_0, u_1) is the
+//! rotated ciphertext. The digits of φ(c_1) are those of c_1, turned: they are made once for any number of φ (hoisting).
 
 pub mod generator;
 pub mod keys;

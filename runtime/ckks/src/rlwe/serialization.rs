@@ -1,54 +1,56 @@
 //! Public and evaluation keys as bytes. Secret keys have no such form.
 //!
-//! # Public key and switching key
-//! After the [header](crate::ring::serialization), whose number of special primes is 0 for a public key and α for a
-//! switching key:
+//! # Public key
+//! After the [header](crate::ring::serialization), whose number of special primes is 0:
 //!
 //! | offset | type | meaning |
 //! |---|---|---|
 //! | 24 | 32 bytes | the seed of the a-half |
-//! | 56 | rows | the b-half: `[level + 1]`, or `[digits][level + 1 + α]` with ⌈(level + 1)/α⌉ digits |
+//! | 56 | rows | the b-half: `[level + 1]` |
 //!
-//! # Evaluation keys
-//! The header's level is the highest of all keys, 0 if there are none; its number of special primes is that of the
-//! parameters. Then the manifest:
+//! # Switching key
+//! After the header:
 //!
 //! | offset | type | meaning |
 //! |---|---|---|
-//! | 24 | u32 | highest level of a relinearisation plus 1, or 0 if there is no such key |
-//! | 28 | u32 | the same of a conjugation |
-//! | 32 | u32 | 1 if the two keys of encapsulation are there, otherwise 0 |
-//! | 36 | u32 | number of rotations, below N/2 |
-//! | 40 | 2 · u32 each | rotation in 1 .. N/2, ascending, and its highest level |
+//! | 24 | u32 | limbs of a digit |
+//! | 28 | 32 bytes | the seed of the a-half |
+//! | 60 | rows | the b-half: `[digits][level + 1 + special primes]` |
 //!
-//! Then the keys, each with a header and seed of its own as above: relinearisation, conjugation, to and from the
-//! ephemeral secret (level 0 with one special prime, highest level), rotations in the order of the manifest.
+//! # Evaluation keys
+//! The header's level and number of special primes are 0. Then the manifest:
+//!
+//! | offset | type | meaning |
+//! |---|---|---|
+//! | 24 | u32 | number of keys |
+//! | 28 | 3 · u32 each | what it is for (0 relinearisation, 1 conjugation, 2 the way to the ephemeral secret, 3 a rotation out of it, 4 a rotation), its rotation or 0, its level |
+//!
+//! Then the keys, in the order of the manifest, which is that of [`KeyManifest::keys`].
 
 use std::io::{Read, Write};
 
 use cachemir_hal::Backend;
 
 use crate::error::CkksError;
-use crate::parameters::Parameters;
+use crate::parameters::{Gadget, Parameters};
 use crate::ring::sampling::Seed;
 use crate::ring::serialization::{HEADER_BYTES, Kind, Reader, Writer, read_whole, row_bytes};
 use crate::ring::{Ring, UniformHalves};
 use crate::rlwe::generator::seeded_pair;
-use crate::rlwe::keys::{EvaluationKeys, KeyManifest, KeySwitchKey, PublicKey, RequiredKey};
+use crate::rlwe::keys::{EvaluationKeys, KeyManifest, KeyRole, KeySwitchKey, PublicKey, RequiredKey};
 
-/// Bytes of a serialised key-switching key with `special` special primes that reaches `level`.
-pub fn serialised_switching_key_bytes(parameters: &Parameters, level: usize, special: usize) -> u64 {
-    let primes = parameters.primes()[..=level].iter().chain(&parameters.special_primes()[..special]);
-    let digits = (level + 1).div_ceil(special);
-    (HEADER_BYTES + size_of::<Seed>() + digits * row_bytes(parameters, primes)) as u64
+/// Bytes of a serialised key-switching key that reaches `level`.
+pub fn serialised_switching_key_bytes(parameters: &Parameters, level: usize, gadget: Gadget) -> u64 {
+    let special: Vec<u64> = parameters.special_moduli(gadget.special).collect();
+    let row_bytes = row_bytes(parameters, parameters.primes()[..=level].iter().chain(&special));
+    (HEADER_BYTES + size_of::<u32>() + size_of::<Seed>() + gadget.digits(level) * row_bytes) as u64
 }
 
 /// Bytes of the serialised evaluation keys of a manifest.
 pub fn serialised_evaluation_keys_bytes(parameters: &Parameters, manifest: &KeyManifest) -> u64 {
     let keys = manifest.keys(parameters);
-    let words = 4 + 2 * manifest.rotations.len();
-    (HEADER_BYTES + words * size_of::<u32>()) as u64
-        + keys.iter().map(|key| serialised_switching_key_bytes(parameters, key.level, key.special)).sum::<u64>()
+    (HEADER_BYTES + (1 + 3 * keys.len()) * size_of::<u32>()) as u64
+        + keys.iter().map(|key| serialised_switching_key_bytes(parameters, key.level, key.gadget)).sum::<u64>()
 }
 
 impl<B: Backend> PublicKey<B> {
@@ -93,8 +95,8 @@ impl<B: Backend> KeySwitchKey<B> {
     /// [`CkksError::LevelOutOfRange`]: other versions and parameters, missing bytes, residues that are not reduced.
     pub fn read_from(ring: &Ring<B>, source: impl Read) -> Result<Self, CkksError> {
         let mut reader = Reader::new(ring, Kind::SwitchingKey, source);
-        let (level, special) = key_header(&mut reader)?;
-        key_body(&mut reader, level, special)
+        let (level, gadget) = key_header(&mut reader)?;
+        key_body(&mut reader, level, gadget)
     }
 
     /// What [`write_to`](Self::write_to) writes.
@@ -117,27 +119,27 @@ impl<B: Backend> EvaluationKeys<B> {
         let manifest = self.manifest();
         let mut writer = EvaluationKeysWriter::begin(ring, &manifest, sink)?;
         for RequiredKey { role, level, .. } in manifest.keys(ring.parameters()) {
-            writer.key(self.find(role, level)?)?;
+            writer.key(self.find(ring.parameters(), role, level)?)?;
         }
         Ok(())
     }
 
     /// Reads what [`write_to`](Self::write_to) wrote and refuses anything else with [`CkksError::Format`] or
-    /// [`CkksError::LevelOutOfRange`]: other versions and parameters, rotations twice or out of range, keys that the
+    /// [`CkksError::LevelOutOfRange`]: other versions and parameters, keys twice, out of range or that the
     /// manifest does not announce, missing bytes, residues that are not reduced.
     pub fn read_from(ring: &Ring<B>, source: impl Read) -> Result<Self, CkksError> {
         let mut reader = Reader::new(ring, Kind::EvaluationKeys, source);
         let manifest = read_manifest(&mut reader)?;
         let mut keys = Self::none();
-        for RequiredKey { role, level, special } in manifest.keys(ring.parameters()) {
+        for RequiredKey { role, level, gadget } in manifest.keys(ring.parameters()) {
             let found = key_header(&mut reader)?;
-            if found != (level, special) {
+            if found != (level, gadget) {
                 return Err(reader.malformed(format!(
-                    "the key for {role} has level {} and {} special primes, the manifest says {level} and {special}",
-                    found.0, found.1
+                    "the key for {role} has level {} and {} special primes, the manifest says {level} and {}",
+                    found.0, found.1.special, gadget.special
                 )));
             }
-            keys.insert(role, key_body(&mut reader, level, special)?);
+            keys.insert(role, key_body(&mut reader, level, gadget)?);
         }
         Ok(keys)
     }
@@ -154,20 +156,15 @@ pub(crate) struct EvaluationKeysWriter<'a, B: Backend, W>(Writer<'a, B, W>);
 impl<'a, B: Backend, W: Write> EvaluationKeysWriter<'a, B, W> {
     /// Writes nothing if the manifest asks for what the parameters do not have.
     pub(crate) fn begin(ring: &'a Ring<B>, manifest: &KeyManifest, sink: W) -> Result<Self, CkksError> {
+        manifest.check(ring.parameters())?;
         let mut writer = Writer::new(ring, Kind::EvaluationKeys, sink);
-        for &rotation in manifest.rotations.keys() {
-            check_rotation(ring, rotation).map_err(|problem| Kind::EvaluationKeys.malformed(problem))?;
-        }
-        writer.header(Kind::EvaluationKeys, highest_level(ring, manifest), ring.parameters().digit_limbs())?;
-        let plus_one = |level: Option<usize>| level.map_or(0, |level| level + 1);
-        let fixed = [
-            plus_one(manifest.relinearisation),
-            plus_one(manifest.conjugation),
-            usize::from(manifest.encapsulation),
-            manifest.rotations.len(),
-        ];
-        let rotations = manifest.rotations.iter().flat_map(|(&rotation, &level)| [rotation, level]);
-        let words: Vec<u8> = fixed.into_iter().chain(rotations).flat_map(|word| (word as u32).to_le_bytes()).collect();
+        writer.header(Kind::EvaluationKeys, 0, 0)?;
+        let keys = manifest.keys(ring.parameters());
+        let words = keys.iter().flat_map(|key| {
+            let (kind, rotation) = role_words(key.role);
+            [kind, rotation as u32, key.level as u32]
+        });
+        let words: Vec<u8> = std::iter::once(keys.len() as u32).chain(words).flat_map(u32::to_le_bytes).collect();
         writer.bytes(&words)?;
         Ok(Self(writer))
     }
@@ -177,84 +174,84 @@ impl<'a, B: Backend, W: Write> EvaluationKeysWriter<'a, B, W> {
     }
 }
 
+fn role_words(role: KeyRole) -> (u32, usize) {
+    match role {
+        KeyRole::Relinearisation => (0, 0),
+        KeyRole::Conjugation => (1, 0),
+        KeyRole::DenseToSparse => (2, 0),
+        KeyRole::Raised(rotation) => (3, rotation),
+        KeyRole::Rotation(rotation) => (4, rotation),
+    }
+}
+
 fn read_manifest<B: Backend, R: Read>(reader: &mut Reader<'_, B, R>) -> Result<KeyManifest, CkksError> {
-    let ring = reader.ring();
-    let special = ring.parameters().digit_limbs();
-    let (highest, _) = reader.header(Kind::EvaluationKeys, special..=special)?;
-    let mut manifest = KeyManifest {
-        relinearisation: reader.word32()?.checked_sub(1),
-        conjugation: reader.word32()?.checked_sub(1),
-        ..KeyManifest::default()
-    };
-    manifest.encapsulation = match reader.word32()? {
-        0 => false,
-        1 => true,
-        other => return Err(reader.malformed(format!("flag {other} for encapsulation, expected 0 or 1"))),
-    };
-    let count = reader.word32()?;
-    if count >= ring.parameters().maximum_slots() {
-        return Err(
-            reader.malformed(format!("{count} rotations, but there are {} slots", ring.parameters().maximum_slots()))
-        );
+    let parameters = reader.ring().parameters();
+    let (level, _) = reader.header(Kind::EvaluationKeys, 0..=0)?;
+    if level != 0 {
+        return Err(reader.malformed(format!("level {level} in the header, expected 0")));
     }
-    let mut previous = 0;
-    for _ in 0..count {
-        let (rotation, level) = (reader.word32()?, reader.word32()?);
-        check_rotation(ring, rotation).map_err(|problem| reader.malformed(problem))?;
-        if rotation <= previous {
-            return Err(reader.malformed(format!("rotation by {rotation} after {previous}: twice or out of order")));
-        }
-        manifest.rotations.insert(rotation, level);
-        previous = rotation;
+    let (mut manifest, mut announced) = (KeyManifest::default(), Vec::new());
+    for _ in 0..reader.word32()? {
+        let [kind, rotation, level] = [reader.word32()?, reader.word32()?, reader.word32()?];
+        let role = match kind {
+            0 => KeyRole::Relinearisation,
+            1 => KeyRole::Conjugation,
+            2 => KeyRole::DenseToSparse,
+            3 => KeyRole::Raised(rotation),
+            4 if rotation != 0 => KeyRole::Rotation(rotation),
+            _ => return Err(reader.malformed(format!("a key of kind {kind} with rotation {rotation}"))),
+        };
+        manifest.require(role, [level]);
+        announced.push((role_words(role).1 == rotation, role, level));
     }
-    let found = highest_level(ring, &manifest);
-    ring.check_level(found)?;
-    if found != highest {
-        return Err(reader.malformed(format!("the highest level is {found}, the header says {highest}")));
+    manifest.check(parameters).map_err(|error| match error {
+        CkksError::LevelOutOfRange { .. } => error,
+        other => reader.malformed(other),
+    })?;
+    let keys = manifest.keys(parameters).into_iter().map(|key| (true, key.role, key.level));
+    if !keys.eq(announced) {
+        return Err(reader.malformed("keys are announced twice or out of order"));
     }
     Ok(manifest)
 }
 
-fn highest_level<B: Backend>(ring: &Ring<B>, manifest: &KeyManifest) -> usize {
-    manifest.keys(ring.parameters()).iter().map(|key| key.level).max().unwrap_or(0)
-}
-
-fn check_rotation<B: Backend>(ring: &Ring<B>, rotation: usize) -> Result<(), String> {
-    let slots = ring.parameters().maximum_slots();
-    if (1..slots).contains(&rotation) {
-        Ok(())
-    } else {
-        Err(format!("rotation by {rotation}, expected 1 to {}", slots - 1))
-    }
-}
-
 fn write_key<B: Backend, W: Write>(writer: &mut Writer<'_, B, W>, key: &KeySwitchKey<B>) -> Result<(), CkksError> {
-    let (level, special) = (key.level, key.special);
-    writer.header(Kind::SwitchingKey, level, special)?;
+    let (level, gadget) = (key.level, key.gadget);
+    writer.header(Kind::SwitchingKey, level, gadget.special)?;
+    writer.bytes(&(gadget.digit_limbs as u32).to_le_bytes())?;
     writer.bytes(&key.seed)?;
-    let limbs = writer.ring().extended(level, special);
-    writer.rows(&key.b, (level + 1).div_ceil(special), &limbs)
+    let limbs = writer.ring().extended(level, gadget.special);
+    writer.rows(&key.b, gadget.digits(level), &limbs)
 }
 
-/// The level and the number of special primes.
-fn key_header<B: Backend, R: Read>(reader: &mut Reader<'_, B, R>) -> Result<(usize, usize), CkksError> {
-    let special = reader.ring().parameters().digit_limbs();
-    reader.header(Kind::SwitchingKey, 1..=special)
+/// The level, and how polynomials are cut into digits.
+fn key_header<B: Backend, R: Read>(reader: &mut Reader<'_, B, R>) -> Result<(usize, Gadget), CkksError> {
+    let parameters = reader.ring().parameters();
+    let (chain, special) = (parameters.primes().len(), parameters.special_primes().len());
+    let (level, special) = reader.header(Kind::SwitchingKey, 1..=chain + special - 1)?;
+    if parameters.special_indices(special).start <= level {
+        return Err(reader.malformed(format!("{special} special primes are too many at level {level}")));
+    }
+    let digit_limbs = reader.word32()?;
+    if !(1..=chain).contains(&digit_limbs) {
+        return Err(reader.malformed(format!("digits of {digit_limbs} limbs, expected 1 to {chain}")));
+    }
+    Ok((level, Gadget { digit_limbs, special }))
 }
 
 fn key_body<B: Backend, R: Read>(
     reader: &mut Reader<'_, B, R>,
     level: usize,
-    special: usize,
+    gadget: Gadget,
 ) -> Result<KeySwitchKey<B>, CkksError> {
     let ring = reader.ring();
-    let limbs = ring.extended(level, special);
-    let digits = (level + 1).div_ceil(special);
+    let limbs = ring.extended(level, gadget.special);
+    let digits = gadget.digits(level);
     let seed = reader.array()?;
     let b = reader.rows(digits, &limbs)?;
     let a = match ring.uniform_halves() {
         UniformHalves::Stored => Some(ring.backend().expand_uniform(&seed, digits, &limbs)?),
         UniformHalves::Seeded => None,
     };
-    Ok(KeySwitchKey { b, a, seed, level, special })
+    Ok(KeySwitchKey { b, a, seed, level, gadget })
 }

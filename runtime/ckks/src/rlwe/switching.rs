@@ -3,23 +3,24 @@
 use cachemir_hal::{Addend, Backend};
 
 use crate::error::CkksError;
+use crate::parameters::Gadget;
 use crate::ring::Ring;
 use crate::rlwe::keys::KeySwitchKey;
 
-/// The digits of one polynomial modulo q_0 ⋯ q_level, extended by `special` special primes: `[digits][level + 1 +
-/// special][N]`.
+/// The digits of one polynomial modulo q_0 ⋯ q_level, extended to P: `[digits][level + 1 + special][N]`.
 pub(crate) fn decompose<B: Backend>(
     ring: &Ring<B>,
     source: &B::Buffer,
     polynomial: usize,
     level: usize,
-    special: usize,
+    gadget: Gadget,
 ) -> Result<B::Buffer, CkksError> {
-    Ok(ring.backend().decompose(source, polynomial, ring.chain(level), ring.special(special), special)?)
+    let (limbs, special) = (ring.chain(level), ring.special(gadget.special));
+    Ok(ring.backend().decompose(source, polynomial, limbs, special, gadget.digit_limbs)?)
 }
 
-/// φ(P·(c_0 + u_0, c_1 + u_1)) modulo Q·P, where (u_0, u_1) is the key-switched polynomial whose digits are given and c_i
-/// is polynomial i of `source` for i < `polynomials`, zero otherwise; φ: X ↦ X^`element`.
+/// P·(φ(c_0) + u_0, φ(c_1) + u_1) modulo Q·P, where (u_0, u_1) is φ of the polynomial whose digits are given, key-switched,
+/// and c_i is polynomial i of `source` for i < `polynomials`, zero otherwise; φ: X ↦ X^`element`.
 pub(crate) fn inner_product<B: Backend>(
     ring: &Ring<B>,
     digits: &B::Buffer,
@@ -29,8 +30,9 @@ pub(crate) fn inner_product<B: Backend>(
     level: usize,
     element: usize,
 ) -> Result<B::Buffer, CkksError> {
-    let limbs = ring.extended(level, key.special());
-    let factors = ring.special_product(key.special(), ring.chain(level));
+    let special = key.gadget().special;
+    let limbs = ring.extended(level, special);
+    let factors = ring.special_product(special, ring.chain(level));
     let addend = Addend { source, polynomials, factors: &factors };
     Ok(ring.backend().inner_product(digits, &key.view(level), Some(&addend), element, &limbs)?)
 }

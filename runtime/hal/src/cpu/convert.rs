@@ -14,6 +14,8 @@ use crate::{CpuBuffer, HalError, Representative, check};
 
 /// Source rows that may be read again for every destination row.
 const FEW_SOURCES: usize = 2;
+/// Source rows of which blocks of [`BLOCK_WORDS`] no longer fit the first cache level.
+const MANY_SOURCES: usize = 8;
 /// Rows shorter than this do not fill vectors.
 const SHORTEST_VECTOR_ROW: usize = 16;
 /// Coefficients of a wide lift that are split at a time.
@@ -126,8 +128,9 @@ impl CpuBackend {
         table: &ConversionTable,
     ) {
         let degree = self.0.tables.degree;
-        let length = BLOCK_WORDS.min(degree);
         let count = sources.len() / degree;
+        // With many sources shorter blocks, of which all still fit the first cache level.
+        let length = if count > MANY_SOURCES { BLOCK_WORDS / 2 } else { BLOCK_WORDS }.min(degree);
         if let Some(q) = table.single.filter(|_| count == 2) {
             for (j, row) in rows {
                 (self.0.kernels.recentre)(row, &sources[..degree], q, &self.0.rows[to[*j]]);

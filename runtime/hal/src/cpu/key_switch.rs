@@ -1,21 +1,44 @@
 //! Digits, inner products with keys, and the tensor product.
 
-use std::ops::Range;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use super::{BLOCK_WORDS, CpuBackend, WORDS_PER_TASK};
-use crate::kernels::{Multiplier, RowModulus};
+use crate::kernels::Multiplier;
+use crate::permutation::Permutation;
 use crate::uniform::Expander;
 use crate::{Addend, CpuBuffer, HalError, HoistedRotation, KeyView, UniformHalf, check};
 
-/// Words of a block in which the digits stay in a near cache while both halves of a key pass.
-const PRODUCT_BLOCK: usize = 1 << 12;
+/// Words of a block in which turned digits and sums stay in a near cache while both halves of a key pass.
+const PRODUCT_BLOCK: usize = 1 << 11;
+
+/// Rotations whose blocks are made before they meet plaintexts.
+const ROTATIONS_AT_ONCE: usize = 4;
 
 /// The uniform half of a key, ready to be read.
 enum Uniform<'a> {
     Stored(&'a CpuBuffer),
     Seeded(Box<Expander>),
+}
+
+/// φ(addend) + Σ φ(digit) · key, to be evaluated block by block.
+struct Product<'a> {
+    digits: &'a CpuBuffer,
+    /// b, the uniform half, and their limb positions.
+    key: Option<(&'a CpuBuffer, Uniform<'a>, &'a [usize])>,
+    addend: Option<&'a Addend<'a, CpuBuffer>>,
+    /// φ, unless it is the identity.
+    permutation: Option<Arc<Permutation>>,
+}
+
+impl<'a> Product<'a> {
+    /// The stored blocks of the key at a limb position, none past the end of the rows.
+    fn key_blocks(&self, position: usize, start: usize, length: usize) -> Vec<&'a [u64]> {
+        let Some((b, _, positions)) = &self.key else { return Vec::new() };
+        let row = |digit| b.row(digit, positions[position]).get(start..start + length);
+        (0..self.digits.shape().polynomials).filter_map(row).collect()
+    }
 }
 
 impl CpuBackend {
@@ -110,88 +133,97 @@ impl CpuBackend {
         check::at_least(name, "polynomials", addend.polynomials, addend.source.shape().polynomials.min(2))
     }
 
-    /// `block` ← the addend's share of these words of polynomial `half` at a limb position; whether it has one.
-    fn start_block(
+    fn product<'a>(
         &self,
-        block: &mut [u64],
-        words: Range<usize>,
-        half: usize,
-        position: usize,
-        addend: Option<&Addend<'_, CpuBuffer>>,
-        m: &RowModulus,
-    ) -> bool {
-        let Some(addend) = addend.filter(|addend| half < addend.polynomials) else { return false };
-        let Some(factor) = addend.factors.get(position) else { return false };
-        block.copy_from_slice(&addend.source.row(half, position)[words]);
-        (self.0.kernels.scale)(block, Multiplier::new(*factor, m.q), m.q);
-        true
+        digits: &'a CpuBuffer,
+        key: Option<&'a KeyView<'a, CpuBuffer>>,
+        addend: Option<&'a Addend<'a, CpuBuffer>>,
+        galois_element: usize,
+    ) -> Result<Product<'a>, HalError> {
+        let permutation = self.0.tables.automorphism(galois_element)?;
+        let key = key.map(|key| {
+            let uniform = match key.a {
+                UniformHalf::Stored(a) => Uniform::Stored(a),
+                UniformHalf::Seeded(seed) => Uniform::Seeded(Box::new(self.expander(seed))),
+            };
+            (key.b, uniform, &key.positions[..])
+        });
+        Ok(Product { digits, key, addend, permutation: (galois_element != 1).then_some(permutation) })
     }
 
-    /// Both sums addend + Σ digit · key of one limb.
-    fn key_product_rows(
+    /// Words of the scratch memory that [`product_block`](Self::product_block) takes.
+    fn product_scratch(&self, digits: &CpuBuffer) -> usize {
+        (2 * digits.shape().polynomials + 1) * PRODUCT_BLOCK.min(self.0.tables.degree)
+    }
+
+    /// Overwrites or increases both polynomials of a product from word `start` of one limb on. `upcoming` are blocks that
+    /// will be read next.
+    #[allow(clippy::too_many_arguments)]
+    fn product_block(
         &self,
         sums: [&mut [u64]; 2],
-        digits: &CpuBuffer,
-        key: &KeyView<'_, CpuBuffer>,
-        addend: Option<&Addend<'_, CpuBuffer>>,
-        index: usize,
-        position: usize,
-    ) {
-        let length = PRODUCT_BLOCK.min(self.0.tables.degree);
-        let m = &self.0.rows[index];
-        let stored = |half: &CpuBuffer, words: &Range<usize>, sum: &mut [u64], started: bool| {
-            let row = |digit| &half.row(digit, key.positions[position])[words.clone()];
-            let pairs = (0..digits.shape().polynomials).map(|d| (&digits.row(d, position)[words.clone()], row(d)));
-            (self.0.kernels.dot)(sum, &pairs.collect::<Vec<_>>(), started, m);
-        };
-        let uniform = match key.a {
-            UniformHalf::Stored(a) => Uniform::Stored(a),
-            UniformHalf::Seeded(seed) => Uniform::Seeded(Box::new(self.expander(seed))),
-        };
-        let [sum_b, sum_a] = sums;
-        for (block, (sum_b, sum_a)) in sum_b.chunks_mut(length).zip(sum_a.chunks_mut(length)).enumerate() {
-            let words = block * length..(block + 1) * length;
-            let started = self.start_block(sum_b, words.clone(), 0, position, addend, m);
-            stored(key.b, &words, sum_b, started);
-            let started = self.start_block(sum_a, words.clone(), 1, position, addend, m);
-            match &uniform {
-                Uniform::Stored(a) => stored(a, &words, sum_a, started),
-                Uniform::Seeded(expander) => {
-                    self.seeded_product(sum_a, digits, expander, words.start, started, index, position);
-                }
-            }
-        }
-    }
-
-    /// A block of the sum of products with a half that is expanded piece by piece, so that pieces stay in the first cache
-    /// level.
-    #[allow(clippy::too_many_arguments)]
-    fn seeded_product(
-        &self,
-        sum: &mut [u64],
-        digits: &CpuBuffer,
-        expander: &Expander,
+        accumulate: bool,
+        product: &Product<'_>,
+        (index, position): (usize, usize),
         start: usize,
-        started: bool,
-        index: usize,
-        position: usize,
+        upcoming: &[&[u64]],
+        scratch: &mut [u64],
     ) {
-        let count = digits.shape().polynomials;
-        let length = BLOCK_WORDS.min(sum.len());
-        let m = &self.0.rows[index];
-        let mut expanded = vec![0; count * length];
-        for (piece, sum) in sum.chunks_mut(length).enumerate() {
-            let start = start + piece * length;
-            for (digit, residues) in expanded.chunks_mut(length).enumerate() {
-                expander.fill(expander.row(digit, index, m.q), start, residues);
+        let length = sums[0].len();
+        let words = start..start + length;
+        let (kernels, m) = (self.0.kernels, &self.0.rows[index]);
+        let (addend_block, scratch) = scratch.split_at_mut(length);
+        let digits = if product.key.is_some() { product.digits.shape().polynomials } else { 0 };
+        let (turned, expanded) = scratch.split_at_mut(digits * length);
+        let turn = |block: &mut [u64], row: &[u64]| match &product.permutation {
+            Some(permutation) => (kernels.permute)(block, row, permutation.part(words.clone())),
+            None => block.copy_from_slice(&row[words.clone()]),
+        };
+        let mut rows = Vec::with_capacity(digits);
+        if product.permutation.is_some() {
+            for (digit, block) in turned.chunks_mut(length).enumerate() {
+                turn(block, product.digits.row(digit, position));
             }
-            let rows = (0..count).map(|digit| &digits.row(digit, position)[start..start + length]);
-            let pairs: Vec<_> = rows.zip(expanded.chunks(length)).collect();
-            (self.0.kernels.dot)(sum, &pairs, started, m);
+            rows.extend(turned.chunks(length));
+        } else {
+            rows.extend((0..digits).map(|digit| &product.digits.row(digit, position)[words.clone()]));
+        }
+        for (half, sum) in sums.into_iter().enumerate() {
+            let mut started = accumulate;
+            let addend = product.addend.filter(|addend| half < addend.polynomials);
+            if let Some((addend, factor)) = addend.and_then(|addend| Some((addend, addend.factors.get(position)?))) {
+                let factor = Multiplier::new(*factor, m.q);
+                if started {
+                    turn(addend_block, addend.source.row(half, position));
+                    (kernels.scale_add)(sum, addend_block, factor, m.q);
+                } else {
+                    turn(sum, addend.source.row(half, position));
+                    (kernels.scale)(sum, factor, m.q);
+                }
+                started = true;
+            }
+            let pairs: Vec<_> = match &product.key {
+                None if started => continue,
+                None => Vec::new(),
+                Some((_, Uniform::Seeded(expander), _)) if half == 1 => {
+                    for (digit, residues) in expanded.chunks_mut(length).enumerate() {
+                        let upcoming = upcoming.chunks(upcoming.len().div_ceil(digits).max(1)).nth(digit);
+                        let row = expander.row(digit, index, m.q);
+                        expander.fill_before(row, start, residues, upcoming.unwrap_or_default());
+                    }
+                    rows.iter().copied().zip(expanded.chunks(length)).collect()
+                }
+                Some((b, uniform, positions)) => {
+                    let stored = if let (1, Uniform::Stored(a)) = (half, uniform) { a } else { b };
+                    let key = |digit| &stored.row(digit, positions[position])[words.clone()];
+                    rows.iter().enumerate().map(|(digit, row)| (*row, key(digit))).collect()
+                }
+            };
+            (kernels.dot)(sum, &pairs, started, m);
         }
     }
 
-    /// Overwrites or increases the two polynomials of `result` by a permuted product with a key.
+    /// Overwrites or increases the two polynomials of `result` by a product with a key.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn key_product(
         &self,
@@ -206,9 +238,9 @@ impl CpuBackend {
         self.check_key(digits, key, addend, limbs)?;
         self.check("inner_product", limbs, &[result])?;
         check::at_least("inner_product", "polynomials", 2, result.shape().polynomials)?;
-        let permutation = self.0.tables.automorphism(galois_element)?;
-        let in_place = galois_element == 1 && !accumulate;
+        let product = self.product(digits, Some(key), addend, galois_element)?;
         let degree = self.0.tables.degree;
+        let length = PRODUCT_BLOCK.min(degree);
         let stride = result.shape().limbs;
         let (b, a) = result.words_mut().split_at_mut(stride * degree);
         let used = limbs.len() * degree;
@@ -217,30 +249,20 @@ impl CpuBackend {
             .zip(a[..used].par_chunks_mut(degree))
             .enumerate()
             .with_min_len(WORDS_PER_TASK.div_ceil(degree))
-            .try_for_each_init(
-                || self.buffer(usize::from(!in_place), 2),
-                |sums, (j, (b, a))| {
-                    if in_place {
-                        self.key_product_rows([b, a], digits, key, addend, limbs[j], j);
-                        return Ok(());
+            .for_each_init(
+                || vec![0; self.product_scratch(digits)],
+                |scratch, (j, (b, a))| {
+                    for (block, (b, a)) in b.chunks_mut(length).zip(a.chunks_mut(length)).enumerate() {
+                        let start = block * length;
+                        let upcoming = product.key_blocks(j, start + length, length);
+                        self.product_block([b, a], accumulate, &product, (limbs[j], j), start, &upcoming, scratch);
                     }
-                    let sums = sums.as_mut().map_err(|error| error.clone())?;
-                    let (sum_b, sum_a) = sums.words_mut().split_at_mut(degree);
-                    self.key_product_rows([sum_b, sum_a], digits, key, addend, limbs[j], j);
-                    for (row, sum) in [(b, sum_b), (a, sum_a)] {
-                        if accumulate {
-                            (self.0.kernels.permute_add)(row, sum, &permutation, self.q(limbs[j]));
-                        } else {
-                            (self.0.kernels.permute)(row, sum, &permutation);
-                        }
-                    }
-                    Ok(())
                 },
-            )
+            );
+        Ok(())
     }
 
-    /// Limb by limb: all rotations of a limb are made, and then meet all plaintexts block by block, so that rotations never
-    /// leave the caches.
+    /// Limb by limb and block by block: some rotations are made, and meet all plaintexts while they are in a near cache.
     pub(super) fn rotated_sums(
         &self,
         digits: &CpuBuffer,
@@ -259,11 +281,31 @@ impl CpuBackend {
             self.check_operand(name, limbs, plain)?;
             check::at_least(name, "rotations", k + 1, rotations.len())?;
         }
-        let permutations = rotations
+        let products = rotations
             .iter()
-            .map(|rotation| self.0.tables.automorphism(rotation.galois_element))
+            .map(|HoistedRotation { key, galois_element }| {
+                let addend = if key.is_some() { &first } else { source };
+                self.product(digits, key.as_ref(), Some(addend), *galois_element)
+            })
             .collect::<Result<Vec<_>, _>>()?;
+        // For each batch of rotations and each group: indices within the batch, and plaintexts.
+        let terms: Vec<Vec<Vec<(usize, &CpuBuffer)>>> = (0..rotations.len().max(1))
+            .step_by(ROTATIONS_AT_ONCE)
+            .map(|from| {
+                let batch = from..from + ROTATIONS_AT_ONCE;
+                let within = |group: &Vec<(usize, _)>| {
+                    group.iter().filter(|(k, _)| batch.contains(k)).map(|&(k, plain)| (k - from, plain)).collect()
+                };
+                groups.iter().map(within).collect()
+            })
+            .collect();
+        // The plaintexts that a rotation meets and that are worth fetching in advance.
+        let mut plains: Vec<Vec<&CpuBuffer>> = vec![Vec::new(); rotations.len()];
+        for (k, plain) in groups.iter().flatten().filter(|(_, plain)| plain.repetition() == 1) {
+            plains[*k].push(plain);
+        }
         let degree = self.0.tables.degree;
+        let length = PRODUCT_BLOCK.min(degree);
         let mut results = groups.iter().map(|_| self.buffer(2, limbs.len())).collect::<Result<Vec<_>, _>>()?;
 
         // By limb: rows of group 0, polynomials 0 and 1, of group 1, and so on.
@@ -273,56 +315,65 @@ impl CpuBackend {
                 rows[row % limbs.len()].push(words);
             }
         }
-        rows.into_par_iter().enumerate().with_min_len(WORDS_PER_TASK.div_ceil(degree)).try_for_each_init(
-            || self.buffer(1 + rotations.len(), 2),
-            |scratch, (j, rows)| {
-                let scratch = scratch.as_mut().map_err(|error| error.clone())?;
-                let (sums, rotated) = scratch.words_mut().split_at_mut(2 * degree);
-                for ((rotation, permutation), rotated) in
-                    rotations.iter().zip(&permutations).zip(rotated.chunks_mut(2 * degree))
-                {
-                    let (rotated_b, rotated_a) = rotated.split_at_mut(degree);
-                    if let Some(key) = &rotation.key {
-                        let (sum_b, sum_a) = sums.split_at_mut(degree);
-                        self.key_product_rows([sum_b, sum_a], digits, key, Some(&first), limbs[j], j);
-                        (self.0.kernels.permute)(rotated_b, sum_b, permutation);
-                        (self.0.kernels.permute)(rotated_a, sum_a, permutation);
-                    } else {
-                        for (half, row) in [rotated_b, rotated_a].into_iter().enumerate() {
-                            if !self.start_block(row, 0..degree, half, j, Some(source), &self.0.rows[limbs[j]]) {
-                                row.fill(0);
-                            }
+        rows.into_par_iter().enumerate().with_min_len(WORDS_PER_TASK.div_ceil(degree)).for_each_init(
+            || {
+                let spread = ROTATIONS_AT_ONCE * BLOCK_WORDS.min(length);
+                vec![0; 2 * ROTATIONS_AT_ONCE * length + self.product_scratch(digits).max(spread)]
+            },
+            |scratch, (j, mut rows)| {
+                let (rotated, scratch) = scratch.split_at_mut(2 * ROTATIONS_AT_ONCE * length);
+                for start in (0..degree).step_by(length) {
+                    for (batch, terms) in terms.iter().enumerate() {
+                        let first = batch * ROTATIONS_AT_ONCE;
+                        for (k, rotated) in (first..products.len()).zip(rotated.chunks_mut(2 * length)) {
+                            let (b, a) = rotated.split_at_mut(length);
+                            // The next rotation's, or the first one's of the next block.
+                            let (next, from) =
+                                if k + 1 < products.len() { (k + 1, start) } else { (0, start + length) };
+                            let mut upcoming = products[next].key_blocks(j, from, length);
+                            upcoming.extend(plains[k].iter().map(|plain| &plain.row(0, j)[start..start + length]));
+                            self.product_block([b, a], false, &products[k], (limbs[j], j), start, &upcoming, scratch);
+                        }
+                        for (sums, terms) in rows.chunks_mut(2).zip(terms) {
+                            self.add_terms(sums, start, rotated, terms, batch > 0, (limbs[j], j), scratch);
                         }
                     }
                 }
-                self.dot_groups(rows, rotated, groups, limbs[j], j);
-                Ok::<_, HalError>(())
             },
-        )?;
+        );
         Ok(results)
     }
 
-    /// The sums of all groups at one limb.
-    fn dot_groups(
+    /// Overwrites or increases both rows of a sum, from word `start` on, by Σ rotation · plaintext.
+    #[allow(clippy::too_many_arguments)]
+    fn add_terms(
         &self,
-        mut rows: Vec<&mut [u64]>,
+        sums: &mut [&mut [u64]],
+        start: usize,
         rotated: &[u64],
-        groups: &[Vec<(usize, &CpuBuffer)>],
-        index: usize,
-        position: usize,
+        terms: &[(usize, &CpuBuffer)],
+        accumulate: bool,
+        (index, position): (usize, usize),
+        scratch: &mut [u64],
     ) {
-        let degree = self.0.tables.degree;
-        let length = PRODUCT_BLOCK.min(degree);
-        for start in (0..degree).step_by(length) {
-            let words = start..start + length;
-            for (row, sum) in rows.iter_mut().enumerate() {
-                let (group, half) = (row / 2, row % 2);
-                let terms = groups[group].iter().map(|(k, plain)| {
-                    let rotated = &rotated[(2 * k + half) * degree..][..degree];
-                    (&rotated[words.clone()], *plain, 0)
-                });
-                let terms: Vec<_> = terms.collect();
-                self.dot_operands(&mut sum[words.clone()], start, &terms, false, position, index);
+        if accumulate && terms.is_empty() {
+            return;
+        }
+        let length = PRODUCT_BLOCK.min(self.0.tables.degree);
+        // Plaintexts of few slots are spread over positions piece by piece, once for both rows.
+        let piece = BLOCK_WORDS.min(length);
+        for from in (0..length).step_by(piece) {
+            let positions = start + from..start + from + piece;
+            let spread = scratch.chunks_mut(piece);
+            let plains: Vec<_> = terms
+                .iter()
+                .zip(spread)
+                .map(|((_, plain), scratch)| plain.positions(0, position, positions.clone(), scratch))
+                .collect();
+            for (half, sum) in sums.iter_mut().enumerate() {
+                let rotation = |k: usize| &rotated[(2 * k + half) * length + from..][..piece];
+                let pairs: Vec<_> = terms.iter().zip(&plains).map(|((k, _), plain)| (rotation(*k), *plain)).collect();
+                (self.0.kernels.dot)(&mut sum[positions.clone()], &pairs, accumulate, &self.0.rows[index]);
             }
         }
     }

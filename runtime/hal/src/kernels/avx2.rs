@@ -24,7 +24,7 @@
 use std::arch::x86_64::*;
 
 use super::{Kernels, Multiplier, Pairs, RowModulus};
-use crate::permutation::{GROUP, Permutation};
+use crate::permutation::{GROUP, Gather};
 
 // SAFETY: this table is handed out only after the processor was found to have AVX2 and FMA.
 pub(super) static KERNELS: Kernels = kernel_table!();
@@ -400,8 +400,8 @@ struct Orders {
 }
 
 impl Orders {
-    fn new(permutation: &Permutation) -> Self {
-        let orders = permutation.orders();
+    fn new(gather: Gather<'_>) -> Self {
+        let orders = gather.orders();
         let lane =
             |order: usize, half: usize, i: usize| 2 * (orders[order][4 * half + i / 2] % 4) as u32 + i as u32 % 2;
         Self {
@@ -429,11 +429,11 @@ impl Orders {
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn permute(dst: &mut [u64], src: &[u64], permutation: &Permutation) {
-    let orders = Orders::new(permutation);
+fn permute(dst: &mut [u64], src: &[u64], gather: Gather<'_>) {
+    let orders = Orders::new(gather);
     let (src, _) = vectors(src).as_chunks();
     let (dst, _) = vectors_mut(dst).as_chunks_mut();
-    for ([lower, upper], word) in dst.iter_mut().zip(permutation.groups()) {
+    for ([lower, upper], word) in dst.iter_mut().zip(gather.groups()) {
         let [a, b] = orders.permuted(src, *word);
         store(lower, a);
         store(upper, b);
@@ -441,12 +441,12 @@ fn permute(dst: &mut [u64], src: &[u64], permutation: &Permutation) {
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn permute_add(dst: &mut [u64], src: &[u64], permutation: &Permutation, q: u64) {
+fn permute_add(dst: &mut [u64], src: &[u64], gather: Gather<'_>, q: u64) {
     let q = splat_word(q);
-    let orders = Orders::new(permutation);
+    let orders = Orders::new(gather);
     let (src, _) = vectors(src).as_chunks();
     let (dst, _) = vectors_mut(dst).as_chunks_mut();
-    for ([lower, upper], word) in dst.iter_mut().zip(permutation.groups()) {
+    for ([lower, upper], word) in dst.iter_mut().zip(gather.groups()) {
         let [a, b] = orders.permuted(src, *word);
         store(lower, add_words(load(lower), a, q));
         store(upper, add_words(load(upper), b, q));
@@ -483,12 +483,20 @@ fn combine(dst: &mut [u64], sources: &[&[u64]], constants: &[u64], next: &[u64],
         6 => combine_few::<6>(dst, sources, constants, next, ring),
         7 => combine_few::<7>(dst, sources, constants, next, ring),
         8 => combine_few::<8>(dst, sources, constants, next, ring),
+        9 => combine_few::<9>(dst, sources, constants, next, ring),
+        10 => combine_few::<10>(dst, sources, constants, next, ring),
+        11 => combine_few::<11>(dst, sources, constants, next, ring),
+        12 => combine_few::<12>(dst, sources, constants, next, ring),
+        13 => combine_few::<13>(dst, sources, constants, next, ring),
+        14 => combine_few::<14>(dst, sources, constants, next, ring),
+        15 => combine_few::<15>(dst, sources, constants, next, ring),
+        16 => combine_few::<16>(dst, sources, constants, next, ring),
         _ => combine_many(dst, sources, constants, ring),
     }
 }
 
-/// [`combine`] with the constants spread over vectors once. `COUNT` ≤ [`TERMS`] rows, each with as
-/// many vectors as `dst`.
+/// [`combine`] with the constants spread over vectors once. `COUNT` rows, each with as many vectors as
+/// `dst`.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 fn combine_few<const COUNT: usize>(dst: &mut [Lanes], sources: &[&[u64]], constants: &[u64], next: &[u64], ring: Ring) {
@@ -503,15 +511,21 @@ fn combine_few<const COUNT: usize>(dst: &mut [Lanes], sources: &[&[u64]], consta
     for (i, d) in dst.iter_mut().enumerate() {
         _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(8 * i).cast());
         let mut sums = [Sum::new(); 2];
+        let mut totals = [_mm256_setzero_pd(); 2];
         for k in 0..COUNT {
+            if k > 0 && k % TERMS == 0 {
+                for (sum, total) in sums.iter_mut().zip(&mut totals) {
+                    *total = std::mem::replace(sum, Sum::new()).reduce(ring, *total);
+                }
+            }
             // SAFETY: each row was cut to the length of `dst`.
             let x = unsafe { rows[k].get_unchecked(i) };
             for (sum, x) in sums.iter_mut().zip(x) {
                 *sum = sum.add(doubles(load(x)), factors[k]);
             }
         }
-        for (d, sum) in d.iter_mut().zip(sums) {
-            store(d, ring.to_words(sum.reduce(ring, _mm256_setzero_pd())));
+        for ((d, sum), total) in d.iter_mut().zip(sums).zip(totals) {
+            store(d, ring.to_words(sum.reduce(ring, total)));
         }
     }
 }

@@ -8,7 +8,7 @@
 use std::arch::x86_64::*;
 
 use super::{Kernels, Multiplier, Pairs, RowModulus};
-use crate::permutation::{GROUP, Permutation};
+use crate::permutation::{GROUP, Gather};
 
 // SAFETY: this table is handed out only after the processor was found to have AVX512F, AVX512DQ
 // and AVX512IFMA.
@@ -275,18 +275,18 @@ fn permuted(src: &[Lanes], word: u32, orders: &[Lanes; GROUP]) -> __m512i {
 }
 
 #[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
-fn permute(dst: &mut [u64], src: &[u64], permutation: &Permutation) {
-    let (src, orders) = (vectors(src), permutation.orders());
-    for (d, word) in vectors_mut(dst).iter_mut().zip(permutation.groups()) {
+fn permute(dst: &mut [u64], src: &[u64], gather: Gather<'_>) {
+    let (src, orders) = (vectors(src), gather.orders());
+    for (d, word) in vectors_mut(dst).iter_mut().zip(gather.groups()) {
         store(d, permuted(src, *word, orders));
     }
 }
 
 #[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
-fn permute_add(dst: &mut [u64], src: &[u64], permutation: &Permutation, q: u64) {
+fn permute_add(dst: &mut [u64], src: &[u64], gather: Gather<'_>, q: u64) {
     let m = Modulus::new(q);
-    let (src, orders) = (vectors(src), permutation.orders());
-    for (d, word) in vectors_mut(dst).iter_mut().zip(permutation.groups()) {
+    let (src, orders) = (vectors(src), gather.orders());
+    for (d, word) in vectors_mut(dst).iter_mut().zip(gather.groups()) {
         store(d, m.add(load(d), permuted(src, *word, orders)));
     }
 }
@@ -320,12 +320,19 @@ fn combine(dst: &mut [u64], sources: &[&[u64]], constants: &[u64], next: &[u64],
         6 => combine_few::<6>(dst, sources, constants, next, &r),
         7 => combine_few::<7>(dst, sources, constants, next, &r),
         8 => combine_few::<8>(dst, sources, constants, next, &r),
+        9 => combine_few::<9>(dst, sources, constants, next, &r),
+        10 => combine_few::<10>(dst, sources, constants, next, &r),
+        11 => combine_few::<11>(dst, sources, constants, next, &r),
+        12 => combine_few::<12>(dst, sources, constants, next, &r),
+        13 => combine_few::<13>(dst, sources, constants, next, &r),
+        14 => combine_few::<14>(dst, sources, constants, next, &r),
+        15 => combine_few::<15>(dst, sources, constants, next, &r),
+        16 => combine_few::<16>(dst, sources, constants, next, &r),
         _ => combine_many(dst, sources, constants, &r),
     }
 }
 
-/// [`combine`] with the constants in registers. `COUNT` ≤ [`TERMS`] rows, each with as many
-/// vectors as `dst`.
+/// [`combine`] with the constants in registers. `COUNT` rows, each with as many vectors as `dst`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
 fn combine_few<const COUNT: usize>(
@@ -347,6 +354,10 @@ fn combine_few<const COUNT: usize>(
         let mut high = _mm512_setzero_si512();
         let mut low = high;
         for k in 0..COUNT {
+            if k > 0 && k % TERMS == 0 {
+                low = r.fold(high, low);
+                high = _mm512_setzero_si512();
+            }
             // SAFETY: each row was cut to the number of vectors of `dst`.
             let x = load(unsafe { rows[k].get_unchecked(i) });
             high = _mm512_madd52hi_epu64(high, x, factors[k]);

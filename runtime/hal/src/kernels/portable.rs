@@ -1,7 +1,7 @@
 //! Kernels in portable Rust, on 64- and 128-bit integers.
 
 use super::{Kernels, Multiplier, Pairs, RowModulus};
-use crate::permutation::Permutation;
+use crate::permutation::Gather;
 
 pub(super) static KERNELS: Kernels = Kernels {
     add,
@@ -119,15 +119,15 @@ fn add_constant(dst: &mut [u64], c: u64, q: u64) {
     }
 }
 
-fn permute(dst: &mut [u64], src: &[u64], permutation: &Permutation) {
+fn permute(dst: &mut [u64], src: &[u64], gather: Gather<'_>) {
     for (block, d) in dst.iter_mut().enumerate() {
-        *d = src[permutation.source(block)];
+        *d = src[gather.source(block)];
     }
 }
 
-fn permute_add(dst: &mut [u64], src: &[u64], permutation: &Permutation, q: u64) {
+fn permute_add(dst: &mut [u64], src: &[u64], gather: Gather<'_>, q: u64) {
     for (i, d) in dst.iter_mut().enumerate() {
-        *d = add_mod(*d, src[permutation.source(i)], q);
+        *d = add_mod(*d, src[gather.source(i)], q);
     }
 }
 

@@ -23,8 +23,8 @@ fn schedule(key: &[u8; 16]) -> [[u64; 2]; ROUNDS + 1] {
     unsafe { round_keys(key) }
 }
 
-/// [`Expander::fill`].
-fn fill(expander: &Expander, row: UniformRow, start: usize, residues: &mut [u64]) {
+/// [`Expander::fill_before`].
+fn fill(expander: &Expander, row: UniformRow, start: usize, residues: &mut [u64], upcoming: &[&[u64]]) {
     let (vectors, rest) = residues.as_chunks_mut();
     assert!(rest.is_empty() && start.is_multiple_of(8));
     let keys = &expander.round_keys;
@@ -32,6 +32,12 @@ fn fill(expander: &Expander, row: UniformRow, start: usize, residues: &mut [u64]
     unsafe {
         for (group, vectors) in vectors.chunks_mut(TOGETHER).enumerate() {
             let first = start + group * TOGETHER * 8;
+            for words in upcoming {
+                for line in 0..TOGETHER {
+                    let line = words.as_ptr().wrapping_add((group * TOGETHER + line) * 8);
+                    _mm_prefetch::<_MM_HINT_T1>(line.cast());
+                }
+            }
             let refused = match vectors.as_chunks_mut::<TOGETHER>() {
                 ([whole], _) => expand(keys, row, first / 2, whole),
                 _ => {

@@ -70,7 +70,7 @@ fn key_bytes(ring: &Ring<CpuBackend>, slots: usize) -> Result<u64, Error> {
     let mut program = KeyManifest::default();
     for rotation in 1..=PROGRAM_ROTATIONS {
         let level = if rotation % 2 == 0 { parameters.use_top_level() } else { parameters.use_top_level() / 2 };
-        program.require_rotation(rotation as usize, level);
+        program.require_rotation(rotation as usize, [level]);
     }
     manifest.merge(&program);
     Ok(manifest.key_bytes(parameters, ring.uniform_halves()))

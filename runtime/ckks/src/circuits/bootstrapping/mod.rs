@@ -6,10 +6,12 @@
 //! 1. **SlotsToCoeffs**, on the lowest primes: the slots become coefficients at scale `q_0 / 2^r`. An optional real mask and
 //!    the factor `2^-k` of inputs bounded by `2^k` ride on the first matrix.
 //! 2. **Encapsulation** (ePrint 2022/024): at `q_0`, a switch to a sparse ephemeral secret of weight `h` by a key that exists
-//!    only modulo `q_0·p_0`; **ModRaise** to the whole chain, which adds `q_0·I` with `|I| ≤ (h + 1)/2`; a switch back.
-//! 3. **Trace** to the subring, for `n < N/2`: `I` keeps `2n` coefficients.
-//! 4. **CoeffsToSlots**: slots hold `t = I + ε`, `ε` the message divided by `2^r`. For complex sparse inputs the last matrix
-//!    writes real and imaginary parts side by side in `2n` slots, so that the next step runs once.
+//!    only modulo `q_0·p_0`; **ModRaise** to the whole chain, which adds `q_0·I` with `|I| ≤ (h + 1)/2`.
+//! 3. **CoeffsToSlots**: slots hold `t = I + ε`, `ε` the message divided by `2^r`. The first factor leads out of the
+//!    ephemeral secret ([`RaisedTransform`]). For complex sparse inputs the last one writes real and imaginary parts side by
+//!    side in `2n` slots, so that the next step runs once.
+//! 4. **Trace** to the subring, for `n < N/2`: `I` keeps `2n` coefficients. The diagonals of the first factor have the
+//!    period `n`, so it may come before the trace, which then runs at a lower level.
 //! 5. **EvalMod** ([`modular_reduction`](super::modular_reduction)): sine, double angles, cubic. The factor `2^r` (and, for
 //!    side-by-side parts, the vector `(1, …, 1, i, …, i)`) rides on the cubic's coefficients.
 //! 6. Real and imaginary parts are added.
@@ -35,11 +37,11 @@
 use cachemir_hal::Backend;
 use num_complex::Complex64;
 
-use crate::circuits::linear::{Hoisting, LinearTransform};
-use crate::ckks::ciphertext::{Ciphertext, Plaintext};
+use crate::circuits::linear::{Hoisting, LinearTransform, RaisedTransform};
+use crate::ckks::ciphertext::{Ciphertext, Plaintext, RaisedCiphertext};
 use crate::ckks::evaluator::Evaluator;
 use crate::error::CkksError;
-use crate::rlwe::keys::{EvaluationKeys, KeyManifest};
+use crate::rlwe::keys::{EvaluationKeys, KeyManifest, KeyRole};
 
 pub mod cost;
 pub mod noise;
@@ -53,6 +55,9 @@ pub struct Bootstrapper<B: Backend> {
     plan: BootstrapPlan,
     /// All factors of SlotsToCoeffs but the first, which belongs to the entry.
     slots_to_coefficients: Vec<LinearTransform<B>>,
+    /// The first factor of CoeffsToSlots, out of the ephemeral secret.
+    raised_to_slots: RaisedTransform<B>,
+    /// The others.
     coefficients_to_slots: Vec<LinearTransform<B>>,
     /// The cubic's coefficients times `(1, …, 1, i, …, i)`, where parts lie side by side.
     packed_cubic: Option<PackedCubic<B>>,
@@ -105,12 +110,18 @@ impl<B: Backend> Bootstrapper<B> {
             .skip(1)
             .map(|factor| encode(factor, Hoisting::Single))
             .collect::<Result<_, _>>()?;
-        let coefficients_to_slots = plan
-            .coefficients_to_slots()
-            .iter()
-            .map(|factor| encode(factor, Hoisting::Double))
-            .collect::<Result<_, _>>()?;
-        let mut bootstrapper = Self { plan, slots_to_coefficients, coefficients_to_slots, packed_cubic: None };
+        let [raised, rest @ ..] = plan.coefficients_to_slots() else {
+            return Err(CkksError::Slots {
+                slots: plan.slots(),
+                maximum: evaluator.ring().parameters().maximum_slots(),
+            });
+        };
+        let raised_to_slots = RaisedTransform::encode(encoder, &raised.matrix, raised.level, raised.scale)?;
+        let coefficients_to_slots =
+            rest.iter().map(|factor| encode(factor, Hoisting::Double)).collect::<Result<_, _>>()?;
+        let packed_cubic = None;
+        let mut bootstrapper =
+            Self { plan, slots_to_coefficients, raised_to_slots, coefficients_to_slots, packed_cubic };
         if bootstrapper.plan.is_packed() {
             let parts = |factor: f64| {
                 let slots = bootstrapper.plan.slots();
@@ -140,11 +151,9 @@ impl<B: Backend> Bootstrapper<B> {
 
     /// Bytes of memory of the encoded matrices, entries not counted.
     pub fn bytes(&self, evaluator: &Evaluator<B>) -> u64 {
-        self.slots_to_coefficients
-            .iter()
-            .chain(&self.coefficients_to_slots)
-            .map(|transform| transform.bytes(evaluator.ring()))
-            .sum()
+        let ring = evaluator.ring();
+        let factors = self.slots_to_coefficients.iter().chain(&self.coefficients_to_slots);
+        self.raised_to_slots.bytes(ring) + factors.map(|transform| transform.bytes(ring)).sum::<u64>()
     }
 
     /// Encodes the first matrix for inputs bounded by `2^log2_magnitude`, each slot multiplied by the mask's value.
@@ -210,7 +219,7 @@ impl<B: Backend> Bootstrapper<B> {
         observe(Phase::SlotsToCoefficients);
         let raised = self.raise(evaluator, keys, &low)?;
         observe(Phase::ModRaise);
-        let (real, imaginary) = self.to_slots(evaluator, keys, raised)?;
+        let (real, imaginary) = self.to_slots(evaluator, keys, &raised)?;
         observe(Phase::CoefficientsToSlots);
         let mut result = self.eval_mod(evaluator, keys, &real, entry.log2_magnitude)?;
         if let Some(imaginary) = imaginary {
@@ -242,25 +251,19 @@ impl<B: Backend> Bootstrapper<B> {
         Ok(state)
     }
 
-    /// ModRaise under the ephemeral secret, and the trace. Coefficients divided by the scale are `(N/2n)·(I + ε)`.
+    /// ModRaise under the ephemeral secret. Coefficients divided by the scale are `I + ε`.
     fn raise(
         &self,
         evaluator: &Evaluator<B>,
         keys: &EvaluationKeys<B>,
         low: &Ciphertext<B>,
-    ) -> Result<Ciphertext<B>, CkksError> {
-        let level = self.plan.raised_level();
-        let sparse = evaluator.switch_key(low, keys.dense_to_sparse()?)?;
-        let raised = evaluator.raise_modulus(&sparse, level)?;
-        let mut state = evaluator.switch_key(&raised, keys.sparse_to_dense(level)?)?;
-        state.set_scale(evaluator.ring().parameters().primes()[0] as f64);
-        state.set_slots(evaluator.ring().parameters().maximum_slots());
-        for rotation in self.plan.trace_rotations() {
-            let rotated = evaluator.rotate(&state, rotation as i64, keys)?;
-            evaluator.add_assign(&mut state, &rotated)?;
-        }
-        state.set_slots(self.plan.slots());
-        Ok(state)
+    ) -> Result<RaisedCiphertext<B>, CkksError> {
+        let parameters = evaluator.ring().parameters();
+        let sparse = evaluator.switch_key(low, keys.find(parameters, KeyRole::DenseToSparse, 0)?)?;
+        let mut raised = evaluator.raise_modulus(&sparse, self.plan.raised_level())?;
+        raised.scale = parameters.primes()[0] as f64;
+        raised.slots = parameters.maximum_slots();
+        Ok(raised)
     }
 
     /// CoeffsToSlots: real vectors, one for each run of EvalMod.
@@ -268,15 +271,29 @@ impl<B: Backend> Bootstrapper<B> {
         &self,
         evaluator: &Evaluator<B>,
         keys: &EvaluationKeys<B>,
-        raised: Ciphertext<B>,
+        raised: &RaisedCiphertext<B>,
     ) -> Result<(Ciphertext<B>, Option<Ciphertext<B>>), CkksError> {
-        let mut state = raised;
-        let last = self.coefficients_to_slots.len() - 1;
-        for transform in &self.coefficients_to_slots[..last] {
-            state = transform.apply_rescale(evaluator, keys, &state)?;
-        }
-        // Conjugated before the rescale, which divides the noise of the key switch.
-        let complex = self.coefficients_to_slots[last].apply(evaluator, keys, &state)?;
+        let trace = |mut state: Ciphertext<B>| {
+            // The trace multiplies the slots again.
+            state.set_scale(state.scale() * f64::from(self.plan.log2_trace()).exp2());
+            for rotations in self.plan.trace() {
+                state = evaluator.sum_with_rotations(&state, &rotations, keys)?;
+            }
+            state.set_slots(self.plan.slots());
+            Ok::<_, CkksError>(state)
+        };
+        // The last factor is rescaled after the conjugation, which divides the noise of the key switch.
+        let complex = if let Some((last, middle)) = self.coefficients_to_slots.split_last() {
+            let mut state = trace(self.raised_to_slots.apply_rescale(evaluator, keys, raised)?)?;
+            for transform in middle {
+                state = transform.apply_rescale(evaluator, keys, &state)?;
+            }
+            last.apply(evaluator, keys, &state)?
+        } else {
+            let mut state = trace(self.raised_to_slots.apply(evaluator, keys, raised)?)?;
+            state.set_slots(self.plan.coefficients_to_slots()[0].matrix.slots());
+            state
+        };
         let conjugate = evaluator.conjugate(&complex, keys)?;
         let shift = -0.25 / self.plan.reduction().range();
         let finish = |sum: &Ciphertext<B>| {

@@ -6,6 +6,7 @@
 //!
 //! - Roundings and key switches are those of [`noise`](crate::noise); under the ephemeral secret of weight `h` a rounding
 //!   has variance `(1 + h) / 12`.
+//! - ModRaise's one digit is at most `q_0 / 2` and meets keys divided by `p_0`.
 //! - One butterfly of the inverse transform halves variances. Errors in SlotsToCoeffs are measured by what they do to the
 //!   coefficients, so each stage's error is divided by `2^(butterflies already applied)`; in CoeffsToSlots by
 //!   `2^(butterflies still to come)`.
@@ -18,7 +19,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 
 use super::plan::{BootstrapPlan, Factor, SlotKind};
-use crate::noise::{key_switch_variance, rounding_variance};
+use crate::noise::{key_product_variance, key_switch_variance, raised_product_variance, rounding_variance};
 use crate::parameters::{ERROR_STANDARD_DEVIATION, Parameters};
 
 /// Standard deviations of the real part of an output slot's error, by cause.
@@ -28,9 +29,7 @@ pub struct NoiseEstimate {
     pub slots_to_coefficients: f64,
     /// The switch to the ephemeral secret.
     pub encapsulation: f64,
-    /// The switch back and the trace.
-    pub trace: f64,
-    /// Rounding in CoeffsToSlots.
+    /// The switch back, the trace and rounding in CoeffsToSlots.
     pub coefficients_to_slots: f64,
     /// Rounding in EvalMod.
     pub eval_mod_rounding: f64,
@@ -48,7 +47,6 @@ impl NoiseEstimate {
         let causes = [
             self.slots_to_coefficients,
             self.encapsulation,
-            self.trace,
             self.coefficients_to_slots,
             self.eval_mod_rounding,
             self.eval_mod_approximation,
@@ -87,10 +85,6 @@ impl BootstrapPlan {
         let switching = parameters.degree() as f64 / 12.0 * (ERROR_STANDARD_DEVIATION * base / special).powi(2);
         let encapsulation = ((1.0 + weight) / 12.0 + switching).sqrt() * ratio / base;
 
-        let raised = key_switch_variance(parameters, self.raised_level());
-        // Rotation i of the trace adds its noise to a message already 2^i times as large.
-        let trace_rounding = rounding + raised * (1.0 - 0.25f64.powi(self.trace_rotations().count() as i32)) / 3.0;
-
         let sigma = |scale: f64| (slots * rounding).sqrt() / scale;
         // A slot of EvalMod has an error in both parts. Where the result is re + i·im, the imaginary error of im joins the real
         // part, and where both lie side by side only half of the repeated slots serve each.
@@ -107,7 +101,6 @@ impl BootstrapPlan {
         let mut estimate = NoiseEstimate {
             slots_to_coefficients: self.stc_noise(parameters),
             encapsulation,
-            trace: trace_rounding.sqrt() * ratio / base,
             coefficients_to_slots: (before * earlier + last * mixing).sqrt(),
             eval_mod_rounding: eval_mod * f64::sqrt(mixing),
             eval_mod_approximation: self.reduction().error_rms(),
@@ -143,10 +136,27 @@ impl BootstrapPlan {
         let (mut variance, mut gain) = (0.0, 4.0);
         for (index, factor) in self.coefficients_to_slots().iter().enumerate().rev() {
             gain *= row_energy(factor);
-            let rescaled = if index == 0 { 0.0 } else { rounding_variance(parameters) };
-            variance += slot * (key_switch_variance(parameters, factor.level) + rescaled) * gain;
+            let entering = match index {
+                0 => raised_product_variance(parameters),
+                1 => rounding_variance(parameters) + self.trace_variance(parameters),
+                _ => rounding_variance(parameters) + key_switch_variance(parameters, factor.level),
+            };
+            variance += slot * entering * gain;
         }
         variance
+    }
+
+    /// What the trace adds, and the key switches of the factor after it, in units of the message before it.
+    fn trace_variance(&self, parameters: &Parameters) -> f64 {
+        let mut log2_message = 0;
+        let mut variance = 0.0;
+        for rotations in self.trace() {
+            log2_message += (rotations.len() + 1).ilog2();
+            let added = key_product_variance(parameters, self.trace_level()) * rotations.len() as f64;
+            variance += (rounding_variance(parameters) + added) * (-2.0 * f64::from(log2_message)).exp2();
+        }
+        let after = key_switch_variance(parameters, self.trace_level());
+        variance + after * (-2.0 * f64::from(log2_message)).exp2()
     }
 
     /// Standard deviation of the reduction's result, where each rescale inside adds a normal error of deviation `sigma`.

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use num_complex::Complex64;
 
-use crate::circuits::fourier::{coefficients_to_slots, slots_to_coefficients};
+use super::cost::OperationCosts;
+use crate::circuits::fourier::{coefficients_to_slots, radix_split, slots_to_coefficients};
 use crate::circuits::linear::{DiagonalMatrix, StepPlan, one_period};
 use crate::circuits::modular_reduction::{ModularReduction, ModularReductionLiteral};
 use crate::circuits::polynomials::{EvaluationPlan, Polynomial};
@@ -27,9 +28,9 @@ pub enum SlotKind {
 pub enum Phase {
     /// Slots become coefficients.
     SlotsToCoefficients,
-    /// The change to the ephemeral secret, ModRaise, the change back, and the trace.
+    /// The change to the ephemeral secret, and ModRaise.
     ModRaise,
-    /// Coefficients become slots, real and imaginary parts apart.
+    /// Coefficients become slots under the main secret, with the trace; real and imaginary parts apart.
     CoefficientsToSlots,
     /// The approximate modular reduction, and the sum of both parts.
     EvalMod,
@@ -64,12 +65,14 @@ pub struct Factor {
     pub level: usize,
     /// The scale that its diagonals are encoded at.
     pub scale: f64,
+    /// How many primes more than those of its level its diagonals are encoded modulo.
+    pub special: usize,
 }
 
 impl Factor {
-    /// Bytes that the encoded diagonals take in memory, modulo `special` special primes as well.
-    pub fn bytes(&self, parameters: &Parameters, special: usize) -> u64 {
-        let limbs = self.level + 1 + special;
+    /// Bytes that the encoded diagonals take in memory.
+    pub fn bytes(&self, parameters: &Parameters) -> u64 {
+        let limbs = self.level + 1 + self.special;
         let words = |diagonal: &Vec<Complex64>| stored_words(parameters.degree(), one_period(diagonal).len());
         let row_words: usize = self.matrix.diagonals().values().map(words).sum();
         (row_words * limbs * size_of::<u64>()) as u64
@@ -128,13 +131,8 @@ impl BootstrapPlan {
         let primes = |level: usize| parameters.primes()[level] as f64;
 
         let mut available = BTreeSet::new();
-        let coefficients_to_slots = cts_factors(
-            parameters,
-            slots,
-            normalisation(&reduction, maximum_slots, slots),
-            kind == SlotKind::Complex && slots < maximum_slots,
-            &mut available,
-        );
+        let packed = kind == SlotKind::Complex && slots < maximum_slots;
+        let coefficients_to_slots = cts_factors(parameters, slots, reduction.range(), packed, &mut available);
         let slots_to_coefficients = stc_factors(parameters, slots, &reduction, &mut available);
 
         let series = EvaluationPlan::new(&Polynomial::chebyshev(reduction.series().to_vec()));
@@ -233,59 +231,139 @@ impl BootstrapPlan {
         self.output_level + 2
     }
 
-    /// Rotations that map a polynomial to the subring of `X^(N/2n)`, times `N/2n`: multiples `n·2^i`, applied one after another.
-    pub fn trace_rotations(&self) -> impl Iterator<Item = usize> + use<> {
-        let (slots, maximum) = (self.slots, self.maximum_slots);
-        std::iter::successors(Some(slots), |rotation| Some(rotation * 2))
-            .take_while(move |&rotation| rotation < maximum)
+    /// The trace to the subring after the first factor of CoeffsToSlots, as sums with rotations that follow each other.
+    pub fn trace(&self) -> Vec<Vec<usize>> {
+        trace(self.maximum_slots, self.trace_period())
+    }
+
+    /// `log2` of what the trace multiplies slots by.
+    pub fn log2_trace(&self) -> u32 {
+        (self.maximum_slots / self.trace_period()).trailing_zeros()
+    }
+
+    /// Level of the trace: after the rescale of the first factor, unless that is the only one.
+    pub fn trace_level(&self) -> usize {
+        self.raised_level() - usize::from(self.coefficients_to_slots.len() > 1)
+    }
+
+    fn trace_period(&self) -> usize {
+        trace_period(self.slots, self.is_packed(), self.coefficients_to_slots.len())
     }
 
     /// The keys that a bootstrap needs.
     pub fn key_manifest(&self) -> KeyManifest {
-        let mut manifest = KeyManifest { encapsulation: true, ..KeyManifest::default() };
-        for factor in self.slots_to_coefficients.iter().chain(&self.coefficients_to_slots) {
-            for rotation in factor.steps.rotations() {
-                manifest.require_rotation(rotation, factor.level);
+        let mut manifest = KeyManifest::default();
+        if let Some((first, rest)) = self.coefficients_to_slots.split_first() {
+            manifest.require_encapsulation(first.steps.babies(), first.level);
+            for factor in self.slots_to_coefficients.iter().chain(rest) {
+                for rotation in factor.steps.rotations() {
+                    manifest.require_rotation(rotation, [factor.level]);
+                }
             }
         }
-        for rotation in self.trace_rotations() {
-            manifest.require_rotation(rotation, self.raised_level());
+        for rotation in self.trace().into_iter().flatten() {
+            manifest.require_rotation(rotation, [self.trace_level()]);
         }
         if self.is_packed() {
-            manifest.require_rotation(self.slots, self.output_level + 1);
+            manifest.require_rotation(self.slots, [self.output_level + 1]);
         }
-        manifest.require_conjugation(self.eval_mod_level + 1);
-        manifest.require_relinearisation(self.eval_mod_level);
+        manifest.require_conjugation([self.eval_mod_level + 1]);
+        manifest.require_relinearisation(self.output_level + 1..=self.eval_mod_level);
         manifest
     }
 }
 
-/// The constant that CoeffsToSlots carries: coefficients `t` become `x = t / range`. The trace multiplied them by `N/2n`, and
-/// taking a real part as `u + conj(u)` doubles it.
-fn normalisation(reduction: &ModularReduction, maximum_slots: usize, slots: usize) -> f64 {
-    slots as f64 / (2.0 * maximum_slots as f64 * reduction.range())
+/// The period of slots that the trace leaves. A single factor that writes both parts side by side takes the last step of the
+/// trace itself, for its diagonals do not have the period of its input.
+fn trace_period(slots: usize, packed: bool, factors: usize) -> usize {
+    if packed && factors == 1 { 2 * slots } else { slots }
 }
 
+/// Sums of a vector with its rotations by multiples of `period`, doublings taken by two, an odd one with two others.
+fn trace(maximum_slots: usize, period: usize) -> Vec<Vec<usize>> {
+    let mut doublings = (maximum_slots / period).trailing_zeros();
+    let (mut step, mut sums) = (period, Vec::new());
+    while doublings > 0 {
+        let together = if doublings == 3 { 3 } else { doublings.min(2) };
+        sums.push((1..1 << together).map(|multiple| multiple * step).collect());
+        step <<= together;
+        doublings -= together;
+    }
+    sums
+}
+
+/// Most butterflies in the first factor, whose diagonals and keys number `2^this`: each takes the memory of 31 limbs.
+const MAXIMUM_RAISED_BUTTERFLIES: usize = 6;
+
+/// The cheapest split of CoeffsToSlots into factors: their butterflies, smallest stride first. The first to be applied, of
+/// the largest stride, acts on what ModRaise returns.
+fn cts_split(parameters: &Parameters, slots: usize, packed: bool) -> Vec<usize> {
+    let butterflies = slots.trailing_zeros() as usize;
+    let bottom = parameters.section(Section::EvalMod).end;
+    let mut best: Option<(f64, Vec<usize>)> = None;
+    for count in 1..=parameters.section(Section::CoeffsToSlots).len().min(butterflies.max(1)) {
+        for raised in butterflies.min(1)..=butterflies.min(MAXIMUM_RAISED_BUTTERFLIES) {
+            if (count == 1) != (raised == butterflies) || butterflies - raised < count - 1 {
+                continue;
+            }
+            let mut split = if count == 1 { Vec::new() } else { radix_split(butterflies - raised, count - 1) };
+            let at = |level: usize| OperationCosts::new(parameters, level);
+            let top = bottom + count - 1;
+            let period = trace_period(slots, packed, count);
+            let mut cost = at(top).raised_linear((1 << raised) * period / slots);
+            for sum in trace(parameters.maximum_slots(), period) {
+                cost += at(top - usize::from(count > 1)).sum_with_rotations(sum.len());
+            }
+            for (factor, butterflies) in split.iter().rev().enumerate() {
+                let offsets: BTreeSet<usize> = (1..2 << butterflies).collect();
+                let steps = StepPlan::new(&offsets, 4 << butterflies, &BTreeSet::new(), KEY_COST);
+                cost += at(top - 1 - factor).linear(offsets.len(), &steps, true);
+            }
+            split.push(raised);
+            let units = cost.ntt_units();
+            if best.as_ref().is_none_or(|(least, _)| units < *least) {
+                best = Some((units, split));
+            }
+        }
+    }
+    best.map_or_else(|| radix_split(butterflies, parameters.section(Section::CoeffsToSlots).len()), |(_, split)| split)
+}
+
+/// CoeffsToSlots carries the constant that makes coefficients `t` the argument `x = t / range` of EvalMod; taking a real part
+/// as `u + conj(u)` doubles them. What the trace multiplies by, the scale after the first factor is multiplied by as well; it
+/// is taken back by the diagonals' scale of the factor after the trace, or of the only one.
 fn cts_factors(
     parameters: &Parameters,
     slots: usize,
-    normalisation: f64,
+    range: f64,
     packed: bool,
     available: &mut BTreeSet<usize>,
 ) -> Vec<Factor> {
-    let mut matrices = coefficients_to_slots(slots, parameters.section(Section::CoeffsToSlots).len());
+    let split = cts_split(parameters, slots, packed);
+    let mut matrices = coefficients_to_slots(slots, &split);
     let count = matrices.len();
-    let share = normalisation.powf(1.0 / count as f64);
+    let share = (0.5 / range).powf(1.0 / count as f64);
     for matrix in &mut matrices {
         *matrix = matrix.scale(share);
     }
     if packed && let Some(last) = matrices.last_mut() {
         *last = last.stack(-Complex64::I);
+        if count == 1 {
+            // The fold doubles as a step of the trace would.
+            *last = last.fold_input().scale(0.5);
+        }
     }
     let top = parameters.section(Section::EvalMod).end - 1 + count;
     let levels: Vec<usize> = (0..count).map(|f| top - f).collect();
-    let scales: Vec<f64> = levels.iter().map(|&level| parameters.primes()[level] as f64).collect();
-    factors(matrices, &levels, &scales, available)
+    let mut scales: Vec<f64> = levels.iter().map(|&level| parameters.primes()[level] as f64).collect();
+    scales[1.min(count - 1)] /= (parameters.maximum_slots() / trace_period(slots, packed, count)) as f64;
+    let raised = matrices.remove(0);
+    let steps = StepPlan::direct(raised.diagonals().keys().copied());
+    let special = parameters.raised_gadget().special;
+    let first = Factor { matrix: raised, steps, level: top, scale: scales[0], special };
+    let special = |level: usize| parameters.gadget(level).special;
+    let rest = factors(matrices, &levels[1..], &scales[1..], special, available);
+    std::iter::once(first).chain(rest).collect()
 }
 
 fn stc_factors(
@@ -302,7 +380,7 @@ fn stc_factors(
     let consumed: f64 = (1..=count).map(primes).product();
     let scale = (target * consumed / parameters.canonical_scale(count)).powf(1.0 / count as f64);
     let levels: Vec<usize> = (0..count).map(|f| count - f).collect();
-    factors(matrices, &levels, &vec![scale; count], available)
+    factors(matrices, &levels, &vec![scale; count], |_| 0, available)
 }
 
 /// Plans the steps of every factor, those of small stride first, each making its rotations available to the next.
@@ -310,6 +388,7 @@ fn factors(
     matrices: Vec<DiagonalMatrix>,
     levels: &[usize],
     scales: &[f64],
+    special: impl Fn(usize) -> usize,
     available: &mut BTreeSet<usize>,
 ) -> Vec<Factor> {
     let offsets = |matrix: &DiagonalMatrix| matrix.diagonals().keys().copied().collect::<BTreeSet<_>>();
@@ -325,7 +404,7 @@ fn factors(
         .into_iter()
         .zip(steps.into_iter().flatten())
         .zip(levels.iter().zip(scales))
-        .map(|((matrix, steps), (&level, &scale))| Factor { matrix, steps, level, scale })
+        .map(|((matrix, steps), (&level, &scale))| Factor { matrix, steps, level, scale, special: special(level) })
         .collect()
 }
 
@@ -340,7 +419,8 @@ mod tests {
     #[test]
     fn levels_are_those_of_the_preset() {
         let plan = plan("n16", 1 << 12, SlotKind::Complex);
-        assert_eq!((plan.input_level(), plan.output_level(), plan.raised_level()), (3, 16, 29));
+        assert_eq!((plan.input_level(), plan.output_level()), (3, 16));
+        assert_eq!(plan.raised_level(), 26 + plan.coefficients_to_slots().len());
         assert!(plan.is_packed());
         assert_eq!(plan.eval_mod_runs(), 1);
         let few = super::tests::plan("n16", 2, SlotKind::Real);
@@ -348,14 +428,39 @@ mod tests {
     }
 
     #[test]
+    fn few_slots_take_few_factors() {
+        let split = |log2_slots: u32| {
+            let plan = plan("n16", 1 << log2_slots, SlotKind::Real);
+            plan.coefficients_to_slots().iter().map(|factor| factor.matrix.diagonals().len()).collect::<Vec<_>>()
+        };
+        assert_eq!(split(15), [64, 63, 31]);
+        assert_eq!(split(6), [32, 3]);
+    }
+
+    #[test]
+    fn the_trace_reaches_every_multiple_of_the_period_once() {
+        for (period, doublings) in [(1 << 15, 0), (1 << 14, 1), (1 << 12, 3), (1 << 6, 9)] {
+            let mut reached = BTreeSet::from([0]);
+            for sum in trace(1 << 15, period) {
+                let turned: Vec<usize> = reached.iter().flat_map(|r| sum.iter().map(move |by| r + by)).collect();
+                let count = reached.len() + turned.len();
+                reached.extend(turned);
+                assert_eq!(reached.len(), count);
+            }
+            assert!(reached.iter().all(|rotation| rotation % period == 0));
+            assert_eq!(reached.len(), 1 << doublings);
+        }
+    }
+
+    #[test]
     fn factors_share_rotations() {
         let keys = |slots| {
             let plan = plan("n16", slots, SlotKind::Complex);
-            let manifest = plan.key_manifest();
-            manifest.rotations.values().filter(|&&level| level > 16).count()
+            let [_, rest @ ..] = plan.coefficients_to_slots() else { panic!("no factor") };
+            rest.iter().flat_map(|factor| factor.steps.rotations()).collect::<BTreeSet<_>>().len()
         };
         assert!(keys(1 << 12) <= 30, "{}", keys(1 << 12));
-        assert!(keys(1 << 15) <= 45, "{}", keys(1 << 15));
+        assert!(keys(1 << 15) <= 32, "{}", keys(1 << 15));
     }
 
     #[test]

@@ -144,6 +144,14 @@ impl DiagonalMatrix {
             .collect();
         Self { slots: 2 * self.slots, diagonals }
     }
+
+    /// For a map with offsets below `n/2`, the map `v ↦ M (v + v rotated by n/2)`.
+    #[must_use]
+    pub fn fold_input(&self) -> Self {
+        let half = self.slots / 2;
+        let diagonals = self.diagonals.iter().flat_map(|(&o, d)| [(o, d.clone()), (o + half, d.clone())]).collect();
+        Self { slots: self.slots, diagonals }
+    }
 }
 
 #[cfg(test)]

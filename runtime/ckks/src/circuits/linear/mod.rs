@@ -18,14 +18,16 @@ use crate::ckks::encoder::Encoder;
 use crate::ckks::evaluator::Evaluator;
 use crate::error::CkksError;
 use crate::ring::Ring;
-use crate::rlwe::keys::{EvaluationKeys, KeyManifest};
+use crate::rlwe::keys::{EvaluationKeys, KeyManifest, KeyRole};
 use crate::rlwe::switching;
 
 mod diagonals;
 mod plan;
+mod raised;
 
 pub use diagonals::DiagonalMatrix;
 pub use plan::StepPlan;
+pub use raised::RaisedTransform;
 
 /// Where the sums of a linear transform are accumulated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,12 +108,14 @@ impl<B: Backend> LinearTransform<B> {
         level: usize,
         scale: f64,
     ) -> Result<Self, CkksError> {
+        encoder.ring().check_level(level)?;
+        let gadget = encoder.ring().parameters().gadget(level);
         let diagonals = match hoisting {
             Hoisting::Single => {
                 Diagonals::Plain(encode_groups(matrix, &steps, |d| encoder.encode(one_period(d), level, scale))?)
             }
             Hoisting::Double => Diagonals::Extended(encode_groups(matrix, &steps, |d| {
-                encoder.encode_extended(one_period(d), level, scale)
+                encoder.encode_extended(one_period(d), level, scale, gadget)
             })?),
         };
         Ok(Self { steps, diagonals, level, scale, slots: matrix.slots() })
@@ -149,7 +153,7 @@ impl<B: Backend> LinearTransform<B> {
     /// Asks for the rotation keys that [`apply`](Self::apply) uses.
     pub fn require_keys(&self, manifest: &mut KeyManifest) {
         for rotation in self.steps.rotations() {
-            manifest.require_rotation(rotation, self.level);
+            manifest.require_rotation(rotation, [self.level]);
         }
     }
 
@@ -229,13 +233,16 @@ impl<B: Backend> LinearTransform<B> {
         input: &Ciphertext<B>,
     ) -> Result<ExtendedCiphertext<B>, CkksError> {
         let (ring, level) = (evaluator.ring(), self.level);
-        let special = ring.parameters().digit_limbs();
-        let digits = switching::decompose(ring, input.buffer(), 1, level, special)?;
+        let gadget = ring.parameters().gadget(level);
+        let special = gadget.special;
+        let digits = switching::decompose(ring, input.buffer(), 1, level, gadget)?;
         let babies: Vec<usize> = self.steps.babies().into_iter().collect();
         let rotations = babies
             .iter()
             .map(|&baby| {
-                let key = if baby == 0 { None } else { Some(keys.rotation(baby, level)?.view(level)) };
+                let key =
+                    (baby != 0).then(|| keys.find(ring.parameters(), KeyRole::Rotation(baby), level)).transpose()?;
+                let key = key.map(|key| key.view(level));
                 Ok(HoistedRotation { key, galois_element: ring.galois_element(baby) })
             })
             .collect::<Result<Vec<_>, CkksError>>()?;
@@ -261,7 +268,7 @@ impl<B: Backend> LinearTransform<B> {
             }
         }
         let total = total.map_or_else(|| ring.backend().zeros(2, limbs.len()), Ok)?;
-        let mut total = ExtendedCiphertext::from_parts(total, level, scale, input.slots());
+        let mut total = ExtendedCiphertext { buffer: total, level, special, scale, slots: input.slots() };
         for (giant, sum) in turned {
             self.accumulate_giant(ring, keys, &mut total, &sum, giant)?;
         }
@@ -277,14 +284,14 @@ impl<B: Backend> LinearTransform<B> {
         sum: &B::Buffer,
         giant: usize,
     ) -> Result<(), CkksError> {
-        let (backend, level, special) = (ring.backend(), self.level, ring.parameters().digit_limbs());
-        let limbs = ring.extended(level, special);
+        let (backend, level, gadget) = (ring.backend(), self.level, ring.parameters().gadget(self.level));
+        let limbs = ring.extended(level, gadget.special);
         let positions: Vec<usize> = (0..limbs.len()).collect();
-        let key = keys.rotation(giant, level)?.view(level);
+        let key = keys.find(ring.parameters(), KeyRole::Rotation(giant), level)?.view(level);
 
         let linear = backend.select(sum, 1..2, &positions)?;
-        let linear = switching::mod_down(ring, &linear, level, special)?;
-        let digits = switching::decompose(ring, &linear, 0, level, special)?;
+        let linear = switching::mod_down(ring, &linear, level, gadget.special)?;
+        let digits = switching::decompose(ring, &linear, 0, level, gadget)?;
         let ones = vec![1; limbs.len()];
         let constant = Addend { source: sum, polynomials: 1, factors: &ones };
         let element = ring.galois_element(giant);

@@ -35,6 +35,11 @@ impl StepPlan {
         best.map_or_else(|| Self::with_giant_step(offsets, stride), |(_, plan)| plan)
     }
 
+    /// Every offset a baby step.
+    pub fn direct(offsets: impl IntoIterator<Item = usize>) -> Self {
+        Self { groups: BTreeMap::from([(0, offsets.into_iter().collect())]) }
+    }
+
     fn with_giant_step(offsets: &BTreeSet<usize>, giant_step: usize) -> Self {
         let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for &offset in offsets {

@@ -17,7 +17,7 @@ fn both_hoistings_agree_with_the_clear_map() {
     let level = 6;
     let fixture = Fixture::<CpuBackend>::new(&|manifest| {
         for rotation in steps.rotations() {
-            manifest.require_rotation(rotation, level);
+            manifest.require_rotation(rotation, [level]);
         }
     });
     let vector: Vec<Complex64> = (0..slots).map(|j| Complex64::new((j as f64).sin(), (j as f64 * 0.3).cos())).collect();

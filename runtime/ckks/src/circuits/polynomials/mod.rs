@@ -36,9 +36,7 @@ struct Context<'a, B: Backend> {
 impl EvaluationPlan {
     /// Asks for the keys used on inputs at `level`.
     pub fn require_keys(&self, level: usize, manifest: &mut KeyManifest) {
-        if self.count().relinearisations > 0 {
-            manifest.require_relinearisation(level);
-        }
+        manifest.require_relinearisation(self.product_depths().into_iter().map(|depth| level.saturating_sub(depth)));
     }
 
     /// `factor ∘ p(input)` at the canonical scale, [`depth`](Self::depth) levels below the input.

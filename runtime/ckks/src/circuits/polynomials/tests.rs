@@ -15,7 +15,7 @@ fn worst(values: &[Complex64], expected: impl Fn(usize) -> Complex64) -> f64 {
 
 #[test]
 fn polynomials_of_many_degrees_come_out_canonical_and_right() {
-    let fixture = Fixture::<CpuBackend>::new(&|manifest| manifest.require_relinearisation(16));
+    let fixture = Fixture::<CpuBackend>::new(&|manifest| manifest.require_relinearisation(1..=16));
     let x = inputs(64);
     let encrypted = fixture.encrypt_real(&x, 13);
     for (basis, degree) in [
@@ -38,7 +38,7 @@ fn polynomials_of_many_degrees_come_out_canonical_and_right() {
 
 #[test]
 fn slot_factors_cost_no_level() {
-    let fixture = Fixture::<CpuBackend>::new(&|manifest| manifest.require_relinearisation(16));
+    let fixture = Fixture::<CpuBackend>::new(&|manifest| manifest.require_relinearisation(1..=16));
     let x = inputs(32);
     let encrypted = fixture.encrypt_real(&x, 9);
     let polynomial = Polynomial::chebyshev(interpolate_chebyshev(|x| (2.0 * x).exp() / 8.0, (-1.0, 1.0), 15));

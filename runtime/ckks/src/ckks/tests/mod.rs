@@ -59,16 +59,16 @@ impl Fixture {
 
     fn with_relinearisation() -> Self {
         let mut manifest = KeyManifest::default();
-        manifest.require_relinearisation(9);
+        manifest.require_relinearisation(0..=9);
         Self::new(&manifest)
     }
 
     fn with_rotations(rotations: &[usize]) -> Self {
         let mut manifest = KeyManifest::default();
         for &rotation in rotations {
-            manifest.require_rotation(rotation, 9);
+            manifest.require_rotation(rotation, 0..=9);
         }
-        manifest.require_conjugation(9);
+        manifest.require_conjugation(0..=9);
         Self::new(&manifest)
     }
 

@@ -79,9 +79,9 @@ fn apply(fixture: &Fixture, x: &Tracked, step: Step, seed: u8) -> Tracked {
 
 fn fixture() -> Fixture {
     let mut manifest = KeyManifest::default();
-    manifest.require_rotation(3, 9);
-    manifest.require_conjugation(9);
-    manifest.require_relinearisation(9);
+    manifest.require_rotation(3, 0..=9);
+    manifest.require_conjugation(0..=9);
+    manifest.require_relinearisation(0..=9);
     Fixture::new(&manifest)
 }
 

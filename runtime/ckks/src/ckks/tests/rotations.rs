@@ -47,6 +47,7 @@ fn double_hoisted_sum_of_rotations_with_plain_factors() {
     let x = fixture.encrypt(&a);
     let level = x.level();
     let factor_scale = evaluator.canonical_factor(&x).unwrap();
+    let gadget = fixture.ring.parameters().gadget(level);
     let digits = evaluator.decompose(&x).unwrap();
     let mut expected = vec![Complex64::ZERO; 512];
     let mut terms = Vec::new();
@@ -56,7 +57,7 @@ fn double_hoisted_sum_of_rotations_with_plain_factors() {
         expected = zip(&expected, &product, |sum, term| sum + term);
         terms.push((
             evaluator.rotate_extended(&x, &digits, rotation, keys).unwrap(),
-            fixture.encoder.encode_extended(&weights, level, factor_scale).unwrap(),
+            fixture.encoder.encode_extended(&weights, level, factor_scale, gadget).unwrap(),
         ));
     }
     let mut sum = evaluator.zero_extended(level, x.scale() * factor_scale, 512).unwrap();
@@ -93,13 +94,22 @@ fn extended_accumulation_of_rotations() {
 }
 
 #[test]
+fn sums_with_rotations_decompose_once() {
+    let fixture = Fixture::with_rotations(&[1, 3]);
+    let a = random_slots(512, 1);
+    let sum = fixture.evaluator.sum_with_rotations(&fixture.encrypt(&a), &[1, 3], &fixture.keys).unwrap();
+    let expected: Vec<_> = (0..512).map(|j| a[j] + rotated(&a, 1)[j] + rotated(&a, 3)[j]).collect();
+    fixture.assert_canonical(&sum, fixture.top(), &expected, 3.0 * ONE_OPERATION);
+}
+
+#[test]
 fn missing_keys_and_key_levels_are_named() {
     let mut manifest = KeyManifest::default();
-    manifest.require_rotation(5, 2);
+    manifest.require_rotation(5, [2]);
     let fixture = Fixture::new(&manifest);
     let a = random_slots(512, 1);
     let rotate = |level, rotation| fixture.evaluator.rotate(&fixture.encrypt_at(&a, level), rotation, &fixture.keys);
-    assert!(matches!(rotate(6, 5), Err(CkksError::KeyLevel { key_level: 2, level: 6, .. })));
+    assert!(matches!(rotate(6, 5), Err(CkksError::KeyLevel { key_levels, level: 6, .. }) if key_levels == [2]));
     match rotate(2, 6) {
         Err(CkksError::MissingKey { key }) => assert_eq!(key, "rotation by 6"),
         other => panic!("{:?}", other.map(|ciphertext| ciphertext.level())),

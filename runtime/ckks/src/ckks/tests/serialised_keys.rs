@@ -8,8 +8,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::error::CkksError;
+use crate::parameters::Gadget;
 use crate::ring::serialization::HEADER_BYTES;
-use crate::rlwe::keys::{KeySwitchKey, PublicKey, switching_key_bytes};
+use crate::rlwe::keys::{KeyRole, KeySwitchKey, PublicKey, switching_key_bytes};
 use crate::rlwe::serialization::{serialised_evaluation_keys_bytes, serialised_switching_key_bytes};
 
 type Keys = EvaluationKeys<CpuBackend>;
@@ -17,11 +18,12 @@ type Key = KeySwitchKey<CpuBackend>;
 type Public = PublicKey<CpuBackend>;
 
 fn everything(rotations: &[usize], level: usize) -> KeyManifest {
-    let mut manifest = KeyManifest { encapsulation: true, ..KeyManifest::default() };
-    manifest.require_relinearisation(level);
-    manifest.require_conjugation(level - 1);
+    let mut manifest = KeyManifest::default();
+    manifest.require_encapsulation([0], 9);
+    manifest.require_relinearisation([level]);
+    manifest.require_conjugation([level]);
     for &rotation in rotations {
-        manifest.require_rotation(rotation, level);
+        manifest.require_rotation(rotation, [level]);
     }
     manifest
 }
@@ -47,15 +49,18 @@ impl Samples {
         let ring = tiny_ring();
         let generator = KeyGenerator::new(ring.clone());
         let secret = generator.secret_key().unwrap();
-        let manifest = KeyManifest {
-            rotations: [(3, 1), (5, 2)].into(),
-            conjugation: Some(1),
-            relinearisation: Some(3),
-            encapsulation: false,
-        };
+        let mut manifest = KeyManifest::default();
+        manifest.require_rotation(3, [2]);
+        manifest.require_rotation(5, [2]);
+        manifest.require_conjugation([1]);
+        manifest.require_relinearisation([3]);
         let mut keys = Vec::new();
         generator.write_evaluation_keys(&secret, &manifest, &mut keys, |_, _| ControlFlow::Continue(())).unwrap();
-        let key = generator.switching_key(&secret, &secret, 3, 2).unwrap().to_bytes(&ring).unwrap();
+        let key = generator
+            .switching_key(&secret, &secret, 3, Gadget { digit_limbs: 2, special: 2 })
+            .unwrap()
+            .to_bytes(&ring)
+            .unwrap();
         let public = generator.public_key(&secret, 2).unwrap().to_bytes(&ring).unwrap();
         Self { ring, keys, key, public }
     }
@@ -70,7 +75,7 @@ impl Samples {
         };
         match again {
             Ok(again) => {
-                assert_eq!(again, bytes, "kind {kind}");
+                assert!(again == bytes, "kind {kind}: what was read is written differently");
                 true
             }
             Err(CkksError::Format { .. } | CkksError::LevelOutOfRange { .. }) => false,
@@ -136,7 +141,7 @@ impl Write for Meter<'_> {
 
 #[test]
 fn keys_read_back_evaluate_as_before() {
-    let manifest = everything(&[1, 511], 9);
+    let manifest = everything(&[1, 511], 6);
     let mut fixture = Fixture::new(&manifest);
     let bytes = written(&fixture.ring, &fixture.keys);
     assert_eq!(bytes.len() as u64, serialised_evaluation_keys_bytes(fixture.ring.parameters(), &manifest));
@@ -156,9 +161,10 @@ fn keys_read_back_evaluate_as_before() {
     let conjugate: Vec<_> = a.iter().map(Complex64::conj).collect();
     fixture.assert_canonical(&evaluator.conjugate(&x, keys).unwrap(), top, &conjugate, ONE_OPERATION);
     let low = fixture.encrypt_at(&a, 0);
-    let there = evaluator.switch_key(&low, keys.dense_to_sparse().unwrap()).unwrap();
-    let back = evaluator.switch_key(&there, keys.sparse_to_dense(9).unwrap()).unwrap();
-    assert_near(&fixture.decrypt(&back), &a, 3.0 * ONE_OPERATION);
+    let parameters = fixture.ring.parameters();
+    let there = evaluator.switch_key(&low, keys.find(parameters, KeyRole::DenseToSparse, 0).unwrap()).unwrap();
+    let back = evaluator.rotate_raised(&evaluator.raise_modulus(&there, 9).unwrap(), 0, keys).unwrap();
+    assert_near(&fixture.decrypt(&evaluator.truncate(&back, 0).unwrap()), &a, 3.0 * ONE_OPERATION);
 }
 
 #[test]
@@ -169,8 +175,12 @@ fn keys_are_written_while_they_are_made() {
     let secret = generator.secret_key().unwrap();
     let manifest = everything(&[1, 7], 6);
     let written = Cell::new(0);
-    let sizes = [(6, 3), (5, 3), (0, 1), (9, 3), (6, 3), (6, 3)]
-        .map(|(level, special)| serialised_switching_key_bytes(parameters, level, special));
+    let sizes: Vec<u64> = manifest
+        .keys(parameters)
+        .iter()
+        .map(|key| serialised_switching_key_bytes(parameters, key.level, key.gadget))
+        .collect();
+    assert_eq!(sizes.len(), 6);
     let mut expected = serialised_evaluation_keys_bytes(parameters, &manifest) - sizes.iter().sum::<u64>();
     let mut remaining = sizes.iter();
     let mut last = (0, 1);
@@ -213,7 +223,8 @@ fn what_the_parameters_lack_is_refused_before_anything_is_written() {
     let secret = generator.secret_key().unwrap();
     let mut written = Vec::new();
     for (rotation, level) in [(16, 1), (17, 1), (1, 10)] {
-        let manifest = KeyManifest { rotations: [(rotation, level)].into(), ..KeyManifest::default() };
+        let mut manifest = KeyManifest::default();
+        manifest.require_rotation(rotation, [level]);
         let result =
             generator.write_evaluation_keys(&secret, &manifest, &mut written, |_, _| ControlFlow::Continue(()));
         assert!(result.is_err(), "rotation by {rotation} at level {level}");
@@ -227,17 +238,18 @@ fn single_keys_survive_and_readers_stop_at_their_end() {
     let ring = &fixture.ring;
     let generator = KeyGenerator::new(ring.clone());
     let other = generator.ephemeral_secret_key().unwrap();
-    let key = generator.switching_key(&fixture.secret, &other, 6, 3).unwrap();
+    let gadget = Gadget { digit_limbs: 3, special: 3 };
+    let key = generator.switching_key(&fixture.secret, &other, 6, gadget).unwrap();
     let public = generator.public_key(&fixture.secret, 6).unwrap();
     let mut bytes = key.to_bytes(ring).unwrap();
-    assert_eq!(bytes.len() as u64, serialised_switching_key_bytes(ring.parameters(), 6, 3));
+    assert_eq!(bytes.len() as u64, serialised_switching_key_bytes(ring.parameters(), 6, gadget));
     public.write_to(ring, &mut bytes).unwrap();
 
     let mut rest = &bytes[..];
     let key_again = Key::read_from(ring, &mut rest).unwrap();
     let public_again = Public::read_from(ring, &mut rest).unwrap();
     assert!(rest.is_empty());
-    assert_eq!((key_again.seed(), key_again.level(), key_again.special()), (key.seed(), 6, 3));
+    assert_eq!((key_again.seed(), key_again.level(), key_again.gadget()), (key.seed(), 6, gadget));
     for (again, half) in
         [(key_again.a().unwrap(), key.a().unwrap()), (key_again.b(), key.b()), (&public_again.pair, &public.pair)]
     {
@@ -287,22 +299,20 @@ fn refusals_say_what_is_wrong() {
         }
         Keys::from_bytes(ring, &bytes)
     };
-    // The rotations by 3 and 5 stand at bytes 40 and 48.
-    assert!(problem(patched(&[(48, 3)])).contains("twice"));
-    assert!(problem(patched(&[(40, 6)])).contains("out of order"));
-    assert!(problem(patched(&[(40, 0)])).contains("expected 1 to 15"));
-    assert!(problem(patched(&[(48, 16)])).contains("expected 1 to 15"));
-    assert!(problem(patched(&[(44, 2)])).contains("the manifest says 2 and 3"));
-    assert!(problem(patched(&[(24, 3)])).contains("the highest level is 2, the header says 3"));
-    assert!(problem(patched(&[(32, 2)])).contains("flag 2"));
+    // Relinearisation, conjugation and the rotations by 3 and 5 stand at bytes 28, 40, 52 and 64: kind, rotation, level.
+    assert!(problem(patched(&[(68, 3)])).contains("twice"));
+    assert!(problem(patched(&[(56, 6)])).contains("out of order"));
+    assert!(problem(patched(&[(56, 0)])).contains("kind 4 with rotation 0"));
+    assert!(problem(patched(&[(32, 1)])).contains("out of order"));
+    assert!(problem(patched(&[(68, 16)])).contains("16"));
+    assert!(problem(patched(&[(60, 1)])).contains("the manifest says 1 and"));
+    assert!(problem(patched(&[(28, 9)])).contains("kind 9"));
     assert!(problem(patched(&[(20, 2)])).contains("2 special primes"));
-    for (at, level) in [(16, 10), (24, 11), (28, u32::MAX), (44, u32::MAX)] {
+    for (at, level) in [(16, 10), (36, 11), (48, u32::MAX), (72, u32::MAX)] {
         assert!(matches!(patched(&[(at, level)]), Err(CkksError::LevelOutOfRange { maximum: 9, .. })), "byte {at}");
     }
-    // A count without the rotations: refused for its size, not because they are missing.
-    let mut count = keys[..40].to_vec();
-    count[36..40].copy_from_slice(&16_u32.to_le_bytes());
-    assert!(problem(Keys::from_bytes(ring, &count)).contains("16 rotations"));
+    // The way to the ephemeral secret exists at level 0 only.
+    assert!(matches!(patched(&[(52, 2), (56, 0)]), Err(CkksError::LevelOutOfRange { level: 2, maximum: 0 })));
 
     assert!(problem(Key::from_bytes(ring, &samples.public)).contains("kind 2 (public key), expected 3"));
     assert!(problem(Public::from_bytes(ring, keys)).contains("kind 4 (evaluation keys)"));
@@ -323,7 +333,7 @@ fn refusals_say_what_is_wrong() {
 fn a_set_without_keys_is_a_set() {
     let ring = tiny_ring();
     let bytes = written(&ring, &Keys::none());
-    assert_eq!(bytes.len(), HEADER_BYTES + 16);
+    assert_eq!(bytes.len(), HEADER_BYTES + 4);
     assert!(Keys::from_bytes(&ring, &bytes).unwrap().manifest().is_empty());
 }
 
@@ -334,15 +344,16 @@ fn seeded_halves_are_the_stored_ones() {
     let bytes = written(&fixture.ring, &fixture.keys);
     let seeded_ring = fixture.ring.clone().with_uniform_halves(UniformHalves::Seeded);
     let seeded = Keys::from_bytes(&seeded_ring, &bytes).unwrap();
-    assert!(seeded.rotation(3, 6).unwrap().a().is_none());
-    assert!(fixture.keys.rotation(3, 6).unwrap().a().is_some());
     let manifest = fixture.keys.manifest();
     let parameters = fixture.ring.parameters();
+    let [seeded_key, stored_key] =
+        [&seeded, &fixture.keys].map(|keys| keys.find(parameters, KeyRole::Rotation(3), 6).unwrap());
+    assert!(seeded_key.a().is_none() && stored_key.a().is_some());
     let [stored_bytes, seeded_bytes] =
         [UniformHalves::Stored, UniformHalves::Seeded].map(|halves| manifest.key_bytes(parameters, halves));
     assert_eq!(stored_bytes, 2 * seeded_bytes);
 
-    let a = fixture.encrypt_at(&random_slots(512, 1), 5);
+    let a = fixture.encrypt_at(&random_slots(512, 1), 6);
     let results = [&fixture.keys, &seeded].map(|keys| {
         let turned = fixture.evaluator.rotate(&a, 3, keys).unwrap();
         let product = fixture.evaluator.mul_rescale(&a, &turned, keys).unwrap();
@@ -366,13 +377,14 @@ fn seeds_expand_to_what_they_always_did() {
 #[test]
 fn the_sizes_of_a_secure_set_are_known() {
     let parameters = Parameters::preset("n16").unwrap();
-    let of_level = |level, special| {
-        let stored = serialised_switching_key_bytes(&parameters, level, special);
-        (switching_key_bytes(&parameters, level, special, UniformHalves::Stored), stored)
+    let of = |role: KeyRole, level| {
+        let gadget = role.gadget(&parameters, level);
+        let stored = serialised_switching_key_bytes(&parameters, level, gadget);
+        (switching_key_bytes(&parameters, level, gadget, UniformHalves::Stored), stored)
     };
-    assert_eq!(of_level(29, 7), (193_986_560, 70_205_496));
-    assert_eq!(of_level(16, 7), (75_497_472, 26_148_920));
-    assert_eq!(of_level(0, 1), (2_097_152, 819_256));
+    assert_eq!(of(KeyRole::Rotation(1), 16), (52_428_800, 18_251_836));
+    assert_eq!(of(KeyRole::Raised(1), 29), (32_505_856, 11_583_548));
+    assert_eq!(of(KeyRole::DenseToSparse, 0), (2_097_152, 819_260));
 }
 
 proptest! {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use cachemir_ckks::circuits::bootstrapping::{BootstrapPlan, Bootstrapper, Phase, SlotKind};
-use cachemir_ckks::{CkksError, Decryptor, Encryptor};
+use cachemir_ckks::{CkksError, Decryptor, Encryptor, KeyManifest, KeyRole, Parameters};
 use cachemir_hal::Backend as _;
 use cachemir_ir::cost::BootstrapCost;
 use cachemir_runtime::{Error, memory};
@@ -116,18 +116,22 @@ pub(super) fn measure(bench: &Bench, unit: &Unit, options: &BenchOps) -> Result<
     Ok(costs)
 }
 
+/// The keys of a bootstrap and of so many other rotations at the top level for use.
+fn manifest(plan: &BootstrapPlan, parameters: &Parameters, further: usize) -> KeyManifest {
+    let mut manifest = plan.key_manifest();
+    let used = |by: &usize| manifest.levels(KeyRole::Rotation(*by)).next().is_some();
+    let free: Vec<usize> = (1..plan.slots()).filter(|by| !used(by)).take(further).collect();
+    for rotation in free {
+        manifest.require_rotation(rotation, [parameters.use_top_level()]);
+    }
+    manifest
+}
+
 /// Measures one variant; returns its time.
 fn variant(bench: &Bench, unit: &Unit, slots: usize, kind: SlotKind, full: bool) -> Result<f64, Error> {
     let parameters = bench.ring.parameters();
     let plan = BootstrapPlan::new(parameters, slots, kind)?;
-    let mut manifest = plan.key_manifest();
-    if full {
-        let free: Vec<usize> =
-            (1..slots).filter(|rotation| !manifest.rotations.contains_key(rotation)).take(FURTHER_ROTATIONS).collect();
-        for rotation in free {
-            manifest.require_rotation(rotation, parameters.use_top_level());
-        }
-    }
+    let manifest = manifest(&plan, parameters, if full { FURTHER_ROTATIONS } else { 0 });
     let total = bench.generator.key_bytes(&manifest);
     let bar = output::bar(total, "evaluation keys", true);
     let begin = Instant::now();

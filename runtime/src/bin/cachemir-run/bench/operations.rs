@@ -139,9 +139,9 @@ fn operations(bench: &Bench, table: &mut Table) -> Result<(), Error> {
     let parameters = bench.ring.parameters();
     let top = parameters.use_top_level();
     let mut manifest = KeyManifest::default();
-    manifest.require_relinearisation(top);
+    manifest.require_relinearisation(0..=top);
     for rotation in 1..=HOISTED {
-        manifest.require_rotation(rotation as usize, top);
+        manifest.require_rotation(rotation as usize, 0..=top);
     }
     let keys = bench.keys(&manifest)?;
     for level in LEVELS.into_iter().filter(|&level| level < top).chain([top]) {
@@ -235,7 +235,7 @@ fn scaling(bench: &Bench, unit: &Unit) -> Result<(), Error> {
     let level = LEVELS.into_iter().rev().find(|&level| level < parameters.use_top_level()).unwrap_or(1);
     let mut manifest = KeyManifest::default();
     for rotation in 1..=HOISTED {
-        manifest.require_rotation(rotation as usize, level);
+        manifest.require_rotation(rotation as usize, [level]);
     }
     let keys = bench.keys(&manifest)?;
     let plain =
