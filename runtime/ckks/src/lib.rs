@@ -2,7 +2,7 @@
 //!
 //! The modules form a strict chain; each uses only those before it:
 //! 1. [`parameters`]: sizes → primes, levels, canonical scales; [`security`]: what bounds them.
-//!    [`noise`]: what errors follow from them.
+//!    [`gadget`], [`cost`]: how keys cut ciphertexts into digits, and why so. [`noise`]: what errors follow.
 //! 2. [`ring`]: the backend built for a parameter set, randomness, residues as bytes.
 //! 3. [`rlwe`]: secrets, key-switching keys and hybrid key switching, encryptions of zero.
 //! 4. [`ckks`]: slots, plaintexts, ciphertexts and their arithmetic.
@@ -47,7 +47,9 @@
 
 pub mod circuits;
 pub mod ckks;
+pub mod cost;
 pub mod error;
+pub mod gadget;
 pub mod noise;
 pub mod parameters;
 pub mod ring;
@@ -59,7 +61,8 @@ pub use ckks::encoder::{Encoder, IntegerCoefficients, IntegerPolynomial};
 pub use ckks::encryption::{Decryptor, Encryptor};
 pub use ckks::evaluator::{Digits, Evaluator};
 pub use error::CkksError;
-pub use parameters::{Gadget, ParameterError, Parameters, ParametersLiteral, Section};
+pub use gadget::Gadget;
+pub use parameters::{ParameterError, Parameters, ParametersLiteral, Section};
 pub use ring::{Ring, UniformHalves};
 pub use rlwe::generator::KeyGenerator;
 pub use rlwe::keys::{EvaluationKeys, KeyManifest, KeyRole, KeySwitchKey, PublicKey};

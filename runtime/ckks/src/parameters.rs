@@ -4,13 +4,8 @@
 //! Limb 0 is the base prime `q_0`; above it lie, in this order, the primes that SlotsToCoeffs consumes, the primes for
 //! use, those of EvalMod and those of CoeffsToSlots. A ciphertext at *level* ℓ has the limbs `q_0 … q_ℓ`, so the level
 //! is the index of the highest limb and one rescale consumes `q_ℓ`. The special primes `p_0 … p_{α-1}` serve hybrid key
-//! switching (ePrint 2020/1203, section 3) only. All primes are congruent to 1 modulo 2N and below [`PRIME_LIMIT`].
-//!
-//! # Special primes by level
-//! A key for level ℓ may divide by any prime that q_0 ⋯ q_ℓ leaves over: security depends on the product of all. So keys for
-//! lower levels take the highest primes of the chain besides the special ones, which allows larger and therefore fewer
-//! digits: 24 limbs of `n16` need two digits of twelve and not four of seven. Levels share a [`Gadget`], and a rotation its
-//! key, as long as the common one is hardly worse than each level's own.
+//! switching (ePrint 2020/1203, section 3) only, for which keys of lower levels take free primes of the chain as well
+//! ([`gadget`](crate::gadget)). All primes are congruent to 1 modulo 2N and below [`PRIME_LIMIT`].
 //!
 //! # Canonical scales
 //! Every level ℓ has exactly one canonical scale Δ_ℓ, and Δ_{ℓ-1} = Δ_ℓ² / q_ℓ, so that a product of two canonical
@@ -27,6 +22,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 
+use crate::gadget::{Gadget, gadgets};
 use crate::security::ephemeral_security_bits;
 
 /// What a person writes and a plan carries: names and sizes, nothing checked yet.
@@ -148,34 +144,6 @@ pub enum Section {
     CoeffsToSlots,
 }
 
-/// How a key-switching key cuts polynomials into digits, and by what its products are divided.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Gadget {
-    /// Consecutive limbs of Q in a digit.
-    pub digit_limbs: usize,
-    /// Number of primes in P ([`Parameters::special_indices`]).
-    pub special: usize,
-}
-
-impl Gadget {
-    /// Number of digits of a ciphertext at `level`.
-    pub fn digits(self, level: usize) -> usize {
-        (level + 1).div_ceil(self.digit_limbs)
-    }
-
-    /// What a key switch at `level` costs, in transforms of one limb, as measured with AVX-512 IFMA: for each limb of Q·P
-    /// the sums with the key and two divisions, for each limb of a digit its transform and its products with the key, for
-    /// each pair of limbs that meet in a base conversion a multiply-accumulate. A fourth of the decomposition is not
-    /// counted, for rotations often share it.
-    fn cost(self, level: usize) -> f64 {
-        let (limbs, digits, special) = (level + 1, self.digits(level), self.special);
-        let own = self.digit_limbs.min(limbs);
-        let decomposed = 0.75 * ((limbs + digits) * (limbs + special - own)) as f64;
-        let divided = (2 * limbs * (special + 1)) as f64;
-        (1.6 * digits as f64 + 3.0) * (limbs + special) as f64 + 0.045 * (decomposed + divided)
-    }
-}
-
 /// A validated parameter set with its primes and canonical scales.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Parameters {
@@ -243,7 +211,7 @@ impl Parameters {
             }
         }
         let log2_qp = log2_product(&primes) + special_bits;
-        let gadgets = gadgets(&primes, &special_primes, use_top);
+        let gadgets = gadgets(1 << literal.log2_degree, &primes, &special_primes, use_top);
         Ok(Self { literal, primes, special_primes, canonical_scales, gadgets, log2_qp })
     }
 
@@ -430,42 +398,11 @@ fn check_ranges(literal: &ParametersLiteral) -> Result<(), ParameterError> {
     range("the number of primes", 2, 128, (limb_bits.len() + literal.special_bits.len()) as u64)
 }
 
-/// How much dearer than a level's own gadget a shared one may be: by a fraction, or by so many transforms.
-const SHARED_GADGET_EXCESS: (f64, f64) = (0.08, 12.0);
-
-/// The gadget of every level. That of the top level for use is not shared with levels above.
-fn gadgets(primes: &[u64], special_primes: &[u64], use_top: usize) -> Vec<Gadget> {
-    let best: Vec<Gadget> = (0..primes.len()).map(|level| best_gadget(primes, special_primes, level)).collect();
-    let mut gadgets = best.clone();
-    for level in (0..primes.len() - 1).rev() {
-        let (own, shared) = (best[level].cost(level), gadgets[level + 1].cost(level));
-        let (fraction, transforms) = SHARED_GADGET_EXCESS;
-        if level != use_top && shared - own <= transforms.max(fraction * own) {
-            gadgets[level] = gadgets[level + 1];
-        }
-    }
-    gadgets
-}
-
-/// The cheapest gadget whose digits are at most twice as large as P.
-fn best_gadget(primes: &[u64], special_primes: &[u64], level: usize) -> Gadget {
-    let spare: Vec<u64> = special_primes.iter().chain(primes[level + 1..].iter().rev()).copied().collect();
-    (1..=level + 1)
-        .filter_map(|digit_limbs| {
-            let digits = primes[..=level].chunks(digit_limbs);
-            let needed = digits.map(log2_product).fold(0.0, f64::max) - 1.0;
-            let special = (1..=spare.len()).find(|&special| log2_product(&spare[..special]) >= needed)?;
-            Some(Gadget { digit_limbs, special })
-        })
-        .min_by(|a, b| a.cost(level).total_cmp(&b.cost(level)))
-        .unwrap_or(Gadget { digit_limbs: 1, special: special_primes.len() })
-}
-
 fn exp2(bits: u32) -> f64 {
     f64::from(bits).exp2()
 }
 
-fn log2_product(primes: &[u64]) -> f64 {
+pub(crate) fn log2_product(primes: &[u64]) -> f64 {
     primes.iter().map(|&prime| (prime as f64).log2()).sum()
 }
 
@@ -622,26 +559,6 @@ mod tests {
     fn a_prime_above_the_special_modulus_is_refused() {
         let literal = ParametersLiteral { special_bits: vec![41], ..ParametersLiteral::insecure_test() };
         assert!(matches!(Parameters::new(literal), Err(ParameterError::DigitTooLarge { limb: 0, .. })));
-    }
-
-    #[test]
-    fn digits_grow_where_the_chain_has_primes_to_spare() {
-        let parameters = Parameters::preset("n16").unwrap();
-        let digits = |limbs: usize| parameters.gadget(limbs - 1).digits(limbs - 1);
-        assert_eq!([30, 29, 28, 25, 17, 9, 4].map(digits), [5, 4, 3, 2, 2, 1, 1]);
-        for level in 0..=parameters.maximum_level() {
-            let Gadget { digit_limbs, special } = parameters.gadget(level);
-            let divisors: Vec<u64> = parameters.special_moduli(special).collect();
-            assert!(divisors.iter().all(|prime| !parameters.primes()[..=level].contains(prime)), "level {level}");
-            for digit in parameters.primes()[..=level].chunks(digit_limbs) {
-                assert!(log2_product(digit) <= log2_product(&divisors) + 1.0, "level {level}");
-            }
-        }
-        let distinct: BTreeSet<Gadget> = (0..17).map(|level| parameters.gadget(level)).collect();
-        assert!(distinct.len() <= 4, "a rotation at all levels for use needs few keys: {distinct:?}");
-        // One digit modulo q_0 ⋯ q_29 · p_0.
-        assert_eq!(parameters.raised_gadget().digits(29), 1);
-        assert_eq!(parameters.special_indices(1), 30..31);
     }
 
     #[test]

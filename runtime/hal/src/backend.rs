@@ -369,6 +369,26 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         self.add_assign(acc, &product, limbs)
     }
 
+    /// A hoisted rotation, or without a key the automorphism alone: what [`Backend::hoisted_sums`] and
+    /// [`Backend::hoisted_sum`] add up.
+    fn hoisted_rotation(
+        &self,
+        digits: &Self::Buffer,
+        source: &Addend<'_, Self::Buffer>,
+        rotation: &HoistedRotation<'_, Self::Buffer>,
+        limbs: &[usize],
+    ) -> Result<Self::Buffer, HalError> {
+        if let Some(key) = &rotation.key {
+            let first = Addend { polynomials: 1, ..*source };
+            return self.inner_product(digits, key, Some(&first), rotation.galois_element, limbs);
+        }
+        let mut turned = self.zeros(2, limbs.len())?;
+        let covered = &limbs[..source.factors.len().min(limbs.len())];
+        let whole = self.automorphism(source.source, rotation.galois_element, covered)?;
+        self.mul_scalar_accumulate(&mut turned, &whole, source.polynomials, source.factors, covered)?;
+        Ok(turned)
+    }
+
     /// Sums of products of hoisted rotations with plaintexts, one for each group: the baby steps of
     /// a linear transform. Rotation k is [`Backend::inner_product`] with key k, `source` limited to
     /// its first polynomial as addend; without a key it is `φ_g(source)`, two polynomials. Group
@@ -381,19 +401,9 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         groups: &[Vec<(usize, &Self::Buffer)>],
         limbs: &[usize],
     ) -> Result<Vec<Self::Buffer>, HalError> {
-        let first = Addend { polynomials: 1, ..*source };
         let rotated = rotations
             .iter()
-            .map(|rotation| match &rotation.key {
-                Some(key) => self.inner_product(digits, key, Some(&first), rotation.galois_element, limbs),
-                None => {
-                    let mut turned = self.zeros(2, limbs.len())?;
-                    let covered = &limbs[..source.factors.len().min(limbs.len())];
-                    let whole = self.automorphism(source.source, rotation.galois_element, covered)?;
-                    self.mul_scalar_accumulate(&mut turned, &whole, source.polynomials, source.factors, covered)?;
-                    Ok(turned)
-                }
-            })
+            .map(|rotation| self.hoisted_rotation(digits, source, rotation, limbs))
             .collect::<Result<Vec<_>, HalError>>()?;
         let mut sums = Vec::with_capacity(groups.len());
         for group in groups {
@@ -406,6 +416,21 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
             sums.push(self.sum_of_products(2, &pairs, limbs)?);
         }
         Ok(sums)
+    }
+
+    /// The sum of hoisted rotations, each as in [`Backend::hoisted_sums`]: a step of a trace.
+    fn hoisted_sum(
+        &self,
+        digits: &Self::Buffer,
+        source: &Addend<'_, Self::Buffer>,
+        rotations: &[HoistedRotation<'_, Self::Buffer>],
+        limbs: &[usize],
+    ) -> Result<Self::Buffer, HalError> {
+        let mut sum = self.zeros(2, limbs.len())?;
+        for rotation in rotations {
+            self.add_assign(&mut sum, &self.hoisted_rotation(digits, source, rotation, limbs)?, limbs)?;
+        }
+        Ok(sum)
     }
 
     /// Divides every polynomial by the product D of the moduli `drop`, rounding to the nearest

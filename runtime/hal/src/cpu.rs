@@ -594,6 +594,16 @@ impl Backend for CpuBackend {
         self.rotated_sums(digits, source, rotations, groups, limbs)
     }
 
+    fn hoisted_sum(
+        &self,
+        digits: &CpuBuffer,
+        source: &Addend<'_, CpuBuffer>,
+        rotations: &[HoistedRotation<'_, CpuBuffer>],
+        limbs: &[usize],
+    ) -> Result<CpuBuffer, HalError> {
+        self.rotations_sum(digits, source, rotations, limbs)
+    }
+
     fn mod_down(&self, src: &CpuBuffer, keep: &[usize], drop: &[usize]) -> Result<CpuBuffer, HalError> {
         self.divide(src, keep, drop)
     }

@@ -263,6 +263,18 @@ fn cases<B: Backend>() -> Vec<Case<B>> {
             let sums = b.hoisted_sums(&digits, &source, &rotations, &groups, &limbs)?;
             Ok(sums.iter().map(|sum| b.download(sum)).collect::<Result<Vec<_>, _>>()?.concat())
         }),
+        ("hoisted_sum", |b, r| {
+            let (digits, key_b, key_a, limbs) = key_operands(b, r);
+            let key = || Some(KeyView { b: &key_b, a: UniformHalf::Stored(&key_a), positions: KEY_POSITIONS.to_vec() });
+            let (source, factors) = (operand(b, r, 2, &limbs), scalars(b, r, &limbs[..4]));
+            let source = Addend { source: &source, polynomials: 2, factors: &factors };
+            let rotations = [
+                HoistedRotation { key: None, galois_element: 1 },
+                HoistedRotation { key: key(), galois_element: galois_element(b, r) },
+                HoistedRotation { key: key(), galois_element: galois_element(b, r) },
+            ];
+            b.download(&b.hoisted_sum(&digits, &source, &rotations, &limbs)?)
+        }),
         ("mod_down", |b, r| {
             let all = [LIMBS, SPECIAL].concat();
             let x = operand(b, r, 2, &all);

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use crate::ckks::ciphertext::{ExtendedPlaintext, Plaintext};
 use crate::ckks::embedding::Embedding;
 use crate::error::CkksError;
-use crate::parameters::Gadget;
+use crate::gadget::Gadget;
 use crate::ring::Ring;
 
 /// An integer polynomial in X^gap, before it is reduced modulo any prime.

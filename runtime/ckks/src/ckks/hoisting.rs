@@ -4,7 +4,7 @@
 //! decomposition between rotations of one ciphertext ([`Evaluator::decompose`]); double hoisting (ePrint 2020/1203,
 //! section 4) also shares the division by P between the terms of a sum ([`ExtendedCiphertext`]).
 
-use cachemir_hal::{Addend, Backend};
+use cachemir_hal::{Addend, Backend, HoistedRotation};
 
 use crate::ckks::ciphertext::{Ciphertext, ExtendedCiphertext, ExtendedPlaintext, RaisedCiphertext};
 use crate::ckks::evaluator::{Evaluator, check_scales};
@@ -238,12 +238,17 @@ impl<B: Backend> Evaluator<B> {
         keys: &EvaluationKeys<B>,
     ) -> Result<Ciphertext<B>, CkksError> {
         let digits = self.decompose(a)?;
-        let mut sum = self.extend(a)?;
+        let special = self.special(a.level);
+        let limbs = self.ring.extended(a.level, special);
+        let factors = self.ring.special_product(special, self.ring.chain(a.level));
+        let source = Addend { source: &a.buffer, polynomials: 2, factors: &factors };
+        let mut terms = vec![HoistedRotation { key: None, galois_element: 1 }];
         for &rotation in rotations {
-            let key = self.key(keys, KeyRole::Rotation(rotation), a.level)?;
-            self.accumulate_rotation(&mut sum.buffer, a, &digits, key, self.ring.galois_element(rotation))?;
+            let key = self.key(keys, KeyRole::Rotation(rotation), a.level)?.view(a.level);
+            terms.push(HoistedRotation { key: Some(key), galois_element: self.ring.galois_element(rotation) });
         }
-        self.mod_down(&sum)
+        let sum = self.ring.backend().hoisted_sum(&digits.buffer, &source, &terms, &limbs)?;
+        Ok(Ciphertext { buffer: switching::mod_down(&self.ring, &sum, a.level, special)?, ..*a })
     }
 
     /// A rotation of what ModRaise returned, under the main secret.

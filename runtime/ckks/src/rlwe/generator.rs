@@ -8,7 +8,7 @@ use rand_chacha::ChaCha20Rng;
 use zeroize::Zeroizing;
 
 use crate::error::CkksError;
-use crate::parameters::Gadget;
+use crate::gadget::Gadget;
 use crate::ring::sampling::{self, GaussianSampler, Seed};
 use crate::ring::{Ring, UniformHalves};
 use crate::rlwe::keys::{

@@ -6,7 +6,8 @@ use std::fmt;
 use cachemir_hal::{Backend, KeyView, UniformHalf};
 
 use crate::error::CkksError;
-use crate::parameters::{Gadget, Parameters};
+use crate::gadget::Gadget;
+use crate::parameters::Parameters;
 use crate::ring::UniformHalves;
 use crate::ring::sampling::Seed;
 

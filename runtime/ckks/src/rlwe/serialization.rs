@@ -32,7 +32,8 @@ use std::io::{Read, Write};
 use cachemir_hal::Backend;
 
 use crate::error::CkksError;
-use crate::parameters::{Gadget, Parameters};
+use crate::gadget::Gadget;
+use crate::parameters::Parameters;
 use crate::ring::sampling::Seed;
 use crate::ring::serialization::{HEADER_BYTES, Kind, Reader, Writer, read_whole, row_bytes};
 use crate::ring::{Ring, UniformHalves};

@@ -3,7 +3,7 @@
 use cachemir_hal::{Addend, Backend};
 
 use crate::error::CkksError;
-use crate::parameters::Gadget;
+use crate::gadget::Gadget;
 use crate::ring::Ring;
 use crate::rlwe::keys::KeySwitchKey;
 

@@ -1,14 +1,15 @@
 //! Digits, inner products with keys, and the tensor product.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use super::{BLOCK_WORDS, CpuBackend, WORDS_PER_TASK};
-use crate::kernels::Multiplier;
+use crate::kernels::Kernels;
 use crate::permutation::Permutation;
 use crate::uniform::Expander;
-use crate::{Addend, CpuBuffer, HalError, HoistedRotation, KeyView, UniformHalf, check};
+use crate::{Addend, Backend, CpuBuffer, HalError, HoistedRotation, KeyView, UniformHalf, check};
 
 /// Words of a block in which turned digits and sums stay in a near cache while both halves of a key pass.
 const PRODUCT_BLOCK: usize = 1 << 11;
@@ -33,6 +34,13 @@ struct Product<'a> {
 }
 
 impl<'a> Product<'a> {
+    /// These words of φ(row): in place, or in `block`.
+    fn turn<'b>(&self, row: &'b [u64], words: Range<usize>, block: &'b mut [u64], kernels: &Kernels) -> &'b [u64] {
+        let Some(permutation) = &self.permutation else { return &row[words] };
+        (kernels.permute)(block, row, permutation.part(words));
+        block
+    }
+
     /// The stored blocks of the key at a limb position, none past the end of the rows.
     fn key_blocks(&self, position: usize, start: usize, length: usize) -> Vec<&'a [u64]> {
         let Some((b, _, positions)) = &self.key else { return Vec::new() };
@@ -153,7 +161,7 @@ impl CpuBackend {
 
     /// Words of the scratch memory that [`product_block`](Self::product_block) takes.
     fn product_scratch(&self, digits: &CpuBuffer) -> usize {
-        (2 * digits.shape().polynomials + 1) * PRODUCT_BLOCK.min(self.0.tables.degree)
+        (2 * digits.shape().polynomials + 2) * PRODUCT_BLOCK.min(self.0.tables.degree)
     }
 
     /// Overwrites or increases both polynomials of a product from word `start` of one limb on. `upcoming` are blocks that
@@ -173,53 +181,38 @@ impl CpuBackend {
         let words = start..start + length;
         let (kernels, m) = (self.0.kernels, &self.0.rows[index]);
         let (addend_block, scratch) = scratch.split_at_mut(length);
+        let (factor_block, scratch) = scratch.split_at_mut(length);
         let digits = if product.key.is_some() { product.digits.shape().polynomials } else { 0 };
         let (turned, expanded) = scratch.split_at_mut(digits * length);
-        let turn = |block: &mut [u64], row: &[u64]| match &product.permutation {
-            Some(permutation) => (kernels.permute)(block, row, permutation.part(words.clone())),
-            None => block.copy_from_slice(&row[words.clone()]),
-        };
         let mut rows = Vec::with_capacity(digits);
-        if product.permutation.is_some() {
-            for (digit, block) in turned.chunks_mut(length).enumerate() {
-                turn(block, product.digits.row(digit, position));
-            }
-            rows.extend(turned.chunks(length));
-        } else {
-            rows.extend((0..digits).map(|digit| &product.digits.row(digit, position)[words.clone()]));
+        for (digit, block) in turned.chunks_mut(length).enumerate() {
+            rows.push(product.turn(product.digits.row(digit, position), words.clone(), block, kernels));
         }
         for (half, sum) in sums.into_iter().enumerate() {
-            let mut started = accumulate;
+            let mut pairs: Vec<(&[u64], &[u64])> = Vec::with_capacity(digits + 1);
             let addend = product.addend.filter(|addend| half < addend.polynomials);
             if let Some((addend, factor)) = addend.and_then(|addend| Some((addend, addend.factors.get(position)?))) {
-                let factor = Multiplier::new(*factor, m.q);
-                if started {
-                    turn(addend_block, addend.source.row(half, position));
-                    (kernels.scale_add)(sum, addend_block, factor, m.q);
-                } else {
-                    turn(sum, addend.source.row(half, position));
-                    (kernels.scale)(sum, factor, m.q);
-                }
-                started = true;
+                factor_block.fill(*factor);
+                let row = product.turn(addend.source.row(half, position), words.clone(), addend_block, kernels);
+                pairs.push((row, factor_block));
             }
-            let pairs: Vec<_> = match &product.key {
-                None if started => continue,
-                None => Vec::new(),
+            match &product.key {
+                None => {}
                 Some((_, Uniform::Seeded(expander), _)) if half == 1 => {
                     for (digit, residues) in expanded.chunks_mut(length).enumerate() {
                         let upcoming = upcoming.chunks(upcoming.len().div_ceil(digits).max(1)).nth(digit);
                         let row = expander.row(digit, index, m.q);
                         expander.fill_before(row, start, residues, upcoming.unwrap_or_default());
                     }
-                    rows.iter().copied().zip(expanded.chunks(length)).collect()
+                    pairs.extend(rows.iter().copied().zip(expanded.chunks(length)));
                 }
                 Some((b, uniform, positions)) => {
                     let stored = if let (1, Uniform::Stored(a)) = (half, uniform) { a } else { b };
                     let key = |digit| &stored.row(digit, positions[position])[words.clone()];
-                    rows.iter().enumerate().map(|(digit, row)| (*row, key(digit))).collect()
+                    pairs.extend(rows.iter().enumerate().map(|(digit, row)| (*row, key(digit))));
                 }
-            };
-            (kernels.dot)(sum, &pairs, started, m);
+            }
+            (kernels.dot)(sum, &pairs, accumulate, m);
         }
     }
 
@@ -236,9 +229,61 @@ impl CpuBackend {
         limbs: &[usize],
     ) -> Result<(), HalError> {
         self.check_key(digits, key, addend, limbs)?;
+        let product = self.product(digits, Some(key), addend, galois_element)?;
+        self.add_products(result, accumulate, digits, &[product], limbs)
+    }
+
+    /// The sum of all rotations.
+    pub(super) fn rotations_sum(
+        &self,
+        digits: &CpuBuffer,
+        source: &Addend<'_, CpuBuffer>,
+        rotations: &[HoistedRotation<'_, CpuBuffer>],
+        limbs: &[usize],
+    ) -> Result<CpuBuffer, HalError> {
+        let first = Addend { polynomials: 1, ..*source };
+        let products = self.products(digits, source, &first, rotations, limbs)?;
+        if products.is_empty() {
+            return self.zeros(2, limbs.len());
+        }
+        let mut result = self.buffer(2, limbs.len())?;
+        self.add_products(&mut result, false, digits, &products, limbs)?;
+        Ok(result)
+    }
+
+    /// One product for each rotation: with a key its first polynomial is added, otherwise both.
+    fn products<'a>(
+        &self,
+        digits: &'a CpuBuffer,
+        source: &'a Addend<'a, CpuBuffer>,
+        first: &'a Addend<'a, CpuBuffer>,
+        rotations: &'a [HoistedRotation<'a, CpuBuffer>],
+        limbs: &[usize],
+    ) -> Result<Vec<Product<'a>>, HalError> {
+        self.check_addend(source, limbs)?;
+        rotations
+            .iter()
+            .map(|HoistedRotation { key, galois_element }| {
+                if let Some(key) = key {
+                    self.check_key(digits, key, Some(first), limbs)?;
+                }
+                let addend = if key.is_some() { first } else { source };
+                self.product(digits, key.as_ref(), Some(addend), *galois_element)
+            })
+            .collect()
+    }
+
+    /// Overwrites or increases the two polynomials of `result` by a sum of products.
+    fn add_products(
+        &self,
+        result: &mut CpuBuffer,
+        accumulate: bool,
+        digits: &CpuBuffer,
+        products: &[Product<'_>],
+        limbs: &[usize],
+    ) -> Result<(), HalError> {
         self.check("inner_product", limbs, &[result])?;
         check::at_least("inner_product", "polynomials", 2, result.shape().polynomials)?;
-        let product = self.product(digits, Some(key), addend, galois_element)?;
         let degree = self.0.tables.degree;
         let length = PRODUCT_BLOCK.min(degree);
         let stride = result.shape().limbs;
@@ -254,8 +299,15 @@ impl CpuBackend {
                 |scratch, (j, (b, a))| {
                     for (block, (b, a)) in b.chunks_mut(length).zip(a.chunks_mut(length)).enumerate() {
                         let start = block * length;
-                        let upcoming = product.key_blocks(j, start + length, length);
-                        self.product_block([b, a], accumulate, &product, (limbs[j], j), start, &upcoming, scratch);
+                        for (k, product) in products.iter().enumerate() {
+                            let upcoming = match products.get(k + 1) {
+                                Some(next) => next.key_blocks(j, start, length),
+                                None => products[0].key_blocks(j, start + length, length),
+                            };
+                            let sums = [&mut *b, &mut *a];
+                            let accumulate = accumulate || k > 0;
+                            self.product_block(sums, accumulate, product, (limbs[j], j), start, &upcoming, scratch);
+                        }
                     }
                 },
             );
@@ -273,21 +325,11 @@ impl CpuBackend {
     ) -> Result<Vec<CpuBuffer>, HalError> {
         let name = "hoisted_sums";
         let first = Addend { polynomials: 1, ..*source };
-        self.check_addend(source, limbs)?;
-        for key in rotations.iter().filter_map(|rotation| rotation.key.as_ref()) {
-            self.check_key(digits, key, Some(&first), limbs)?;
-        }
+        let products = self.products(digits, source, &first, rotations, limbs)?;
         for (k, plain) in groups.iter().flatten() {
             self.check_operand(name, limbs, plain)?;
             check::at_least(name, "rotations", k + 1, rotations.len())?;
         }
-        let products = rotations
-            .iter()
-            .map(|HoistedRotation { key, galois_element }| {
-                let addend = if key.is_some() { &first } else { source };
-                self.product(digits, key.as_ref(), Some(addend), *galois_element)
-            })
-            .collect::<Result<Vec<_>, _>>()?;
         // For each batch of rotations and each group: indices within the batch, and plaintexts.
         let terms: Vec<Vec<Vec<(usize, &CpuBuffer)>>> = (0..rotations.len().max(1))
             .step_by(ROTATIONS_AT_ONCE)

@@ -64,6 +64,11 @@ impl StepPlan {
         self.groups.keys().copied().filter(|&giant| giant != 0)
     }
 
+    /// Numbers of babies and of giants other than zero.
+    pub fn rotation_counts(&self) -> (usize, usize) {
+        (self.babies().into_iter().filter(|&baby| baby != 0).count(), self.giants().count())
+    }
+
     /// The rotations whose keys are needed.
     pub fn rotations(&self) -> BTreeSet<usize> {
         self.babies().into_iter().chain(self.giants()).filter(|&rotation| rotation != 0).collect()

@@ -1,7 +1,7 @@
 use std::ops::ControlFlow;
 
 use super::*;
-use crate::parameters::Gadget;
+use crate::gadget::Gadget;
 use crate::rlwe::keys::{KeyRole, switching_key_bytes};
 
 #[test]

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::error::CkksError;
-use crate::parameters::Gadget;
+use crate::gadget::Gadget;
 use crate::ring::serialization::HEADER_BYTES;
 use crate::rlwe::keys::{KeyRole, KeySwitchKey, PublicKey, switching_key_bytes};
 use crate::rlwe::serialization::{serialised_evaluation_keys_bytes, serialised_switching_key_bytes};

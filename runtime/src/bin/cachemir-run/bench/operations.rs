@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use cachemir_ckks::circuits::bootstrapping::cost::{Cost, OperationCosts};
+use cachemir_ckks::cost::{Cost, OperationCosts};
 use cachemir_ckks::rlwe::keys::KeyManifest;
 use cachemir_ckks::{
     CkksError, Decryptor, Encoder, Encryptor, EvaluationKeys, Evaluator, KeyGenerator, Ring, SecretKey, UniformHalves,
@@ -171,7 +171,7 @@ fn at_level(bench: &Bench, keys: &EvaluationKeys<CpuBackend>, table: &mut Table,
     let row_bytes = (ring.degree() * size_of::<u64>()) as u64;
     let polynomials = |count: u64| count * limbs * row_bytes;
     let transforms = |count: u64| Cost { transforms: count, ..Cost::default() };
-    let products = |count: u64| Cost { products: count, ..Cost::default() };
+    let products = |count: u64| Cost { passes: count, ..Cost::default() };
     let emit = |op: &str, levels: usize, median_ns: f64, cost: Option<Cost>, bytes: u64| {
         let predicted_ntt_units = cost.map(|cost| cost.ntt_units());
         let measured = Measured { op, level, level_out: level - levels, slots, median_ns, predicted_ntt_units, bytes };

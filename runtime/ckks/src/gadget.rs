@@ -1,0 +1,92 @@
+//! How key-switching keys cut polynomials into digits.
+//!
+//! A key for level ℓ may divide by any prime that q_0 ⋯ q_ℓ leaves over: security depends on the product of all. So keys for
+//! lower levels take the highest primes of the chain besides the special ones, which allows larger and therefore fewer
+//! digits: 24 limbs of `n16` need two digits of twelve and not four of seven. Levels share a [`Gadget`], and a rotation its
+//! key, as long as the common one is hardly worse than each level's own.
+
+use crate::cost::OperationCosts;
+use crate::parameters::log2_product;
+
+/// How a key-switching key cuts polynomials into digits, and by what its products are divided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Gadget {
+    /// Consecutive limbs of Q in a digit.
+    pub digit_limbs: usize,
+    /// Number of primes in P ([`Parameters::special_indices`]).
+    pub special: usize,
+}
+
+impl Gadget {
+    /// Number of digits of a ciphertext at `level`.
+    pub fn digits(self, level: usize) -> usize {
+        (level + 1).div_ceil(self.digit_limbs)
+    }
+}
+
+/// What a key switch costs, a fourth of its decomposition not counted: rotations often share it.
+fn cost(gadget: Gadget, level: usize, degree: usize) -> f64 {
+    let costs = OperationCosts::with_gadget(level, gadget, degree);
+    0.75 * costs.decompose().ntt_units() + (costs.inner_product() + costs.mod_down(2, false)).ntt_units()
+}
+
+/// How much dearer than a level's own gadget a shared one may be: by a fraction, or by so many transforms.
+const SHARED_GADGET_EXCESS: (f64, f64) = (0.08, 12.0);
+
+/// The gadget of every level. That of the top level for use is not shared with levels above, and that of the highest level
+/// with none: hardly more than raised ciphertexts live there.
+pub(crate) fn gadgets(degree: usize, primes: &[u64], special_primes: &[u64], use_top: usize) -> Vec<Gadget> {
+    let cost = |gadget, level| cost(gadget, level, degree);
+    let best: Vec<Gadget> = (0..primes.len()).map(|level| best_gadget(primes, special_primes, level, cost)).collect();
+    let mut gadgets = best.clone();
+    for level in (0..primes.len() - 1).rev() {
+        let (own, shared) = (cost(best[level], level), cost(gadgets[level + 1], level));
+        let (fraction, transforms) = SHARED_GADGET_EXCESS;
+        if level != use_top && level + 2 < primes.len() && shared - own <= transforms.max(fraction * own) {
+            gadgets[level] = gadgets[level + 1];
+        }
+    }
+    gadgets
+}
+
+/// The cheapest gadget whose digits are at most twice as large as P.
+fn best_gadget(primes: &[u64], special_primes: &[u64], level: usize, cost: impl Fn(Gadget, usize) -> f64) -> Gadget {
+    let spare: Vec<u64> = special_primes.iter().chain(primes[level + 1..].iter().rev()).copied().collect();
+    (1..=level + 1)
+        .filter_map(|digit_limbs| {
+            let digits = primes[..=level].chunks(digit_limbs);
+            let needed = digits.map(log2_product).fold(0.0, f64::max) - 1.0;
+            let special = (1..=spare.len()).find(|&special| log2_product(&spare[..special]) >= needed)?;
+            Some(Gadget { digit_limbs, special })
+        })
+        .min_by(|a, b| cost(*a, level).total_cmp(&cost(*b, level)))
+        .unwrap_or(Gadget { digit_limbs: 1, special: special_primes.len() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::parameters::Parameters;
+
+    #[test]
+    fn digits_grow_where_the_chain_has_primes_to_spare() {
+        let parameters = Parameters::preset("n16").unwrap();
+        let digits = |limbs: usize| parameters.gadget(limbs - 1).digits(limbs - 1);
+        assert_eq!([30, 29, 28, 25, 17, 9, 4].map(digits), [5, 4, 3, 2, 2, 1, 1]);
+        for level in 0..=parameters.maximum_level() {
+            let Gadget { digit_limbs, special } = parameters.gadget(level);
+            let divisors: Vec<u64> = parameters.special_moduli(special).collect();
+            assert!(divisors.iter().all(|prime| !parameters.primes()[..=level].contains(prime)), "level {level}");
+            for digit in parameters.primes()[..=level].chunks(digit_limbs) {
+                assert!(log2_product(digit) <= log2_product(&divisors) + 1.0, "level {level}");
+            }
+        }
+        let distinct: BTreeSet<Gadget> = (0..17).map(|level| parameters.gadget(level)).collect();
+        assert!(distinct.len() <= 4, "a rotation at all levels for use needs few keys: {distinct:?}");
+        // One digit modulo q_0 ⋯ q_29 · p_0.
+        assert_eq!(parameters.raised_gadget().digits(29), 1);
+        assert_eq!(parameters.special_indices(1), 30..31);
+    }
+}
