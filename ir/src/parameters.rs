@@ -14,7 +14,7 @@ use crate::ckks::Levels;
 pub const INSECURE_MARKER: &str = "insecure-test";
 
 /// Names that [`Parameters::preset`] knows.
-pub const PRESET_NAMES: [&str; 2] = ["n16", INSECURE_MARKER];
+pub const PRESET_NAMES: [&str; 4] = ["n16", "n15", "deep", INSECURE_MARKER];
 
 /// The largest ring degree, as a logarithm, that a set may have.
 pub const MAXIMUM_LOG2_DEGREE: u32 = 17;
@@ -76,6 +76,29 @@ impl Parameters {
         }
     }
 
+    /// N = 2^15, 4 levels of 33 bits for use, log2 QP = 864, 128 bits: half the memory and a third of the time a bootstrap,
+    /// for at most 2^14 slots, short programs and modest precision.
+    pub fn n15() -> Self {
+        Self {
+            name: "n15".to_owned(),
+            log2_degree: 15,
+            log2_scale: 33,
+            base_bits: 46,
+            slots_to_coeffs_bits: vec![33; 2],
+            use_bits: vec![33; 4],
+            eval_mod_bits: vec![44; 10],
+            coeffs_to_slots_bits: vec![44; 2],
+            special_bits: vec![46; 2],
+            ..Self::n16()
+        }
+    }
+
+    /// [`n16`](Self::n16) with 18 levels for use and 3 special primes, log2 QP = 1711, 128 bits: fewer bootstraps, of which each
+    /// takes longer, for keys have more digits.
+    pub fn deep() -> Self {
+        Self { name: "deep".to_owned(), use_bits: vec![41; 18], special_bits: vec![50; 3], ..Self::n16() }
+    }
+
     /// The chain of [`n16`](Self::n16) over N = 2^12: the same plans and code, no security whatsoever.
     pub fn insecure_test() -> Self {
         Self { name: INSECURE_MARKER.to_owned(), log2_degree: 12, insecure: true, ..Self::n16() }
@@ -85,6 +108,8 @@ impl Parameters {
     pub fn preset(name: &str) -> Result<Self, Error> {
         match name {
             "n16" => Ok(Self::n16()),
+            "n15" => Ok(Self::n15()),
+            "deep" => Ok(Self::deep()),
             INSECURE_MARKER => Ok(Self::insecure_test()),
             _ => Err(Error::Parameters(format!(
                 "there is no parameter preset `{name}`; the presets are {}",
@@ -179,11 +204,16 @@ mod tests {
         assert_eq!(parameters.maximum_level(), 29);
         assert_eq!(parameters.limb_bits().len(), 30);
         assert_eq!(parameters.security_bits(), Some(128));
+        for (name, log2_qp, levels) in [("n15", 864, 4), ("deep", 1711, 18)] {
+            let preset = Parameters::preset(name).unwrap();
+            preset.validate().unwrap();
+            assert_eq!((preset.log2_qp(), preset.use_bits.len(), preset.security_bits()), (log2_qp, levels, Some(128)));
+        }
         let insecure = Parameters::preset("insecure-test").unwrap();
         insecure.validate().unwrap();
         assert_eq!(insecure.security_bits(), None);
         assert_eq!(insecure.levels(), parameters.levels());
-        assert!(Parameters::preset("n17").unwrap_err().to_string().contains("n16, insecure-test"));
+        assert!(Parameters::preset("n17").unwrap_err().to_string().contains("n16, n15, deep, insecure-test"));
     }
 
     #[test]

@@ -481,17 +481,19 @@ mod tests {
 
     #[test]
     fn presets_have_the_documented_shape() {
-        for name in PRESET_NAMES {
+        // Highest level, section for use, number of all primes, log2 QP.
+        let shapes = [(29, 4..17, 37, 1706.0), (18, 3..7, 21, 864.0), (34, 4..22, 38, 1711.0), (29, 4..17, 37, 1706.0)];
+        for (name, (top, section, count, log2_qp)) in PRESET_NAMES.into_iter().zip(shapes) {
             let parameters = Parameters::preset(name).unwrap();
-            assert_eq!(parameters.maximum_level(), 29);
-            assert_eq!(parameters.use_top_level(), 16);
-            assert_eq!(parameters.bootstrap_input_level(), 3);
-            assert_eq!(parameters.section(Section::Use), 4..17);
-            assert_eq!(parameters.section(Section::CoeffsToSlots), 27..30);
-            assert!((parameters.log2_qp() - 1706.0).abs() < 0.1, "{}", parameters.log2_qp());
+            assert_eq!(parameters.maximum_level(), top);
+            assert_eq!(parameters.use_top_level() + 1, section.end);
+            assert_eq!(parameters.bootstrap_input_level() + 1, section.start);
+            assert_eq!(parameters.section(Section::Use), section);
+            assert_eq!(parameters.section(Section::CoeffsToSlots).end, top + 1);
+            assert!((parameters.log2_qp() - log2_qp).abs() < 0.1, "{}", parameters.log2_qp());
             assert!(parameters.to_string().contains(name));
             let all: BTreeSet<u64> = parameters.primes().iter().chain(parameters.special_primes()).copied().collect();
-            assert_eq!(all.len(), 37, "distinct primes");
+            assert_eq!(all.len(), count, "distinct primes");
             for &prime in &all {
                 assert!(is_prime(prime) && prime < PRIME_LIMIT);
                 assert_eq!(prime % (2 * parameters.degree() as u64), 1);

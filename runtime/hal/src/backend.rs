@@ -241,6 +241,21 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         limbs: &[usize],
     ) -> Result<(), HalError>;
 
+    /// Σ residues[i] · a on limb position i over the terms (a, residues), on the first `polynomials` polynomials of each.
+    /// Residues are canonical.
+    fn linear_combination(
+        &self,
+        polynomials: usize,
+        terms: &[(&Self::Buffer, &[u64])],
+        limbs: &[usize],
+    ) -> Result<Self::Buffer, HalError> {
+        let mut sum = self.zeros(polynomials, limbs.len())?;
+        for (a, residues) in terms {
+            self.mul_scalar_accumulate(&mut sum, a, polynomials, residues, limbs)?;
+        }
+        Ok(sum)
+    }
+
     /// Adds residues[i] to every position of limb i of one polynomial. In the NTT domain that
     /// adds the constant polynomial.
     fn add_scalar_assign(

@@ -439,6 +439,35 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
+    fn linear_combination(
+        &self,
+        polynomials: usize,
+        terms: &[(&CpuBuffer, &[u64])],
+        limbs: &[usize],
+    ) -> Result<CpuBuffer, HalError> {
+        let name = "linear_combination";
+        self.check(name, limbs, &[])?;
+        for (a, residues) in terms {
+            self.check(name, limbs, &[a])?;
+            check::equal(name, "residues", limbs.len(), residues.len())?;
+            check::at_least(name, "polynomials", polynomials, a.shape().polynomials)?;
+        }
+        if terms.is_empty() {
+            return self.zeros(polynomials, limbs.len());
+        }
+        let mut result = self.buffer(polynomials, limbs.len())?;
+        let length = BLOCK_WORDS.min(self.0.tables.degree);
+        self.for_rows(&mut result, polynomials, limbs.len(), |i, j, row| {
+            let constants: Vec<_> = terms.iter().map(|(_, residues)| residues[j] % self.q(limbs[j])).collect();
+            for (block, sum) in row.chunks_mut(length).enumerate() {
+                let words = block * length..(block + 1) * length;
+                let sources: Vec<_> = terms.iter().map(|(a, _)| &a.row(i, j)[words.clone()]).collect();
+                (self.0.kernels.combine)(sum, &sources, &constants, &[], &self.0.rows[limbs[j]]);
+            }
+        });
+        Ok(result)
+    }
+
     fn add_scalar_assign(
         &self,
         dst: &mut CpuBuffer,

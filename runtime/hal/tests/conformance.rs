@@ -121,6 +121,12 @@ fn cases<B: Backend>() -> Vec<Case<B>> {
             b.mul_scalar_assign(&mut x, &c, LIMBS)?;
             b.download(&x)
         }),
+        ("linear_combination", |b, r| {
+            let operands: Vec<_> = (0..=r.below(19)).map(|_| operand(b, r, 2, LIMBS)).collect();
+            let constants: Vec<_> = operands.iter().map(|_| scalars(b, r, LIMBS)).collect();
+            let terms: Vec<_> = operands.iter().zip(&constants).map(|(a, c)| (a, &c[..])).collect();
+            b.download(&b.linear_combination(2, &terms, LIMBS)?)
+        }),
         ("mul_scalar_accumulate", |b, r| {
             let (mut x, y, c) = (operand(b, r, 3, LIMBS), operand(b, r, 2, LIMBS), scalars(b, r, LIMBS));
             b.mul_scalar_accumulate(&mut x, &y, 2, &c, LIMBS)?;

@@ -65,6 +65,27 @@ impl<B: Backend> Evaluator<B> {
         Ok(())
     }
 
+    /// Σ a·value over the terms (a, value), two polynomials each, at a level that no term is below and at this scale. Each
+    /// constant is encoded at the quotient of both scales.
+    pub fn linear_combination(
+        &self,
+        terms: &[(&Ciphertext<B>, f64)],
+        level: usize,
+        scale: f64,
+        slots: usize,
+    ) -> Result<Ciphertext<B>, CkksError> {
+        self.ring.check_level(level)?;
+        let limbs = self.ring.chain(level);
+        let mut constants = Vec::with_capacity(terms.len());
+        for (a, value) in terms {
+            self.check_polynomials("linear_combination", a, 2)?;
+            constants.push(self.ring.residues(scaled_integer(*value, scale / a.scale)?, limbs));
+        }
+        let terms: Vec<_> = terms.iter().zip(&constants).map(|((a, _), c)| (&a.buffer, &c[..])).collect();
+        let buffer = self.ring.backend().linear_combination(2, &terms, limbs)?;
+        Ok(Ciphertext { buffer, level, scale, slots })
+    }
+
     /// a·value, exactly; level and scale stay.
     pub fn mul_integer(&self, a: &Ciphertext<B>, value: i64) -> Result<Ciphertext<B>, CkksError> {
         let mut result = self.truncate(a, a.level)?;

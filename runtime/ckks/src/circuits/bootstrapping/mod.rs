@@ -18,17 +18,24 @@
 //!
 //! # What pays
 //! Ideas for speed and memory with the gain expected and the one measured, on one thread at N = 2^16 (Xeon with AVX-512 IFMA
-//! and VAES). Together, and measured in turns with the state before them: all slots 7.07 → 5.92 s, 4096 slots 4.45 → 4.10 s.
+//! and VAES).
 //!
 //! | idea | expected | measured |
 //! |---|---|---|
+//! | the first factor of CoeffsToSlots out of the ephemeral secret, all diagonals directly, one digit a key | that factor a third, keys −1 GiB | 0.7 → 0.26 s, ModRaise 0.11 → 0.02 s, keys −1.2 GiB |
+//! | spare primes of the chain as special ones ([`gadget`](crate::gadget)) | EvalMod −20 %, its keys −40 % | EvalMod −13 %, rotations for use −10 % |
+//! | digits turned on the way into the product with a key, block by block, no row leaves the caches | two passes fewer a rotation | first factor −53 %, other factors −8 % |
+//! | keys fetched while uniform halves are encrypted | other factors −10 % | −10 % |
+//! | the trace after the first factor, at most seven rotations a decomposition, summed in one pass | 2^6 slots −15 % | 0.86 → 0.52 s |
+//! | the split of CoeffsToSlots by predicted cost | little | 4096 slots −0.1 s, matrices −0.5 GiB |
+//! | base conversions of up to 16 sources with constants in registers | conversions −30 % | −15 % |
 //! | baby steps limb by limb, met by all plaintexts before they leave the caches | CoeffsToSlots −25 % | −20 % |
-//! | sums and automorphisms on the way out of the product with a key | two passes fewer a rotation | rotation −3 % |
 //! | `2 T_a T_b` as `T_a T_b` at half its scale, on twice the scale | half the rounding noise | 0.6 bits more, 1 in the worst slot |
 //! | uniform halves of keys expanded from seeds by AES as they are used | half the keys, time +5 % | half the keys, time +2 % |
 //! | plaintexts stored at their period | matrices 3.0 → 0.65 GiB | the same; time unchanged |
 //! | 16 baby and 4 giant steps in place of 8 and 8 | −5 % | −4 % |
 //! | inverse transforms out of place | a copy a digit | rotation −2 % |
+//! | summands of a rotation as one more product | a pass fewer | nothing |
 //! | stores past the caches in base conversions | decomposition −10 % | nothing: conversions are bound by arithmetic |
 //! | two vectors at a time in base conversions | conversions −20 % | nothing |
 //!

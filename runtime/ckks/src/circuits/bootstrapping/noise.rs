@@ -223,6 +223,14 @@ mod tests {
     }
 
     #[test]
+    fn other_presets_keep_theirs() {
+        for (preset, slots, bits) in [("n15", 1 << 14, 16.0), ("deep", 1 << 15, 22.0)] {
+            let full = estimate(preset, slots, SlotKind::Complex);
+            assert!(full.precision_bits_mean() > bits, "{preset}: {:.1}, {full:?}", full.precision_bits_mean());
+        }
+    }
+
+    #[test]
     fn fewer_slots_are_more_precise() {
         let bits = |slots| estimate("n16", slots, SlotKind::Complex).precision_bits_mean();
         assert!(bits(1 << 12) > bits(1 << 15) + 0.5);

@@ -139,18 +139,22 @@ impl<B: Backend> Context<'_, B> {
     fn leaf(&self, coefficients: &[f64], level: usize, scale: f64) -> Result<Ciphertext<B>, CkksError> {
         let evaluator = self.evaluator;
         let slots = self.factor.map_or(1, <[_]>::len).max(self.powers[&1].slots());
+        let terms = coefficients.iter().enumerate().filter(|(_, c)| **c != 0.0);
+        let Some(factor) = self.factor else {
+            let powers: Vec<_> = terms.filter(|(j, _)| *j > 0).map(|(j, &c)| (&self.powers[&j], c)).collect();
+            let mut sum = evaluator.linear_combination(&powers, level, scale, slots)?;
+            evaluator.add_scalar_assign(&mut sum, coefficients.first().copied().unwrap_or(0.0))?;
+            return Ok(sum);
+        };
         let mut sum = evaluator.zero(level, scale, slots)?;
-        for (j, &c) in coefficients.iter().enumerate().filter(|(_, c)| **c != 0.0) {
-            match (j, self.factor) {
-                (0, None) => evaluator.add_scalar_assign(&mut sum, c)?,
-                (0, Some(factor)) => sum = evaluator.add_slots(&sum, &scaled(factor, c))?,
-                (j, None) => evaluator.mul_scalar_accumulate(&mut sum, &self.powers[&j], c)?,
-                (j, Some(factor)) => {
-                    let power = &self.powers[&j];
-                    let plaintext = evaluator.encoder().encode(&scaled(factor, c), level, scale / power.scale())?;
-                    evaluator.mul_plain_accumulate(&mut sum, power, &plaintext)?;
-                }
+        for (j, &c) in terms {
+            if j == 0 {
+                sum = evaluator.add_slots(&sum, &scaled(factor, c))?;
+                continue;
             }
+            let power = &self.powers[&j];
+            let plaintext = evaluator.encoder().encode(&scaled(factor, c), level, scale / power.scale())?;
+            evaluator.mul_plain_accumulate(&mut sum, power, &plaintext)?;
         }
         Ok(sum)
     }
