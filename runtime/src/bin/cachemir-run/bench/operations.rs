@@ -201,7 +201,8 @@ fn at_level(bench: &Bench, keys: &EvaluationKeys<CpuBackend>, table: &mut Table,
     emit("add", 0, ns, None, polynomials(2))?;
     let ns = median_ns(|| evaluator.mul_plain(&a, &plain))?;
     table.record(CostKind::MultiplyPlain, level, ns);
-    emit("mul_plain", 0, ns, Some(products(2 * limbs)), polynomials(2))?;
+    // Both factors and the product pass through memory.
+    emit("mul_plain", 0, ns, Some(products(3 * 2 * limbs)), polynomials(2))?;
     let pairs = vec![(&a, &plain); STREAMED];
     let ns = median_ns(|| evaluator.mul_plain_accumulate_many(&mut sum, &pairs))? / STREAMED as f64;
     emit("mul_plain_accumulate", 0, ns, Some(products(2 * limbs)), 0)?;

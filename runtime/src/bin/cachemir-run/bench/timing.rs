@@ -28,11 +28,11 @@ impl Unit {
         Some(unit)
     }
 
-    /// The shortest time of many, what a machine that others use as well can do. Rows differ by a third in how their pages
+    /// The shortest time within two seconds, what a machine that others use as well can do. Rows differ by a third in how their pages
     /// share the caches, so several are tried.
     fn measure(&mut self) {
-        const ROWS: usize = 16;
-        const RUNS: usize = 25;
+        const ROWS: usize = 64;
+        const RUNS: usize = 200;
         let mut rows = vec![1; ROWS * UNIT_DEGREE];
         for row in rows.chunks_mut(UNIT_DEGREE) {
             for _ in 0..RUNS {
