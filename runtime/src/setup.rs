@@ -136,6 +136,7 @@ impl Engine<CpuBackend> {
             // Where one kind serves both, the imaginary parts are dropped after the bootstrap.
             manifest.require_conjugation([bootstrap.output_level()]);
         }
+        manifest.check(ring.parameters())?;
         Ok(Self { evaluator: Evaluator::new(Encoder::new(ring)), bootstraps, manifest })
     }
 }
@@ -173,7 +174,7 @@ impl<B: Backend> Engine<B> {
         let state = |state: &cachemir_ir::program::State| {
             u64::from(state.capacity) * ciphertext_bytes(state.level.unwrap_or(0))
         };
-        // Baby steps of CoeffsToSlots are kept in QP: eight ciphertexts, with decompositions and the powers of EvalMod.
+        // Two dozen ciphertexts modulo QP: digits and sums of giant steps in CoeffsToSlots, later the powers of EvalMod.
         let full = (parameters.primes().len() + parameters.special_primes().len()) as u64;
         let inside_bootstrap = if self.bootstraps.is_empty() { 0 } else { 24 * 2 * full * limb_bytes };
         let live = program.entries.iter().map(|entry| {

@@ -71,7 +71,7 @@ pub enum CkksError {
         key: String,
     },
     /// A key exists, but not for this level.
-    #[error("the evaluation key for {key} was made for level {}, the ciphertext is at level {level}", join(key_levels))]
+    #[error("evaluation keys for {key} reach down from level {}, none of them serves level {level}", join(key_levels))]
     KeyLevel {
         /// The key, in words.
         key: String,

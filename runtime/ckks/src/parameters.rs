@@ -22,6 +22,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 
+use crate::error::CkksError;
 use crate::gadget::{Gadget, gadgets};
 use crate::security::ephemeral_security_bits;
 
@@ -70,16 +71,18 @@ pub enum ParameterError {
         /// log2 of 2N.
         log2_order: u32,
     },
-    /// A prime is larger than all primes that P could have, so the key-switching noise would be too large.
-    #[error("parameters `{name}`: prime {limb} has {limb_bits:.1} bits, the special primes only {special_bits:.1}")]
-    DigitTooLarge {
+    /// A prime is larger than what keys for it divide by, so the key-switching noise would be too large.
+    #[error(
+        "parameters `{name}`: prime {limb} has {limb_bits:.1} bits, the special primes for it only {special_bits:.1}"
+    )]
+    PrimeTooLarge {
         /// Name of the literal.
         name: String,
         /// Index of the prime.
         limb: usize,
         /// Its log2.
         limb_bits: f64,
-        /// log2 of the product of the special primes.
+        /// log2 of the product of the special primes, or for prime 0 of the first of them.
         special_bits: f64,
     },
     /// The ephemeral secret is not known to be safe.
@@ -196,9 +199,11 @@ impl Parameters {
 
         let special_bits = log2_product(&special_primes);
         for (limb, &prime) in primes.iter().enumerate() {
+            // Keys to and from the ephemeral secret divide by the first special prime alone.
+            let special_bits = if limb == 0 { log2_product(&special_primes[..1]) } else { special_bits };
             let limb_bits = (prime as f64).log2();
             if limb_bits > special_bits + 1.0 {
-                return Err(ParameterError::DigitTooLarge { name, limb, limb_bits, special_bits });
+                return Err(ParameterError::PrimeTooLarge { name, limb, limb_bits, special_bits });
             }
         }
         if !literal.insecure {
@@ -255,12 +260,22 @@ impl Parameters {
         &self.special_primes
     }
 
-    /// How ciphertexts at `level` are cut into key-switching digits.
-    ///
-    /// # Panics
-    /// If `level` exceeds [`maximum_level`](Self::maximum_level).
+    /// How ciphertexts at `level` are cut into key-switching digits; above the chain, as at its top.
     pub fn gadget(&self, level: usize) -> Gadget {
-        self.gadgets[level]
+        self.gadgets[level.min(self.maximum_level())]
+    }
+
+    /// Refuses digits without limbs, and a P that shares primes with q_0 ⋯ q_level.
+    pub(crate) fn check_gadget(&self, level: usize, gadget: Gadget) -> Result<(), CkksError> {
+        let spare = self.special_primes.len() + self.maximum_level().saturating_sub(level);
+        let wrong = |what, value: usize, condition| Err(CkksError::Value { what, value: value as f64, condition });
+        if !(1..=self.primes.len()).contains(&gadget.digit_limbs) {
+            return wrong("limbs of a digit", gadget.digit_limbs, "at least one, at most all of the chain");
+        }
+        if !(1..=spare).contains(&gadget.special) {
+            return wrong("primes that a key divides by", gadget.special, "at least one, none of the ciphertext's");
+        }
+        Ok(())
     }
 
     /// How ModRaise's results, all limbs of which come from q_0, are cut: into one digit, for which one special prime is
@@ -560,7 +575,7 @@ mod tests {
     #[test]
     fn a_prime_above_the_special_modulus_is_refused() {
         let literal = ParametersLiteral { special_bits: vec![41], ..ParametersLiteral::insecure_test() };
-        assert!(matches!(Parameters::new(literal), Err(ParameterError::DigitTooLarge { limb: 0, .. })));
+        assert!(matches!(Parameters::new(literal), Err(ParameterError::PrimeTooLarge { limb: 0, .. })));
     }
 
     #[test]

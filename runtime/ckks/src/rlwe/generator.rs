@@ -125,6 +125,7 @@ impl<B: Backend> KeyGenerator<B> {
         gadget: Gadget,
     ) -> Result<KeySwitchKey<B>, CkksError> {
         self.ring.check_level(level)?;
+        self.ring.parameters().check_gadget(level, gadget)?;
         self.switching_key_turned(from.residues(&self.ring, self.ring.chain(level))?, to, 1, level, gadget)
     }
 
@@ -186,11 +187,11 @@ impl<B: Backend> KeyGenerator<B> {
         mut take: impl FnMut(KeyRole, KeySwitchKey<B>) -> Result<(), CkksError>,
     ) -> Result<(), CkksError> {
         let parameters = self.ring.parameters();
+        manifest.check(parameters)?;
         let total = self.key_bytes(manifest);
-        // One for both keys of encapsulation.
+        // One for the way into the ephemeral secret and all ways out.
         let ephemeral = self.ephemeral_secret_key()?;
         let mut made = 0;
-        manifest.check(parameters)?;
         for RequiredKey { role, level, gadget } in manifest.keys(parameters) {
             let residues = |key: &SecretKey| key.residues(&self.ring, self.ring.chain(level));
             let turned =

@@ -104,7 +104,7 @@ impl KeyManifest {
     }
 
     /// Refuses levels above the chain, rotations by N/2 or more, and a way to the ephemeral secret above level 0.
-    pub(crate) fn check(&self, parameters: &Parameters) -> Result<(), CkksError> {
+    pub fn check(&self, parameters: &Parameters) -> Result<(), CkksError> {
         for (&role, levels) in &self.levels {
             let maximum = if role == KeyRole::DenseToSparse { 0 } else { parameters.maximum_level() };
             if let Some(&level) = levels.last().filter(|&&level| level > maximum) {
@@ -126,9 +126,6 @@ impl KeyManifest {
     }
 
     /// The keys, in the order in which they are made and serialised.
-    ///
-    /// # Panics
-    /// If the parameters do not have a level.
     pub fn keys(&self, parameters: &Parameters) -> Vec<RequiredKey> {
         let mut keys = Vec::new();
         for (&role, levels) in &self.levels {

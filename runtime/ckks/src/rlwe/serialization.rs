@@ -136,8 +136,8 @@ impl<B: Backend> EvaluationKeys<B> {
             let found = key_header(&mut reader)?;
             if found != (level, gadget) {
                 return Err(reader.malformed(format!(
-                    "the key for {role} has level {} and {} special primes, the manifest says {level} and {}",
-                    found.0, found.1.special, gadget.special
+                    "the key for {role} has level {} and {:?}, the manifest says {level} and {gadget:?}",
+                    found.0, found.1
                 )));
             }
             keys.insert(role, key_body(&mut reader, level, gadget)?);
@@ -192,7 +192,12 @@ fn read_manifest<B: Backend, R: Read>(reader: &mut Reader<'_, B, R>) -> Result<K
         return Err(reader.malformed(format!("level {level} in the header, expected 0")));
     }
     let (mut manifest, mut announced) = (KeyManifest::default(), Vec::new());
-    for _ in 0..reader.word32()? {
+    let count = reader.word32()?;
+    let most = (2 * parameters.maximum_slots() + 2) * parameters.primes().len();
+    if count > most {
+        return Err(reader.malformed(format!("{count} keys, but there are at most {most}")));
+    }
+    for _ in 0..count {
         let [kind, rotation, level] = [reader.word32()?, reader.word32()?, reader.word32()?];
         let role = match kind {
             0 => KeyRole::Relinearisation,
@@ -228,16 +233,11 @@ fn write_key<B: Backend, W: Write>(writer: &mut Writer<'_, B, W>, key: &KeySwitc
 /// The level, and how polynomials are cut into digits.
 fn key_header<B: Backend, R: Read>(reader: &mut Reader<'_, B, R>) -> Result<(usize, Gadget), CkksError> {
     let parameters = reader.ring().parameters();
-    let (chain, special) = (parameters.primes().len(), parameters.special_primes().len());
-    let (level, special) = reader.header(Kind::SwitchingKey, 1..=chain + special - 1)?;
-    if parameters.special_indices(special).start <= level {
-        return Err(reader.malformed(format!("{special} special primes are too many at level {level}")));
-    }
-    let digit_limbs = reader.word32()?;
-    if !(1..=chain).contains(&digit_limbs) {
-        return Err(reader.malformed(format!("digits of {digit_limbs} limbs, expected 1 to {chain}")));
-    }
-    Ok((level, Gadget { digit_limbs, special }))
+    let primes = parameters.primes().len() + parameters.special_primes().len();
+    let (level, special) = reader.header(Kind::SwitchingKey, 1..=primes - 1)?;
+    let gadget = Gadget { digit_limbs: reader.word32()?, special };
+    parameters.check_gadget(level, gadget).map_err(|error| reader.malformed(error))?;
+    Ok((level, gadget))
 }
 
 fn key_body<B: Backend, R: Read>(

@@ -359,7 +359,8 @@ impl CpuBackend {
         }
         rows.into_par_iter().enumerate().with_min_len(WORDS_PER_TASK.div_ceil(degree)).for_each_init(
             || {
-                let spread = ROTATIONS_AT_ONCE * BLOCK_WORDS.min(length);
+                let most = terms.iter().flatten().map(Vec::len).max().unwrap_or(0);
+                let spread = most * BLOCK_WORDS.min(length);
                 vec![0; 2 * ROTATIONS_AT_ONCE * length + self.product_scratch(digits).max(spread)]
             },
             |scratch, (j, mut rows)| {

@@ -95,8 +95,9 @@ impl BootstrapPlan {
         };
         let gain = (self.reduction().range() * ratio).powi(2);
         let before = self.cts_variance(parameters) * gain;
-        let last = sigma(base).powi(2) * gain;
-        let eval_mod = self.eval_mod_noise(sigma(2.0 * base)) * ratio;
+        let argument = prime(self.eval_mod_level());
+        let last = sigma(argument).powi(2) * gain;
+        let eval_mod = self.eval_mod_noise(sigma(2.0 * argument)) * ratio;
         let output = sigma(parameters.canonical_scale(self.output_level()));
         let mut estimate = NoiseEstimate {
             slots_to_coefficients: self.stc_noise(parameters),

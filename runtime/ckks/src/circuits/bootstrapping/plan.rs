@@ -132,7 +132,9 @@ impl BootstrapPlan {
 
         let mut available = BTreeSet::new();
         let packed = kind == SlotKind::Complex && slots < maximum_slots;
-        let coefficients_to_slots = cts_factors(parameters, slots, reduction.range(), packed, &mut available);
+        let most = 1 << MAXIMUM_RAISED_BUTTERFLIES;
+        let coefficients_to_slots = cts_factors(parameters, slots, reduction.range(), packed, &mut available)
+            .ok_or(CkksError::Slots { slots, maximum: most })?;
         let slots_to_coefficients = stc_factors(parameters, slots, &reduction, &mut available);
 
         let series = EvaluationPlan::new(&Polynomial::chebyshev(reduction.series().to_vec()));
@@ -296,8 +298,8 @@ fn trace(maximum_slots: usize, period: usize) -> Vec<Vec<usize>> {
 const MAXIMUM_RAISED_BUTTERFLIES: usize = 6;
 
 /// The cheapest split of CoeffsToSlots into factors: their butterflies, smallest stride first. The first to be applied, of
-/// the largest stride, acts on what ModRaise returns.
-fn cts_split(parameters: &Parameters, slots: usize, packed: bool) -> Vec<usize> {
+/// the largest stride, acts on what ModRaise returns. `None` if so many slots need more factors than there are primes.
+fn cts_split(parameters: &Parameters, slots: usize, packed: bool) -> Option<Vec<usize>> {
     let butterflies = slots.trailing_zeros() as usize;
     let bottom = parameters.section(Section::EvalMod).end;
     let mut best: Option<(f64, Vec<usize>)> = None;
@@ -327,7 +329,7 @@ fn cts_split(parameters: &Parameters, slots: usize, packed: bool) -> Vec<usize> 
             }
         }
     }
-    best.map_or_else(|| radix_split(butterflies, parameters.section(Section::CoeffsToSlots).len()), |(_, split)| split)
+    best.map(|(_, split)| split)
 }
 
 /// CoeffsToSlots carries the constant that makes coefficients `t` the argument `x = t / range` of EvalMod; taking a real part
@@ -339,8 +341,8 @@ fn cts_factors(
     range: f64,
     packed: bool,
     available: &mut BTreeSet<usize>,
-) -> Vec<Factor> {
-    let split = cts_split(parameters, slots, packed);
+) -> Option<Vec<Factor>> {
+    let split = cts_split(parameters, slots, packed)?;
     let mut matrices = coefficients_to_slots(slots, &split);
     let count = matrices.len();
     let share = (0.5 / range).powf(1.0 / count as f64);
@@ -358,13 +360,15 @@ fn cts_factors(
     let levels: Vec<usize> = (0..count).map(|f| top - f).collect();
     let mut scales: Vec<f64> = levels.iter().map(|&level| parameters.primes()[level] as f64).collect();
     scales[1.min(count - 1)] /= (parameters.maximum_slots() / trace_period(slots, packed, count)) as f64;
+    // From the scale q_0 to that of EvalMod's primes, which keeps the powers of its argument at one scale.
+    scales[count - 1] *= parameters.primes()[top - count] as f64 / parameters.primes()[0] as f64;
     let raised = matrices.remove(0);
     let steps = StepPlan::direct(raised.diagonals().keys().copied());
     let special = parameters.raised_gadget().special;
     let first = Factor { matrix: raised, steps, level: top, scale: scales[0], special };
     let special = |level: usize| parameters.gadget(level).special;
     let rest = factors(matrices, &levels[1..], &scales[1..], special, available);
-    std::iter::once(first).chain(rest).collect()
+    Some(std::iter::once(first).chain(rest).collect())
 }
 
 fn stc_factors(

@@ -128,3 +128,22 @@ fn unusable_entries_and_inputs_are_refused() {
         Err(CkksError::LevelExhausted { .. })
     ));
 }
+
+/// Primes for EvalMod need not be as large as `q_0`.
+#[test]
+fn other_sizes_of_primes() {
+    let n15 = crate::parameters::ParametersLiteral::n15();
+    let name = format!("{}-n15", crate::parameters::INSECURE_MARKER);
+    let literal = crate::parameters::ParametersLiteral { name, log2_degree: 12, insecure: true, ..n15 };
+    let parameters = Parameters::new(literal).unwrap();
+    let plan = BootstrapPlan::new(&parameters, 1 << 8, SlotKind::Complex).unwrap();
+    let predicted = plan.noise(&parameters).precision_bits_mean();
+    let fixture = Fixture::<CpuBackend>::with_parameters(parameters, &|manifest| manifest.merge(&plan.key_manifest()));
+    let bootstrapper = Bootstrapper::with_plan(&fixture.evaluator, plan.clone()).unwrap();
+    let entry = bootstrapper.prepare_entry(&fixture.evaluator, None, 0).unwrap();
+    let vector = shapes(1 << 8, SlotKind::Complex).remove(0).1;
+    let input = fixture.encrypt(&vector, plan.input_level());
+    let output = bootstrapper.bootstrap(&fixture.evaluator, &fixture.keys, &entry, &input).unwrap();
+    let (mean, _) = precision(&fixture.decrypt(&output), &vector);
+    assert!(mean > 15.0 && (-6.0..1.0).contains(&(predicted - mean)), "{mean:.1} bits, predicted {predicted:.1}");
+}
