@@ -104,7 +104,7 @@ impl OperationCosts {
     }
 
     fn digits(self) -> u64 {
-        self.limbs.div_ceil(self.gadget.digit_limbs as u64)
+        self.gadget.digits(self.limbs as usize - 1) as u64
     }
 
     /// Decomposition of one polynomial into extended digits.
@@ -132,7 +132,7 @@ impl OperationCosts {
     /// A linear map of raised ciphertexts with its rescale: for each diagonal the digit turned, a product with the key and
     /// one with the diagonal for each polynomial.
     pub fn raised_linear(self, diagonals: usize) -> Cost {
-        let raised = Self { gadget: Gadget { digit_limbs: self.limbs as usize, special: 1 }, ..self };
+        let raised = Self { gadget: Gadget::single_digit(self.limbs as usize), ..self };
         let diagonal = Cost { passes: 2 * raised.extended(), ..Cost::default() };
         (raised.inner_product() + diagonal) * diagonals + raised.mod_down(2, true)
     }
@@ -167,7 +167,7 @@ impl OperationCosts {
 
     /// Rotation, conjugation or another change of secret.
     pub fn switch(self) -> Cost {
-        self.decompose() + self.inner_product() + self.mod_down(2, false)
+        self.sum_with_rotations(1)
     }
 
     /// Products of a ciphertext with constants.

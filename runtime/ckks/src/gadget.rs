@@ -2,7 +2,7 @@
 //!
 //! A key for level ℓ may divide by any prime that q_0 ⋯ q_ℓ leaves over: security depends on the product of all. So keys for
 //! lower levels take the highest primes of the chain besides the special ones, which allows larger and therefore fewer
-//! digits: 24 limbs of `n16` need two digits of twelve and not four of seven. Levels share a [`Gadget`], and a rotation its
+//! digits: the lower half of a long chain needs two. Levels share a [`Gadget`], and a rotation its
 //! key, as long as the common one is hardly worse than each level's own.
 
 use crate::cost::OperationCosts;
@@ -18,6 +18,11 @@ pub struct Gadget {
 }
 
 impl Gadget {
+    /// One digit of all limbs, up to so many, and one special prime: for polynomials of which all limbs come from one.
+    pub fn single_digit(limbs: usize) -> Self {
+        Self { digit_limbs: limbs, special: 1 }
+    }
+
     /// Number of digits of a ciphertext at `level`.
     pub fn digits(self, level: usize) -> usize {
         (level + 1).div_ceil(self.digit_limbs)

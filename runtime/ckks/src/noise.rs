@@ -14,7 +14,7 @@
 //! Precision is `-log2` of such a standard deviation. [`circuits::bootstrapping::noise`](crate::circuits::bootstrapping::noise)
 //! continues with bootstraps.
 
-use crate::parameters::{ERROR_STANDARD_DEVIATION, Parameters};
+use crate::parameters::{ERROR_STANDARD_DEVIATION, Parameters, log2_product};
 
 /// Variance of a coefficient's rounding to an integer.
 const ENCODING_VARIANCE: f64 = 1.0 / 12.0;
@@ -27,11 +27,10 @@ pub fn rounding_variance(parameters: &Parameters) -> f64 {
 /// Variance of a coefficient's error that the products with a key add at `level`, after the division by `P`.
 pub fn key_product_variance(parameters: &Parameters, level: usize) -> f64 {
     let gadget = parameters.gadget(level);
-    let log2 = |primes: &[u64]| primes.iter().map(|&q| (q as f64).log2()).sum::<f64>();
-    let special = log2(&parameters.special_moduli(gadget.special).collect::<Vec<_>>());
+    let special = log2_product(&parameters.special_moduli(gadget.special).collect::<Vec<_>>());
     let digits: f64 = parameters.primes()[..=level]
         .chunks(gadget.digit_limbs)
-        .map(|digit| (2.0 * (log2(digit) - special)).exp2())
+        .map(|digit| (2.0 * (log2_product(digit) - special)).exp2())
         .sum();
     parameters.degree() as f64 / 12.0 * ERROR_STANDARD_DEVIATION.powi(2) * digits
 }

@@ -281,7 +281,7 @@ impl Parameters {
     /// How ModRaise's results, all limbs of which come from q_0, are cut: into one digit, for which one special prime is
     /// enough.
     pub fn raised_gadget(&self) -> Gadget {
-        Gadget { digit_limbs: self.primes.len(), special: 1 }
+        Gadget::single_digit(self.primes.len())
     }
 
     /// Which primes make up P, as indices of the chain followed by the special primes: the first `special` special primes

@@ -153,17 +153,15 @@ impl CpuBackend {
         self.for_rows(sum, polynomials, limbs.len(), |i, j, row| {
             let pick = |x: &CpuBuffer| i % x.shape().polynomials;
             let operands: Vec<_> = pairs.iter().map(|(a, b)| (a.row(pick(a), j), *b, pick(b))).collect();
-            self.dot_operands(row, 0, &operands, accumulate, j, limbs[j]);
+            self.dot_operands(row, &operands, accumulate, j, limbs[j]);
         });
         Ok(())
     }
 
-    /// sum ← Σ a·b, plus the sum if the flag is set, on the positions from `start` on, over triples of these positions of a
-    /// row a, and a buffer and polynomial that b is in.
+    /// sum ← Σ a·b, plus the sum if the flag is set, over triples of a row a, and a buffer and polynomial that b is in.
     fn dot_operands(
         &self,
         sum: &mut [u64],
-        start: usize,
         operands: &[(&[u64], &CpuBuffer, usize)],
         accumulate: bool,
         position: usize,
@@ -175,12 +173,11 @@ impl CpuBackend {
         let mut scratch = vec![0; if whole { operands.len() } else { operands.len() * length }];
         for (block, sum) in sum.chunks_mut(length).enumerate() {
             let words = block * length..(block + 1) * length;
-            let positions = start + words.start..start + words.end;
             let scratch = scratch.chunks_mut(if whole { 1 } else { length });
             let pairs: Vec<_> = operands
                 .iter()
                 .zip(scratch)
-                .map(|(&(a, b, i), scratch)| (&a[words.clone()], b.positions(i, position, positions.clone(), scratch)))
+                .map(|(&(a, b, i), scratch)| (&a[words.clone()], b.positions(i, position, words.clone(), scratch)))
                 .collect();
             (self.0.kernels.dot)(sum, &pairs, accumulate, m);
         }

@@ -42,6 +42,24 @@ fn key_operands<B: Backend>(b: &B, random: &mut Random) -> (B::Buffer, B::Buffer
     (digits, operand(b, random, 3, &key_limbs), operand(b, random, 3, &key_limbs), limbs)
 }
 
+/// Calls `f` with digits, the ciphertext that they are of, the identity and two rotations of it, and the limbs.
+fn with_rotations<B: Backend, T>(
+    b: &B,
+    r: &mut Random,
+    f: impl FnOnce(&mut Random, &B::Buffer, &Addend<'_, B::Buffer>, &[HoistedRotation<'_, B::Buffer>], &[usize]) -> T,
+) -> T {
+    let (digits, key_b, key_a, limbs) = key_operands(b, r);
+    let key = || Some(KeyView { b: &key_b, a: UniformHalf::Stored(&key_a), positions: KEY_POSITIONS.to_vec() });
+    let (source, factors) = (operand(b, r, 2, &limbs), scalars(b, r, &limbs[..4]));
+    let source = Addend { source: &source, polynomials: 2, factors: &factors };
+    let rotations = [
+        HoistedRotation { key: None, galois_element: 1 },
+        HoistedRotation { key: key(), galois_element: galois_element(b, r) },
+        HoistedRotation { key: key(), galois_element: galois_element(b, r) },
+    ];
+    f(r, &digits, &source, &rotations, &limbs)
+}
+
 #[allow(clippy::too_many_lines)]
 fn cases<B: Backend>() -> Vec<Case<B>> {
     vec![
@@ -249,37 +267,23 @@ fn cases<B: Backend>() -> Vec<Case<B>> {
             b.download(&acc)
         }),
         ("hoisted_sums", |b, r| {
-            let (digits, key_b, key_a, limbs) = key_operands(b, r);
-            let key = || Some(KeyView { b: &key_b, a: UniformHalf::Stored(&key_a), positions: KEY_POSITIONS.to_vec() });
-            let (source, factors) = (operand(b, r, 2, &limbs), scalars(b, r, &limbs[..4]));
-            let source = Addend { source: &source, polynomials: 2, factors: &factors };
-            let rotations = [
-                HoistedRotation { key: None, galois_element: 1 },
-                HoistedRotation { key: key(), galois_element: galois_element(b, r) },
-                HoistedRotation { key: key(), galois_element: galois_element(b, r) },
-            ];
-            let mut plain: Vec<_> = (0..5).map(|_| operand(b, r, 1, &limbs)).collect();
-            let coefficients: Vec<i64> = (0..repeated_length(b, r)).map(|_| r.next() as i64 >> 2).collect();
-            plain[4] = b.lift_repeated(&coefficients, &limbs)?;
-            let groups = [
-                vec![(0, &plain[0]), (2, &plain[1])],
-                vec![(1, &plain[2])],
-                vec![(0, &plain[3]), (1, &plain[4]), (2, &plain[0])],
-            ];
-            let sums = b.hoisted_sums(&digits, &source, &rotations, &groups, &limbs)?;
-            Ok(sums.iter().map(|sum| b.download(sum)).collect::<Result<Vec<_>, _>>()?.concat())
+            with_rotations(b, r, |r, digits, source, rotations, limbs| {
+                let mut plain: Vec<_> = (0..5).map(|_| operand(b, r, 1, limbs)).collect();
+                let coefficients: Vec<i64> = (0..repeated_length(b, r)).map(|_| r.next() as i64 >> 2).collect();
+                plain[4] = b.lift_repeated(&coefficients, limbs)?;
+                let groups = [
+                    vec![(0, &plain[0]), (2, &plain[1])],
+                    vec![(1, &plain[2])],
+                    vec![(0, &plain[3]), (1, &plain[4]), (2, &plain[0])],
+                ];
+                let sums = b.hoisted_sums(digits, source, rotations, &groups, limbs)?;
+                Ok(sums.iter().map(|sum| b.download(sum)).collect::<Result<Vec<_>, _>>()?.concat())
+            })
         }),
         ("hoisted_sum", |b, r| {
-            let (digits, key_b, key_a, limbs) = key_operands(b, r);
-            let key = || Some(KeyView { b: &key_b, a: UniformHalf::Stored(&key_a), positions: KEY_POSITIONS.to_vec() });
-            let (source, factors) = (operand(b, r, 2, &limbs), scalars(b, r, &limbs[..4]));
-            let source = Addend { source: &source, polynomials: 2, factors: &factors };
-            let rotations = [
-                HoistedRotation { key: None, galois_element: 1 },
-                HoistedRotation { key: key(), galois_element: galois_element(b, r) },
-                HoistedRotation { key: key(), galois_element: galois_element(b, r) },
-            ];
-            b.download(&b.hoisted_sum(&digits, &source, &rotations, &limbs)?)
+            with_rotations(b, r, |_, digits, source, rotations, limbs| {
+                b.download(&b.hoisted_sum(digits, source, rotations, limbs)?)
+            })
         }),
         ("mod_down", |b, r| {
             let all = [LIMBS, SPECIAL].concat();

@@ -4,7 +4,7 @@
 //! decomposition between rotations of one ciphertext ([`Evaluator::decompose`]); double hoisting (ePrint 2020/1203,
 //! section 4) also shares the division by P between the terms of a sum ([`ExtendedCiphertext`]).
 
-use cachemir_hal::{Addend, Backend, HoistedRotation};
+use cachemir_hal::{Addend, Backend};
 
 use crate::ckks::ciphertext::{Ciphertext, ExtendedCiphertext, ExtendedPlaintext, RaisedCiphertext};
 use crate::ckks::evaluator::{Evaluator, check_scales};
@@ -205,29 +205,7 @@ impl<B: Backend> Evaluator<B> {
     ) -> Result<(), CkksError> {
         check_scales("rotate_accumulate_extended", accumulator.scale, a.scale)?;
         Self::check_extended_level("rotate_accumulate_extended", accumulator.level, a.level)?;
-        let amount = Self::normalise(a.slots, rotation);
-        if amount == 0 {
-            let (buffer, special) = (&mut accumulator.buffer, accumulator.special);
-            return switching::accumulate_times_special(&self.ring, buffer, &a.buffer, 2, a.level, special);
-        }
-        let key = self.key(keys, KeyRole::Rotation(amount), a.level)?;
-        self.accumulate_rotation(&mut accumulator.buffer, a, &self.decompose(a)?, key, self.ring.galois_element(amount))
-    }
-
-    fn accumulate_rotation(
-        &self,
-        accumulator: &mut B::Buffer,
-        a: &Ciphertext<B>,
-        digits: &Digits<B>,
-        key: &KeySwitchKey<B>,
-        element: usize,
-    ) -> Result<(), CkksError> {
-        let special = key.gadget().special;
-        let limbs = self.ring.extended(a.level, special);
-        let factors = self.ring.special_product(special, self.ring.chain(a.level));
-        let addend = Some(Addend { source: &a.buffer, polynomials: 1, factors: &factors });
-        let (view, addend) = (key.view(a.level), addend.as_ref());
-        Ok(self.ring.backend().inner_product_accumulate(accumulator, &digits.buffer, &view, addend, element, &limbs)?)
+        self.add_extended_assign(accumulator, &self.rotate_extended(a, &self.decompose(a)?, rotation, keys)?)
     }
 
     /// The sum of a ciphertext and its rotations by other amounts than zero, with one decomposition and one division by P.
@@ -242,11 +220,10 @@ impl<B: Backend> Evaluator<B> {
         let limbs = self.ring.extended(a.level, special);
         let factors = self.ring.special_product(special, self.ring.chain(a.level));
         let source = Addend { source: &a.buffer, polynomials: 2, factors: &factors };
-        let mut terms = vec![HoistedRotation { key: None, galois_element: 1 }];
-        for &rotation in rotations {
-            let key = self.key(keys, KeyRole::Rotation(rotation), a.level)?.view(a.level);
-            terms.push(HoistedRotation { key: Some(key), galois_element: self.ring.galois_element(rotation) });
-        }
+        let terms = std::iter::once(&0)
+            .chain(rotations)
+            .map(|&rotation| switching::hoisted_rotation(&self.ring, keys, KeyRole::Rotation(rotation), a.level))
+            .collect::<Result<Vec<_>, _>>()?;
         let sum = self.ring.backend().hoisted_sum(&digits.buffer, &source, &terms, &limbs)?;
         Ok(Ciphertext { buffer: switching::mod_down(&self.ring, &sum, a.level, special)?, ..*a })
     }

@@ -129,18 +129,12 @@ impl<B: Backend> KeyGenerator<B> {
         self.switching_key_turned(from.residues(&self.ring, self.ring.chain(level))?, to, 1, level, gadget)
     }
 
-    /// The key from s² to s.
-    fn relinearisation_key(
-        &self,
-        secret: &SecretKey,
-        level: usize,
-        gadget: Gadget,
-    ) -> Result<KeySwitchKey<B>, CkksError> {
-        let limbs = self.ring.chain(level);
+    /// s² modulo the primes at these table indices.
+    fn square(&self, secret: &SecretKey, limbs: &[usize]) -> Result<SecretResidues<B>, CkksError> {
         let mut square = secret.residues(&self.ring, limbs)?;
         let once = secret.residues(&self.ring, limbs)?;
         self.ring.backend().mul_assign(square.buffer_mut(), once.buffer(), limbs)?;
-        self.switching_key_turned(square, secret, 1, level, gadget)
+        Ok(square)
     }
 
     /// Bytes of memory that the keys of a manifest take.
@@ -193,16 +187,16 @@ impl<B: Backend> KeyGenerator<B> {
         let ephemeral = self.ephemeral_secret_key()?;
         let mut made = 0;
         for RequiredKey { role, level, gadget } in manifest.keys(parameters) {
-            let residues = |key: &SecretKey| key.residues(&self.ring, self.ring.chain(level));
-            let turned =
-                |from: &SecretKey, element| self.switching_key_turned(residues(from)?, secret, element, level, gadget);
-            let key = match role {
-                KeyRole::Relinearisation => self.relinearisation_key(secret, level, gadget)?,
-                KeyRole::DenseToSparse => self.switching_key(secret, &ephemeral, level, gadget)?,
-                KeyRole::Raised(rotation) => turned(&ephemeral, self.ring.galois_element(rotation))?,
-                KeyRole::Conjugation => turned(secret, self.ring.conjugation_element())?,
-                KeyRole::Rotation(rotation) => turned(secret, self.ring.galois_element(rotation))?,
+            let limbs = self.ring.chain(level);
+            let from = match role {
+                KeyRole::Relinearisation => self.square(secret, limbs)?,
+                KeyRole::Raised(_) => ephemeral.residues(&self.ring, limbs)?,
+                KeyRole::DenseToSparse | KeyRole::Conjugation | KeyRole::Rotation(_) => {
+                    secret.residues(&self.ring, limbs)?
+                }
             };
+            let to = if role == KeyRole::DenseToSparse { &ephemeral } else { secret };
+            let key = self.switching_key_turned(from, to, role.galois_element(&self.ring), level, gadget)?;
             take(role, key)?;
             made += switching_key_bytes(parameters, level, gadget, self.ring.uniform_halves());
             if progress(made, total).is_break() {
@@ -221,27 +215,15 @@ impl<B: Backend> KeyGenerator<B> {
         level: usize,
         gadget: Gadget,
     ) -> Result<KeySwitchKey<B>, CkksError> {
-        let backend = self.ring.backend();
-        let to = to.residues(&self.ring, &self.ring.extended(level, gadget.special))?;
-        if element != 1 {
-            let turned = backend.automorphism(from.buffer(), element, self.ring.chain(level))?;
-            from = SecretResidues::new(backend.clone(), turned);
-        }
-        self.switching_key_between(from, to, level, gadget)
-    }
-
-    /// `from` modulo q_0 … q_level, `to` modulo these and the special primes.
-    fn switching_key_between(
-        &self,
-        mut from: SecretResidues<B>,
-        mut to: SecretResidues<B>,
-        level: usize,
-        gadget: Gadget,
-    ) -> Result<KeySwitchKey<B>, CkksError> {
         let (ring, backend) = (&self.ring, self.ring.backend());
         let chain = ring.chain(level);
         let limbs = ring.extended(level, gadget.special);
         let digits = gadget.digits(level);
+        let mut to = to.residues(ring, &limbs)?;
+        if element != 1 {
+            let turned = backend.automorphism(from.buffer(), element, chain)?;
+            from = SecretResidues::new(backend.clone(), turned);
+        }
 
         let seed = *sampling::os_seed()?;
         let a = backend.expand_uniform(&seed, digits, &limbs)?;

@@ -8,8 +8,8 @@ use cachemir_hal::{Backend, KeyView, UniformHalf};
 use crate::error::CkksError;
 use crate::gadget::Gadget;
 use crate::parameters::Parameters;
-use crate::ring::UniformHalves;
 use crate::ring::sampling::Seed;
+use crate::ring::{Ring, UniformHalves};
 
 /// What an evaluation key is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,10 +40,19 @@ impl fmt::Display for KeyRole {
 }
 
 impl KeyRole {
+    /// g of the automorphism φ: X ↦ X^g that the key goes with, 1 where there is none.
+    pub(crate) fn galois_element<B: Backend>(self, ring: &Ring<B>) -> usize {
+        match self {
+            Self::Relinearisation | Self::DenseToSparse => 1,
+            Self::Conjugation => ring.conjugation_element(),
+            Self::Raised(rotation) | Self::Rotation(rotation) => ring.galois_element(rotation),
+        }
+    }
+
     /// How the key for a ciphertext at `level` cuts it into digits.
     pub fn gadget(self, parameters: &Parameters, level: usize) -> Gadget {
         match self {
-            Self::DenseToSparse => Gadget { digit_limbs: 1, special: 1 },
+            Self::DenseToSparse => Gadget::single_digit(1),
             Self::Raised(_) => parameters.raised_gadget(),
             Self::Relinearisation | Self::Conjugation | Self::Rotation(_) => parameters.gadget(level),
         }

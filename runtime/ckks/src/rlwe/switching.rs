@@ -1,11 +1,11 @@
 //! The three steps of a hybrid key switch on buffers in the NTT domain.
 
-use cachemir_hal::{Addend, Backend};
+use cachemir_hal::{Addend, Backend, HoistedRotation};
 
 use crate::error::CkksError;
 use crate::gadget::Gadget;
 use crate::ring::Ring;
-use crate::rlwe::keys::KeySwitchKey;
+use crate::rlwe::keys::{EvaluationKeys, KeyRole, KeySwitchKey};
 
 /// The digits of one polynomial modulo q_0 ⋯ q_level, extended to P: `[digits][level + 1 + special][N]`.
 pub(crate) fn decompose<B: Backend>(
@@ -35,6 +35,17 @@ pub(crate) fn inner_product<B: Backend>(
     let factors = ring.special_product(special, ring.chain(level));
     let addend = Addend { source, polynomials, factors: &factors };
     Ok(ring.backend().inner_product(digits, &key.view(level), Some(&addend), element, &limbs)?)
+}
+
+/// The key of a role at `level` with its automorphism, for sums of hoisted rotations. Rotation by zero needs no key.
+pub(crate) fn hoisted_rotation<'k, B: Backend>(
+    ring: &Ring<B>,
+    keys: &'k EvaluationKeys<B>,
+    role: KeyRole,
+    level: usize,
+) -> Result<HoistedRotation<'k, B::Buffer>, CkksError> {
+    let key = if role == KeyRole::Rotation(0) { None } else { Some(keys.find(ring.parameters(), role, level)?) };
+    Ok(HoistedRotation { key: key.map(|key| key.view(level)), galois_element: role.galois_element(ring) })
 }
 
 /// accumulator ← accumulator + P·source modulo Q (P·source being zero modulo P), on the first `polynomials`.

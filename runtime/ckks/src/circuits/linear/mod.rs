@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use cachemir_hal::{Addend, Backend, HoistedRotation};
+use cachemir_hal::{Addend, Backend};
 use num_complex::Complex64;
 
 use crate::ckks::ciphertext::{Ciphertext, ExtendedCiphertext, ExtendedPlaintext, Plaintext};
@@ -239,13 +239,8 @@ impl<B: Backend> LinearTransform<B> {
         let babies: Vec<usize> = self.steps.babies().into_iter().collect();
         let rotations = babies
             .iter()
-            .map(|&baby| {
-                let key =
-                    (baby != 0).then(|| keys.find(ring.parameters(), KeyRole::Rotation(baby), level)).transpose()?;
-                let key = key.map(|key| key.view(level));
-                Ok(HoistedRotation { key, galois_element: ring.galois_element(baby) })
-            })
-            .collect::<Result<Vec<_>, CkksError>>()?;
+            .map(|&baby| switching::hoisted_rotation(ring, keys, KeyRole::Rotation(baby), level))
+            .collect::<Result<Vec<_>, _>>()?;
         let mut terms: Vec<Vec<(usize, &B::Buffer)>> = Vec::with_capacity(groups.len());
         for group in groups {
             let index = |baby| babies.partition_point(|other| other < baby);

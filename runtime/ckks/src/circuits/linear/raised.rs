@@ -7,7 +7,7 @@
 //! decomposed, and a fifth of the key is read; that makes it cheaper to take all diagonals of a map directly than by baby
 //! and giant steps.
 
-use cachemir_hal::{Addend, Backend, HoistedRotation};
+use cachemir_hal::{Addend, Backend};
 
 use super::{DiagonalMatrix, StepPlan, encode_groups, one_period};
 use crate::ckks::ciphertext::{Ciphertext, ExtendedCiphertext, ExtendedPlaintext, RaisedCiphertext};
@@ -16,6 +16,7 @@ use crate::ckks::evaluator::Evaluator;
 use crate::error::CkksError;
 use crate::ring::Ring;
 use crate::rlwe::keys::{EvaluationKeys, KeyRole};
+use crate::rlwe::switching;
 
 /// An encoded linear map of raised ciphertexts.
 #[derive(Debug)]
@@ -77,11 +78,8 @@ impl<B: Backend> RaisedTransform<B> {
         let rotations = self
             .terms
             .iter()
-            .map(|&(rotation, _)| {
-                let key = keys.find(ring.parameters(), KeyRole::Raised(rotation), level)?.view(level);
-                Ok(HoistedRotation { key: Some(key), galois_element: ring.galois_element(rotation) })
-            })
-            .collect::<Result<Vec<_>, CkksError>>()?;
+            .map(|&(rotation, _)| switching::hoisted_rotation(ring, keys, KeyRole::Raised(rotation), level))
+            .collect::<Result<Vec<_>, _>>()?;
         let terms = self.terms.iter().enumerate().map(|(k, (_, plaintext))| (k, plaintext.buffer())).collect();
         let factors = ring.special_product(special, ring.chain(level));
         let source = Addend { source: &input.constant, polynomials: 1, factors: &factors };
