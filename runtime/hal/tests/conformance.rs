@@ -5,7 +5,7 @@ mod support;
 use cachemir_hal::{
     Addend, Backend, CpuBackend, HalError, HoistedRotation, Isa, KeyView, Representative, ScalarBackend, UniformHalf,
 };
-use support::{Random, mixed_moduli};
+use support::{Random, degrees, mixed_moduli};
 
 /// One primitive applied to pseudo-random operands; the result downloaded.
 type Case<B> = (&'static str, fn(&B, &mut Random) -> Result<Vec<u64>, HalError>);
@@ -319,13 +319,12 @@ fn candidates(degree: usize, moduli: &[u64]) -> Vec<CpuBackend> {
 
 #[test]
 fn every_primitive_gives_the_reference_bits() {
-    for log2_degree in [4, 5, 6, 7, 10, 13] {
-        let degree = 1 << log2_degree;
+    for &degree in degrees(&[16, 32, 64, 128, 1 << 10, 1 << 13]) {
         let moduli = mixed_moduli(degree);
         let reference = ScalarBackend::new(degree, &moduli).unwrap();
         let candidates = candidates(degree, &moduli);
         for (k, (name, expected)) in cases::<ScalarBackend>().into_iter().enumerate() {
-            let seed = 1000 * log2_degree + k as u64;
+            let seed = (1000 * degree + k) as u64;
             let expected = expected(&reference, &mut Random(seed)).unwrap();
             for backend in &candidates {
                 let (_, case) = cases::<CpuBackend>()[k];

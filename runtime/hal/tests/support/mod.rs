@@ -37,6 +37,14 @@ impl Random {
     }
 }
 
+/// Degree for tests that need only one. Miri takes a thousand times longer.
+pub const DEGREE: usize = if cfg!(miri) { 16 } else { 64 };
+
+/// The degrees to test at: all of them, or under Miri the first alone.
+pub fn degrees(all: &[usize]) -> &[usize] {
+    if cfg!(miri) { &all[..1] } else { all }
+}
+
 /// Primes of several sizes, among them sizes at both ends of what is allowed.
 pub fn mixed_moduli(degree: usize) -> Vec<u64> {
     let mut moduli = primes::primes_of_bits(50, degree, 4, &[]).unwrap();
