@@ -45,6 +45,10 @@ mod avx2_transform;
 #[cfg(target_arch = "x86_64")]
 mod ifma;
 #[cfg(target_arch = "x86_64")]
+mod ifma_plan;
+#[cfg(target_arch = "x86_64")]
+mod ifma_ring;
+#[cfg(target_arch = "x86_64")]
 mod ifma_transform;
 mod portable;
 mod transform;
