@@ -14,7 +14,7 @@ use std::sync::{Arc, RwLock};
 use rayon::prelude::*;
 use zeroize::Zeroize;
 
-use crate::kernels::{Isa, Kernels, Multiplier, RowModulus, RowTransform, selected_isa};
+use crate::kernels::{Isa, Kernels, Multiplier, Reduction, RowModulus, RowTransform, selected_isa};
 use crate::tables::{Tables, read, write};
 use crate::uniform::Expander;
 use crate::{Addend, Backend, CpuBuffer, HalError, HoistedRotation, KeyView, Representative, Seed, Shape, check};
@@ -459,7 +459,7 @@ impl Backend for CpuBackend {
             for (block, sum) in row.chunks_mut(length).enumerate() {
                 let words = block * length..(block + 1) * length;
                 let sources: Vec<_> = terms.iter().map(|(a, _)| &a.row(i, j)[words.clone()]).collect();
-                (self.0.kernels.combine)(sum, &sources, &constants, &[], &self.0.rows[limbs[j]]);
+                (self.0.kernels.combine)(sum, &sources, &constants, &[], Reduction::Full, &self.0.rows[limbs[j]]);
             }
         });
         Ok(result)

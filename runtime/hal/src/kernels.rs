@@ -29,7 +29,7 @@ macro_rules! kernel_table {
             permute: kernel_table!(@ permute(dst: &mut [u64], src: &[u64], gather: Gather<'_>)),
             permute_add: kernel_table!(@ permute_add(dst: &mut [u64], src: &[u64], gather: Gather<'_>, q: u64)),
             overflow: kernel_table!(@ overflow(dst: &mut [u64], sources: &[&[u64]], reciprocals: &[f64])),
-            combine: kernel_table!(@ combine(dst: &mut [u64], sources: &[&[u64]], constants: &[u64], next: &[u64], m: &RowModulus)),
+            combine: kernel_table!(@ combine(dst: &mut [u64], sources: &[&[u64]], constants: &[u64], next: &[u64], reduction: Reduction, m: &RowModulus)),
             recentre: kernel_table!(@ recentre(dst: &mut [u64], src: &[u64], source: u64, m: &RowModulus)),
             lift: kernel_table!(@ lift(dst: &mut [u64], src: &[i64], m: &RowModulus)),
         }
@@ -73,6 +73,8 @@ pub(crate) struct RowModulus {
     pub(crate) word: Multiplier,
     /// 1, as a constant multiplier: reduces any 52-bit word.
     pub(crate) one: Multiplier,
+    /// q^-1 modulo 2^52.
+    pub(crate) inverse: u64,
 }
 
 impl RowModulus {
@@ -84,8 +86,15 @@ impl RowModulus {
             barrett: ((1_u128 << (shift + 52)) / u128::from(q)) as u64,
             word: Multiplier::new((1 << 52) % q, q),
             one: Multiplier::new(1, q),
+            inverse: inverse_modulo_word(q),
         }
     }
+}
+
+/// q^-1 modulo 2^52 for odd q. Newton's iteration doubles the number of right bits, of which q itself has three.
+fn inverse_modulo_word(q: u64) -> u64 {
+    let inverse = (0..5).fold(q, |x, _| x.wrapping_mul(2_u64.wrapping_sub(q.wrapping_mul(x))));
+    inverse & ((1 << 52) - 1)
 }
 
 /// A constant factor w < q with ⌊w·2^52 / q⌋ (Shoup): for any x < 2^52,
@@ -103,11 +112,20 @@ impl Multiplier {
     }
 }
 
+/// How far words are reduced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reduction {
+    /// To [0, q).
+    Full,
+    /// To [0, 4q), below 2^52; a kernel may do more.
+    Lazy,
+}
+
 /// Pairs of rows whose products are summed.
 pub(crate) type Pairs<'a> = [(&'a [u64], &'a [u64])];
 
 /// Type of [`Kernels::combine`].
-pub(crate) type Combine = fn(&mut [u64], &[&[u64]], &[u64], &[u64], &RowModulus);
+pub(crate) type Combine = fn(&mut [u64], &[&[u64]], &[u64], &[u64], Reduction, &RowModulus);
 
 /// [`Expander::fill_before`].
 pub(crate) type FillUniform = fn(&Expander, UniformRow, usize, &mut [u64], &[&[u64]]);
@@ -148,7 +166,7 @@ pub(crate) struct Kernels {
     /// the order of the sources, each product rounded.
     pub(crate) overflow: fn(&mut [u64], &[&[u64]], &[f64]),
     /// dst ← Σ `src_i · c_i` for words `src_i` < 2^50.4 and residues `c_i`. The fourth argument,
-    /// as long as dst, is what will be written next: a hint to fetch it.
+    /// as long as dst, is what will be written next: a hint to fetch it. A lazy reduction needs q < 2^50.
     pub(crate) combine: Combine,
     /// dst ← residues of the centred representatives of src modulo the odd number given: of x if
     /// x is at most half of it, of x minus it otherwise.

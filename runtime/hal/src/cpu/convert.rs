@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::{BLOCK_WORDS, CpuBackend, WORDS_PER_TASK};
 use crate::conversion::ConversionTable;
-use crate::kernels::Multiplier;
+use crate::kernels::{Multiplier, Reduction};
 use crate::{CpuBuffer, HalError, Representative, check};
 
 /// Source rows that may be read again for every destination row.
@@ -119,13 +119,15 @@ impl CpuBackend {
     }
 
     /// Overwrites destination rows `(j, row)`, modulo table entry `to[j]`, by the combination of
-    /// the source rows: those of the moduli and, for centred representatives, the overflow row.
+    /// the source rows: those of the moduli and, for centred representatives, the overflow row. Words that will
+    /// be transformed are only reduced as far as the transform needs.
     pub(super) fn combine_rows(
         &self,
         rows: &mut [(usize, &mut [u64])],
         to: &[usize],
         sources: &[u64],
         table: &ConversionTable,
+        transformed: bool,
     ) {
         let degree = self.0.tables.degree;
         let count = sources.len() / degree;
@@ -146,7 +148,8 @@ impl CpuBackend {
                 let row = &mut row[words.clone()];
                 let next = rest.first().map_or(&sources[0][..0], |(_, next)| &next[words.clone()]);
                 let constants = &table.constants[*j][..count];
-                (self.0.kernels.combine)(row, &sources, constants, next, &self.0.rows[to[*j]]);
+                let reduction = if transformed { self.0.transforms[to[*j]].takes() } else { Reduction::Full };
+                (self.0.kernels.combine)(row, &sources, constants, next, reduction, &self.0.rows[to[*j]]);
             }
         }
     }
@@ -169,12 +172,13 @@ impl CpuBackend {
             (self.0.kernels.scale)(row, Multiplier::new(table.punctured_inverse[j], q), q);
         });
         let mut result = self.buffer(polynomials, to.len())?;
-        self.combine_batch(&mut result, &mut sources, to, representative, &table, |_, _, _| ());
+        self.combine_batch(&mut result, &mut sources, to, representative, &table, false, |_, _, _| ());
         Ok(result)
     }
 
     /// The second step of a conversion for a batch: fills overflow rows, combines into all rows
-    /// of `result`, then calls `finish(polynomial, position, row)` on each.
+    /// of `result`, then calls `finish(polynomial, position, row)` on each, which may begin with a transform.
+    #[allow(clippy::too_many_arguments)]
     fn combine_batch(
         &self,
         result: &mut CpuBuffer,
@@ -182,6 +186,7 @@ impl CpuBackend {
         to: &[usize],
         representative: Representative,
         table: &ConversionTable,
+        transformed: bool,
         finish: impl Fn(usize, usize, &mut [u64]) + Sync,
     ) {
         let degree = self.0.tables.degree;
@@ -208,7 +213,7 @@ impl CpuBackend {
             .for_each(|(polynomial, first, rows)| {
                 let sources = &sources[polynomial * batch..][..used * degree];
                 let mut rows: Vec<_> = (first..).zip(rows.chunks_mut(degree)).collect();
-                self.combine_rows(&mut rows, to, sources, table);
+                self.combine_rows(&mut rows, to, sources, table, transformed);
                 for (position, row) in rows {
                     finish(polynomial, position, row);
                 }
@@ -228,7 +233,7 @@ impl CpuBackend {
         });
         let inverses = self.multipliers(name, &self.0.tables.quotient_constants(keep, drop), keep)?;
         let mut result = self.buffer(polynomials, keep.len())?;
-        self.combine_batch(&mut result, &mut sources, keep, Representative::Centred, &table, |i, j, row| {
+        self.combine_batch(&mut result, &mut sources, keep, Representative::Centred, &table, true, |i, j, row| {
             self.forward_row(keep[j], row);
             (self.0.kernels.sub_scale)(row, src.row(i, j), inverses[j], self.q(keep[j]));
         });

@@ -106,7 +106,7 @@ impl CpuBackend {
                     }
                 }
                 let sources = &sources[digit * batch..][..(count + 1) * degree];
-                self.combine_rows(&mut foreign, &extended, sources, table);
+                self.combine_rows(&mut foreign, &extended, sources, table, true);
                 for (position, row) in foreign {
                     self.forward_row(extended[position], row);
                 }

@@ -23,7 +23,7 @@
 #[allow(clippy::wildcard_imports)]
 use std::arch::x86_64::*;
 
-use super::{Kernels, Multiplier, Pairs, RowModulus};
+use super::{Kernels, Multiplier, Pairs, Reduction, RowModulus};
 use crate::permutation::{GROUP, Gather};
 
 // SAFETY: this table is handed out only after the processor was found to have AVX2 and FMA.
@@ -467,7 +467,14 @@ fn overflow(dst: &mut [u64], sources: &[&[u64]], reciprocals: &[f64]) {
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn combine(dst: &mut [u64], sources: &[&[u64]], constants: &[u64], next: &[u64], m: &RowModulus) {
+fn combine(
+    dst: &mut [u64],
+    sources: &[&[u64]],
+    constants: &[u64],
+    next: &[u64],
+    _reduction: Reduction,
+    m: &RowModulus,
+) {
     let ring = Ring::new(m.q);
     let dst = vectors_mut(dst);
     for source in sources {

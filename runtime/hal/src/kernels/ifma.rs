@@ -7,7 +7,7 @@
 #[allow(clippy::wildcard_imports)]
 use std::arch::x86_64::*;
 
-use super::{Kernels, Multiplier, Pairs, RowModulus};
+use super::{Kernels, Multiplier, Pairs, Reduction, RowModulus};
 use crate::permutation::{GROUP, Gather};
 
 // SAFETY: this table is handed out only after the processor was found to have AVX512F, AVX512DQ
@@ -19,6 +19,12 @@ pub(super) type Lanes = [u64; 8];
 
 /// Products below 2^100.8 whose high halves certainly sum to less than 2^52.
 const TERMS: usize = 8;
+
+/// Products below 2^50.4·q whose sum divided by 2^52 is below 3q.
+const FEW_TERMS: usize = 9;
+
+/// Below this, four times a modulus fits a word.
+const SMALL_MODULUS: u64 = 1 << 50;
 
 fn vectors(row: &[u64]) -> &[Lanes] {
     let (vectors, rest) = row.as_chunks();
@@ -143,6 +149,19 @@ impl SumReducer {
         _mm512_add_epi64(self.modulus.scale(high, self.word, self.word_quotient), low)
     }
 
+    /// The canonical residue, for high < 2^52 after the carry and q < 2^50: the quotients of both halves
+    /// are subtracted at once, which leaves less than 4q.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
+    fn reduce_small(self, high: __m512i, low: __m512i) -> __m512i {
+        let high = _mm512_add_epi64(high, _mm512_srli_epi64::<52>(low));
+        let estimate = _mm512_madd52hi_epu64(_mm512_setzero_si512(), low, self.one_quotient);
+        let estimate = _mm512_madd52hi_epu64(estimate, high, self.word_quotient);
+        let sum = _mm512_madd52lo_epu64(low, high, self.word);
+        let r = _mm512_madd52lo_epu64(sum, estimate, self.modulus.minus_q);
+        self.modulus.subtract_thrice(_mm512_and_si512(r, self.modulus.mask))
+    }
+
     /// The canonical residue, for high < 2^52 after the carry.
     #[inline]
     #[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
@@ -205,6 +224,17 @@ fn dot(acc: &mut [u64], pairs: &Pairs<'_>, accumulate: bool, modulus: &RowModulu
     for (a, b) in pairs {
         assert!(vectors(a).len() == acc.len() && vectors(b).len() == acc.len());
     }
+    if modulus.q < SMALL_MODULUS {
+        dot_with::<true>(acc, pairs, accumulate, &r);
+    } else {
+        dot_with::<false>(acc, pairs, accumulate, &r);
+    }
+}
+
+/// [`dot`] of rows with as many vectors as `acc`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
+fn dot_with<const SMALL: bool>(acc: &mut [Lanes], pairs: &Pairs<'_>, accumulate: bool, r: &SumReducer) {
     for (i, acc) in acc.iter_mut().enumerate() {
         let mut high = _mm512_setzero_si512();
         let mut low = if accumulate { load(acc) } else { high };
@@ -223,7 +253,7 @@ fn dot(acc: &mut [u64], pairs: &Pairs<'_>, accumulate: bool, modulus: &RowModulu
             low = r.fold(high, low);
             high = _mm512_setzero_si512();
         }
-        store(acc, r.reduce(high, low));
+        store(acc, if SMALL { r.reduce_small(high, low) } else { r.reduce(high, low) });
     }
 }
 
@@ -304,35 +334,38 @@ fn overflow(dst: &mut [u64], sources: &[&[u64]], reciprocals: &[f64]) {
 }
 
 #[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
-fn combine(dst: &mut [u64], sources: &[&[u64]], constants: &[u64], next: &[u64], m: &RowModulus) {
-    let r = SumReducer::new(m);
+fn combine(dst: &mut [u64], sources: &[&[u64]], constants: &[u64], next: &[u64], reduction: Reduction, m: &RowModulus) {
     let dst = vectors_mut(dst);
     for source in sources {
         assert!(vectors(source).len() == dst.len());
     }
     assert!(sources.len() == constants.len());
     match sources.len() {
-        1 => combine_few::<1>(dst, sources, constants, next, &r),
-        2 => combine_few::<2>(dst, sources, constants, next, &r),
-        3 => combine_few::<3>(dst, sources, constants, next, &r),
-        4 => combine_few::<4>(dst, sources, constants, next, &r),
-        5 => combine_few::<5>(dst, sources, constants, next, &r),
-        6 => combine_few::<6>(dst, sources, constants, next, &r),
-        7 => combine_few::<7>(dst, sources, constants, next, &r),
-        8 => combine_few::<8>(dst, sources, constants, next, &r),
-        9 => combine_few::<9>(dst, sources, constants, next, &r),
-        10 => combine_few::<10>(dst, sources, constants, next, &r),
-        11 => combine_few::<11>(dst, sources, constants, next, &r),
-        12 => combine_few::<12>(dst, sources, constants, next, &r),
-        13 => combine_few::<13>(dst, sources, constants, next, &r),
-        14 => combine_few::<14>(dst, sources, constants, next, &r),
-        15 => combine_few::<15>(dst, sources, constants, next, &r),
-        16 => combine_few::<16>(dst, sources, constants, next, &r),
-        _ => combine_many(dst, sources, constants, &r),
+        1 => combine_few::<1>(dst, sources, constants, next, reduction, m),
+        2 => combine_few::<2>(dst, sources, constants, next, reduction, m),
+        3 => combine_few::<3>(dst, sources, constants, next, reduction, m),
+        4 => combine_few::<4>(dst, sources, constants, next, reduction, m),
+        5 => combine_few::<5>(dst, sources, constants, next, reduction, m),
+        6 => combine_few::<6>(dst, sources, constants, next, reduction, m),
+        7 => combine_few::<7>(dst, sources, constants, next, reduction, m),
+        8 => combine_few::<8>(dst, sources, constants, next, reduction, m),
+        9 => combine_few::<9>(dst, sources, constants, next, reduction, m),
+        10 => combine_few::<10>(dst, sources, constants, next, reduction, m),
+        11 => combine_few::<11>(dst, sources, constants, next, reduction, m),
+        12 => combine_few::<12>(dst, sources, constants, next, reduction, m),
+        13 => combine_few::<13>(dst, sources, constants, next, reduction, m),
+        14 => combine_few::<14>(dst, sources, constants, next, reduction, m),
+        15 => combine_few::<15>(dst, sources, constants, next, reduction, m),
+        16 => combine_few::<16>(dst, sources, constants, next, reduction, m),
+        _ => combine_many(dst, sources, constants, &SumReducer::new(m)),
     }
 }
 
 /// [`combine`] with the constants in registers. `COUNT` rows, each with as many vectors as `dst`.
+///
+/// The sum S = H·R + L of products with constants times R = 2^52 is divided by R (Montgomery): with
+/// m = L·q^-1 mod R the difference H − ⌊m·q/R⌋ is exactly (S − m·q)/R. Each product is below 2^50.4·q, hence H
+/// below COUNT·q/3, and the result below COUNT·q/3 + q if q is added.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
 fn combine_few<const COUNT: usize>(
@@ -340,30 +373,38 @@ fn combine_few<const COUNT: usize>(
     sources: &[&[u64]],
     constants: &[u64],
     next: &[u64],
-    r: &SumReducer,
+    reduction: Reduction,
+    modulus: &RowModulus,
 ) {
+    let m = Modulus::new(modulus.q);
+    let inverse = splat(modulus.inverse);
+    let (word, word_quotient) = (splat(modulus.word.factor), splat(modulus.word.quotient));
+    let four_q = splat(4 * modulus.q);
+    let zero = _mm512_setzero_si512();
     let next = next.as_ptr();
-    let mut factors = [_mm512_setzero_si512(); COUNT];
+    let mut factors = [zero; COUNT];
     let mut rows: [&[Lanes]; COUNT] = [&[]; COUNT];
     for k in 0..COUNT {
-        factors[k] = splat(constants[k]);
+        factors[k] = m.subtract_once(m.scale(splat(constants[k]), word, word_quotient));
         rows[k] = &vectors(sources[k])[..dst.len()];
     }
+    let lazy = reduction == Reduction::Lazy;
     for (i, d) in dst.iter_mut().enumerate() {
         _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(8 * i).cast());
-        let mut high = _mm512_setzero_si512();
-        let mut low = high;
+        let (mut high, mut low) = (m.q, zero);
         for k in 0..COUNT {
-            if k > 0 && k % TERMS == 0 {
-                low = r.fold(high, low);
-                high = _mm512_setzero_si512();
-            }
             // SAFETY: each row was cut to the number of vectors of `dst`.
             let x = load(unsafe { rows[k].get_unchecked(i) });
             high = _mm512_madd52hi_epu64(high, x, factors[k]);
             low = _mm512_madd52lo_epu64(low, x, factors[k]);
         }
-        store(d, r.reduce(high, low));
+        let quotient = _mm512_madd52lo_epu64(zero, low, inverse);
+        let high = _mm512_add_epi64(high, _mm512_srli_epi64::<52>(low));
+        let mut sum = _mm512_sub_epi64(high, _mm512_madd52hi_epu64(zero, quotient, m.q));
+        if COUNT > FEW_TERMS {
+            sum = _mm512_min_epu64(sum, _mm512_sub_epi64(sum, four_q));
+        }
+        store(d, if lazy { sum } else { m.subtract_thrice(sum) });
     }
 }
 

@@ -1,5 +1,6 @@
 //! Tables of the negacyclic transform on 512-bit vectors ([`ifma_transform`](super::ifma_transform)).
 
+use super::inverse_modulo_word;
 use crate::Modulus;
 use crate::tables::reverse_bits;
 
@@ -39,9 +40,7 @@ pub(super) struct Montgomery {
 impl Montgomery {
     pub(super) fn new(modulus: Modulus) -> Self {
         let q = modulus.value();
-        // Newton's iteration doubles the number of right bits, of which q itself has three.
-        let inverse = (0..5).fold(q, |x, _| x.wrapping_mul(2_u64.wrapping_sub(q.wrapping_mul(x))));
-        Self { modulus, radix: (1 << 52) % q, inverse: inverse & ((1 << 52) - 1) }
+        Self { modulus, radix: (1 << 52) % q, inverse: inverse_modulo_word(q) }
     }
 
     pub(super) fn factor(&self, w: u64) -> Factor {

@@ -15,8 +15,8 @@ use super::ifma_plan::{Factor, Factors, LANES};
 pub(super) const LITTLE: u32 = 0;
 /// Headroom of moduli below 2^50: words stay below 4q, x is brought below 2q in every stage.
 pub(super) const SOME: u32 = 1;
-/// Headroom of moduli below 2^46: words grow by 2q a stage, hence to less than 2^6·q before they are
-/// multiplied by powers of δ, and from 2q to 8q after that.
+/// Headroom of moduli below 2^46: words grow by 2q a stage, hence from 4q to less than 2^6·q before they
+/// are multiplied by powers of δ, and from 2q to 8q after that.
 pub(super) const AMPLE: u32 = 2;
 
 pub(super) type Vector = __m512i;

@@ -18,6 +18,7 @@
 #[allow(clippy::wildcard_imports)]
 use std::arch::x86_64::*;
 
+use super::Reduction;
 use super::ifma::{Lanes, load, splat, store};
 use super::ifma_plan::{CHUNK, Direction, Factor, Factors, GROUPS, LANES, MINIMUM_DEGREE, Montgomery};
 use super::ifma_ring::{AMPLE, LITTLE, Ring, SOME, Vector, loaded, spread};
@@ -49,7 +50,12 @@ impl IfmaTransform {
         })
     }
 
-    /// Canonical residues in natural order to canonical values in bit-reversed order.
+    /// The words that [`forward`](Self::forward) takes.
+    pub(crate) fn takes(&self) -> Reduction {
+        if self.montgomery.modulus.bits() <= 50 { Reduction::Lazy } else { Reduction::Full }
+    }
+
+    /// Residues in natural order to canonical values in bit-reversed order.
     pub(crate) fn forward(&self, row: &mut [u64]) {
         assert_eq!(row.len(), self.degree);
         // SAFETY: `new` found the features.

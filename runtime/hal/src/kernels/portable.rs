@@ -1,6 +1,6 @@
 //! Kernels in portable Rust, on 64- and 128-bit integers.
 
-use super::{Kernels, Multiplier, Pairs, RowModulus};
+use super::{Kernels, Multiplier, Pairs, Reduction, RowModulus};
 use crate::permutation::Gather;
 
 pub(super) static KERNELS: Kernels = Kernels {
@@ -141,7 +141,14 @@ fn overflow(dst: &mut [u64], sources: &[&[u64]], reciprocals: &[f64]) {
     }
 }
 
-fn combine(dst: &mut [u64], sources: &[&[u64]], constants: &[u64], _next: &[u64], m: &RowModulus) {
+fn combine(
+    dst: &mut [u64],
+    sources: &[&[u64]],
+    constants: &[u64],
+    _next: &[u64],
+    _reduction: Reduction,
+    m: &RowModulus,
+) {
     for (i, d) in dst.iter_mut().enumerate() {
         let sum =
             sources.iter().zip(constants).fold(0, |sum, (source, c)| sum + u128::from(source[i]) * u128::from(*c));

@@ -7,7 +7,7 @@ use super::Isa;
 use super::avx2_transform::Avx2Transform;
 #[cfg(target_arch = "x86_64")]
 use super::ifma_transform::IfmaTransform;
-use super::{Multiplier, RowModulus};
+use super::{Multiplier, Reduction, RowModulus};
 use crate::Modulus;
 use crate::ntt::ScalarTransform;
 
@@ -55,6 +55,15 @@ impl RowTransform {
                 IfmaTransform::new(modulus, root, degree).map(|transform| Self::Ifma(Box::new(transform)))
             }
             _ => None,
+        }
+    }
+
+    /// The words that [`forward`](Self::forward) takes.
+    pub(crate) fn takes(&self) -> Reduction {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Ifma(transform) => transform.takes(),
+            _ => Reduction::Full,
         }
     }
 
