@@ -4,11 +4,8 @@
 //! interpolated linearly, beyond the ends it continues their slope. Tables are written by `cachemir-run bench ops` and say
 //! where they come from; regenerate one when kernels or parameters change.
 //!
-//! The built-in table is derived, not measured: it counts number-theoretic transforms (NTTs) for ring degree 2^16 at
-//! 74.5 µs each, the time of a forward transform at a 50-bit prime on one core of an AMD EPYC (Zen 5), and limb-wise
-//! multiply-accumulates (MACs) at 13.8 µs. With k = ℓ+1 limbs, α special primes and d = ⌈k/α⌉ digits, key switching takes
-//! k + (d·(k+α) − k) + 2·(α+k) NTTs and 2·d·(k+α) MACs (ePrint 2020/1203, section 3); a rescale 2·k NTTs; an encoding
-//! k + 2 NTTs, where 2 stand for the transform to coefficients. Bootstraps are counted in DESIGN section 7.
+//! The built-in table was measured for the preset `n16` (`cost/n16.json` says on which machine); other parameters count by
+//! their ring degree. [`CostTable::ntt_ns`] carries a table over to other machines.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +19,10 @@ use crate::parameters::Parameters;
 use crate::program::{EntryKind, Program};
 
 /// Version of the table's JSON form.
-pub const COST_TABLE_VERSION: u32 = 1;
+pub const COST_TABLE_VERSION: u32 = 2;
+
+/// The measured table of the preset `n16`.
+const MEASURED_N16: &str = include_str!("cost/n16.json");
 
 /// What is timed by level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -71,6 +71,9 @@ pub struct CostTable {
     pub provenance: String,
     /// Name of the parameter set.
     pub parameters: String,
+    /// One number-theoretic transform of the ring's degree by `tfhe-ntt` on the same machine, in nanoseconds on one thread:
+    /// what the times of two machines compare by.
+    pub ntt_ns: f64,
     /// By kind: points in ascending order of level.
     pub by_level: BTreeMap<CostKind, Vec<CostPoint>>,
     /// Bootstraps, in ascending order of slots for each variant.
@@ -90,61 +93,50 @@ fn interpolate(points: &[(f64, f64)], at: f64) -> f64 {
     }
 }
 
-const NTT_NS: f64 = 74_500.0;
-const MAC_NS: f64 = 13_800.0;
+/// Work of a transform of degree N, relative to 2^16: N·log2 N.
+fn relative_transform(log2_degree: u32) -> f64 {
+    let log2_degree = f64::from(log2_degree);
+    (log2_degree - 16.0).exp2() * log2_degree / 16.0
+}
 
 impl Default for CostTable {
-    /// The derived table of the preset `n16`.
+    /// The measured table of the preset `n16`.
     fn default() -> Self {
-        Self::derived(&Parameters::n16())
+        Self::built_in(&Parameters::n16())
     }
 }
 
 impl CostTable {
-    /// The derived table of the module docs, for a parameter set; a ring of degree N counts as (N·log2 N)/(2^16·16) of one
-    /// of degree 2^16.
-    pub fn derived(parameters: &Parameters) -> Self {
-        let log2_degree = f64::from(parameters.log2_degree);
-        let relative = (log2_degree - 16.0).exp2() * log2_degree / 16.0;
-        let special = parameters.special_bits.len() as f64;
-        let levels = [1, 8, parameters.levels().output.max(9), parameters.maximum_level().max(10)];
-        let curve = |cost: &dyn Fn(f64) -> f64| -> Vec<CostPoint> {
-            levels
-                .iter()
-                .map(|level| CostPoint { level: *level, ns: relative * cost(f64::from(*level) + 1.0) })
-                .collect()
+    /// The built-in table for a parameter set.
+    #[allow(clippy::missing_panics_doc)]
+    pub fn built_in(parameters: &Parameters) -> Self {
+        let measured = Self::from_json(MEASURED_N16).expect("a test reads the built-in table");
+        let relative = relative_transform(parameters.log2_degree);
+        let provenance = if relative == 1.0 {
+            measured.provenance.clone()
+        } else {
+            format!("{}, by N·log2 N from `{}`", measured.provenance, measured.parameters)
         };
-        let key_switch = |limbs: f64| {
-            let digits = (limbs / special).ceil();
-            let transforms = digits * (limbs + special) + 2.0 * (special + limbs);
-            transforms * NTT_NS + 2.0 * digits * (limbs + special) * MAC_NS
-        };
-        let by_level = [
-            (CostKind::Add, curve(&|limbs| 0.5 * limbs * MAC_NS)),
-            (CostKind::Multiply, curve(&|limbs| key_switch(limbs) + 4.0 * limbs * MAC_NS)),
-            (CostKind::MultiplyPlain, curve(&|limbs| 2.0 * limbs * MAC_NS)),
-            (CostKind::Encode, curve(&|limbs| (limbs + 2.0) * NTT_NS)),
-            (CostKind::Rescale, curve(&|limbs| 2.0 * limbs * NTT_NS)),
-            (CostKind::Rotate, curve(&key_switch)),
-        ];
-        // Counted for all slots, and for the goal at 2^12; a real bootstrap saves one of the two evaluations of EvalMod.
-        let bootstrap = |complex, log2_slots, transforms: f64| BootstrapCost {
-            complex,
-            log2_slots,
-            ns: relative * transforms * NTT_NS,
-        };
-        Self {
-            format_version: COST_TABLE_VERSION,
-            provenance: "derived from counts of transforms at 74.5 µs, not measured".to_owned(),
-            parameters: parameters.name.clone(),
-            by_level: by_level.into_iter().collect(),
-            bootstraps: vec![
-                bootstrap(false, 12, 16_800.0),
-                bootstrap(false, 15, 22_000.0),
-                bootstrap(true, 12, 20_000.0),
-                bootstrap(true, 15, 27_000.0),
-            ],
+        Self { provenance, parameters: parameters.name.clone(), ..measured.scaled(relative) }
+    }
+
+    /// The same table for a machine on which a transform of the ring's degree by `tfhe-ntt` takes so many nanoseconds.
+    #[must_use]
+    pub fn carried_over(self, ntt_ns: f64) -> Self {
+        let factor = ntt_ns / self.ntt_ns;
+        self.scaled(factor)
+    }
+
+    /// All times multiplied.
+    fn scaled(mut self, factor: f64) -> Self {
+        self.ntt_ns *= factor;
+        for point in self.by_level.values_mut().flatten() {
+            point.ns *= factor;
         }
+        for row in &mut self.bootstraps {
+            row.ns *= factor;
+        }
+        self
     }
 
     /// Reads and checks a table's JSON form.
@@ -158,6 +150,9 @@ impl CostTable {
             if points.is_empty() || points.windows(2).any(|pair| pair[0].level >= pair[1].level) {
                 return Err(Error::CostTable(format!("the levels of {kind:?} are not in ascending order")));
             }
+        }
+        if !table.ntt_ns.is_finite() || table.ntt_ns <= 0.0 {
+            return Err(Error::CostTable("the time of a transform is not positive".to_owned()));
         }
         let times = table.by_level.values().flatten().map(|point| point.ns);
         if times.chain(table.bootstraps.iter().map(|row| row.ns)).any(|ns| !ns.is_finite() || ns < 0.0) {
@@ -306,14 +301,25 @@ mod tests {
 
     #[test]
     fn tables_round_trip_and_are_checked() {
-        let table = CostTable::derived(&Parameters::n16());
+        let table = CostTable::default();
         assert_eq!(CostTable::from_json(&table.to_json()).unwrap(), table);
-        let newer = table.to_json().replace("\"format_version\": 1", "\"format_version\": 2");
-        assert!(CostTable::from_json(&newer).unwrap_err().to_string().contains("version is 2"));
+        let newer = table.to_json().replace("\"format_version\": 2", "\"format_version\": 3");
+        assert!(CostTable::from_json(&newer).unwrap_err().to_string().contains("version is 3"));
         assert!(CostTable::from_json("{}").is_err());
-        // Key switching at 14 limbs: 84 transforms and as many multiply-accumulates.
-        let expected = 84.0 * NTT_NS + 84.0 * MAC_NS;
-        assert!((table.ns(CostKind::Rotate, 13.0) / expected - 1.0).abs() < 0.3);
+        let timeless = CostTable { ntt_ns: 0.0, ..table };
+        assert!(CostTable::from_json(&timeless.to_json()).is_err());
+    }
+
+    #[test]
+    fn the_built_in_table_is_carried_over_to_other_rings_and_machines() {
+        let measured = CostTable::default();
+        assert_eq!(measured.parameters, "n16");
+        let half = CostTable::built_in(&Parameters::preset("n15").unwrap());
+        let (ratio, expected) = (half.ntt_ns / measured.ntt_ns, 15.0 / 32.0);
+        assert!((ratio - expected).abs() < 1e-9);
+        assert!((half.bootstrap_ns(true, 1 << 14) / measured.bootstrap_ns(true, 1 << 14) - expected).abs() < 1e-9);
+        let fast = measured.clone().carried_over(measured.ntt_ns / 2.0);
+        assert!((fast.ns(CostKind::Rotate, 9.0) / measured.ns(CostKind::Rotate, 9.0) - 0.5).abs() < 1e-9);
     }
 
     #[test]
@@ -328,7 +334,7 @@ mod tests {
             reads
         };
         assert_eq!((reads(0), reads(15)), (1, 2));
-        let table = CostTable::derived(&plan.parameters);
+        let table = CostTable::built_in(&plan.parameters);
         assert!(table.predict(program, "decode", 0) > table.bootstrap_ns(false, program.slots));
         assert!(table.predict(program, "decode", 15) > table.predict(program, "decode", 0));
         assert_eq!(table.predict(program, "prefill", 0), 0.0);

@@ -68,7 +68,7 @@ fn every_stage_is_read_back_exactly() {
 #[test]
 fn dumps_have_one_op_a_line() {
     let Compilation { tensor, slots, plan, .. } = compiled();
-    let costs = CostTable::derived(&plan.parameters);
+    let costs = CostTable::built_in(&plan.parameters);
     let ops: usize = plan.program.entries.iter().map(|entry| entry.graph.nodes.len()).sum();
     for (text, expected) in [
         (json::dump_model(tensor), tensor.graph.nodes.len()),

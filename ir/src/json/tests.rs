@@ -105,7 +105,7 @@ fn slots_dumps_follow_the_schema() {
 #[test]
 fn ckks_dumps_follow_the_schema() {
     let plan = crate::plan::tests::example();
-    let costs = CostTable::derived(&plan.parameters);
+    let costs = CostTable::built_in(&plan.parameters);
     let text = dump_ckks(&plan.program, &costs);
     let document = check(&text, plan.program.entries[0].graph.nodes.len());
     let ops = document["entries"][0]["ops"].as_array().unwrap();

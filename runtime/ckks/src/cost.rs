@@ -10,7 +10,7 @@ use crate::gadget::Gadget;
 use crate::parameters::Parameters;
 
 /// A transform of a row that comes from memory and returns there.
-const NTT_UNITS_OF_A_TRANSFORM: f64 = 1.25;
+const NTT_UNITS_OF_A_TRANSFORM: f64 = 1.15;
 /// A limb of a digit times one half of a key.
 const NTT_UNITS_OF_A_KEY_PRODUCT: f64 = 0.42;
 /// Any other pass over a limb: a product, a sum, a copy.

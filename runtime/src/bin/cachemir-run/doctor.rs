@@ -37,7 +37,7 @@ pub(crate) fn run(options: &Doctor) -> Result<(), Error> {
         let preset = Preset::preset(name)
             .map_err(|error| Error::BadOption { option: "--params", message: error.to_string() })?;
         let ring = Ring::<CpuBackend>::new(engine_parameters(&preset)?)?;
-        let ntt_ns = estimate::ntt_ns(&ring)?;
+        let ntt_ns = estimate::ntt_ns(ring.degree())?;
         lines.push(format!("{name:<13} {}; one NTT {:.1} µs", crate::roles::security(&preset), ntt_ns / 1e3));
         let full = preset.log2_degree - 1;
         let mut sizes = Vec::new();

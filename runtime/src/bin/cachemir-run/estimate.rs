@@ -1,8 +1,5 @@
 //! Predicted times, in the machine's own unit: one number-theoretic transform.
 
-use std::time::Instant;
-
-use cachemir_ckks::Ring;
 use cachemir_hal::Backend;
 use cachemir_ir::ckks::CkksOp;
 use cachemir_ir::cost::{BootstrapCost, CostTable, for_each_execution};
@@ -12,8 +9,7 @@ use cachemir_runtime::executor::CkksProgram;
 use cachemir_runtime::generation::Step;
 use cachemir_runtime::setup::Engine;
 
-/// Time of a transform of degree 2^16 that the derived cost table counts with, in nanoseconds.
-const TABLE_NTT_NS: f64 = 74_500.0;
+use crate::bench::timing;
 
 /// Share of the work that threads divide among them, as measured on two cores.
 const PARALLEL_SHARE: f64 = 0.8;
@@ -21,36 +17,20 @@ const PARALLEL_SHARE: f64 = 0.8;
 /// Time that a pair of limbs of a key takes to make, in transforms; most of it goes into random residues.
 const NTT_UNITS_OF_A_KEY_LIMB: f64 = 55.0;
 
-/// Shortest of many times of one forward transform of the ring's degree on one thread, in nanoseconds: what a machine
-/// that others use as well can do.
-pub(crate) fn ntt_ns<B: Backend>(ring: &Ring<B>) -> Result<f64, Error> {
-    let engine =
-        |source: cachemir_hal::HalError| Error::Engine { origin: "timing".to_owned(), message: source.to_string() };
-    let mut buffer = ring.backend().zeros(1, 1).map_err(engine)?;
-    let limbs = ring.chain(0);
-    let mut shortest = f64::INFINITY;
-    for _ in 0..200 {
-        let begin = Instant::now();
-        ring.backend().forward_ntt(&mut buffer, limbs).map_err(engine)?;
-        ring.backend().synchronise().map_err(engine)?;
-        shortest = shortest.min(begin.elapsed().as_secs_f64() * 1e9);
-    }
-    Ok(shortest)
+/// One transform of a ring's degree on this machine, in nanoseconds.
+pub(crate) fn ntt_ns(degree: usize) -> Result<f64, Error> {
+    let missing = || Error::Engine { origin: "timing".to_owned(), message: format!("no transform of degree {degree}") };
+    timing::ntt_ns(degree).ok_or_else(missing)
 }
 
-/// The derived cost table in this machine's time, with the engine's own counts for the bootstraps.
+/// The built-in cost table in this machine's time, with the engine's own counts for the bootstraps.
 pub(crate) fn cost_table<B: Backend>(
     parameters: &Parameters,
     engine: &Engine<B>,
     slots: u32,
     ntt_ns: f64,
 ) -> CostTable {
-    let mut table = CostTable::derived(parameters);
-    let log2_degree = f64::from(parameters.log2_degree);
-    let table_ntt_ns = TABLE_NTT_NS * (log2_degree - 16.0).exp2() * log2_degree / 16.0;
-    for point in table.by_level.values_mut().flatten() {
-        point.ns *= ntt_ns / table_ntt_ns;
-    }
+    let mut table = CostTable::built_in(parameters).carried_over(ntt_ns);
     let log2_slots = slots.max(1).ilog2();
     let units = engine.bootstrap_ntt_units();
     let row = |complex: bool| {

@@ -97,7 +97,7 @@ fn run_clear<T: Task>(plans: &Plans, mode: &Mode<'_>, task: T) -> Result<(T::Out
             "slots": plan.program.slots, "context": plan.program.context});
         output::line(&event)?;
     }
-    let costs = CostTable::derived(&plan.parameters);
+    let costs = CostTable::built_in(&plan.parameters);
     let expected_ns = estimate::steps_ns(&costs, &plan.program, &mode.steps);
     let surroundings = Surroundings {
         costs,
@@ -137,7 +137,7 @@ fn run_encrypted<T: Task>(plans: &Plans, mode: &Mode<'_>, task: T) -> Result<(T:
         }
         requirements.check(available)?;
     }
-    let ntt_ns = estimate::ntt_ns(engine.ring())?;
+    let ntt_ns = estimate::ntt_ns(engine.ring().degree())?;
     let costs = estimate::cost_table(&plan.parameters, &engine, program.slots, ntt_ns);
     let expected_ns = estimate::steps_ns(&costs, program, &mode.steps);
     announce(plans, mode, &engine, &requirements, available, ntt_ns, expected_ns)?;

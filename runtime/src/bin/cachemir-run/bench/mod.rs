@@ -4,7 +4,7 @@ mod bootstraps;
 mod operations;
 mod plan;
 mod report;
-mod timing;
+pub(crate) mod timing;
 
 pub(crate) use operations::ops;
 pub(crate) use plan::plan;

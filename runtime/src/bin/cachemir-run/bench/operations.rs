@@ -57,11 +57,12 @@ impl Bench {
 struct Table(CostTable);
 
 impl Table {
-    fn new(parameters: &str, provenance: String) -> Self {
+    fn new(parameters: &Parameters, ntt_ns: f64, provenance: String) -> Self {
         Self(CostTable {
             format_version: COST_TABLE_VERSION,
             provenance,
-            parameters: parameters.to_owned(),
+            parameters: parameters.name.clone(),
+            ntt_ns,
             by_level: [
                 CostKind::Add,
                 CostKind::Multiply,
@@ -114,7 +115,8 @@ pub(crate) fn ops(options: &BenchOps) -> Result<(), Error> {
         "threads": threads, "ntt_ns": unit.ns().round(), "seeded_keys": seeded,
     });
     report.event("unit", &format!("{}; {machine}", security(&preset)), fields(about))?;
-    let mut table = Table::new(&preset.name, format!("measured by cachemir-run bench ops: {machine}"));
+    let ntt_ns = timing::ntt_ns(bench.ring.degree()).unwrap_or(unit.ns());
+    let mut table = Table::new(&preset, ntt_ns, format!("measured by cachemir-run bench ops: {machine}"));
     if !options.only_bootstraps {
         operations(&bench, &mut table)?;
     }
