@@ -31,6 +31,7 @@
 //! | last stages of transforms: one multiplication in place of two, two groups of vectors in turns | transforms −15 % | −15 % forward, −20 % inverse; bootstraps −7 % |
 //! | base conversions divided by 2^52 in place of reduced, canonical only after the transform | conversions −30 % | decomposition −4 %: they wait for memory |
 //! | the next row fetched while one is transformed | transforms of rows in memory −10 % | nothing |
+//! | products with a key divided where they are made, never stored | rotations −20 % | nothing |
 //! | base conversions of up to 16 sources with constants in registers | conversions −30 % | −15 % |
 //! | baby steps limb by limb, met by all plaintexts before they leave the caches | CoeffsToSlots −25 % | −20 % |
 //! | `2 T_a T_b` as `T_a T_b` at half its scale, on twice the scale | half the rounding noise | 0.6 bits more, 1 in the worst slot |
