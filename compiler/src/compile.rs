@@ -120,7 +120,7 @@ fn plan(
     let model = &imported.model;
     let embedding = model.weight_named("embed_tokens").map(|weight| weight.values.clone()).unwrap_or_default();
     let middle = i64::from(program.context) / 2;
-    let predicted_ns_per_token = CostTable::default().predict(&program, "decode", middle);
+    let predicted_ns_per_token = CostTable::built_in(&parameters).predict(&program, "decode", middle);
     let recorded = [
         ("context", program.context.to_string()),
         ("params", options.parameters.clone()),

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use cachemir_ir::ckks::{CiphertextType, CkksOp};
 use cachemir_ir::cost::CostTable;
+use cachemir_ir::parameters::Parameters;
 use cachemir_ir::program::Program;
 use cachemir_ir::slots::{SlotOp, SlotType};
 use cachemir_ir::tensor::TensorModel;
@@ -25,8 +26,14 @@ pub fn slots(program: &Program<SlotOp, SlotType>, folder: &Path, as_json: bool) 
 }
 
 /// Writes the program of typed ciphertexts.
-pub fn ckks(program: &Program<CkksOp, CiphertextType>, folder: &Path, as_json: bool) -> Result<(), Error> {
-    let content = if as_json { json::dump_ckks(program, &CostTable::default()) } else { text::print(program) };
+pub fn ckks(
+    program: &Program<CkksOp, CiphertextType>,
+    parameters: &Parameters,
+    folder: &Path,
+    as_json: bool,
+) -> Result<(), Error> {
+    let costs = CostTable::built_in(parameters);
+    let content = if as_json { json::dump_ckks(program, &costs) } else { text::print(program) };
     write(folder, "3-ckks", as_json, &content)
 }
 

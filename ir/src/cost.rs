@@ -5,7 +5,7 @@
 //! where they come from; regenerate one when kernels or parameters change.
 //!
 //! The built-in table was measured for the preset `n16` (`cost/n16.json` says on which machine); other parameters count by
-//! their ring degree. [`CostTable::ntt_ns`] carries a table over to other machines.
+//! their ring degree. [`CostTable::transform_ns`] carries a table over to other machines.
 
 use std::collections::BTreeMap;
 
@@ -42,6 +42,12 @@ pub enum CostKind {
     Rotate,
 }
 
+impl CostKind {
+    /// All kinds.
+    pub const ALL: [Self; 6] =
+        [Self::Add, Self::Multiply, Self::MultiplyPlain, Self::Encode, Self::Rescale, Self::Rotate];
+}
+
 /// A measured point.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CostPoint {
@@ -71,9 +77,9 @@ pub struct CostTable {
     pub provenance: String,
     /// Name of the parameter set.
     pub parameters: String,
-    /// One number-theoretic transform of the ring's degree by `tfhe-ntt` on the same machine, in nanoseconds on one thread:
-    /// what the times of two machines compare by.
-    pub ntt_ns: f64,
+    /// One forward number-theoretic transform of the ring's degree by the same kernels, in nanoseconds on one thread: what the
+    /// times of two machines, or of two kinds of kernels, compare by.
+    pub transform_ns: f64,
     /// By kind: points in ascending order of level.
     pub by_level: BTreeMap<CostKind, Vec<CostPoint>>,
     /// Bootstraps, in ascending order of slots for each variant.
@@ -120,16 +126,16 @@ impl CostTable {
         Self { provenance, parameters: parameters.name.clone(), ..measured.scaled(relative) }
     }
 
-    /// The same table for a machine on which a transform of the ring's degree by `tfhe-ntt` takes so many nanoseconds.
+    /// The same table for a machine on which a transform of the ring's degree takes so many nanoseconds.
     #[must_use]
-    pub fn carried_over(self, ntt_ns: f64) -> Self {
-        let factor = ntt_ns / self.ntt_ns;
+    pub fn carried_over(self, transform_ns: f64) -> Self {
+        let factor = transform_ns / self.transform_ns;
         self.scaled(factor)
     }
 
     /// All times multiplied.
     fn scaled(mut self, factor: f64) -> Self {
-        self.ntt_ns *= factor;
+        self.transform_ns *= factor;
         for point in self.by_level.values_mut().flatten() {
             point.ns *= factor;
         }
@@ -146,12 +152,18 @@ impl CostTable {
             let found = table.format_version;
             return Err(Error::CostTable(format!("its version is {found}, and {COST_TABLE_VERSION} is understood")));
         }
+        if let Some(kind) = CostKind::ALL.iter().find(|kind| !table.by_level.contains_key(kind)) {
+            return Err(Error::CostTable(format!("it has no times for {kind:?}")));
+        }
+        if [false, true].iter().any(|complex| table.bootstraps.iter().all(|row| row.complex != *complex)) {
+            return Err(Error::CostTable("it lacks a real or a complex bootstrap".to_owned()));
+        }
         for (kind, points) in &table.by_level {
             if points.is_empty() || points.windows(2).any(|pair| pair[0].level >= pair[1].level) {
                 return Err(Error::CostTable(format!("the levels of {kind:?} are not in ascending order")));
             }
         }
-        if !table.ntt_ns.is_finite() || table.ntt_ns <= 0.0 {
+        if !table.transform_ns.is_finite() || table.transform_ns <= 0.0 {
             return Err(Error::CostTable("the time of a transform is not positive".to_owned()));
         }
         let times = table.by_level.values().flatten().map(|point| point.ns);
@@ -306,8 +318,13 @@ mod tests {
         let newer = table.to_json().replace("\"format_version\": 2", "\"format_version\": 3");
         assert!(CostTable::from_json(&newer).unwrap_err().to_string().contains("version is 3"));
         assert!(CostTable::from_json("{}").is_err());
-        let timeless = CostTable { ntt_ns: 0.0, ..table };
+        let timeless = CostTable { transform_ns: 0.0, ..table.clone() };
         assert!(CostTable::from_json(&timeless.to_json()).is_err());
+        let incomplete = CostTable { bootstraps: Vec::new(), ..table.clone() };
+        assert!(CostTable::from_json(&incomplete.to_json()).unwrap_err().to_string().contains("bootstrap"));
+        let mut incomplete = table;
+        incomplete.by_level.remove(&CostKind::Rotate);
+        assert!(CostTable::from_json(&incomplete.to_json()).unwrap_err().to_string().contains("Rotate"));
     }
 
     #[test]
@@ -315,10 +332,10 @@ mod tests {
         let measured = CostTable::default();
         assert_eq!(measured.parameters, "n16");
         let half = CostTable::built_in(&Parameters::preset("n15").unwrap());
-        let (ratio, expected) = (half.ntt_ns / measured.ntt_ns, 15.0 / 32.0);
+        let (ratio, expected) = (half.transform_ns / measured.transform_ns, 15.0 / 32.0);
         assert!((ratio - expected).abs() < 1e-9);
         assert!((half.bootstrap_ns(true, 1 << 14) / measured.bootstrap_ns(true, 1 << 14) - expected).abs() < 1e-9);
-        let fast = measured.clone().carried_over(measured.ntt_ns / 2.0);
+        let fast = measured.clone().carried_over(measured.transform_ns / 2.0);
         assert!((fast.ns(CostKind::Rotate, 9.0) / measured.ns(CostKind::Rotate, 9.0) - 0.5).abs() < 1e-9);
     }
 

@@ -56,8 +56,8 @@ pub const CODES: &[Code] = &[
     Code {
         code: "CMR-R012",
         title: "an option is out of range",
-        explanation: "The message says what is possible. The temperature must be a number of at least 0, top-p and min-p must lie between 0 and 1, and top-p \
-                      must be above 0.",
+        explanation: "The message says what is possible. For sampling, the temperature must be a number of at least 0, top-p and min-p must lie \
+                      between 0 and 1, and top-p must be above 0.",
     },
     Code {
         code: "CMR-R020",
@@ -70,8 +70,7 @@ pub const CODES: &[Code] = &[
     Code {
         code: "CMR-R021",
         title: "a file cannot be written",
-        explanation: "The session or key file could not be created at the given path. Nothing was computed yet: paths are \
-                      tried before the work starts.",
+        explanation: "The file could not be created at the given path. Nothing is lost: paths are tried before the work starts.",
     },
     Code {
         code: "CMR-R030",

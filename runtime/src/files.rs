@@ -58,15 +58,28 @@ fn create(path: &Path, secret: bool) -> std::io::Result<File> {
 
 /// Fails where a file could not be created at this path, so that nobody computes for hours in vain.
 pub(crate) fn check_writable(path: &Path) -> Result<(), Error> {
-    let unwritable = |source| Error::Unwritable { path: path.to_owned(), source };
+    beside(path).map(drop).map_err(|source| Error::Unwritable { path: path.to_owned(), source })
+}
+
+/// Writes a text file, which is never seen half written.
+pub(crate) fn write_text(path: &Path, text: &str) -> Result<(), Error> {
+    let written = beside(path).and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        file.persist(path).map(drop).map_err(|error| error.error)
+    });
+    written.map_err(|source| Error::Unwritable { path: path.to_owned(), source })
+}
+
+/// A temporary file in the folder that a path names.
+fn beside(path: &Path) -> std::io::Result<tempfile::NamedTempFile> {
     if path.is_dir() {
-        return Err(unwritable(std::io::ErrorKind::IsADirectory.into()));
+        return Err(std::io::ErrorKind::IsADirectory.into());
     }
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    tempfile::NamedTempFile::new_in(folder).map(drop).map_err(unwritable)
+    tempfile::NamedTempFile::new_in(folder)
 }
 
 /// The payload of a file, or in words what is wrong with it.

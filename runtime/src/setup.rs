@@ -195,13 +195,6 @@ impl<B: Backend> Engine<B> {
         }
     }
 
-    /// Predicted work of the bootstraps by kind, in times of one number-theoretic transform.
-    pub fn bootstrap_ntt_units(&self) -> Vec<(bool, f64)> {
-        let parameters = self.ring().parameters();
-        let units = |plan: &BootstrapPlan| (plan.kind() == slot_kind(true), plan.cost(parameters).ntt_units());
-        self.bootstraps.iter().map(units).collect()
-    }
-
     /// The server's arithmetic under a client's keys. Encodes the bootstraps' matrices.
     pub fn algebra(self, keys: EvaluationKeys<B>, slots: usize) -> Result<Encrypted<B>, Error> {
         let mut bootstrappers = Vec::new();
@@ -223,6 +216,11 @@ pub fn plaintext_budget_bytes(requirements: Option<&Requirements>, available_byt
 /// Fails where a file could not be created at this path, so that nobody computes in vain.
 pub fn check_writable(path: &Path) -> Result<(), Error> {
     files::check_writable(path)
+}
+
+/// Writes a text file at once: it is never seen half written.
+pub fn write_text(path: &Path, text: &str) -> Result<(), Error> {
+    files::write_text(path, text)
 }
 
 /// The engine's parameters for a plan's.

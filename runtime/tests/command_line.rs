@@ -113,6 +113,10 @@ fn what_is_wrong_is_said_with_a_code() {
     expect_failure(&run(&[plan_text, "--prompt", "one", "--save-session", "/nowhere/at/all"]), 1, "CMR-R021");
     expect_failure(&run(&[plan_text, "--resume", text(&folder.path().join("none"))]), 1, "CMR-R030");
     expect_failure(&run(&["missing.bin", "--prompt", "one"]), 1, "CMR-R001");
+    let ops = |further: &[&str]| run(&[&["bench", "ops", "--params", "insecure-test"], further].concat());
+    expect_failure(&ops(&["--log2-slots", "99"]), 2, "CMR-R012");
+    expect_failure(&ops(&["--threads", "2", "--emit-cost", plan_text]), 2, "CMR-R012");
+    expect_failure(&ops(&["--threads", "1", "--emit-cost", "/nowhere/at/all"]), 1, "CMR-R021");
 
     let good = std::fs::read(&plan).unwrap();
     std::fs::write(&plan, &good[..good.len() / 2]).unwrap();
@@ -141,6 +145,12 @@ fn benches_and_the_doctor_report_json() {
     let bench = events(&output).pop().unwrap();
     assert_eq!(bench["event"], "bench");
     assert!(bench["token_ntts"].as_f64().unwrap() > 0.0);
+    let output = run(&["doctor", "--json"]);
+    let doctor = events(&output).pop().unwrap();
+    for preset in doctor["presets"].as_array().unwrap() {
+        assert!(preset["transform_ns"].as_f64().unwrap() > 0.0);
+        assert_eq!(preset["security_bits"].is_null(), preset["parameters"] == "insecure-test");
+    }
     let file = folder.path().join("text");
     std::fs::write(&file, "one two one one").unwrap();
     let output = run(&["eval", text(&plan), "--text", text(&file), "--json"]);

@@ -170,7 +170,7 @@ fn dump_stages(compilation: &Compilation, arguments: &CompileArguments, folder: 
         dump::slots(&compilation.slots, folder, json)?;
     }
     if wanted(Stage::Ckks) {
-        dump::ckks(&compilation.plan.program, folder, json)?;
+        dump::ckks(&compilation.plan.program, &compilation.plan.parameters, folder, json)?;
     }
     Ok(())
 }

@@ -245,7 +245,7 @@ impl Isa {
 /// (`scalar`, `avx2` or `avx512ifma`).
 pub fn selected_isa() -> Result<(Isa, &'static str), HalError> {
     const BEST_FIRST: [Isa; 3] = [Isa::Avx512Ifma, Isa::Avx2, Isa::Scalar];
-    let Ok(requested) = std::env::var("CACHEMIR_ISA") else {
+    let Some(requested) = std::env::var("CACHEMIR_ISA").ok().filter(|requested| !requested.is_empty()) else {
         let best = BEST_FIRST.into_iter().find(|isa| isa.is_available());
         return Ok((best.unwrap_or(Isa::Scalar), "detected"));
     };

@@ -177,7 +177,8 @@ impl CpuBackend {
     }
 
     /// The second step of a conversion for a batch: fills overflow rows, combines into all rows
-    /// of `result`, then calls `finish(polynomial, position, row)` on each, which may begin with a transform.
+    /// of `result`, then calls `finish(polynomial, position, row)` on each, which begins with a forward transform if
+    /// `transformed`: words are not canonical before it.
     #[allow(clippy::too_many_arguments)]
     fn combine_batch(
         &self,

@@ -2,7 +2,8 @@
 //!
 //! A product of two words below 2^52 comes as two 52-bit halves. Sums of products keep both
 //! halves apart in 64-bit lanes and are reduced once: with S = h·2^52 + l, after the carry of l
-//! went to h, the residue is that of h·[2^52]_q + l, by two constant multiplications.
+//! went to h, the residue is that of h·[2^52]_q + l, by two constant multiplications. Base conversions,
+//! whose constants are known, are divided by 2^52 instead (Montgomery).
 
 #[allow(clippy::wildcard_imports)]
 use std::arch::x86_64::*;
@@ -364,7 +365,7 @@ fn combine(dst: &mut [u64], sources: &[&[u64]], constants: &[u64], next: &[u64],
 /// [`combine`] with the constants in registers. `COUNT` rows, each with as many vectors as `dst`.
 ///
 /// The sum S = H·R + L of products with constants times R = 2^52 is divided by R (Montgomery): with
-/// m = L·q^-1 mod R the difference H − ⌊m·q/R⌋ is exactly (S − m·q)/R. Each product is below 2^50.4·q, hence H
+/// the quotient m = L·q^-1 mod R the difference H − ⌊m·q/R⌋ is exactly (S − m·q)/R. Each product is below 2^50.4·q, hence H
 /// below COUNT·q/3, and the result below COUNT·q/3 + q if q is added.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq,avx512ifma")]

@@ -1,4 +1,5 @@
-//! Tables of the negacyclic transform on 512-bit vectors ([`ifma_transform`](super::ifma_transform)).
+//! Tables of the negacyclic transform on 512-bit vectors ([`ifma_transform`](super::ifma_transform)), in the Montgomery form
+//! that [`ifma_ring`](super::ifma_ring) defines.
 
 use super::inverse_modulo_word;
 use crate::Modulus;

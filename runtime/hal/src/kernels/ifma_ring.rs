@@ -127,7 +127,7 @@ impl Ring {
         (_mm512_add_epi64(x, product), _mm512_sub_epi64(x, product))
     }
 
-    /// Inverse butterfly (x, y) ↦ (x + y, w·(x − y)) on words below 2q, with little headroom below q.
+    /// Inverse butterfly (x, y) ↦ (x + y, w·(x − y)) on words below 2q (below q with [`LITTLE`]).
     #[inline]
     #[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
     pub(super) fn inverse_butterfly<const HEADROOM: u32>(self, x: Vector, y: Vector, w: Twiddle) -> (Vector, Vector) {
@@ -141,7 +141,7 @@ impl Ring {
         }
     }
 
-    /// Products as inverse stages take them: below 2q, with little headroom below q.
+    /// Products as inverse stages take them: below 2q (below q with [`LITTLE`]).
     #[inline]
     #[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
     pub(super) fn inverse_products<const HEADROOM: u32>(self, x: &[Vector; LANES], w: Twiddle) -> [Vector; LANES] {

@@ -119,6 +119,7 @@ fn transpose(r: &[Vector; 8]) -> [Vector; 8] {
 
 /// Numbers of stages that pass over the row together, for 2 to 512 chunks.
 fn passes(chunks: usize) -> &'static [usize] {
+    debug_assert!((2..=512).contains(&chunks));
     match chunks.ilog2() {
         1 => &[1],
         2 => &[2],
@@ -132,7 +133,7 @@ fn passes(chunks: usize) -> &'static [usize] {
     }
 }
 
-/// Splits a block of 2^`STAGES` parts into its parts.
+/// Splits a block into `COUNT` parts.
 #[allow(clippy::inline_always)]
 #[inline(always)]
 fn parts<const COUNT: usize>(block: &mut [Lanes]) -> [&mut [Lanes]; COUNT] {
@@ -467,6 +468,16 @@ mod tests {
                 transform.forward(&mut row);
                 plain.forward(&mut expected);
                 assert_eq!(row, expected, "forward, N = {degree}, q = {}", q.value());
+                if transform.takes() == Reduction::Lazy {
+                    let lazy = |i: usize, x: &u64| x + i as u64 % 4 * q.value();
+                    let mut row: Vec<u64> = original.iter().enumerate().map(|(i, x)| lazy(i, x)).collect();
+                    transform.forward(&mut row);
+                    assert_eq!(row, expected, "forward of words below 4q, N = {degree}, q = {}", q.value());
+                    let (mut most, mut least) = (vec![4 * q.value() - 1; degree], vec![q.value() - 1; degree]);
+                    transform.forward(&mut most);
+                    plain.forward(&mut least);
+                    assert_eq!(most, least, "forward of 4q − 1, N = {degree}, q = {}", q.value());
+                }
                 transform.inverse_scaled(&mut row, None, 1);
                 assert_eq!(row, original, "inverse, N = {degree}, q = {}", q.value());
                 transform.inverse_scaled(&mut row, Some(&expected), 1);

@@ -55,7 +55,7 @@ pub(crate) enum Command {
 pub(crate) enum Bench {
     /// Time of prefill and of a token, memory, and both as ratios to one number-theoretic transform.
     Plan(BenchPlan),
-    /// Time of each operation at several levels; `--emit-cost` writes them as a cost table for the compiler.
+    /// Time of each operation at several levels; `--emit-cost` writes them as a cost table.
     Ops(BenchOps),
 }
 
@@ -94,7 +94,7 @@ pub(crate) struct Generate {
     #[arg(value_name = "PLAN", required = true)]
     pub(crate) plan: Option<PathBuf>,
     /// Text to continue.
-    #[arg(long, short)]
+    #[arg(long, short, allow_hyphen_values = true)]
     pub(crate) prompt: Option<String>,
     /// Most tokens to generate.
     #[arg(short = 'n', long = "tokens", default_value_t = 16)]
@@ -197,13 +197,13 @@ pub(crate) struct BenchOps {
     #[arg(long)]
     pub(crate) no_bootstraps: bool,
     /// Measure the bootstraps only.
-    #[arg(long, conflicts_with_all = ["no_bootstraps", "emit_cost"])]
+    #[arg(long, conflicts_with = "no_bootstraps")]
     pub(crate) only_bootstraps: bool,
     /// Bootstraps of each kind of input; precision is that of all of them together.
     #[arg(long, default_value_t = 8)]
     pub(crate) runs: usize,
-    /// Write what was measured as a cost table.
-    #[arg(long, value_name = "FILE")]
+    /// Write what was measured on one thread as a cost table: the form of `ir/src/cost/n16.json`, from which times are predicted.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["no_bootstraps", "only_bootstraps"])]
     pub(crate) emit_cost: Option<PathBuf>,
     /// One JSON object a line on stdout.
     #[arg(long)]

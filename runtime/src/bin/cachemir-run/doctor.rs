@@ -37,8 +37,12 @@ pub(crate) fn run(options: &Doctor) -> Result<(), Error> {
         let preset = Preset::preset(name)
             .map_err(|error| Error::BadOption { option: "--params", message: error.to_string() })?;
         let ring = Ring::<CpuBackend>::new(engine_parameters(&preset)?)?;
-        let ntt_ns = estimate::ntt_ns(ring.degree())?;
-        lines.push(format!("{name:<13} {}; one NTT {:.1} µs", crate::roles::security(&preset), ntt_ns / 1e3));
+        let transform_ns = estimate::transform_ns(&ring)?;
+        lines.push(format!(
+            "{name:<13} {}; one NTT by these kernels {:.1} µs",
+            crate::roles::security(&preset),
+            transform_ns / 1e3
+        ));
         let full = preset.log2_degree - 1;
         let mut sizes = Vec::new();
         for log2_slots in BTreeSet::from([12.min(full), full]) {
@@ -52,7 +56,7 @@ pub(crate) fn run(options: &Doctor) -> Result<(), Error> {
             sizes.push(json!({"log2_slots": log2_slots, "key_bytes": bytes, "fits": fits}));
         }
         presets.push(
-            json!({"parameters": name, "security_bits": preset.security_bits(), "ntt_ns": ntt_ns, "slots": sizes}),
+            json!({"parameters": name, "security_bits": preset.security_bits(), "transform_ns": transform_ns, "slots": sizes}),
         );
     }
     if options.json {

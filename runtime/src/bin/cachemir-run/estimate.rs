@@ -1,44 +1,36 @@
-//! Predicted times, in the machine's own unit: one number-theoretic transform.
+//! Predicted times: the built-in cost table, carried over to this machine by the time of one transform.
 
+use std::time::Instant;
+
+use cachemir_ckks::Ring;
 use cachemir_hal::Backend;
 use cachemir_ir::ckks::CkksOp;
-use cachemir_ir::cost::{BootstrapCost, CostTable, for_each_execution};
-use cachemir_ir::parameters::Parameters;
+use cachemir_ir::cost::{CostTable, for_each_execution};
 use cachemir_runtime::Error;
 use cachemir_runtime::executor::CkksProgram;
 use cachemir_runtime::generation::Step;
-use cachemir_runtime::setup::Engine;
-
-use crate::bench::timing;
 
 /// Share of the work that threads divide among them, as measured on two cores.
 const PARALLEL_SHARE: f64 = 0.8;
 
 /// Time that a pair of limbs of a key takes to make, in transforms; most of it goes into random residues.
-const NTT_UNITS_OF_A_KEY_LIMB: f64 = 55.0;
+const TRANSFORMS_OF_A_KEY_LIMB: f64 = 64.0;
 
-/// One transform of a ring's degree on this machine, in nanoseconds.
-pub(crate) fn ntt_ns(degree: usize) -> Result<f64, Error> {
-    let missing = || Error::Engine { origin: "timing".to_owned(), message: format!("no transform of degree {degree}") };
-    timing::ntt_ns(degree).ok_or_else(missing)
-}
-
-/// The built-in cost table in this machine's time, with the engine's own counts for the bootstraps.
-pub(crate) fn cost_table<B: Backend>(
-    parameters: &Parameters,
-    engine: &Engine<B>,
-    slots: u32,
-    ntt_ns: f64,
-) -> CostTable {
-    let mut table = CostTable::built_in(parameters).carried_over(ntt_ns);
-    let log2_slots = slots.max(1).ilog2();
-    let units = engine.bootstrap_ntt_units();
-    let row = |complex: bool| {
-        let known = units.iter().find(|(kind, _)| *kind == complex).or(units.first());
-        known.map(|(_, units)| BootstrapCost { complex, log2_slots, ns: units * ntt_ns })
-    };
-    table.bootstraps = [false, true].into_iter().filter_map(row).collect();
-    table
+/// Shortest of many times of one forward transform by the engine's kernels on one thread, in nanoseconds.
+pub(crate) fn transform_ns<B: Backend>(ring: &Ring<B>) -> Result<f64, Error> {
+    const RUNS: usize = 200;
+    let engine =
+        |source: cachemir_hal::HalError| Error::Engine { origin: "timing".to_owned(), message: source.to_string() };
+    let mut buffer = ring.backend().zeros(1, 1).map_err(engine)?;
+    let limbs = ring.chain(0);
+    let mut shortest = f64::INFINITY;
+    for _ in 0..RUNS {
+        let begin = Instant::now();
+        ring.backend().forward_ntt(&mut buffer, limbs).map_err(engine)?;
+        ring.backend().synchronise().map_err(engine)?;
+        shortest = shortest.min(begin.elapsed().as_secs_f64() * 1e9);
+    }
+    Ok(shortest)
 }
 
 /// How much faster several threads are than one, by Amdahl's law.
@@ -47,8 +39,8 @@ pub(crate) fn speedup(threads: usize) -> f64 {
 }
 
 /// Predicted time of making keys of so many bytes, in nanoseconds on one thread.
-pub(crate) fn keys_ns(key_bytes: u64, degree: usize, ntt_ns: f64) -> f64 {
-    key_bytes as f64 / (degree * size_of::<u64>()) as f64 / 2.0 * NTT_UNITS_OF_A_KEY_LIMB * ntt_ns
+pub(crate) fn keys_ns(key_bytes: u64, degree: usize, transform_ns: f64) -> f64 {
+    key_bytes as f64 / (degree * size_of::<u64>()) as f64 / 2.0 * TRANSFORMS_OF_A_KEY_LIMB * transform_ns
 }
 
 /// Predicted time of calls, in nanoseconds on one thread.

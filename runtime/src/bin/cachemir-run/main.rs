@@ -13,6 +13,7 @@ mod evaluate;
 mod generate;
 mod output;
 mod roles;
+mod timing;
 
 use std::process::ExitCode;
 use std::sync::Arc;

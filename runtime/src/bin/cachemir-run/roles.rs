@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 use crate::arguments::{Backend, KeyStorage};
 use crate::estimate;
 use crate::output::{self, note};
+use crate::timing;
 
 /// How to execute, and what is known before it begins.
 #[derive(Clone, Debug)]
@@ -137,10 +138,12 @@ fn run_encrypted<T: Task>(plans: &Plans, mode: &Mode<'_>, task: T) -> Result<(T:
         }
         requirements.check(available)?;
     }
-    let ntt_ns = estimate::ntt_ns(engine.ring().degree())?;
-    let costs = estimate::cost_table(&plan.parameters, &engine, program.slots, ntt_ns);
+    let degree = engine.ring().degree();
+    let ntt_ns = timing::ntt_ns(degree).unwrap_or(f64::NAN);
+    let costs = CostTable::built_in(&plan.parameters).carried_over(estimate::transform_ns(engine.ring())?);
     let expected_ns = estimate::steps_ns(&costs, program, &mode.steps);
-    announce(plans, mode, &engine, &requirements, available, ntt_ns, expected_ns)?;
+    let keys_ns = estimate::keys_ns(requirements.key_bytes, degree, costs.transform_ns);
+    announce(plans, mode, &engine, &requirements, available, ntt_ns, [keys_ns, expected_ns])?;
 
     let encoder = engine.encoder().clone();
     let cipher = match &mode.seed {
@@ -204,12 +207,11 @@ fn announce(
     requirements: &Requirements,
     available: Option<u64>,
     ntt_ns: f64,
-    expected_ns: f64,
+    [keys_ns, expected_ns]: [f64; 2],
 ) -> Result<(), Error> {
     let plan = &plans.server;
     let threads = rayon::current_num_threads();
     let ring = engine.ring();
-    let keys_ns = estimate::keys_ns(requirements.key_bytes, ring.degree(), ntt_ns);
     let speedup = estimate::speedup(threads);
     let estimated_seconds = (keys_ns + expected_ns) / 1e9 / speedup;
     let size = memory::format_bytes;

@@ -28,8 +28,8 @@
 //! | keys fetched while uniform halves are encrypted | other factors −10 % | −10 % |
 //! | the trace after the first factor, at most seven rotations a decomposition, summed in one pass | 2^6 slots −15 % | 0.86 → 0.52 s |
 //! | the split of CoeffsToSlots by predicted cost | little | 4096 slots −0.1 s, matrices −0.5 GiB |
-//! | last stages of transforms: one multiplication in place of two, two groups of vectors in turns | transforms −15 % | −15 % forward, −20 % inverse; bootstraps −7 % |
-//! | base conversions divided by 2^52 in place of reduced, canonical only after the transform | conversions −30 % | decomposition −4 %: they wait for memory |
+//! | one multiplication before the last stages of transforms, not two; two groups in turns | transforms −15 % | −15 % and −20 %; bootstraps −7 % |
+//! | base conversions divided by 2^52, canonical only after the transform | −30 % | decomposition −4 %: memory |
 //! | the next row fetched while one is transformed | transforms of rows in memory −10 % | nothing |
 //! | products with a key divided where they are made, never stored | rotations −20 % | nothing |
 //! | base conversions of up to 16 sources with constants in registers | conversions −30 % | −15 % |

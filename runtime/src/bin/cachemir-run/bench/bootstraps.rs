@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 
 use super::operations::{Bench, report_scaling};
 use super::report::{Field, Measured, fields, rounded};
-use super::timing::{Unit, median, once_ns};
 use crate::arguments::BenchOps;
 use crate::output;
+use crate::timing::{Unit, median, once_ns};
 
 /// Rotations that a program needs besides those of a bootstrap, for the figures of memory.
 const FURTHER_ROTATIONS: usize = 40;
@@ -104,7 +104,7 @@ pub(super) fn measure(bench: &Bench, unit: &Unit, options: &BenchOps) -> Result<
         ]
     } else {
         let both = |&log2: &u32| [(log2, SlotKind::Complex), (log2, SlotKind::Real)];
-        options.log2_slots.iter().filter(|log2| **log2 <= log2_maximum).flat_map(both).collect()
+        options.log2_slots.iter().flat_map(both).collect()
     };
     let mut costs = Vec::new();
     for (log2_slots, kind) in variants {

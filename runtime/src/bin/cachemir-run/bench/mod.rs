@@ -4,7 +4,6 @@ mod bootstraps;
 mod operations;
 mod plan;
 mod report;
-pub(crate) mod timing;
 
 pub(crate) use operations::ops;
 pub(crate) use plan::plan;

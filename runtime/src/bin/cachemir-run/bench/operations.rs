@@ -11,14 +11,15 @@ use cachemir_hal::{Backend as _, CpuBackend};
 use cachemir_ir::cost::{COST_TABLE_VERSION, CostKind, CostPoint, CostTable};
 use cachemir_ir::parameters::Parameters;
 use cachemir_runtime::Error;
-use cachemir_runtime::setup::engine_parameters;
+use cachemir_runtime::setup::{check_writable, engine_parameters, write_text};
 use serde_json::json;
 
+use super::bootstraps;
 use super::report::{Measured, Report, fields, rounded};
-use super::timing::{Unit, median_ns};
-use super::{bootstraps, timing};
 use crate::arguments::BenchOps;
+use crate::estimate;
 use crate::roles::security;
+use crate::timing::{self, Unit, median_ns};
 
 /// Levels at which operations are measured, besides the top one.
 const LEVELS: [usize; 5] = [1, 4, 7, 9, 13];
@@ -57,22 +58,13 @@ impl Bench {
 struct Table(CostTable);
 
 impl Table {
-    fn new(parameters: &Parameters, ntt_ns: f64, provenance: String) -> Self {
+    fn new(parameters: &Parameters, transform_ns: f64, provenance: String) -> Self {
         Self(CostTable {
             format_version: COST_TABLE_VERSION,
             provenance,
             parameters: parameters.name.clone(),
-            ntt_ns,
-            by_level: [
-                CostKind::Add,
-                CostKind::Multiply,
-                CostKind::MultiplyPlain,
-                CostKind::Encode,
-                CostKind::Rescale,
-                CostKind::Rotate,
-            ]
-            .map(|kind| (kind, Vec::new()))
-            .into(),
+            transform_ns,
+            by_level: CostKind::ALL.map(|kind| (kind, Vec::new())).into(),
             bootstraps: Vec::new(),
         })
     }
@@ -86,9 +78,21 @@ impl Table {
 pub(crate) fn ops(options: &BenchOps) -> Result<(), Error> {
     let preset = Parameters::preset(&options.params)
         .map_err(|error| Error::BadOption { option: "--params", message: error.to_string() })?;
+    if let Some(path) = &options.emit_cost {
+        if rayon::current_num_threads() > 1 {
+            let message = "a cost table holds times on one thread: add --threads 1".to_owned();
+            return Err(Error::BadOption { option: "--emit-cost", message });
+        }
+        check_writable(path)?;
+    }
     let mut ring = Ring::<CpuBackend>::new(engine_parameters(&preset)?)?;
     if let Some(keys) = options.keys {
         ring = ring.with_uniform_halves(keys.into());
+    }
+    let log2_maximum = ring.parameters().maximum_slots().ilog2();
+    if let Some(log2_slots) = options.log2_slots.iter().find(|log2_slots| **log2_slots > log2_maximum) {
+        let message = format!("`{}` has 2^{log2_maximum} slots, fewer than 2^{log2_slots}", preset.name);
+        return Err(Error::BadOption { option: "--log2-slots", message });
     }
     let generator = KeyGenerator::new(ring.clone());
     let unit = Unit::new().ok_or_else(|| engine(&"tfhe-ntt has no plan for the unit's prime"))?;
@@ -115,8 +119,8 @@ pub(crate) fn ops(options: &BenchOps) -> Result<(), Error> {
         "threads": threads, "ntt_ns": unit.ns().round(), "seeded_keys": seeded,
     });
     report.event("unit", &format!("{}; {machine}", security(&preset)), fields(about))?;
-    let ntt_ns = timing::ntt_ns(bench.ring.degree()).unwrap_or(unit.ns());
-    let mut table = Table::new(&preset, ntt_ns, format!("measured by cachemir-run bench ops: {machine}"));
+    let transform_ns = estimate::transform_ns(&bench.ring)?;
+    let mut table = Table::new(&preset, transform_ns, format!("measured by cachemir-run bench ops: {machine}"));
     if !options.only_bootstraps {
         operations(&bench, &mut table)?;
     }
@@ -127,7 +131,7 @@ pub(crate) fn ops(options: &BenchOps) -> Result<(), Error> {
         table.0.bootstraps = bootstraps::measure(&bench, &unit, options)?;
     }
     if let Some(path) = &options.emit_cost {
-        std::fs::write(path, table.0.to_json()).map_err(|source| Error::Unwritable { path: path.clone(), source })?;
+        write_text(path, &table.0.to_json())?;
     }
     Ok(())
 }

@@ -20,39 +20,37 @@ pub(crate) struct Unit {
     shortest_ns: f64,
 }
 
-/// Shortest of many times of a forward transform of this degree by `tfhe-ntt` on one thread, in nanoseconds. `None` where it has no
-/// plan, which does not happen for degrees up to that of the unit.
+/// Shortest of many times of a forward transform of this degree by `tfhe-ntt` on one thread, in nanoseconds: the unit,
+/// for rings of other degrees as well. `None` where it has no plan, which does not happen up to the degree of the unit.
 pub(crate) fn ntt_ns(degree: usize) -> Option<f64> {
-    const RUNS: usize = 200;
-    let plan = Plan::try_new(degree, UNIT_PRIME)?;
-    Some(shortest_ns(&plan, &mut vec![1; degree], RUNS))
+    const ROWS: usize = 16;
+    const RUNS: usize = 25;
+    Some(shortest_ns(&Plan::try_new(degree, UNIT_PRIME)?, degree, ROWS, RUNS))
 }
 
-fn shortest_ns(plan: &Plan, row: &mut [u64], runs: usize) -> f64 {
-    (0..runs).fold(f64::INFINITY, |shortest, _| {
-        let begin = Instant::now();
-        plan.fwd(row);
-        shortest.min(begin.elapsed().as_secs_f64() * 1e9)
-    })
+/// What a machine that others use as well can do. Rows differ by a third in how their pages share the caches, so
+/// several are tried.
+fn shortest_ns(plan: &Plan, degree: usize, rows: usize, runs: usize) -> f64 {
+    let mut words = vec![1; rows * degree];
+    let mut shortest = f64::INFINITY;
+    for row in words.chunks_mut(degree) {
+        for _ in 0..runs {
+            let begin = Instant::now();
+            plan.fwd(row);
+            shortest = shortest.min(begin.elapsed().as_secs_f64() * 1e9);
+        }
+    }
+    shortest
 }
 
 impl Unit {
     /// `None` where `tfhe-ntt` has no plan, which does not happen with this prime.
     pub(crate) fn new() -> Option<Self> {
-        let mut unit = Self { plan: Plan::try_new(UNIT_DEGREE, UNIT_PRIME)?, shortest_ns: f64::INFINITY };
-        unit.measure();
-        Some(unit)
-    }
-
-    /// The shortest time within two seconds, what a machine that others use as well can do. Rows differ by a third in how their pages
-    /// share the caches, so several are tried.
-    fn measure(&mut self) {
         const ROWS: usize = 64;
         const RUNS: usize = 200;
-        let mut rows = vec![1; ROWS * UNIT_DEGREE];
-        for row in rows.chunks_mut(UNIT_DEGREE) {
-            self.shortest_ns = self.shortest_ns.min(shortest_ns(&self.plan, row, RUNS));
-        }
+        let plan = Plan::try_new(UNIT_DEGREE, UNIT_PRIME)?;
+        let shortest_ns = shortest_ns(&plan, UNIT_DEGREE, ROWS, RUNS);
+        Some(Self { plan, shortest_ns })
     }
 
     /// Shortest time so far, in nanoseconds.
