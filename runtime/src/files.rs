@@ -20,18 +20,27 @@ pub(crate) struct Kind {
 
 /// Writes a file; a secret one can be read by its owner only.
 pub(crate) fn write(kind: Kind, payload: &[u8], path: &Path, secret: bool) -> Result<(), Error> {
-    let unwritable = |source| Error::Unwritable { path: path.to_owned(), source };
     let version = kind.version.to_le_bytes();
     let mut hasher = blake3::Hasher::new();
     for part in [kind.magic.as_slice(), &version, payload] {
         hasher.update(part);
     }
     let hash = *hasher.finalize().as_bytes();
+    replace(path, &[kind.magic.as_slice(), &version, payload, &hash], secret)
+}
+
+/// Writes a text file, which is never seen half written.
+pub(crate) fn write_text(path: &Path, text: &str) -> Result<(), Error> {
+    replace(path, &[text.as_bytes()], false)
+}
+
+/// Writes the parts beside the target, then renames.
+fn replace(path: &Path, parts: &[&[u8]], secret: bool) -> Result<(), Error> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.partial", std::process::id()));
     let partial = path.with_file_name(name);
     let written = create(&partial, secret).and_then(|mut file| {
-        for part in [kind.magic.as_slice(), &version, payload, &hash] {
+        for part in parts {
             file.write_all(part)?;
         }
         file.sync_all()
@@ -39,7 +48,7 @@ pub(crate) fn write(kind: Kind, payload: &[u8], path: &Path, secret: bool) -> Re
     written.and_then(|()| std::fs::rename(&partial, path)).map_err(|source| {
         // What is left of a failed attempt is of no use; the error that matters is the first.
         let _ = std::fs::remove_file(&partial);
-        unwritable(source)
+        Error::Unwritable { path: path.to_owned(), source }
     })
 }
 
@@ -58,28 +67,15 @@ fn create(path: &Path, secret: bool) -> std::io::Result<File> {
 
 /// Fails where a file could not be created at this path, so that nobody computes for hours in vain.
 pub(crate) fn check_writable(path: &Path) -> Result<(), Error> {
-    beside(path).map(drop).map_err(|source| Error::Unwritable { path: path.to_owned(), source })
-}
-
-/// Writes a text file, which is never seen half written.
-pub(crate) fn write_text(path: &Path, text: &str) -> Result<(), Error> {
-    let written = beside(path).and_then(|mut file| {
-        file.write_all(text.as_bytes())?;
-        file.persist(path).map(drop).map_err(|error| error.error)
-    });
-    written.map_err(|source| Error::Unwritable { path: path.to_owned(), source })
-}
-
-/// A temporary file in the folder that a path names.
-fn beside(path: &Path) -> std::io::Result<tempfile::NamedTempFile> {
+    let unwritable = |source| Error::Unwritable { path: path.to_owned(), source };
     if path.is_dir() {
-        return Err(std::io::ErrorKind::IsADirectory.into());
+        return Err(unwritable(std::io::ErrorKind::IsADirectory.into()));
     }
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    tempfile::NamedTempFile::new_in(folder)
+    tempfile::NamedTempFile::new_in(folder).map(drop).map_err(unwritable)
 }
 
 /// The payload of a file, or in words what is wrong with it.

@@ -1,14 +1,14 @@
 //! Predicted times: the built-in cost table, carried over to this machine by the time of one transform.
 
-use std::time::Instant;
-
-use cachemir_ckks::Ring;
+use cachemir_ckks::{CkksError, Ring};
 use cachemir_hal::Backend;
 use cachemir_ir::ckks::CkksOp;
 use cachemir_ir::cost::{CostTable, for_each_execution};
 use cachemir_runtime::Error;
 use cachemir_runtime::executor::CkksProgram;
 use cachemir_runtime::generation::Step;
+
+use crate::timing::once_ns;
 
 /// Share of the work that threads divide among them, as measured on two cores.
 const PARALLEL_SHARE: f64 = 0.8;
@@ -19,16 +19,15 @@ const TRANSFORMS_OF_A_KEY_LIMB: f64 = 64.0;
 /// Shortest of many times of one forward transform by the engine's kernels on one thread, in nanoseconds.
 pub(crate) fn transform_ns<B: Backend>(ring: &Ring<B>) -> Result<f64, Error> {
     const RUNS: usize = 200;
-    let engine =
-        |source: cachemir_hal::HalError| Error::Engine { origin: "timing".to_owned(), message: source.to_string() };
-    let mut buffer = ring.backend().zeros(1, 1).map_err(engine)?;
     let limbs = ring.chain(0);
+    let mut buffer = ring.backend().zeros(1, 1).map_err(CkksError::from)?;
     let mut shortest = f64::INFINITY;
     for _ in 0..RUNS {
-        let begin = Instant::now();
-        ring.backend().forward_ntt(&mut buffer, limbs).map_err(engine)?;
-        ring.backend().synchronise().map_err(engine)?;
-        shortest = shortest.min(begin.elapsed().as_secs_f64() * 1e9);
+        let (ns, ()) = once_ns(|| {
+            ring.backend().forward_ntt(&mut buffer, limbs)?;
+            Ok(ring.backend().synchronise()?)
+        })?;
+        shortest = shortest.min(ns);
     }
     Ok(shortest)
 }

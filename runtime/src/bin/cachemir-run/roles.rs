@@ -138,9 +138,13 @@ fn run_encrypted<T: Task>(plans: &Plans, mode: &Mode<'_>, task: T) -> Result<(T:
         }
         requirements.check(available)?;
     }
-    let degree = engine.ring().degree();
-    let ntt_ns = timing::ntt_ns(degree).unwrap_or(f64::NAN);
-    let costs = CostTable::built_in(&plan.parameters).carried_over(estimate::transform_ns(engine.ring())?);
+    let ring = engine.ring();
+    let degree = ring.degree();
+    let ntt_ns = timing::ntt_ns(degree, ring.parameters().primes()[0]).ok_or_else(|| Error::Engine {
+        origin: "timing".to_owned(),
+        message: format!("tfhe-ntt has no transform of degree {degree} for the ring's first prime"),
+    })?;
+    let costs = CostTable::built_in(&plan.parameters).carried_over(estimate::transform_ns(ring)?);
     let expected_ns = estimate::steps_ns(&costs, program, &mode.steps);
     let keys_ns = estimate::keys_ns(requirements.key_bytes, degree, costs.transform_ns);
     announce(plans, mode, &engine, &requirements, available, ntt_ns, [keys_ns, expected_ns])?;

@@ -20,12 +20,12 @@ pub(crate) struct Unit {
     shortest_ns: f64,
 }
 
-/// Shortest of many times of a forward transform of this degree by `tfhe-ntt` on one thread, in nanoseconds: the unit,
-/// for rings of other degrees as well. `None` where it has no plan, which does not happen up to the degree of the unit.
-pub(crate) fn ntt_ns(degree: usize) -> Option<f64> {
+/// Shortest of many times of a forward transform of this degree and prime by `tfhe-ntt` on one thread, in nanoseconds: the
+/// unit, for rings of other degrees as well. `None` where it has no plan, which does not happen with the primes of a ring.
+pub(crate) fn ntt_ns(degree: usize, prime: u64) -> Option<f64> {
     const ROWS: usize = 16;
     const RUNS: usize = 25;
-    Some(shortest_ns(&Plan::try_new(degree, UNIT_PRIME)?, degree, ROWS, RUNS))
+    Some(shortest_ns(&Plan::try_new(degree, prime)?, degree, ROWS, RUNS))
 }
 
 /// What a machine that others use as well can do. Rows differ by a third in how their pages share the caches, so
