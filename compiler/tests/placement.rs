@@ -28,7 +28,7 @@ fn program(graph: SlotGraph, states: usize) -> Program<SlotOp, SlotType> {
         context: 8,
         tables: Vec::new(),
         states: (0..states).map(state).collect(),
-        entries: vec![Entry { kind: EntryKind::Decode, graph }],
+        entries: vec![Entry { kind: EntryKind::Decode, graph, checks: vec![] }],
         embedding: placement.clone(),
         inputs: vec![EmbeddingForm::scaled(1.0)],
         logits: placement,

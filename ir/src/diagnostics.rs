@@ -115,6 +115,14 @@ pub const CODES: &[Code] = &[
                       within seconds. Calibrate with text that resembles the prompt (`cachemirc compile --calibrate`).",
     },
     Code {
+        code: "CMR-R051",
+        title: "a text leads out of the range of an approximation",
+        explanation: "The client sees the argument of every approximation that an odd text can lead out of its range, and ends \
+                      the run before it prints a token that cannot be trusted. Compile the model with text that resembles the \
+                      prompt (`cachemirc compile --calibrate`), or leave out what the model was not made for: tokens that are \
+                      rare in its training text have the oddest values.",
+    },
+    Code {
         code: "CMR-R060",
         title: "a system call failed",
         explanation: "Reading or writing a stream, or setting up threads, failed; the message has the system's reason.",

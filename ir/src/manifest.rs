@@ -202,7 +202,7 @@ mod tests {
             context: 5,
             tables: vec![],
             states: vec![],
-            entries: vec![Entry { kind: EntryKind::Decode, graph }],
+            entries: vec![Entry { kind: EntryKind::Decode, graph, checks: vec![] }],
             embedding: placement.clone(),
             inputs: vec![EmbeddingForm::scaled(1.0)],
             logits: placement,

@@ -61,8 +61,41 @@ impl EntryKind {
 pub struct Entry<O, T> {
     /// What it does.
     pub kind: EntryKind,
-    /// How it does it: inputs are the embeddings, yields of the body the logits.
+    /// How it does it: inputs are the embeddings, yields of the body the logits, and after them what the checks read.
     pub graph: Graph<O, T>,
+    /// What the client checks before it believes the logits.
+    pub checks: Vec<RangeCheck>,
+}
+
+/// A check that the argument of an approximation lay where the approximation is accurate. The argument of every
+/// approximation that an odd input can leave is an output of the program, so that a client that decrypts it sees whether
+/// the logits can be believed: a polynomial beyond its interval gives numbers that look like any others.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RangeCheck {
+    /// The approximation, for people.
+    pub site: String,
+    /// Where the arguments lie, token by token of the call; slots count through all outputs as those of the logits do.
+    pub placement: Placement,
+    /// The interval that has to hold them.
+    pub interval: [f64; 2],
+}
+
+impl RangeCheck {
+    /// By how much of the interval's width a value may leave it: above the noise of encryption, below what changes a
+    /// polynomial's value.
+    pub const TOLERANCE: f64 = 1e-3;
+
+    /// The first argument of the call's `count` tokens, in the slots of all outputs, that lies outside the interval.
+    pub fn violation(&self, slots: &[f64], count: usize) -> Option<f64> {
+        let [low, high] = self.interval;
+        let slack = Self::TOLERANCE * (high - low);
+        let stride = self.placement.token_stride as usize;
+        let of_token = |token: usize| {
+            let slot = move |first: &u32| slots.get(*first as usize + token * stride).copied().unwrap_or(f64::NAN);
+            self.placement.index_to_slot.iter().map(slot)
+        };
+        (0..count).flat_map(of_token).find(|value| !(low - slack..=high + slack).contains(value))
+    }
 }
 
 /// How values of a client's vector are placed in the slots: entry `index` of token `token` lies in slot

@@ -465,7 +465,7 @@ mod tests {
             context: 8,
             tables: vec![],
             states: vec![State { name: "cache".into(), capacity: 2, layout: TYPE.layout, level: None }],
-            entries: vec![Entry { kind: EntryKind::Decode, graph }],
+            entries: vec![Entry { kind: EntryKind::Decode, graph, checks: vec![] }],
             embedding: placement.clone(),
             inputs: vec![EmbeddingForm::scaled(1.0)],
             logits: placement,

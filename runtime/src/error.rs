@@ -139,6 +139,19 @@ pub enum Error {
         "the logits are no numbers: a value left the interval of an approximation on the way, where polynomials explode"
     )]
     NotANumber,
+    /// A prompt that leads out of the range of an approximation.
+    #[error(
+        "this text leads {site} out of its range: {value:.4} is not within {:.4} and {:.4}, where the approximation is \
+         accurate; its tokens cannot be trusted", interval[0], interval[1]
+    )]
+    OutOfRange {
+        /// The approximation.
+        site: String,
+        /// Its argument, in units in which the approximation covers -1 to 1.
+        value: f64,
+        /// Where it has to lie.
+        interval: [f64; 2],
+    },
     /// A failed system call.
     #[error("{what}: {source}")]
     System {
@@ -172,6 +185,7 @@ impl Error {
             Self::Execution { .. } => "CMR-R040",
             Self::Engine { .. } => "CMR-R041",
             Self::Check { .. } | Self::NotANumber => "CMR-R050",
+            Self::OutOfRange { .. } => "CMR-R051",
             Self::System { .. } | Self::Interrupted => "CMR-R060",
         }
     }

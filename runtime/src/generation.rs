@@ -212,17 +212,17 @@ where
     A: Algebra,
     C: Cipher<Ciphertext = A::Ciphertext>,
 {
-    let mut outputs = None;
+    let mut logits = None;
     for step in steps(session.position(), tokens.len(), client.chunk()) {
         listener.step(step);
         let inputs = client.encrypt(step.entry, &tokens[step.position..step.position + step.count])?;
-        outputs = Some(match step.entry {
+        let outputs = match step.entry {
             "prefill" => server.prefill(session, inputs, step.count, &mut Forward(listener))?,
             _ => server.decode(session, inputs, &mut Forward(listener))?,
-        });
+        };
+        logits = Some(client.decrypt(step.entry, step.count, &outputs)?);
     }
-    let outputs = outputs.ok_or_else(|| Error::execution("there is no token to take in"))?;
-    client.decrypt(&outputs)
+    logits.ok_or_else(|| Error::execution("there is no token to take in"))
 }
 
 /// A listener as the observer that it is.

@@ -4,9 +4,11 @@
 //! the change of variable can ride on constants that precede the polynomial. A polynomial of degree m takes
 //! ⌈log2(m + 1)⌉ levels, so degrees are searched level by level.
 
-mod weighted;
+mod banded;
+mod inverse_root;
 
-pub use weighted::fit_with_tails;
+pub use banded::{Band, within_bands};
+pub use inverse_root::{RootDemand, inverse_root};
 
 use std::fmt;
 
@@ -33,6 +35,11 @@ impl Affine {
     /// x of u.
     pub fn argument(self, u: f64) -> f64 {
         self.centre + self.half * u
+    }
+
+    /// u of x.
+    pub fn place(self, x: f64) -> f64 {
+        (x - self.centre) / self.half
     }
 
     /// What is added to x/half to give u.
@@ -114,6 +121,8 @@ pub struct Approximation {
     pub polynomial: Chebyshev,
     /// Largest error on the range that was asked for, by the measure that was asked for.
     pub error: f64,
+    /// Range of x on which the polynomial is accurate enough for its result to be used.
+    pub accurate: [f64; 2],
 }
 
 /// Largest degree that is tried.
@@ -147,29 +156,59 @@ pub fn largest_error(f: impl Fn(f64) -> f64, p: &Chebyshev, low: f64, high: f64,
         .fold(0.0, f64::max)
 }
 
-/// The interpolating polynomial of least depth, and then of least degree, whose error over [-1, 1] meets the target; the
-/// best one up to [`LARGEST_DEGREE`] if none does.
-pub fn fit(function: Function, affine: Affine, target: f64, measure: Measure) -> Approximation {
+/// The largest degree of each depth, up to [`LARGEST_DEGREE`].
+pub fn depths() -> impl Iterator<Item = usize> {
+    std::iter::successors(Some(3), |degree| Some(2 * degree + 1)).take_while(|&degree| degree <= LARGEST_DEGREE)
+}
+
+/// The largest part of [-1, 1] around `low..=high` on which the error of p against f is within the limit.
+pub fn accurate_part(
+    f: impl Fn(f64) -> f64,
+    p: &Chebyshev,
+    [low, high]: [f64; 2],
+    limit: f64,
+    measure: Measure,
+) -> [f64; 2] {
+    const POINTS: usize = 2000;
+    let reach = |start: f64, end: f64| {
+        // Points get denser towards the end, where polynomials change fastest.
+        let point = |index: usize| end + (start - end) * (1.0 - index as f64 / POINTS as f64).powi(2);
+        let good = |u: &f64| largest_error(&f, p, *u, *u, measure) <= limit;
+        (0..=POINTS).map(point).take_while(good).last().unwrap_or(start)
+    };
+    [reach(low, -1.0), reach(high, 1.0)]
+}
+
+/// An error that has to be met, and a smaller one that is wished for where it takes no further level.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Target {
+    /// Decides the depth.
+    pub needed: f64,
+    /// Decides the degree.
+    pub wished: f64,
+}
+
+impl Target {
+    /// Both errors times a factor.
+    #[must_use]
+    pub fn times(self, factor: f64) -> Self {
+        Self { needed: self.needed * factor, wished: self.wished * factor }
+    }
+}
+
+/// The interpolating polynomial of least depth whose error over [-1, 1] is the needed one, and of the least degree of
+/// that depth that has the wished one, or else of the largest; the best one up to [`LARGEST_DEGREE`] if none will do.
+pub fn fit(function: Function, affine: Affine, target: Target, measure: Measure) -> Approximation {
     let f = |u: f64| function.evaluate(affine.argument(u));
     let attempt = |degree: usize| {
         let polynomial = interpolate(f, degree);
         let error = largest_error(f, &polynomial, -1.0, 1.0, measure);
-        Approximation { polynomial, error }
+        Approximation { polynomial, error, accurate: [affine.argument(-1.0), affine.argument(1.0)] }
     };
-    let mut best = attempt(1);
-    let mut degree = 3;
-    while best.error > target && degree <= LARGEST_DEGREE {
-        best = attempt(degree);
-        degree = 2 * degree + 1;
-    }
-    let full = best.polynomial.degree();
-    for degree in full / 2 + 1..full {
-        let smaller = attempt(degree);
-        if smaller.error <= target {
-            return smaller;
-        }
-    }
-    best
+    let full = depths().map(attempt).find(|found| found.error <= target.needed);
+    let full = full.unwrap_or_else(|| attempt(LARGEST_DEGREE));
+    let degree = full.polynomial.degree();
+    (degree / 2 + 1..degree).map(attempt).find(|smaller| smaller.error <= target.wished).unwrap_or(full)
 }
 
 /// The polynomial p of degree m that minimises the largest |1 − x·p(x)| over `low..=high`, times `factor`, as a function
@@ -197,7 +236,7 @@ pub fn reciprocal(low: f64, high: f64, affine: Affine, factor: f64, degree: usiz
             factor * (1.0 - chebyshev(map(x)) / at_zero) / x
         }
     };
-    Approximation { polynomial: interpolate(p, degree), error: 1.0 / at_zero.abs() }
+    Approximation { polynomial: interpolate(p, degree), error: 1.0 / at_zero.abs(), accurate: [low, high] }
 }
 
 /// The reciprocal of least degree, odd and at least 3, with at most the given relative error; `None` if none up to
@@ -215,7 +254,7 @@ mod tests {
 
     fn check(function: Function, low: f64, high: f64, target: f64, measure: Measure) -> usize {
         let affine = Affine::onto(low, high);
-        let fitted = fit(function, affine, target, measure);
+        let fitted = fit(function, affine, Target { needed: target, wished: target }, measure);
         let f = |u: f64| function.evaluate(affine.argument(u));
         assert!(largest_error(f, &fitted.polynomial, -1.0, 1.0, measure) <= target, "{function}");
         fitted.polynomial.degree()

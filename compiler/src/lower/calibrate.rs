@@ -176,7 +176,7 @@ pub(super) fn tensor_ranges(
     let mut seen = SiteRanges::new();
     let mut insert = |site: Site, range: Range, rare: Range| {
         let rare = range.union(rare);
-        seen.insert(site, SiteRange { meaningful: range, rare, all: rare });
+        seen.insert(site, SiteRange { common: range, rare, all: rare, derived: None });
     };
     for (index, &op) in norms.iter().enumerate().skip(1) {
         insert(Site::Norm { index }, ranges.mean_square(op), rare.mean_square(op));
@@ -272,7 +272,7 @@ impl<'u> Recorder<'u> {
         };
         for (&u, keep) in values.iter().zip(kept) {
             if keep != 0 {
-                range.meaningful.include(site.affine.argument(u));
+                range.common.include(site.affine.argument(u));
             }
         }
     }
@@ -317,8 +317,8 @@ pub(super) fn site_ranges(
     for part in parts {
         for (site, range) in part?.into_iter().flatten() {
             let known = seen.entry(site).or_default();
-            known.meaningful = known.meaningful.union(range.meaningful);
-            known.rare = known.rare.union(range.meaningful);
+            known.common = known.common.union(range.common);
+            known.rare = known.rare.union(range.common);
             known.all = known.all.union(range.all);
         }
     }

@@ -10,6 +10,7 @@ use cachemir_ir::graph::ValueId;
 use cachemir_ir::slots::{Fill, Purpose};
 
 use super::builder::{doubling, layout};
+use super::checks::Rows;
 use super::entry::{BuiltEntry, EntryBuilder, indicator, key_state, value_state};
 use super::linear::land;
 use super::plan::Plan;
@@ -19,7 +20,7 @@ use super::tables::Map;
 
 /// Builds the decode entry point; its loops are numbered from `first_counter` on.
 pub(super) fn decode(shape: &Shape, roles: &Roles, plan: &Plan, first_counter: u32) -> BuiltEntry {
-    let mut entry = EntryBuilder::new(shape, roles, plan, first_counter);
+    let mut entry = EntryBuilder::new(shape, roles, plan, 1, first_counter);
     let [mut x, mut normed] = entry.inputs(layout(shape.stride(), Fill::Zero));
     let rows = || (Integer::slot() % shape.stride()).equal(0);
     for layer in 0..roles.layers.len() {
@@ -130,7 +131,7 @@ fn softmax(entry: &mut EntryBuilder<'_>, layer: usize, scores: ValueId) -> Value
         let sum = entry.builder.fold(y, block_steps(shape).chain(doubling(1, tokens)));
         entry.builder.set_layout(sum, layout(tokens, Fill::Junk));
         let landing = both((Integer::slot() % tokens).equal(0), row.clone());
-        let inverse = entry.rough_reciprocal(layer, stage, sum, landing, Integer::position());
+        let inverse = entry.rough_reciprocal(layer, stage, sum, Rows::Lanes, landing, Integer::position());
         let copies = entry.builder.fold(inverse, doubling(1, tokens).map(|k| -k));
         entry.builder.set_layout(copies, layout(tokens, Fill::Replica));
         let root = entry.builder.multiply(y, copies);

@@ -2,11 +2,12 @@
 
 use cachemir_ir::expression::{Integer, Vector};
 use cachemir_ir::graph::{OpId, Origin, ValueId};
-use cachemir_ir::program::EmbeddingForm;
+use cachemir_ir::program::{EmbeddingForm, RangeCheck};
 use cachemir_ir::slots::{Fill, Layout, Purpose, SlotGraph, StateId};
 
 use super::Site;
 use super::builder::{Builder, doubling, layout};
+use super::checks::{Checks, Rows};
 use super::linear::{Linear, linear};
 use super::plan::{Plan, Step};
 use super::roles::Roles;
@@ -41,6 +42,8 @@ pub(super) struct EntryBuilder<'a> {
     pub(super) plan: &'a Plan,
     /// Sites so far.
     pub(super) uses: Vec<SiteUse>,
+    /// Arguments shown to the client so far.
+    checks: Checks,
 }
 
 /// A finished entry point.
@@ -49,6 +52,8 @@ pub(super) struct BuiltEntry {
     pub(super) graph: SlotGraph,
     /// Its sites.
     pub(super) uses: Vec<SiteUse>,
+    /// What the client checks.
+    pub(super) checks: Vec<RangeCheck>,
     /// First number of a loop counter that it does not use.
     pub(super) next_counter: u32,
 }
@@ -76,9 +81,10 @@ pub(super) fn indicator(condition: Integer) -> Vector {
 }
 
 impl<'a> EntryBuilder<'a> {
-    /// An empty entry point.
-    pub(super) fn new(shape: &'a Shape, roles: &'a Roles, plan: &'a Plan, first_counter: u32) -> Self {
-        Self { builder: Builder::new(shape.slots, first_counter), shape, roles, plan, uses: Vec::new() }
+    /// An empty entry point for calls of up to `unit` tokens.
+    pub(super) fn new(shape: &'a Shape, roles: &'a Roles, plan: &'a Plan, unit: usize, first_counter: u32) -> Self {
+        let builder = Builder::new(shape.slots, first_counter);
+        Self { builder, shape, roles, plan, uses: Vec::new(), checks: Checks::new(unit) }
     }
 
     /// The inputs of a call, in the order of [`input_forms`]: the residual stream σ·x, and the result of the first norm.
@@ -86,10 +92,12 @@ impl<'a> EntryBuilder<'a> {
         ["embedding", "normed_embedding"].map(|name| self.builder.input(name, layout))
     }
 
-    /// The finished entry point.
-    pub(super) fn finish(self, outputs: Vec<ValueId>) -> BuiltEntry {
+    /// The finished entry point, given the logits.
+    pub(super) fn finish(mut self, mut outputs: Vec<ValueId>) -> BuiltEntry {
         let next_counter = self.builder.next_counter();
-        BuiltEntry { graph: self.builder.finish(outputs), uses: self.uses, next_counter }
+        let (shown, checks) = self.checks.finish(&mut self.builder);
+        outputs.extend(shown);
+        BuiltEntry { graph: self.builder.finish(outputs), uses: self.uses, checks, next_counter }
     }
 
     /// Ops from here on come from this node.
@@ -147,6 +155,7 @@ impl<'a> EntryBuilder<'a> {
         layer: usize,
         stage: usize,
         sum: ValueId,
+        sums: Rows,
         rows: Integer,
         position: Integer,
     ) -> ValueId {
@@ -156,6 +165,7 @@ impl<'a> EntryBuilder<'a> {
         if steps.len() > 1 || steps[stage].approximation.polynomial.degree() > 7 {
             argument = self.builder.refresh(argument, None);
         }
+        self.checks.sums(&mut self.builder, self.shape, plan, (layer, stage), &steps[stage], argument, sums);
         let scale = self.softmax_scale(layer, stage + 1, position);
         self.polynomial(&steps[stage], argument, Some(rows), scale, None)
     }
@@ -182,6 +192,7 @@ impl<'a> EntryBuilder<'a> {
             sum = self.builder.multiply_plain(sum, Vector::Scalar(1.0 / factor), Purpose::Scale);
         }
         let argument = self.argument(step, sum, Some(rows.clone()));
+        self.checks.norm(&mut self.builder, shape, step, index, argument);
         let inverse = self.polynomial(step, argument, mask, None, Some(rows));
         let result = self.builder.multiply(x, inverse);
         self.builder.set_layout(result, layout(shape.stride(), Fill::Zero));
@@ -259,6 +270,8 @@ impl<'a> EntryBuilder<'a> {
         let step = &plan.reciprocal;
         let argument = self.argument(step, denominator, Some(rows.clone()));
         let (numerator, argument) = self.builder.refresh_pair(numerator, argument);
+        let stage = (layer, plan.softmax.squarings());
+        self.checks.sums(&mut self.builder, self.shape, self.plan, stage, step, argument, Rows::Places);
         let inverse = self.polynomial(step, argument, None, None, Some(rows.clone()));
         let quotient = self.builder.multiply(numerator, inverse);
         if !plan.newton {

@@ -11,8 +11,10 @@
 
 mod builder;
 mod calibrate;
+mod checks;
 mod counts;
 mod decode;
+mod derived;
 mod entry;
 mod linear;
 mod plan;
@@ -33,6 +35,7 @@ use cachemir_ir::slots::{Fill, SlotOp, SlotType};
 use cachemir_ir::tensor::TensorModel;
 
 use crate::Error;
+use crate::approximate::Target;
 use builder::layout;
 use entry::SiteUse;
 use plan::{Plan, SoftmaxPlan};
@@ -54,14 +57,18 @@ pub struct LowerOptions {
     pub norm_error: f64,
     /// Relative error of inverse square roots beyond the range that text has: for tokens that are rare in it.
     pub rare_norm_error: f64,
+    /// Relative error up to which an inverse square root counts as accurate.
+    pub accurate_norm_error: f64,
+    /// By which fraction inverse square roots stay sane beyond all mean squares that were seen.
+    pub sane_margin: f64,
     /// Error of exponentials, relative to the smallest sum of a row.
-    pub exponential_error: f64,
+    pub exponential_error: Target,
     /// Relative error of the softmax's final reciprocal.
     pub softmax_error: f64,
     /// Relative error of rough reciprocals, which cancels.
     pub rough_error: f64,
     /// Absolute error of SiLU.
-    pub silu_error: f64,
+    pub silu_error: Target,
     /// Largest ratio of row sums that a rough reciprocal has to cover; decides the number of squarings.
     pub rough_ratio: f64,
     /// Calibration texts that the model continues by itself up to the context, so that long sessions are seen.
@@ -78,12 +85,14 @@ impl Default for LowerOptions {
             slots: None,
             margin: 0.3,
             magnitude_margin: 1.0,
-            norm_error: 1e-3,
+            norm_error: 1e-4,
             rare_norm_error: 0.5,
-            exponential_error: 1e-2,
-            softmax_error: 3e-3,
+            accurate_norm_error: 2e-3,
+            sane_margin: 1.0,
+            exponential_error: Target { needed: 1e-2, wished: 1e-4 },
+            softmax_error: 1e-3,
             rough_error: 0.4,
-            silu_error: 2e-3,
+            silu_error: Target { needed: 2e-3, wished: 1e-4 },
             rough_ratio: 2000.0,
             continuations: 6,
             vocabulary_tokens: 4096,
@@ -196,7 +205,20 @@ pub fn lower(
         let tensor = calibrate::tensor_ranges(model, &roles, &text, &rare, options)?;
         let provisional = Plan::provisional(&model.hyperparameters, &roles, &tensor.softmaxes);
         let (program, uses) = build(model, &shape, &roles, &provisional);
-        let ranges = calibrate::site_ranges(model, &shape, &program, &uses, &sequences, tensor.ranges)?;
+        let mut ranges = calibrate::site_ranges(model, &shape, &program, &uses, &sequences, tensor.ranges)?;
+        derived::add(model, &roles, &mut ranges);
+        for (s, r) in &ranges {
+            eprintln!(
+                "{s}: common {:.4}..{:.4} rare {:.4}..{:.4} all {:.4}..{:.4} derived {:?}",
+                r.common.min,
+                r.common.max,
+                r.rare.min,
+                r.rare.max,
+                r.all.min,
+                r.all.max,
+                r.derived.map(|d| d.max)
+            );
+        }
         (tensor.softmaxes, ranges)
     } else {
         (vec![SoftmaxPlan { reference: 10.0, exponents: vec![0.0; 2] }; roles.layers.len()], plan::SiteRanges::new())
@@ -209,7 +231,7 @@ pub fn lower(
     let approximations = plan.steps().into_iter().map(|step| ReportedApproximation {
         site: step.site,
         function: step.function.to_string(),
-        interval: step.range,
+        interval: step.approximation.accurate,
         degree: step.approximation.polynomial.degree(),
         max_error: step.approximation.error,
     });
@@ -246,8 +268,12 @@ fn build(model: &TensorModel, shape: &Shape, roles: &Roles, plan: &Plan) -> (Slo
         tables: tables::tables(model, roles, plan),
         states,
         entries: vec![
-            Entry { kind: EntryKind::Decode, graph: decode.graph },
-            Entry { kind: EntryKind::Prefill { chunk: shape.chunk as u32 }, graph: prefill.graph },
+            Entry { kind: EntryKind::Decode, graph: decode.graph, checks: decode.checks },
+            Entry {
+                kind: EntryKind::Prefill { chunk: shape.chunk as u32 },
+                graph: prefill.graph,
+                checks: prefill.checks,
+            },
         ],
         embedding: Placement { index_to_slot: (0..hidden).map(|index| index * stride).collect(), token_stride: 1 },
         inputs: entry::input_forms(roles, plan),

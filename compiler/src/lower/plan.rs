@@ -29,12 +29,14 @@ use crate::approximate::{self, Affine, Approximation, Function, Measure};
 /// What was seen at a site.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct SiteRange {
-    /// Slots that matter.
-    pub(super) meaningful: Range,
-    /// Slots that matter, with tokens among them that text hardly holds.
+    /// Slots that matter, in text.
+    pub(super) common: Range,
+    /// Slots that matter, with tokens that are rare in text.
     pub(super) rare: Range,
     /// All slots.
     pub(super) all: Range,
+    /// What the weights allow for slots that matter, where that is known.
+    pub(super) derived: Option<Range>,
 }
 
 /// Ranges of all sites.
@@ -74,8 +76,6 @@ pub(super) struct Step {
     pub(super) affine: Affine,
     /// The polynomial.
     pub(super) approximation: Approximation,
-    /// Range of x on which the error is stated.
-    pub(super) range: [f64; 2],
 }
 
 /// The approximations of one layer.
@@ -116,8 +116,11 @@ impl Plan {
             site,
             function,
             affine: Affine::IDENTITY,
-            approximation: Approximation { polynomial: approximate::interpolate(|_| 0.0, 0), error: 0.0 },
-            range: [-1.0, 1.0],
+            approximation: Approximation {
+                polynomial: approximate::interpolate(|_| 0.0, 0),
+                error: 0.0,
+                accurate: [-1.0, 1.0],
+            },
         };
         let norm = |(index, norm): (usize, &super::roles::Norm)| {
             step(Site::Norm { index }, Function::InverseSquareRoot { epsilon: norm.epsilon, factor: 1.0 })
@@ -152,41 +155,43 @@ impl Plan {
         let ratio = |range: Range| range.widened_ratio(options.margin);
         let of = |site: Site| ranges.get(&site).copied().unwrap_or_else(|| assumed(site));
 
-        // Norms: one width of the interval for all, so that one scale of the residual stream serves all of them.
-        let squares: Vec<Range> = (1..roles.norms.len()).map(|index| ratio(of(Site::Norm { index }).rare)).collect();
-        let width = squares.iter().map(|range| range.max - range.min).fold(0.0, f64::max);
+        // Norms: one interval from 0 on for all, so that one scale of the residual stream serves all of them.
+        let sane = |index: usize| {
+            let site = of(Site::Norm { index });
+            (1.0 + options.sane_margin) * site.rare.max.max(site.common.max)
+        };
+        let width = (1..roles.norms.len()).map(sane).fold(0.0, f64::max);
         let residual_scale = (2.0 / width).sqrt() / root_width;
-        let norm = |((index, norm), range): ((usize, &super::roles::Norm), &Range)| {
+        let norm = |(index, norm): (usize, &super::roles::Norm)| {
             let function =
                 Function::InverseSquareRoot { epsilon: norm.epsilon, factor: 1.0 / (root_width * residual_scale) };
-            let accurate = ratio(of(Site::Norm { index }).meaningful);
-            let accurate = [accurate.min, accurate.max];
+            let site = of(Site::Norm { index });
+            let (common, rare) = (ratio(site.common), ratio(site.common.union(site.rare)));
+            let demand = approximate::RootDemand {
+                common: [common.min, common.max],
+                rare: [rare.min, rare.max],
+                error: options.norm_error,
+                rare_error: options.rare_norm_error,
+                accurate_error: options.accurate_norm_error,
+            };
             let with = |affine: Affine| Step {
                 site: Site::Norm { index },
                 function,
                 affine,
-                approximation: approximate::fit_with_tails(
-                    function,
-                    affine,
-                    accurate,
-                    options.norm_error,
-                    options.rare_norm_error,
-                ),
-                range: accurate,
+                approximation: approximate::inverse_root(function, affine, demand),
             };
             let depth = |step: &Step| cachemir_ir::ckks::polynomial_depth(step.approximation.polynomial.degree());
-            let shared = with(Affine { centre: range.min + 0.5 * width, half: 0.5 * width });
-            let own = with(Affine::onto(range.min, range.max));
+            let shared = with(Affine::onto(0.0, width));
+            let own = with(Affine::onto(0.0, sane(index)));
             // An interval of its own costs a product and its level.
-            let degree = |step: &Step| step.approximation.polynomial.degree();
             let worth = match (depth(&own) + 1).cmp(&depth(&shared)) {
                 std::cmp::Ordering::Less => true,
-                std::cmp::Ordering::Equal => 2 * degree(&own) < degree(&shared),
+                std::cmp::Ordering::Equal => false,
                 std::cmp::Ordering::Greater => shared.approximation.error > options.norm_error,
             };
             if worth { own } else { shared }
         };
-        let norms = roles.norms.iter().enumerate().skip(1).zip(&squares).map(norm).collect();
+        let norms = roles.norms.iter().enumerate().skip(1).map(norm).collect();
         let layers = softmaxes.iter().enumerate().map(|(layer, softmax)| layer_plan(layer, softmax, &of, options));
         Self { residual_scale, norms, layers: layers.collect() }
     }
@@ -235,7 +240,7 @@ fn layer_plan(
         let site = if stage < squarings { Site::Sum { layer, stage } } else { Site::Denominator { layer } };
         let seen = of(site);
         // A relative error e of the rough reciprocal changes the next sum by a factor within (1 ± e)².
-        let mut range = ratio(seen.meaningful);
+        let mut range = ratio(seen.common);
         range.min *= (1.0 - roughness).powi(2);
         range.max *= (1.0 + roughness).powi(2);
         if stage == squarings {
@@ -255,44 +260,40 @@ fn layer_plan(
             let factor = affine.half * (1.0 / sums[stage + 1].2.half).sqrt();
             let function = Function::Reciprocal { factor };
             let approximation = rough_reciprocal(range, affine, factor, options.rough_error);
-            Step { site, function, affine, approximation, range: [range.min, range.max] }
+            Step { site, function, affine, approximation }
         })
         .collect();
     let (site, range, affine) = sums[squarings];
     let (approximation, newton) = final_reciprocal(range, affine, options.softmax_error);
-    let reciprocal = Step {
-        site,
-        function: Function::Reciprocal { factor: affine.half },
-        affine,
-        approximation,
-        range: [range.min, range.max],
-    };
+    let reciprocal = Step { site, function: Function::Reciprocal { factor: affine.half }, affine, approximation };
 
     let mut scores = of(Site::Scores { layer }).all.widened(0.5 * (options.margin));
     scores.include(0.0);
     let map = Affine::onto(scores.min, scores.max);
     let function = exponential(softmax, 1.0 / sums[0].2.half);
     // Errors count against the smallest sum of a row.
-    let target = options.exponential_error * sums[0].1.min / sums[0].2.half;
+    let smallest = sums[0].1.min / sums[0].2.half;
     let exponential = Step {
         site: Site::Scores { layer },
         function,
         affine: map,
-        approximation: approximate::fit(function, map, target, Measure::Absolute),
-        range: [scores.min, scores.max],
+        approximation: approximate::fit(function, map, options.exponential_error.times(smallest), Measure::Absolute),
     };
 
-    let bound = of(Site::Gate { layer }).all.max_abs() * (1.0 + options.margin);
+    let gate = |site: Site| {
+        let seen = of(site);
+        seen.derived.map_or(seen.all.max_abs() * (1.0 + options.margin), |derived| derived.max_abs())
+    };
+    let bound = gate(Site::Gate { layer });
     let function = Function::Silu { factor: 1.0 / bound };
     let map = Affine { centre: 0.0, half: bound };
     let silu = Step {
         site: Site::Gate { layer },
         function,
         affine: map,
-        approximation: approximate::fit(function, map, options.silu_error / bound, Measure::Absolute),
-        range: [-bound, bound],
+        approximation: approximate::fit(function, map, options.silu_error.times(1.0 / bound), Measure::Absolute),
     };
-    let up_bound = of(Site::Up { layer }).all.max_abs() * (1.0 + options.margin);
+    let up_bound = gate(Site::Up { layer });
     LayerPlan { softmax: softmax.clone(), exponential, rough, reciprocal, newton, silu, up_bound }
 }
 
@@ -332,5 +333,5 @@ fn assumed(site: Site) -> SiteRange {
         Site::Sum { .. } | Site::Denominator { .. } => Range { min: 0.01, max: 1.0 },
         Site::Gate { .. } | Site::Up { .. } => Range { min: -6.0, max: 6.0 },
     };
-    SiteRange { meaningful: range, rare: range, all: range }
+    SiteRange { common: range, rare: range, all: range, derived: None }
 }

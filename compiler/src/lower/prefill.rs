@@ -16,6 +16,7 @@ use cachemir_ir::graph::ValueId;
 use cachemir_ir::slots::Fill;
 
 use super::builder::{doubling, layout};
+use super::checks::Rows;
 use super::entry::{BuiltEntry, EntryBuilder, key_state, value_state};
 use super::plan::Plan;
 use super::roles::Roles;
@@ -24,7 +25,7 @@ use super::tables::Map;
 
 /// Builds the prefill entry point; its loops are numbered from `first_counter` on.
 pub(super) fn prefill(shape: &Shape, roles: &Roles, plan: &Plan, first_counter: u32) -> BuiltEntry {
-    let mut entry = EntryBuilder::new(shape, roles, plan, first_counter);
+    let mut entry = EntryBuilder::new(shape, roles, plan, shape.chunk, first_counter);
     let [mut x, mut normed] = entry.inputs(layout(shape.stride(), Fill::Tokens));
     let chunk = shape.chunk;
     let token = || Integer::slot() % shape.stride();
@@ -98,7 +99,7 @@ fn attention(entry: &mut EntryBuilder<'_>, layer: usize, normed: ValueId) -> Val
         let total = over_chunks(entry, |entry, index| vec![weights(entry, layer, &queries, index, &inverses)])[0];
         let sum = sum_over_lanes(entry, total);
         let position = Integer::position() + Integer::slot() % place;
-        inverses.push(entry.rough_reciprocal(layer, stage, sum, rows(shape), position));
+        inverses.push(entry.rough_reciprocal(layer, stage, sum, Rows::Places, rows(shape), position));
     }
     let sums = over_chunks(entry, |entry, index| {
         let weights = weights(entry, layer, &queries, index, &inverses);

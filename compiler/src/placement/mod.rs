@@ -135,7 +135,7 @@ fn assemble(
         .entries
         .iter()
         .zip(emitted)
-        .map(|(entry, emitted)| Entry { kind: entry.kind, graph: emitted.graph })
+        .map(|(entry, emitted)| Entry { kind: entry.kind, graph: emitted.graph, checks: entry.checks.clone() })
         .collect();
     Program {
         slots: program.slots,

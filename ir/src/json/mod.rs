@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 use crate::ckks::{CiphertextType, CkksOp};
 use crate::cost::CostTable;
 use crate::graph::{Graph, OpId, ValueId};
-use crate::program::{EntryKind, Placement, Program};
+use crate::program::{EntryKind, Placement, Program, RangeCheck};
 use crate::slots::{SlotOp, SlotType};
 use crate::tensor::TensorModel;
 use crate::text::types::{fields, json_float};
@@ -120,6 +120,15 @@ fn dump_program<O: TextOp>(program: &Program<O, O::Type>, extra: Extra<'_, O>) -
         if let EntryKind::Prefill { chunk } = entry.kind {
             object.insert("chunk_tokens".to_owned(), chunk.into());
         }
+        let check = |check: &RangeCheck| {
+            let interval = check.interval.map(json_float);
+            fields([
+                ("site", check.site.as_str().into()),
+                ("interval", interval.to_vec().into()),
+                ("slots", placement(&check.placement)),
+            ])
+        };
+        object.insert("checks".to_owned(), entry.checks.iter().map(check).collect::<Vec<_>>().into());
         (object, ops(&entry.graph, extra), &entry.graph)
     });
     document.entries(entries);

@@ -4,7 +4,7 @@ use super::{CkksProgram, ClientModel, ClientPlan, Plan};
 use crate::Error;
 use crate::manifest::KeyManifest;
 use crate::parameters::Parameters;
-use crate::program::{EmbeddingForm, EntryKind, Placement};
+use crate::program::{EmbeddingForm, EntryKind, Placement, RangeCheck};
 use crate::verify;
 
 /// The most tokens, slots of a placement, and similar sizes that a plan may declare.
@@ -26,6 +26,7 @@ pub(super) fn plan(plan: &Plan) -> Result<(), Error> {
             slots: program.slots,
             context: program.context,
             kinds: program.entries.iter().map(|entry| entry.kind).collect(),
+            checks: program.entries.iter().map(|entry| entry.checks.as_slice()).collect(),
             embedding: &program.embedding,
             inputs: &program.inputs,
             outputs: outputs(program)?,
@@ -44,6 +45,7 @@ pub(super) fn client(plan: &ClientPlan) -> Result<(), Error> {
         slots: plan.slots,
         context: plan.context,
         kinds: plan.entries.iter().map(|entry| entry.kind).collect(),
+        checks: plan.entries.iter().map(|entry| entry.checks.as_slice()).collect(),
         embedding: &plan.embedding,
         inputs: &plan.inputs,
         outputs: plan.entries.first().map_or(0, |entry| entry.output_levels.len()),
@@ -81,6 +83,8 @@ struct Shape<'p> {
     slots: u32,
     context: u32,
     kinds: Vec<EntryKind>,
+    /// By entry.
+    checks: Vec<&'p [RangeCheck]>,
     embedding: &'p Placement,
     inputs: &'p [EmbeddingForm],
     outputs: usize,
@@ -108,6 +112,22 @@ fn shared(parameters: &Parameters, keys: &KeyManifest, model: &ClientModel, shap
     }
     placement("embedding", shape.embedding, model.hidden, most_tokens, slots.into())?;
     placement("logits", shape.logits, model.vocabulary, 1, u64::from(slots) * shape.outputs as u64)?;
+    for (checks, kind) in shape.checks.iter().zip(&shape.kinds) {
+        let tokens = if let EntryKind::Prefill { chunk } = kind { *chunk } else { 1 };
+        for RangeCheck { site, placement: slots_of, interval: [low, high] } in *checks {
+            let what = format!("check of {site}");
+            placement(
+                &what,
+                slots_of,
+                slots_of.index_to_slot.len() as u32,
+                tokens,
+                u64::from(slots) * shape.outputs as u64,
+            )?;
+            require(low.is_finite() && high.is_finite() && low < high, || {
+                format!("the {what} asks for values from {low} to {high}")
+            })?;
+        }
+    }
     for EmbeddingForm { scale, norm_epsilon } in shape.inputs {
         require(scale.is_finite() && *scale != 0.0, || format!("an input has the scale {scale}"))?;
         let epsilon = norm_epsilon.unwrap_or(1.0);

@@ -10,7 +10,7 @@ use crate::ckks::{CiphertextType, CkksGraph, CkksOp};
 use crate::graph::{Definition, Node, OpId, Origin, OriginId, Region, Value, ValueId};
 use crate::manifest::{BootstrapVariant, KeyManifest};
 use crate::parameters::Parameters;
-use crate::program::{EmbeddingForm, Entry, EntryKind, Placement, Program, State, Table};
+use crate::program::{EmbeddingForm, Entry, EntryKind, Placement, Program, RangeCheck, State, Table};
 use crate::slots::Layout;
 use crate::text::cursor::Cursor;
 use crate::text::{TextOp, TextType};
@@ -225,7 +225,21 @@ fn entry_to_wire(entry: &Entry<CkksOp, CiphertextType>) -> wire::Entry {
         inputs: graph.inputs.iter().map(|value| value.0).collect(),
         body: Some(region_to_wire(&graph.body)),
         origins: origins.collect(),
+        checks: entry.checks.iter().map(check_to_wire).collect(),
     }
+}
+
+fn check_to_wire(check: &RangeCheck) -> wire::RangeCheck {
+    let [low, high] = check.interval;
+    wire::RangeCheck { site: check.site.clone(), placement: Some(placement_to_wire(&check.placement)), low, high }
+}
+
+fn checks_from_wire(checks: Vec<wire::RangeCheck>) -> Result<Vec<RangeCheck>, Error> {
+    let check = |check: wire::RangeCheck| {
+        let placement = placement_from_wire(required(check.placement, "check's slots")?);
+        Ok(RangeCheck { site: check.site, placement, interval: [check.low, check.high] })
+    };
+    checks.into_iter().map(check).collect()
 }
 
 fn entry_from_wire(entry: wire::Entry) -> Result<Entry<CkksOp, CiphertextType>, Error> {
@@ -263,7 +277,8 @@ fn entry_from_wire(entry: wire::Entry) -> Result<Entry<CkksOp, CiphertextType>, 
     }
     let body = region_from_wire(required(entry.body, "body")?);
     let origins = entry.origins.into_iter().map(|wire::Origin { node, op_type }| Origin { node, op_type }).collect();
-    Ok(Entry { kind: kind_of(entry.chunk), graph: CkksGraph { values, nodes, inputs, body, origins } })
+    let graph = CkksGraph { values, nodes, inputs, body, origins };
+    Ok(Entry { kind: kind_of(entry.chunk), graph, checks: checks_from_wire(entry.checks)? })
 }
 
 fn program_to_wire(program: &CkksProgram, blobs: &mut Blobs) -> wire::Program {
@@ -354,6 +369,7 @@ pub(super) fn client_to_wire(plan: &ClientPlan, blobs: &mut Blobs) -> wire::Clie
         chunk: chunk_of(entry.kind),
         input_levels: entry.input_levels.clone(),
         output_levels: entry.output_levels.clone(),
+        checks: entry.checks.iter().map(check_to_wire).collect(),
     };
     wire::ClientHeader {
         blobs: Vec::new(),
@@ -370,10 +386,13 @@ pub(super) fn client_to_wire(plan: &ClientPlan, blobs: &mut Blobs) -> wire::Clie
 
 pub(super) fn client_from_wire(header: wire::ClientHeader, blobs: &BlobsRead<'_>) -> Result<ClientPlan, Error> {
     let (embedding, inputs, logits) = packing_from_wire(header.client)?;
-    let interface = |entry: wire::EntryInterface| EntryInterface {
-        kind: kind_of(entry.chunk),
-        input_levels: entry.input_levels,
-        output_levels: entry.output_levels,
+    let interface = |entry: wire::EntryInterface| {
+        Ok(EntryInterface {
+            kind: kind_of(entry.chunk),
+            input_levels: entry.input_levels,
+            output_levels: entry.output_levels,
+            checks: checks_from_wire(entry.checks)?,
+        })
     };
     Ok(ClientPlan {
         parameters: parameters_from_wire(required(header.parameters, "parameter set")?),
@@ -381,7 +400,7 @@ pub(super) fn client_from_wire(header: wire::ClientHeader, blobs: &BlobsRead<'_>
         model: model_from_wire(required(header.model, "client part")?, blobs)?,
         slots: header.slots,
         context: header.context,
-        entries: header.entries.into_iter().map(interface).collect(),
+        entries: header.entries.into_iter().map(interface).collect::<Result<_, Error>>()?,
         embedding,
         inputs,
         logits,

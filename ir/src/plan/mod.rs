@@ -26,7 +26,7 @@ use crate::Error;
 use crate::ckks::{CiphertextType, CkksOp, Levels};
 use crate::manifest::KeyManifest;
 use crate::parameters::Parameters;
-use crate::program::{EmbeddingForm, EntryKind, Placement, Program};
+use crate::program::{EmbeddingForm, EntryKind, Placement, Program, RangeCheck};
 
 /// A program of the ckks stage.
 pub type CkksProgram = Program<CkksOp, CiphertextType>;
@@ -90,7 +90,7 @@ pub struct Plan {
 }
 
 /// What a client must know of an entry point.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct EntryInterface {
     /// What the entry point does.
     pub kind: EntryKind,
@@ -98,6 +98,8 @@ pub struct EntryInterface {
     pub input_levels: Vec<u32>,
     /// Level of each output.
     pub output_levels: Vec<u32>,
+    /// What the client checks before it believes the logits.
+    pub checks: Vec<RangeCheck>,
 }
 
 /// The client's plan.
@@ -141,6 +143,7 @@ impl Plan {
             kind: entry.kind,
             input_levels: levels(&entry.graph, &entry.graph.inputs),
             output_levels: levels(&entry.graph, &entry.graph.body.yields),
+            checks: entry.checks.clone(),
         };
         ClientPlan {
             parameters: self.parameters.clone(),

@@ -49,7 +49,7 @@ pub(crate) fn example() -> Plan {
         context: 16,
         tables: vec![Table { name: "w".into(), shape: vec![2, 3], values: vec![1.0, -2.0, 0.5, 1e-9, 0.0, 7.0] }],
         states: vec![State { name: "cache".into(), capacity: 2, layout, level: Some(3) }],
-        entries: vec![Entry { kind: EntryKind::Decode, graph }],
+        entries: vec![Entry { kind: EntryKind::Decode, graph, checks: vec![] }],
         embedding: placement.clone(),
         inputs: vec![EmbeddingForm::scaled(0.25)],
         logits: placement,

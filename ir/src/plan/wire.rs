@@ -159,6 +159,20 @@ pub(super) struct Entry {
     pub(super) body: Option<Region>,
     #[prost(message, repeated, tag = "6")]
     pub(super) origins: Vec<Origin>,
+    #[prost(message, repeated, tag = "7")]
+    pub(super) checks: Vec<RangeCheck>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct RangeCheck {
+    #[prost(string, tag = "1")]
+    pub(super) site: String,
+    #[prost(message, optional, tag = "2")]
+    pub(super) placement: Option<Placement>,
+    #[prost(double, tag = "3")]
+    pub(super) low: f64,
+    #[prost(double, tag = "4")]
+    pub(super) high: f64,
 }
 
 /// A value with its type in text.
@@ -294,4 +308,6 @@ pub(super) struct EntryInterface {
     pub(super) input_levels: Vec<u32>,
     #[prost(uint32, repeated, tag = "3")]
     pub(super) output_levels: Vec<u32>,
+    #[prost(message, repeated, tag = "4")]
+    pub(super) checks: Vec<RangeCheck>,
 }

@@ -6,7 +6,7 @@ use super::cursor::Cursor;
 use super::{TextOp, TextType, hexadecimal};
 use crate::Error;
 use crate::graph::{Definition, Graph, MAXIMUM_NESTING, Node, OpId, Origin, OriginId, Region, Value, ValueId};
-use crate::program::{EmbeddingForm, Entry, EntryKind, Placement, Program, State, Table};
+use crate::program::{EmbeddingForm, Entry, EntryKind, Placement, Program, RangeCheck, State, Table};
 use crate::slots::Layout;
 use crate::tensor::{Hyperparameters, RopeTable, TensorModel, TensorOp, Weight};
 
@@ -58,10 +58,15 @@ pub fn parse<O: TextOp>(text: &str, find: FindValues<'_>) -> Result<Program<O, O
                     "prefill" => EntryKind::Prefill { chunk: line.integer()? },
                     other => return Err(line.error(format!("`{other}` is no entry point; decode and prefill are"))),
                 };
-                program.entries.push(Entry { kind, graph: graph(&mut line, &mut lines)? });
+                program.entries.push(Entry { kind, graph: graph(&mut line, &mut lines)?, checks: vec![] });
                 continue;
             }
-            other => return Err(line.error(format!("expected table, state or entry, found `{other}`"))),
+            "check" => {
+                let check = check(&mut line)?;
+                let entry = program.entries.last_mut();
+                entry.ok_or_else(|| line.error("a check before the first entry"))?.checks.push(check);
+            }
+            other => return Err(line.error(format!("expected table, state, entry or check, found `{other}`"))),
         }
         line.finish()?;
     }
@@ -200,6 +205,16 @@ fn input(line: &mut Cursor<'_>) -> Result<EmbeddingForm, Error> {
     let scale = line.float()?;
     let norm_epsilon = if line.eat_word("norm_epsilon") { Some(line.float()?) } else { None };
     Ok(EmbeddingForm { scale, norm_epsilon })
+}
+
+fn check(line: &mut Cursor<'_>) -> Result<RangeCheck, Error> {
+    let site = line.name()?;
+    line.expect_word("from")?;
+    let low = line.float()?;
+    line.expect_word("to")?;
+    let high = line.float()?;
+    line.expect_word("at")?;
+    Ok(RangeCheck { site, placement: placement(line)?, interval: [low, high] })
 }
 
 /// More slots than any ciphertext has.

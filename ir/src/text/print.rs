@@ -68,6 +68,15 @@ pub fn print_with_problems<O: TextOp>(program: &Program<O, O::Type>, problems: &
         }
         let mine: Vec<&Problem> = problems.iter().filter(|problem| problem.entry == Some(entry.kind.name())).collect();
         graph(&mut out, &entry.graph, &mine);
+        for check in &entry.checks {
+            out.push_str("check ");
+            write_name(&mut out, &check.site);
+            for (word, bound) in ["from", "to"].into_iter().zip(check.interval) {
+                out.push_str(&format!(" {word} "));
+                write_float(&mut out, bound);
+            }
+            placement(&mut out, " at", &check.placement);
+        }
     }
     out
 }

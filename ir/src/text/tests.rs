@@ -68,8 +68,8 @@ pub(crate) fn slots_example() -> Program<SlotOp, SlotType> {
         ],
         states: vec![State { name: "k".into(), capacity: 2, layout: layout(Fill::Tokens, Domain::Real), level: None }],
         entries: vec![
-            Entry { kind: EntryKind::Decode, graph },
-            Entry { kind: EntryKind::Prefill { chunk: 4 }, graph: empty },
+            Entry { kind: EntryKind::Decode, graph, checks: vec![] },
+            Entry { kind: EntryKind::Prefill { chunk: 4 }, graph: empty, checks: vec![] },
         ],
         embedding: Placement { index_to_slot: vec![0, 4, 8, 1, 5, 9, 31, 30, 29, 7], token_stride: 1 },
         inputs: vec![EmbeddingForm::scaled(0.1)],

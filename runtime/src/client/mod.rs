@@ -9,7 +9,7 @@ pub mod sampling;
 mod saved;
 mod tokenizer;
 
-use cachemir_ir::plan::ClientPlan;
+use cachemir_ir::plan::{ClientPlan, EntryInterface};
 use cachemir_ir::program::EntryKind;
 
 pub(crate) use cipher::check_levels;
@@ -76,16 +76,25 @@ impl<C: Cipher> Client<C> {
 
     /// Encrypts the embeddings of tokens for an entry point, `decode` or `prefill`.
     pub fn encrypt(&self, entry: &str, tokens: &[u32]) -> Result<Vec<C::Ciphertext>, Error> {
-        let interface = self.plan.entry(entry);
-        let interface = interface.ok_or_else(|| Error::PlanInvalid(format!("the plan has no entry point {entry}")))?;
+        let interface = self.interface(entry)?;
         let packed = packing::pack(&self.plan, tokens)?;
         packed.iter().zip(&interface.input_levels).map(|(slots, &level)| self.cipher.encrypt(slots, level)).collect()
     }
 
-    /// Decrypts the logits.
-    pub fn decrypt(&self, outputs: &[C::Ciphertext]) -> Result<Vec<f64>, Error> {
-        let slots = outputs.iter().map(|output| self.cipher.decrypt(output)).collect::<Result<Vec<_>, _>>()?;
-        packing::unpack(&slots.concat(), &self.plan.logits)
+    /// Decrypts what a call of `count` tokens gave, checks that all approximations were used where they are accurate, and
+    /// takes the logits out.
+    pub fn decrypt(&self, entry: &str, count: usize, outputs: &[C::Ciphertext]) -> Result<Vec<f64>, Error> {
+        let slots = outputs.iter().map(|output| self.cipher.decrypt(output)).collect::<Result<Vec<_>, _>>()?.concat();
+        for check in &self.interface(entry)?.checks {
+            if let Some(value) = check.violation(&slots, count) {
+                return Err(Error::OutOfRange { site: check.site.clone(), value, interval: check.interval });
+            }
+        }
+        packing::unpack(&slots, &self.plan.logits)
+    }
+
+    fn interface(&self, entry: &str) -> Result<&EntryInterface, Error> {
+        self.plan.entry(entry).ok_or_else(|| Error::PlanInvalid(format!("the plan has no entry point {entry}")))
     }
 
     /// Whether a token ends the text.

@@ -78,7 +78,7 @@ fn program() -> CkksProgram {
         context: 4,
         tables: vec![table],
         states: vec![State { name: "cache".to_owned(), capacity: 3, layout, level: Some(6) }],
-        entries: vec![Entry { kind: EntryKind::Decode, graph }],
+        entries: vec![Entry { kind: EntryKind::Decode, graph, checks: vec![] }],
         embedding: placement.clone(),
         inputs: vec![EmbeddingForm::scaled(1.0)],
         logits: placement,

@@ -62,7 +62,7 @@ fn program(graph: CkksGraph) -> CkksProgram {
         context: 16,
         tables: vec![table("weights", 4 * SLOTS)],
         states: vec![State { name: "cache".to_owned(), capacity: 3, layout, level: Some(5) }],
-        entries: vec![Entry { kind: EntryKind::Decode, graph }],
+        entries: vec![Entry { kind: EntryKind::Decode, graph, checks: vec![] }],
         embedding: Placement { index_to_slot: vec![0], token_stride: 1 },
         inputs: vec![EmbeddingForm::scaled(1.0)],
         logits: Placement { index_to_slot: vec![0], token_stride: 1 },

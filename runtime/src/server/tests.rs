@@ -29,7 +29,7 @@ fn program() -> CkksProgram {
         context: 4,
         tables: vec![],
         states: vec![State { name: "sum".to_owned(), capacity: 2, layout, level: Some(4) }],
-        entries: vec![Entry { kind: EntryKind::Decode, graph }],
+        entries: vec![Entry { kind: EntryKind::Decode, graph, checks: vec![] }],
         embedding: placement.clone(),
         inputs: vec![EmbeddingForm::scaled(1.0)],
         logits: placement,

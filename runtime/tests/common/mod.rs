@@ -101,7 +101,7 @@ fn entry(kind: EntryKind) -> Entry<CkksOp, CiphertextType> {
     top.yields = vec![logits];
     graph.body = top;
     graph.compact();
-    Entry { kind, graph }
+    Entry { kind, graph, checks: vec![] }
 }
 
 /// A word-level tokenizer of [`WORDS`].

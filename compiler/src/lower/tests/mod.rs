@@ -54,7 +54,7 @@ fn program(slots: usize, table: Table, build: impl FnOnce(&mut Builder) -> Vec<V
         context: 64,
         tables: vec![table],
         states: vec![],
-        entries: vec![Entry { kind: EntryKind::Decode, graph: builder.finish(outputs) }],
+        entries: vec![Entry { kind: EntryKind::Decode, graph: builder.finish(outputs), checks: vec![] }],
         embedding: placement.clone(),
         inputs: vec![EmbeddingForm::scaled(1.0)],
         logits: placement,

@@ -48,7 +48,7 @@ impl Task for Perplexity<'_> {
                 Err(Error::Interrupted) => break,
                 Err(error) => return Err(error),
             };
-            sum += surprise(&client.decrypt(&outputs)?, self.tokens[step.position + 1]);
+            sum += surprise(&client.decrypt("decode", 1, &outputs)?, self.tokens[step.position + 1]);
             count += 1;
         }
         screen.finish()?;
