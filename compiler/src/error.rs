@@ -1,6 +1,6 @@
 //! What can go wrong in a compilation. Each kind has a stable code; [`explain`] says what to do about it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// An error of the compiler.
 ///
@@ -82,6 +82,17 @@ pub enum Error {
         /// The model.
         model: PathBuf,
     },
+    /// A tokenizer in the one form that the `tokenizers` crate does not read.
+    #[error(
+        "{} is a SentencePiece model, and tokenizer.json is needed; this makes one beside it: python -c \"from \
+         transformers import AutoTokenizer as T; T.from_pretrained('{folder}').save_pretrained('{folder}')\"",
+        path.display(),
+        folder = folder_of(path)
+    )]
+    SentencePiece {
+        /// The file.
+        path: PathBuf,
+    },
     /// A companion file that is not what its name says, or contradicts the graph.
     #[error("{} does not fit: {message}", path.display())]
     BadCompanion {
@@ -119,6 +130,11 @@ pub enum Error {
     Ir(#[from] cachemir_ir::Error),
 }
 
+fn folder_of(path: &Path) -> String {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    folder.unwrap_or(Path::new(".")).display().to_string()
+}
+
 /// Codes with their explanations, in ascending order.
 pub const EXPLANATIONS: &[(&str, &str)] = &[
     (
@@ -154,10 +170,15 @@ pub const EXPLANATIONS: &[(&str, &str)] = &[
     ),
     (
         "C0301",
-        "The model's folder lacks a file. tokenizer.json and config.json are looked for beside the model and in the \
-         two folders above it; name them with --tokenizer and --config if they lie elsewhere.",
+        "The model's folder lacks a file. config.json and tokenizer.json are looked for beside the model and in the \
+         two folders above it; name them with --config and --tokenizer if they lie elsewhere.",
     ),
     ("C0302", "A file beside the model is not valid, or is of another model: its numbers contradict the graph."),
+    (
+        "C0303",
+        "`tokenizer.model` is SentencePiece's own form of a tokenizer, which says nothing of normalisation and special \
+         tokens; `tokenizer.json` says everything. The Python package `transformers` makes one from the other.",
+    ),
     (
         "C0401",
         "An option asks for something that this model or program cannot give; the message says what is possible.",
@@ -197,6 +218,7 @@ impl Error {
             Self::Interface { .. } => "C0203",
             Self::MissingCompanion { .. } => "C0301",
             Self::BadCompanion { .. } => "C0302",
+            Self::SentencePiece { .. } => "C0303",
             Self::BadOption { .. } => "C0401",
             Self::Read { .. } => "C0501",
             Self::Write { .. } => "C0502",

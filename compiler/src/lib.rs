@@ -8,6 +8,7 @@ pub mod approximate;
 pub mod compile;
 pub mod dump;
 pub mod error;
+pub mod guard;
 pub mod import;
 pub mod lower;
 pub mod placement;

@@ -1,28 +1,20 @@
-//! The files beside a model: `config.json`, `generation_config.json`, `genai_config.json`, `tokenizer.json`.
+//! The files beside a model: `config.json`, `generation_config.json`, `genai_config.json`, and those of the tokenizer.
 
 use std::path::{Path, PathBuf};
 
 use cachemir_ir::tensor::TensorModel;
 use serde_json::Value;
 
-use super::ImportOptions;
+use super::{ImportOptions, TokenizerFile};
 use crate::Error;
 
-/// A tokenizer as its file has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TokenizerFile {
-    /// Where it was found.
-    pub path: PathBuf,
-    /// Its contents, valid for the `tokenizers` crate.
-    pub bytes: Vec<u8>,
-}
 
 /// What the files beside a model say.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Companions {
     /// The tokenizer.
     pub tokenizer: Option<TokenizerFile>,
-    /// The token that starts a text.
+    /// The token that config.json names as a text's first. What the model gets is up to the tokenizer.
     pub bos_token: Option<u32>,
     /// The tokens that end a text.
     pub eos_tokens: Vec<u32>,
@@ -62,15 +54,9 @@ impl Companions {
         } else {
             return Err(Error::MissingCompanion { file: "config.json", model: model.to_owned() });
         }
-        let tokenizer = match &options.tokenizer {
-            Some(path) => Some(path.clone()),
-            None => nearest(model, "tokenizer.json"),
-        };
-        this.tokenizer = match tokenizer {
-            Some(path) => Some(read_tokenizer(path)?),
-            None if options.shapes_only => None,
-            None => return Err(Error::MissingCompanion { file: "tokenizer.json", model: model.to_owned() }),
-        };
+        if !options.shapes_only {
+            this.tokenizer = TokenizerFile::find(model, options.tokenizer.as_deref())?;
+        }
         Ok(this)
     }
 
@@ -100,7 +86,7 @@ impl Companions {
                 return Err(Error::BadCompanion { path: path.clone(), message });
             }
         }
-        Ok(())
+        self.tokenizer.as_ref().map_or(Ok(()), |tokenizer| tokenizer.check(shape.vocabulary))
     }
 
     /// Takes the special tokens that a configuration names.
@@ -122,24 +108,16 @@ fn number(config: &Value, key: &str) -> Option<u64> {
 }
 
 /// The file of the given name in the model's folder or one of the two above it.
-fn nearest(model: &Path, file: &str) -> Option<PathBuf> {
+pub(super) fn nearest(model: &Path, file: &str) -> Option<PathBuf> {
     let model = std::path::absolute(model).ok()?;
     model.ancestors().skip(1).take(3).map(|folder| folder.join(file)).find(|path| path.is_file())
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Error> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, Error> {
     std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })
 }
 
-fn read_json(path: &Path) -> Result<Value, Error> {
+pub(super) fn read_json(path: &Path) -> Result<Value, Error> {
     serde_json::from_slice(&read(path)?)
         .map_err(|error| Error::BadCompanion { path: path.to_owned(), message: error.to_string() })
-}
-
-fn read_tokenizer(path: PathBuf) -> Result<TokenizerFile, Error> {
-    let bytes = read(&path)?;
-    match tokenizers::Tokenizer::from_bytes(&bytes) {
-        Ok(_) => Ok(TokenizerFile { path, bytes }),
-        Err(error) => Err(Error::BadCompanion { path, message: error.to_string() }),
-    }
 }

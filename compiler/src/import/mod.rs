@@ -18,6 +18,7 @@ mod infer;
 mod onnx;
 mod recognise;
 mod specialise;
+mod tokenizer;
 #[cfg(test)]
 mod tests;
 mod views;
@@ -26,7 +27,8 @@ use std::path::{Path, PathBuf};
 
 use cachemir_ir::tensor::TensorModel;
 
-pub use companions::{Companions, TokenizerFile};
+pub use companions::Companions;
+pub use tokenizer::TokenizerFile;
 
 use crate::Error;
 
@@ -42,7 +44,7 @@ pub struct ImportOptions {
     pub tokenizer: Option<PathBuf>,
     /// Most tokens in a session; the model's own limit, at most [`DEFAULT_CONTEXT`], where absent.
     pub context: Option<usize>,
-    /// Whether weights may be missing: the tensor graph then has shapes only, and the tokenizer is optional.
+    /// Whether weights may be missing: the tensor graph then has shapes only, and no tokenizer is looked for.
     pub shapes_only: bool,
 }
 
@@ -51,9 +53,9 @@ pub struct ImportOptions {
 pub struct ImportedModel {
     /// The recognised decoder.
     pub model: TensorModel,
-    /// The tokenizer; always present unless only shapes were asked for.
+    /// The tokenizer; without one, texts are token ids.
     pub tokenizer: Option<TokenizerFile>,
-    /// The token that starts a text.
+    /// The token that config.json names as a text's first. What the model gets is up to the tokenizer.
     pub bos_token: Option<u32>,
     /// The tokens that end a text.
     pub eos_tokens: Vec<u32>,

@@ -61,7 +61,7 @@ pub(super) fn continued(model: &TensorModel, sequences: &[Vec<u32>], count: usiz
 
 /// Sequences of all tokens of the vocabulary, or of as many as allowed, in a fixed random order: prompts hold tokens that
 /// no calibration text does.
-pub(super) fn shuffled_vocabulary(model: &TensorModel, tokens: usize) -> Vec<Vec<u32>> {
+pub(crate) fn shuffled_vocabulary(model: &TensorModel, tokens: usize) -> Vec<Vec<u32>> {
     let shape = &model.hyperparameters;
     let mut vocabulary: Vec<u32> = (0..shape.vocabulary as u32).collect();
     vocabulary.shuffle(&mut ChaCha8Rng::seed_from_u64(0));

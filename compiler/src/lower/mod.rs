@@ -37,6 +37,7 @@ use cachemir_ir::tensor::TensorModel;
 use crate::Error;
 use crate::approximate::Target;
 use builder::layout;
+pub(crate) use calibrate::shuffled_vocabulary;
 use entry::SiteUse;
 use plan::{Plan, SoftmaxPlan};
 use roles::Roles;

@@ -1,6 +1,6 @@
 //! Whether a plan's parts make sense and fit together.
 
-use super::{CkksProgram, ClientModel, ClientPlan, Plan};
+use super::{CkksProgram, ClientModel, ClientPlan, Guard, Others, Plan};
 use crate::Error;
 use crate::manifest::KeyManifest;
 use crate::parameters::Parameters;
@@ -140,9 +140,10 @@ fn shared(parameters: &Parameters, keys: &KeyManifest, model: &ClientModel, shap
         let (vocabulary, hidden) = (model.vocabulary, model.hidden);
         format!("its embedding has {} entries, not {vocabulary}·{hidden}", model.embedding.len())
     })?;
-    for token in model.eos.iter().chain(&model.bos) {
+    for token in &model.eos {
         require(*token < model.vocabulary, || format!("special token {token} is not in its vocabulary"))?;
     }
+    guard(model, u64::from(slots) * shape.outputs as u64)?;
     let top = parameters.levels().output;
     let levels = keys.rotations.values().flatten().chain(&keys.conjugation).chain(&keys.relinearisation);
     for level in levels {
@@ -152,6 +153,29 @@ fn shared(parameters: &Parameters, keys: &KeyManifest, model: &ClientModel, shap
         require((1..slots).contains(rotation), || format!("a key for a rotation by {rotation} of {slots} slots"))?;
     }
     Ok(())
+}
+
+/// Checks what a client knows about logits, read from `slots` slots in all.
+fn guard(model: &ClientModel, slots: u64) -> Result<(), Error> {
+    let Guard { logits: [low, high], zeros, norm } = &model.guard;
+    require(low.is_finite() && high.is_finite() && low <= high, || format!("its logits lie in [{low}, {high}]"))?;
+    require(zeros.iter().all(|slot| u64::from(*slot) < slots), || "a slot that is zero is out of range".to_owned())?;
+    let Some(norm) = norm else { return Ok(()) };
+    let width = model.hidden as usize;
+    let (others, factors): (&[u32], _) = match &norm.others {
+        Others::Embedding(matrix) => (&[], matrix.len() == width * width),
+        Others::Rows(tokens, rows) => (tokens, rows.len() == tokens.len() * width),
+    };
+    require(norm.tokens.len() == width && norm.triangle.len() == width * (width + 1) / 2 && factors, || {
+        format!("its check of the last norm is not one of width {width}")
+    })?;
+    require(norm.tokens.iter().chain(others).all(|token| *token < model.vocabulary), || {
+        "a token of its check of the last norm is not in its vocabulary".to_owned()
+    })?;
+    let numbers = norm.length.into_iter().chain([norm.gain, norm.deviation, norm.deviation_gain]);
+    require(numbers.clone().all(|number| number.is_finite() && number >= 0.0), || {
+        format!("its check of the last norm has the bounds {:?}", numbers.collect::<Vec<_>>())
+    })
 }
 
 fn placement(what: &str, placement: &Placement, entries: u32, tokens: u32, slots: u64) -> Result<(), Error> {

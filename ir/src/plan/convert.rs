@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 
 use super::container::{Blobs, BlobsRead};
-use super::{CkksProgram, ClientModel, ClientPlan, EntryInterface, Plan, Provenance, wire};
+use super::{
+    ChatTemplate, CkksProgram, ClientModel, ClientPlan, EntryInterface, Guard, NormCheck, Others, Plan, Provenance, wire,
+};
 use crate::Error;
 use crate::ckks::{CiphertextType, CkksGraph, CkksOp};
 use crate::graph::{Definition, Node, OpId, Origin, OriginId, Region, Value, ValueId};
@@ -169,25 +171,67 @@ fn keys_from_wire(keys: wire::Keys) -> KeyManifest {
 fn model_to_wire(model: &ClientModel, blobs: &mut Blobs) -> wire::Model {
     wire::Model {
         name: model.name.clone(),
-        tokenizer_blob: blobs.add(model.tokenizer.clone()),
+        tokenizer_blob: model.tokenizer.as_ref().map(|tokenizer| blobs.add(tokenizer.clone())),
         vocabulary: model.vocabulary,
         hidden: model.hidden,
         embedding_blob: blobs.add_floats(&model.embedding),
-        bos: model.bos,
         eos: model.eos.clone(),
+        chat: model.chat.clone().map(|ChatTemplate { source, tokens }| wire::ChatTemplate { source, tokens }),
+        guard: Some(guard_to_wire(&model.guard, blobs)),
     }
+}
+
+fn guard_to_wire(guard: &Guard, blobs: &mut Blobs) -> wire::Guard {
+    let [low, high] = guard.logits;
+    let norm = |norm: &NormCheck| {
+        let (embedding, others, factors) = match &norm.others {
+            Others::Embedding(matrix) => (true, Vec::new(), matrix),
+            Others::Rows(tokens, rows) => (false, tokens.clone(), rows),
+        };
+        wire::NormCheck {
+            tokens: norm.tokens.clone(),
+            triangle_blob: blobs.add_floats(&norm.triangle),
+            shortest: norm.length[0],
+            longest: norm.length[1],
+            gain: norm.gain,
+            embedding,
+            others,
+            others_blob: blobs.add_floats(factors),
+            deviation: norm.deviation,
+            deviation_gain: norm.deviation_gain,
+        }
+    };
+    wire::Guard { low, high, zeros: guard.zeros.clone(), norm: guard.norm.as_ref().map(norm) }
+}
+
+fn guard_from_wire(guard: wire::Guard, width: u64, blobs: &BlobsRead<'_>) -> Result<Guard, Error> {
+    let norm = |norm: wire::NormCheck| {
+        let rows = if norm.embedding { width } else { norm.others.len() as u64 };
+        let factors = blobs.floats(norm.others_blob, rows * width)?;
+        Ok(NormCheck {
+            tokens: norm.tokens,
+            triangle: blobs.floats(norm.triangle_blob, width * (width + 1) / 2)?,
+            length: [norm.shortest, norm.longest],
+            gain: norm.gain,
+            others: if norm.embedding { Others::Embedding(factors) } else { Others::Rows(norm.others, factors) },
+            deviation: norm.deviation,
+            deviation_gain: norm.deviation_gain,
+        })
+    };
+    Ok(Guard { logits: [guard.low, guard.high], zeros: guard.zeros, norm: guard.norm.map(norm).transpose()? })
 }
 
 fn model_from_wire(model: wire::Model, blobs: &BlobsRead<'_>) -> Result<ClientModel, Error> {
     let entries = u64::from(model.vocabulary) * u64::from(model.hidden);
     Ok(ClientModel {
         name: model.name,
-        tokenizer: blobs.get(model.tokenizer_blob)?.to_vec(),
+        tokenizer: model.tokenizer_blob.map(|blob| blobs.get(blob).map(<[u8]>::to_vec)).transpose()?,
+        chat: model.chat.map(|wire::ChatTemplate { source, tokens }| ChatTemplate { source, tokens }),
         vocabulary: model.vocabulary,
         hidden: model.hidden,
         embedding: blobs.floats(model.embedding_blob, entries)?,
-        bos: model.bos,
         eos: model.eos,
+        guard: guard_from_wire(required(model.guard, "guard")?, u64::from(model.hidden), blobs)?,
     })
 }
 

@@ -13,6 +13,7 @@ mod check;
 mod container;
 mod convert;
 mod file;
+mod guard;
 #[cfg(test)]
 pub(crate) mod tests;
 mod wire;
@@ -21,6 +22,7 @@ use std::collections::BTreeMap;
 
 pub use container::FORMAT_VERSION;
 pub use file::client_path;
+pub use guard::{Guard, NormCheck, Others, Reading};
 
 use crate::Error;
 use crate::ckks::{CiphertextType, CkksOp, Levels};
@@ -36,18 +38,29 @@ pub type CkksProgram = Program<CkksOp, CiphertextType>;
 pub struct ClientModel {
     /// The model's name, for people.
     pub name: String,
-    /// The contents of `tokenizer.json`.
-    pub tokenizer: Vec<u8>,
+    /// The contents of `tokenizer.json`; without it, prompts and texts are token ids.
+    pub tokenizer: Option<Vec<u8>>,
+    /// How the model wants conversations written, if its files say so.
+    pub chat: Option<ChatTemplate>,
     /// Number of tokens.
     pub vocabulary: u32,
     /// Width of the embedding.
     pub hidden: u32,
     /// The embedding, `[vocabulary][hidden]`, row-major and unscaled.
     pub embedding: Vec<f32>,
-    /// Token that starts a prompt, if the model has one.
-    pub bos: Option<u32>,
     /// Tokens that end a text.
     pub eos: Vec<u32>,
+    /// What decrypted logits are checked against.
+    pub guard: Guard,
+}
+
+/// A Jinja template that turns messages into the text that a chat model was trained on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChatTemplate {
+    /// The template.
+    pub source: String,
+    /// The texts of special tokens that the template may name, e.g. `bos_token`.
+    pub tokens: BTreeMap<String, String>,
 }
 
 impl ClientModel {

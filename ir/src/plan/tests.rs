@@ -60,12 +60,28 @@ pub(crate) fn example() -> Plan {
         program,
         model: ClientModel {
             name: "tiny".into(),
-            tokenizer: b"{}".to_vec(),
+            tokenizer: Some(b"{}".to_vec()),
+            chat: Some(ChatTemplate {
+                source: "{{ bos_token }}".into(),
+                tokens: [("bos_token".into(), "<s>".into())].into(),
+            }),
             vocabulary: 3,
             hidden: 3,
             embedding: vec![0.5; 9],
-            bos: Some(1),
             eos: vec![2],
+            guard: Guard {
+                logits: [-2.5, 7.0],
+                zeros: vec![12],
+                norm: Some(NormCheck {
+                    tokens: vec![2, 0, 1],
+                    triangle: vec![2.0, 0.5, 1.0, 0.0, 0.25, 1.5],
+                    length: [0.9, 1.1],
+                    gain: 0.5,
+                    others: Others::Rows(vec![1, 2], vec![0.5; 6]),
+                    deviation: 0.01,
+                    deviation_gain: 3.0,
+                }),
+            },
         },
         provenance: Provenance { model_hash: [7; 32], predicted_ns_per_token: 1.5e9, ..Provenance::default() },
         counts: [("decode.rotations".to_owned(), 1)].into_iter().collect(),
@@ -84,6 +100,13 @@ fn plans_round_trip_and_are_reproducible() {
     assert_eq!(client.entry("decode").unwrap().input_levels, [4]);
     assert_eq!(client.model.embedding_of(2), Some(&[0.5_f32; 3][..]));
     assert_eq!(client.model.embedding_of(3), None);
+    let mut other = plan.clone();
+    other.model.tokenizer = None;
+    other.model.chat = None;
+    other.model.guard.norm.as_mut().unwrap().others = Others::Embedding(vec![0.25; 9]);
+    assert_eq!(Plan::from_bytes(&other.to_bytes().unwrap()).unwrap(), other);
+    other.model.guard = Guard::of_logits(-1.0, 1.0);
+    assert_eq!(Plan::from_bytes(&other.to_bytes().unwrap()).unwrap(), other);
     assert_eq!(plan.keys.rotations, [28, 4].map(|by| (by, [14].into())).into());
 }
 
@@ -156,6 +179,12 @@ fn plans_that_make_no_sense_are_not_written() {
     refuse(|plan| plan.program.logits.index_to_slot[0] = 32, "out of range");
     refuse(|plan| plan.model.vocabulary = 4, "entries");
     refuse(|plan| plan.model.eos = vec![3], "special token 3");
+    refuse(|plan| plan.model.guard.logits[1] = f64::NAN, "NaN");
+    refuse(|plan| plan.model.guard.zeros = vec![32], "zero");
+    refuse(|plan| plan.model.guard.norm.as_mut().unwrap().tokens[0] = 3, "vocabulary");
+    refuse(|plan| plan.model.guard.norm.as_mut().unwrap().triangle.truncate(5), "width 3");
+    refuse(|plan| plan.model.guard.norm.as_mut().unwrap().others = Others::Embedding(vec![0.0; 8]), "width 3");
+    refuse(|plan| plan.model.guard.norm.as_mut().unwrap().gain = f64::INFINITY, "inf");
     refuse(|plan| plan.parameters.name = "fast".into(), "insecure-test");
     refuse(|plan| plan.keys.rotations.extend([(32, [1].into())]), "rotation by 32");
     refuse(|plan| plan.program.entries[0].graph.values[2].ty.level = 9, "level 9");

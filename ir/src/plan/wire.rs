@@ -274,18 +274,65 @@ pub(super) struct BootstrapVariant {
 pub(super) struct Model {
     #[prost(string, tag = "1")]
     pub(super) name: String,
-    #[prost(uint32, tag = "2")]
-    pub(super) tokenizer_blob: u32,
+    #[prost(uint32, optional, tag = "8")]
+    pub(super) tokenizer_blob: Option<u32>,
     #[prost(uint32, tag = "3")]
     pub(super) vocabulary: u32,
     #[prost(uint32, tag = "4")]
     pub(super) hidden: u32,
     #[prost(uint32, tag = "5")]
     pub(super) embedding_blob: u32,
-    #[prost(uint32, optional, tag = "6")]
-    pub(super) bos: Option<u32>,
     #[prost(uint32, repeated, tag = "7")]
     pub(super) eos: Vec<u32>,
+    #[prost(message, optional, tag = "9")]
+    pub(super) chat: Option<ChatTemplate>,
+    #[prost(message, optional, tag = "10")]
+    pub(super) guard: Option<Guard>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ChatTemplate {
+    #[prost(string, tag = "1")]
+    pub(super) source: String,
+    #[prost(btree_map = "string, string", tag = "2")]
+    pub(super) tokens: BTreeMap<String, String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Guard {
+    #[prost(double, tag = "1")]
+    pub(super) low: f64,
+    #[prost(double, tag = "2")]
+    pub(super) high: f64,
+    #[prost(uint32, repeated, tag = "3")]
+    pub(super) zeros: Vec<u32>,
+    #[prost(message, optional, tag = "4")]
+    pub(super) norm: Option<NormCheck>,
+}
+
+/// Other logits follow from the embedding where `embedding` is set, else those of the tokens `others`.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct NormCheck {
+    #[prost(uint32, repeated, tag = "1")]
+    pub(super) tokens: Vec<u32>,
+    #[prost(uint32, tag = "2")]
+    pub(super) triangle_blob: u32,
+    #[prost(double, tag = "3")]
+    pub(super) shortest: f64,
+    #[prost(double, tag = "4")]
+    pub(super) longest: f64,
+    #[prost(double, tag = "5")]
+    pub(super) gain: f64,
+    #[prost(bool, tag = "6")]
+    pub(super) embedding: bool,
+    #[prost(uint32, repeated, tag = "7")]
+    pub(super) others: Vec<u32>,
+    #[prost(uint32, tag = "8")]
+    pub(super) others_blob: u32,
+    #[prost(double, tag = "9")]
+    pub(super) deviation: f64,
+    #[prost(double, tag = "10")]
+    pub(super) deviation_gain: f64,
 }
 
 #[derive(Clone, PartialEq, Message)]
