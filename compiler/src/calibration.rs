@@ -4,6 +4,99 @@
 //! that people type and that no story holds, each continued by the model, and tokens of the whole vocabulary in random
 //! order. Approximations are accurate on the first two, and as far as their depth allows on the third.
 
+use std::path::Path;
+
+use cachemir_ir::tensor::{Interpreter, TensorModel};
+use rand::SeedableRng;
+use rand::distr::Distribution;
+use rand::distr::weighted::WeightedIndex;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+
+use crate::Error;
+use crate::import::{ImportedModel, TokenizerFile};
+
+/// Sequences and tokens in each that are sampled from the model where no text is given.
+const SAMPLED_SEQUENCES: usize = 12;
+const SAMPLED_TOKENS: usize = 64;
+
+/// Longest sequence of a user's text; a longer text is cut into several.
+const TEXT_TOKENS: usize = 128;
+
+/// Texts that the model continues up to the context, so that long sessions are seen.
+const CONTINUATIONS: usize = 6;
+
+/// Tokens that the model adds to an everyday prompt.
+const CONTINUED_TOKENS: usize = 12;
+
+/// Lengths of the sequences of tokens in random order.
+const RARE_LENGTHS: [usize; 4] = [6, 24, 96, usize::MAX];
+
+/// Tokens in random order: so many, or once the vocabulary if that is more, but no more than this.
+const RARE_TOKENS: [usize; 2] = [3000, 4096];
+
+/// Token sequences, each from the beginning of a session.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Calibration {
+    /// Text of the kind that the model was made for.
+    pub text: Vec<Vec<u32>>,
+    /// Prompts of all kinds, continued by the model.
+    pub everyday: Vec<Vec<u32>>,
+    /// Tokens in random order.
+    pub rare: Vec<Vec<u32>>,
+}
+
+impl Calibration {
+    /// What an imported model is tried on, with the text of a file or text that the model writes itself.
+    ///
+    /// # Errors
+    /// A text that cannot be read or holds nothing, and logits that are no numbers.
+    pub fn of(imported: &ImportedModel, text: Option<&Path>) -> Result<Self, Error> {
+        let model = &imported.model;
+        let beginning = beginning(imported)?;
+        let given = match text {
+            Some(path) => read(imported, path)?,
+            None => {
+                let length = model.hyperparameters.context.min(SAMPLED_TOKENS);
+                continued(model, &vec![beginning.clone(); SAMPLED_SEQUENCES], |_| length)?
+            }
+        };
+        let mut this = Self::of_text(model, given)?;
+        if let Some(tokenizer) = &imported.tokenizer {
+            let prompts = tokenizer.encode(EVERYDAY, &tokenizer.path)?;
+            let room = model.hyperparameters.context.saturating_sub(CONTINUED_TOKENS).max(1);
+            let prompts = prompts.into_iter().filter(|tokens| !tokens.is_empty());
+            let cut = |mut tokens: Vec<u32>| {
+                tokens.truncate(room);
+                Beginning::Tokens(tokens)
+            };
+            this.everyday = continued(model, &prompts.map(cut).collect::<Vec<_>>(), |length| length + CONTINUED_TOKENS)?;
+        }
+        let prefix = if let Beginning::Tokens(tokens) = beginning { tokens } else { Vec::new() };
+        this.rare = shuffled_vocabulary(model, &prefix);
+        Ok(this)
+    }
+
+    /// Text alone, some of it continued by the model up to the context.
+    ///
+    /// # Errors
+    /// Tokens that are not in the vocabulary, and logits that are no numbers.
+    pub fn of_text(model: &TensorModel, text: Vec<Vec<u32>>) -> Result<Self, Error> {
+        let context = model.hyperparameters.context;
+        let starts = text.iter().filter(|sequence| !sequence.is_empty()).take(CONTINUATIONS);
+        let starts: Vec<Beginning> = starts.map(|tokens| Beginning::Tokens(tokens.clone())).collect();
+        let mut long = continued(model, &starts, |_| context)?;
+        long.extend(text);
+        Ok(Self { text: long, ..Self::default() })
+    }
+
+    /// All sequences.
+    pub fn sequences(&self) -> impl Iterator<Item = &Vec<u32>> {
+        self.text.iter().chain(&self.everyday).chain(&self.rare)
+    }
+}
+
 /// Prompts of the kinds that people type: numbers, prices, dates, code, markup, addresses, lists, capitals, accents, other
 /// scripts, symbols, emoji, repetitions, odd spaces, single words and letters.
 const EVERYDAY: &[&str] = &[
@@ -72,3 +165,114 @@ const EVERYDAY: &[&str] = &[
     "Sam (aged 9) was six feet tall.",
     "Once there was a king.",
 ];
+
+/// The texts of a file, one a line.
+fn read(imported: &ImportedModel, path: &Path) -> Result<Vec<Vec<u32>>, Error> {
+    let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    let Some(tokenizer) = &imported.tokenizer else {
+        let message = "the model has no tokenizer to read it with".to_owned();
+        return Err(Error::BadOption { option: "--calibrate", message });
+    };
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    let longest = imported.model.hyperparameters.context.min(TEXT_TOKENS);
+    let prefix = tokenizer.prefix()?;
+    let mut sequences = Vec::new();
+    for tokens in tokenizer.encode(&lines, path)? {
+        // The parts of a long text begin as any text does.
+        let text = tokens.strip_prefix(prefix.as_slice()).unwrap_or(&tokens);
+        for part in text.chunks(longest.saturating_sub(prefix.len()).max(1)) {
+            sequences.push(prefix.iter().chain(part).copied().collect());
+        }
+    }
+    if sequences.is_empty() {
+        return Err(Error::BadCompanion { path: path.to_owned(), message: "there is no text in it".to_owned() });
+    }
+    Ok(sequences)
+}
+
+/// How a text begins.
+#[derive(Clone)]
+enum Beginning {
+    /// With these tokens.
+    Tokens(Vec<u32>),
+    /// With any token that is likely after this one, which stands between texts.
+    After(u32),
+}
+
+/// What the tokenizer puts in front of a text. Without that, a text begins with what follows the end of another.
+fn beginning(imported: &ImportedModel) -> Result<Beginning, Error> {
+    let prefix = imported.tokenizer.as_ref().map(TokenizerFile::prefix).transpose()?.unwrap_or_default();
+    if !prefix.is_empty() {
+        return Ok(Beginning::Tokens(prefix));
+    }
+    let separator = imported.eos_tokens.first().copied().or(imported.bos_token);
+    Ok(Beginning::After(separator.unwrap_or(0)))
+}
+
+/// Sequences that the model writes itself, from their beginning to a length that may depend on the beginning's, at most the
+/// context; drawn from its distribution at temperature 1 by a fixed generator, so that the same model gives the same text.
+fn continued(
+    model: &TensorModel,
+    beginnings: &[Beginning],
+    length: impl Fn(usize) -> usize + Sync,
+) -> Result<Vec<Vec<u32>>, Error> {
+    let one = |(index, beginning): (usize, &Beginning)| -> Result<Vec<u32>, Error> {
+        let mut random = ChaCha8Rng::seed_from_u64(index as u64);
+        let mut interpreter = Interpreter::new(model)?;
+        let mut tokens = match beginning {
+            Beginning::Tokens(tokens) => tokens.clone(),
+            Beginning::After(token) => vec![draw(&interpreter.step(*token)?, &mut random)?],
+        };
+        tokens.truncate(model.hyperparameters.context);
+        let length = length(tokens.len()).min(model.hyperparameters.context);
+        interpreter.reset();
+        while tokens.len() < length {
+            let mut logits = Vec::new();
+            for &token in &tokens[interpreter.position()..] {
+                logits = interpreter.step(token)?;
+            }
+            tokens.push(draw(&logits, &mut random)?);
+        }
+        Ok(tokens)
+    };
+    beginnings.par_iter().enumerate().map(one).collect()
+}
+
+/// A token drawn from the distribution with these logits.
+fn draw(logits: &[f64], random: &mut ChaCha8Rng) -> Result<u32, Error> {
+    let most = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let weights = logits.iter().map(|logit| (logit - most).exp());
+    let next = WeightedIndex::new(weights).map_err(|error| Error::NotLlama {
+        node: "lm_head".to_owned(),
+        op_type: "MatMul".to_owned(),
+        message: format!("its logits are no distribution: {error}"),
+    })?;
+    Ok(next.sample(random) as u32)
+}
+
+/// Sequences of different lengths of all tokens of the vocabulary, or of as many as allowed, in a fixed random order; every
+/// other one begins as a text does.
+fn shuffled_vocabulary(model: &TensorModel, prefix: &[u32]) -> Vec<Vec<u32>> {
+    let shape = &model.hyperparameters;
+    let mut random = ChaCha8Rng::seed_from_u64(0);
+    let wanted = shape.vocabulary.clamp(RARE_TOKENS[0], RARE_TOKENS[1]);
+    let mut tokens: Vec<u32> = Vec::new();
+    while tokens.len() < wanted {
+        let mut vocabulary: Vec<u32> = (0..shape.vocabulary as u32).collect();
+        vocabulary.shuffle(&mut random);
+        tokens.extend(vocabulary);
+    }
+    tokens.truncate(wanted);
+    let (mut sequences, mut rest) = (Vec::new(), tokens.as_slice());
+    for (index, &length) in RARE_LENGTHS.iter().cycle().enumerate() {
+        if rest.is_empty() {
+            break;
+        }
+        let begin = if index / RARE_LENGTHS.len() % 2 == 0 { prefix } else { &[] };
+        let room = length.min(shape.context).saturating_sub(begin.len()).max(1);
+        let (part, after) = rest.split_at(room.min(rest.len()));
+        sequences.push(begin.iter().chain(part).copied().take(shape.context).collect());
+        rest = after;
+    }
+    sequences
+}

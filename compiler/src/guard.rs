@@ -25,6 +25,7 @@ use nalgebra::DMatrix;
 use rayon::prelude::*;
 
 use crate::Error;
+use crate::calibration::Calibration;
 
 /// By which part of their range the bounds on logits go beyond what calibration saw, at either end.
 const LOGIT_MARGIN: f64 = 0.5;
@@ -49,16 +50,16 @@ const RANK: f64 = 1e-6;
 /// Most tokens of calibration text that logits are collected from.
 const TOKENS: usize = 4096;
 
-/// The guard of a model. `sequences` are tokens of texts, `logits` tells where a program puts the logits, and `slots` how many each
+/// The guard of a model. `logits` tells where a program puts the logits, and `slots` how many each
 /// of its outputs has.
 ///
 /// # Errors
 /// Those of the interpreter, e.g. for tokens that are not in the vocabulary.
-pub fn guard(model: &TensorModel, sequences: &[Vec<u32>], logits: &Placement, slots: usize) -> Result<Guard, Error> {
+pub fn guard(model: &TensorModel, calibration: &Calibration, logits: &Placement, slots: usize) -> Result<Guard, Error> {
     let head = Head::of(model);
     let mut norm = head.as_ref().and_then(|head| norm_check(model, head));
     let embedding = model.weight_named("embed_tokens").map_or(&[][..], |weight| &weight.values);
-    let seen = Seen::collect(model, sequences, norm.as_ref(), embedding)?;
+    let seen = Seen::collect(model, calibration, norm.as_ref(), embedding)?;
     if let Some(norm) = &mut norm {
         norm.length = [(seen.length.min - LENGTH_MARGIN).max(0.0), seen.length.max + LENGTH_MARGIN];
         norm.deviation = DEVIATION.max(8.0 * seen.deviation);
@@ -173,12 +174,13 @@ struct Seen {
 impl Seen {
     fn collect(
         model: &TensorModel,
-        sequences: &[Vec<u32>],
+        calibration: &Calibration,
         norm: Option<&NormCheck>,
         embedding: &[f32],
     ) -> Result<Self, Error> {
+        let sequences: Vec<&Vec<u32>> = calibration.sequences().collect();
         let share = (TOKENS / sequences.len().max(1)).max(1);
-        let one = |sequence: &Vec<u32>| -> Result<Self, Error> {
+        let one = |sequence: &&Vec<u32>| -> Result<Self, Error> {
             let mut interpreter = Interpreter::new(model)?;
             let mut seen = Self::default();
             for &token in sequence.iter().take(model.hyperparameters.context.min(share)) {

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod approximate;
+pub mod calibration;
 pub mod compile;
 pub mod dump;
 pub mod error;

@@ -239,14 +239,6 @@ pub fn reciprocal(low: f64, high: f64, affine: Affine, factor: f64, degree: usiz
     Approximation { polynomial: interpolate(p, degree), error: 1.0 / at_zero.abs(), accurate: [low, high] }
 }
 
-/// The reciprocal of least degree, odd and at least 3, with at most the given relative error; `None` if none up to
-/// [`LARGEST_DEGREE`] has.
-pub fn reciprocal_within(low: f64, high: f64, affine: Affine, factor: f64, target: f64) -> Option<Approximation> {
-    (1..=LARGEST_DEGREE / 2)
-        .map(|half| reciprocal(low, high, affine, factor, 2 * half + 1))
-        .find(|approximation| approximation.error <= target)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

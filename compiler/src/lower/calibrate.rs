@@ -11,9 +11,6 @@ use cachemir_ir::program::pack;
 use cachemir_ir::slots::{SlotGraph, SlotOp};
 use cachemir_ir::slots_interpreter::{Hooks, Interpreter};
 use cachemir_ir::tensor::{self, Range, TensorModel, TensorOp};
-use rand::seq::SliceRandom;
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use super::entry::SiteUse;
@@ -21,64 +18,25 @@ use super::plan::{SiteRange, SiteRanges, SoftmaxPlan};
 use super::roles::Roles;
 use super::{LowerOptions, Shape, Site, SlotProgram};
 use crate::Error;
+use crate::calibration::Calibration;
 
 /// Most squarings of a softmax.
 const MOST_SQUARINGS: usize = 8;
 
-/// Sequences cut to the context, as many tokens as allowed in all.
-pub(super) fn excerpt(sequences: &[Vec<u32>], context: usize, tokens: usize) -> Vec<Vec<u32>> {
-    let mut left = tokens;
+/// Sequences for the slots stage: half of the tokens from text, the rest from the other kinds.
+pub(super) fn excerpt(calibration: &Calibration, context: usize, tokens: usize) -> Vec<Vec<u32>> {
     let mut taken = Vec::new();
-    for sequence in sequences {
-        let length = sequence.len().min(context).min(left);
-        if length > 0 {
-            taken.push(sequence[..length].to_vec());
-            left -= length;
+    for (sequences, share) in [(&calibration.text, 2), (&calibration.everyday, 4), (&calibration.rare, 4)] {
+        let mut left = tokens / share;
+        for sequence in sequences {
+            let length = sequence.len().min(context).min(left);
+            if length > 0 {
+                taken.push(sequence[..length].to_vec());
+                left -= length;
+            }
         }
     }
     taken
-}
-
-/// Sequences that the model writes itself, as long as the context allows, each a continuation of one of the given
-/// sequences; drawn from its distribution by a fixed generator, so that the same model gives the same text.
-pub(super) fn continued(model: &TensorModel, sequences: &[Vec<u32>], count: usize) -> Result<Vec<Vec<u32>>, Error> {
-    let starts: Vec<&Vec<u32>> = sequences.iter().filter(|sequence| !sequence.is_empty()).take(count).collect();
-    let one = |(index, start): (usize, &&Vec<u32>)| -> Result<Vec<u32>, Error> {
-        let mut random = ChaCha8Rng::seed_from_u64(index as u64);
-        let mut interpreter = tensor::Interpreter::new(model)?;
-        let mut tokens = Vec::new();
-        let mut next = 0;
-        while tokens.len() < model.hyperparameters.context {
-            let token = start.get(tokens.len()).copied().unwrap_or(next);
-            let logits = interpreter.step(token)?;
-            tokens.push(token);
-            next = draw(&logits, random.random());
-        }
-        Ok(tokens)
-    };
-    starts.par_iter().enumerate().map(one).collect()
-}
-
-/// Sequences of all tokens of the vocabulary, or of as many as allowed, in a fixed random order: prompts hold tokens that
-/// no calibration text does.
-pub(crate) fn shuffled_vocabulary(model: &TensorModel, tokens: usize) -> Vec<Vec<u32>> {
-    let shape = &model.hyperparameters;
-    let mut vocabulary: Vec<u32> = (0..shape.vocabulary as u32).collect();
-    vocabulary.shuffle(&mut ChaCha8Rng::seed_from_u64(0));
-    vocabulary.truncate(tokens);
-    vocabulary.chunks(shape.context).map(<[u32]>::to_vec).collect()
-}
-
-/// The token at a quantile in [0, 1) of the distribution with these logits.
-fn draw(logits: &[f64], quantile: f64) -> u32 {
-    let most = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let total: f64 = logits.iter().map(|x| (x - most).exp()).sum();
-    let mut left = quantile * total;
-    let found = logits.iter().position(|x| {
-        left -= (x - most).exp();
-        left < 0.0
-    });
-    found.unwrap_or(logits.len().saturating_sub(1)) as u32
 }
 
 /// What the tensor stage tells.
@@ -130,28 +88,50 @@ impl Rows {
     }
 }
 
-/// The power that makes the ratio of a sum's largest to its smallest value least, with the range.
-fn narrowest(ranges: &[Range; EXPONENTS.len()]) -> (f64, Range) {
-    let mut best = (EXPONENTS[0], ranges[0]);
-    for (&exponent, &range) in EXPONENTS.iter().zip(ranges) {
-        if range.max * best.1.min < 0.99 * best.1.max * range.min {
-            best = (exponent, range);
+/// The number of the power that makes the ratio of a sum's largest to its smallest value least.
+fn narrowest(ranges: &[Range; EXPONENTS.len()]) -> usize {
+    let mut best = 0;
+    for (index, range) in ranges.iter().enumerate() {
+        if range.max * ranges[best].min < 0.99 * ranges[best].max * range.min {
+            best = index;
         }
     }
     best
 }
 
-/// Runs all text through the tensor stage; tokens that are rare in text count for norms and gated layers, where they
-/// cost little.
+/// What was seen in the tensor stage.
+struct Seen {
+    ranges: tensor::Ranges,
+    /// By softmax.
+    rows: Vec<Rows>,
+}
+
+impl Seen {
+    fn collect(model: &TensorModel, softmaxes: &[OpId], sequences: &[&[Vec<u32>]]) -> Result<Self, Error> {
+        let mut seen = Self { ranges: tensor::Ranges::new(model), rows: vec![Rows::new(); softmaxes.len()] };
+        let mut interpreter = tensor::Interpreter::new(model)?;
+        for sequence in sequences.iter().copied().flatten() {
+            interpreter.reset();
+            for &token in sequence.iter().take(model.hyperparameters.context) {
+                interpreter.step(token)?;
+                seen.ranges.record(model, &interpreter);
+                for (rows, &op) in seen.rows.iter_mut().zip(softmaxes) {
+                    let scores = interpreter.value(model.graph.node(op).inputs[0]);
+                    scores.chunks_exact(interpreter.position()).for_each(|row| rows.include(row));
+                }
+            }
+        }
+        Ok(seen)
+    }
+}
+
+/// Runs all sequences through the tensor stage.
 pub(super) fn tensor_ranges(
     model: &TensorModel,
     roles: &Roles,
-    sequences: &[Vec<u32>],
-    rare: &[Vec<u32>],
+    calibration: &Calibration,
     options: &LowerOptions,
 ) -> Result<TensorRanges, Error> {
-    let ranges = tensor::Ranges::calibrate(model, sequences)?;
-    let rare = tensor::Ranges::calibrate(model, rare)?;
     let graph = &model.graph;
     let ops = |wanted: fn(&TensorOp) -> bool| -> Vec<OpId> {
         graph.body.ops.iter().copied().filter(|&op| wanted(&graph.node(op).op)).collect()
@@ -159,50 +139,45 @@ pub(super) fn tensor_ranges(
     let norms = ops(|op| matches!(op, TensorOp::RmsNorm { .. }));
     let softmaxes = ops(|op| matches!(op, TensorOp::Softmax));
     let linears = ops(|op| matches!(op, TensorOp::Linear { .. }));
-
-    let mut rows = vec![Rows::new(); softmaxes.len()];
-    let mut interpreter = tensor::Interpreter::new(model)?;
-    for sequence in sequences {
-        interpreter.reset();
-        for &token in sequence.iter().take(model.hyperparameters.context) {
-            interpreter.step(token)?;
-            for (rows, &op) in rows.iter_mut().zip(&softmaxes) {
-                let scores = interpreter.value(graph.node(op).inputs[0]);
-                scores.chunks_exact(interpreter.position()).for_each(|row| rows.include(row));
-            }
-        }
-    }
+    let (common, rare) = rayon::join(
+        || Seen::collect(model, &softmaxes, &[&calibration.text, &calibration.everyday]),
+        || Seen::collect(model, &softmaxes, &[&calibration.rare]),
+    );
+    let (common, rare) = (common?, rare?);
 
     let mut seen = SiteRanges::new();
-    let mut insert = |site: Site, range: Range, rare: Range| {
-        let rare = range.union(rare);
-        seen.insert(site, SiteRange { common: range, rare, all: rare, derived: None });
+    let mut insert = |site: Site, common: Range, rare: Range| {
+        let rare = common.union(rare);
+        seen.insert(site, SiteRange { common, rare, all: common, derived: None });
     };
     for (index, &op) in norms.iter().enumerate().skip(1) {
-        insert(Site::Norm { index }, ranges.mean_square(op), rare.mean_square(op));
+        insert(Site::Norm { index }, common.ranges.mean_square(op), rare.ranges.mean_square(op));
     }
     let mut plans = Vec::new();
-    for (layer, rows) in rows.iter().enumerate().take(roles.layers.len()) {
+    for (layer, (rows, rare_rows)) in common.rows.iter().zip(&rare.rows).enumerate().take(roles.layers.len()) {
         let narrow = |squarings: &usize| {
-            let range = narrowest(&rows.sums[squarings - 1][0]).1.widened_ratio(options.margin);
+            let sums = &rows.sums[squarings - 1][0];
+            let range = sums[narrowest(sums)].widened_ratio(options.margin);
             range.max / range.min <= options.rough_ratio
         };
         let squarings = (1..=MOST_SQUARINGS).find(narrow).unwrap_or(MOST_SQUARINGS);
         let reference = rows.scores.max;
-        let sums: Vec<(f64, Range)> = rows.sums[squarings - 1].iter().map(narrowest).collect();
         let factor = (-reference / f64::from(1u32 << squarings)).exp();
-        for (stage, (_, range)) in sums.iter().enumerate() {
+        let mut exponents = Vec::new();
+        for (stage, ranges) in rows.sums[squarings - 1].iter().enumerate() {
+            let which = narrowest(ranges);
             let site = if stage < squarings { Site::Sum { layer, stage } } else { Site::Denominator { layer } };
             let factor = if stage == 0 { factor } else { 1.0 };
-            insert(site, Range { min: range.min * factor, max: range.max * factor }, Range::default());
+            let scaled = |range: Range| Range { min: range.min * factor, max: range.max * factor };
+            insert(site, scaled(ranges[which]), scaled(rare_rows.sums[squarings - 1][stage][which]));
+            exponents.push(EXPONENTS[which]);
         }
-        let plan = SoftmaxPlan { reference, exponents: sums.into_iter().map(|(exponent, _)| exponent).collect() };
-        insert(Site::Scores { layer }, rows.scores, Range::default());
+        insert(Site::Scores { layer }, rows.scores, rare_rows.scores);
         for (site, which) in [(Site::Gate { layer }, 4), (Site::Up { layer }, 5)] {
             let value = graph.node(linears[7 * layer + which]).results[0];
-            insert(site, ranges.value(value), rare.value(value));
+            insert(site, common.ranges.value(value), rare.ranges.value(value));
         }
-        plans.push(plan);
+        plans.push(SoftmaxPlan { reference, exponents });
     }
     Ok(TensorRanges { softmaxes: plans, ranges: seen })
 }

@@ -35,9 +35,9 @@ use cachemir_ir::slots::{Fill, SlotOp, SlotType};
 use cachemir_ir::tensor::TensorModel;
 
 use crate::Error;
+use crate::calibration::Calibration;
 use crate::approximate::Target;
 use builder::layout;
-pub(crate) use calibrate::shuffled_vocabulary;
 use entry::SiteUse;
 use plan::{Plan, SoftmaxPlan};
 use roles::Roles;
@@ -72,11 +72,7 @@ pub struct LowerOptions {
     pub silu_error: Target,
     /// Largest ratio of row sums that a rough reciprocal has to cover; decides the number of squarings.
     pub rough_ratio: f64,
-    /// Calibration texts that the model continues by itself up to the context, so that long sessions are seen.
-    pub continuations: usize,
-    /// Tokens of the vocabulary that the tensor stage sees in a random order besides all text, at most.
-    pub vocabulary_tokens: usize,
-    /// Tokens of calibration text that are run through the slots stage, at most; the continued texts come first.
+    /// Tokens of calibration text that are run through the slots stage, at most.
     pub calibration_tokens: usize,
 }
 
@@ -95,8 +91,6 @@ impl Default for LowerOptions {
             rough_error: 0.4,
             silu_error: Target { needed: 2e-3, wished: 1e-4 },
             rough_ratio: 2000.0,
-            continuations: 6,
-            vocabulary_tokens: 4096,
             calibration_tokens: 512,
         }
     }
@@ -184,11 +178,10 @@ pub struct LowerReport {
     pub approximations: Vec<ReportedApproximation>,
 }
 
-/// Lowers a model. The calibration sequences are token ids, each from the beginning of a session; without them, or
-/// without the model's weights, ranges are assumed and magnitudes stay infinite.
+/// Lowers a model. Without calibration sequences, or without the model's weights, ranges are assumed and magnitudes stay infinite.
 pub fn lower(
     model: &TensorModel,
-    calibration: &[Vec<u32>],
+    calibration: &Calibration,
     options: &LowerOptions,
 ) -> Result<(SlotProgram, LowerReport), Error> {
     let roles = Roles::new(model)?;
@@ -196,14 +189,11 @@ pub fn lower(
         Some(slots) => Shape::new(&model.hyperparameters, slots)?,
         None => Shape::smallest(&model.hyperparameters)?,
     };
-    let calibrated = model.has_values() && calibration.iter().any(|sequence| !sequence.is_empty());
+    let calibrated = model.has_values() && calibration.sequences().any(|sequence| !sequence.is_empty());
     let mut sequences = Vec::new();
     let (softmaxes, ranges) = if calibrated {
-        let mut text = calibrate::continued(model, calibration, options.continuations)?;
-        text.extend_from_slice(calibration);
-        sequences = calibrate::excerpt(&text, model.hyperparameters.context, options.calibration_tokens);
-        let rare = calibrate::shuffled_vocabulary(model, options.vocabulary_tokens);
-        let tensor = calibrate::tensor_ranges(model, &roles, &text, &rare, options)?;
+        sequences = calibrate::excerpt(calibration, model.hyperparameters.context, options.calibration_tokens);
+        let tensor = calibrate::tensor_ranges(model, &roles, calibration, options)?;
         let provisional = Plan::provisional(&model.hyperparameters, &roles, &tensor.softmaxes);
         let (program, uses) = build(model, &shape, &roles, &provisional);
         let mut ranges = calibrate::site_ranges(model, &shape, &program, &uses, &sequences, tensor.ranges)?;

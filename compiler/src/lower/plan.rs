@@ -240,45 +240,60 @@ fn layer_plan(
         let site = if stage < squarings { Site::Sum { layer, stage } } else { Site::Denominator { layer } };
         let seen = of(site);
         // A relative error e of the rough reciprocal changes the next sum by a factor within (1 ± e)².
-        let mut range = ratio(seen.common);
-        range.min *= (1.0 - roughness).powi(2);
-        range.max *= (1.0 + roughness).powi(2);
+        let roughened = |range: Range| {
+            let range = ratio(range);
+            Range { min: range.min * (1.0 - roughness).powi(2), max: range.max * (1.0 + roughness).powi(2) }
+        };
+        let (common, rare) = (roughened(seen.common), roughened(seen.common.union(seen.rare)));
         if stage == squarings {
-            sums.push((site, range, Affine::onto(range.min, range.max)));
+            let (degree, newton) = final_reciprocal(common, options.softmax_error);
+            let error = if newton { options.softmax_error.sqrt() } else { options.softmax_error };
+            let range = extended(common, rare, |range| reciprocal_error(range, degree) <= error);
+            sums.push(Sum { site, range, affine: Affine::onto(range.min, range.max), degree, newton });
             break;
         }
         // Slots that do not matter hold sums of parts of rows: anything from 0 to somewhat more than the range.
-        range.max = range.max.max(ratio(seen.all).max * (1.0 + roughness).powi(2));
-        let affine = Affine::onto(0.0, range.max);
-        roughness = rough_reciprocal(range, affine, 1.0, options.rough_error).error;
-        sums.push((site, range, affine));
+        let most = ratio(seen.all).max * (1.0 + roughness).powi(2);
+        let up_to = |range: Range| Range { max: range.max.max(most), ..range };
+        let degree = rough_degree(up_to(common), options.rough_error);
+        let range = extended(up_to(common), up_to(rare), |range| reciprocal_error(range, degree) <= options.rough_error);
+        roughness = reciprocal_error(range, degree);
+        sums.push(Sum { site, range, affine: Affine::onto(0.0, range.max), degree, newton: false });
     }
-    let rough = (0..squarings)
-        .map(|stage| {
-            let (site, range, affine) = sums[stage];
-            // y_j carries 1/half of its own sum; the next one is to carry that of the next sum.
-            let factor = affine.half * (1.0 / sums[stage + 1].2.half).sqrt();
-            let function = Function::Reciprocal { factor };
-            let approximation = rough_reciprocal(range, affine, factor, options.rough_error);
-            Step { site, function, affine, approximation }
-        })
-        .collect();
-    let (site, range, affine) = sums[squarings];
-    let (approximation, newton) = final_reciprocal(range, affine, options.softmax_error);
-    let reciprocal = Step { site, function: Function::Reciprocal { factor: affine.half }, affine, approximation };
-
-    let mut scores = of(Site::Scores { layer }).all.widened(0.5 * (options.margin));
-    scores.include(0.0);
-    let map = Affine::onto(scores.min, scores.max);
-    let function = exponential(softmax, 1.0 / sums[0].2.half);
-    // Errors count against the smallest sum of a row.
-    let smallest = sums[0].1.min / sums[0].2.half;
-    let exponential = Step {
-        site: Site::Scores { layer },
-        function,
-        affine: map,
-        approximation: approximate::fit(function, map, options.exponential_error.times(smallest), Measure::Absolute),
+    let reciprocal = |sum: &Sum, factor: f64| Step {
+        site: sum.site,
+        function: Function::Reciprocal { factor },
+        affine: sum.affine,
+        approximation: approximate::reciprocal(sum.range.min, sum.range.max, sum.affine, factor, sum.degree),
     };
+    // y_j carries 1/half of its own sum; the next one is to carry that of the next sum.
+    let rough = sums.windows(2).map(|pair| reciprocal(&pair[0], pair[0].affine.half / pair[1].affine.half.sqrt()));
+    let rough = rough.collect();
+    let last = &sums[squarings];
+    let (newton, reciprocal) = (last.newton, reciprocal(last, last.affine.half));
+
+    let function = exponential(softmax, 1.0 / sums[0].affine.half);
+    // Errors count against the smallest sum of a row.
+    let target = options.exponential_error.times(sums[0].range.min / sums[0].affine.half);
+    let seen = of(Site::Scores { layer });
+    let with_zero = |range: Range| {
+        let mut range = range.widened(0.5 * options.margin);
+        range.include(0.0);
+        range
+    };
+    let on = |range: Range| {
+        let map = Affine::onto(range.min, range.max);
+        (map, approximate::fit(function, map, target, Measure::Absolute))
+    };
+    let common = with_zero(seen.common.union(seen.all));
+    let degree = on(common).1.polynomial.degree();
+    let same_depth = |range: Range| {
+        let wider = on(range).1;
+        let depth = |degree: usize| cachemir_ir::ckks::polynomial_depth(degree);
+        wider.error <= target.needed && depth(wider.polynomial.degree()) <= depth(degree)
+    };
+    let (affine, approximation) = on(extended(common, common.union(with_zero(seen.rare)), same_depth));
+    let exponential = Step { site: Site::Scores { layer }, function, affine, approximation };
 
     let gate = |site: Site| {
         let seen = of(site);
@@ -297,30 +312,58 @@ fn layer_plan(
     LayerPlan { softmax: softmax.clone(), exponential, rough, reciprocal, newton, silu, up_bound }
 }
 
-/// The reciprocal of least depth that meets the target, of the largest degree of its depth: what it gains narrows the
-/// range of the next sum.
-fn rough_reciprocal(range: Range, affine: Affine, factor: f64, target: f64) -> Approximation {
-    let of = |degree: usize| approximate::reciprocal(range.min, range.max, affine, factor, degree);
-    let degrees = std::iter::successors(Some(3), |degree| Some(2 * degree + 1));
-    degrees
-        .take_while(|&degree| degree < approximate::LARGEST_DEGREE)
-        .map(of)
-        .find(|approximation| approximation.error <= target)
-        .unwrap_or_else(|| of(approximate::LARGEST_DEGREE))
+/// A sum of a softmax's rows.
+struct Sum {
+    site: Site,
+    /// The range of the slots that matter on which its reciprocal is approximated.
+    range: Range,
+    /// The interval of all slots.
+    affine: Affine,
+    /// Degree of the reciprocal.
+    degree: usize,
+    /// Whether a Newton step follows.
+    newton: bool,
 }
 
-/// The cheaper of a polynomial that meets the target and one that does so after a Newton step, which takes one level as
-/// it is merged with the following product.
-fn final_reciprocal(range: Range, affine: Affine, target: f64) -> (Approximation, bool) {
-    let within = |target: f64| approximate::reciprocal_within(range.min, range.max, affine, affine.half, target);
-    let depth = |approximation: &Approximation| cachemir_ir::ckks::polynomial_depth(approximation.polynomial.degree());
+/// The common range, or as much more towards the rare one, in ratio, as still fits.
+fn extended(common: Range, rare: Range, fits: impl Fn(Range) -> bool) -> Range {
+    const STEPS: usize = 8;
+    let between = |share: f64| {
+        let towards = |from: f64, to: f64| {
+            if from * to > 0.0 { from * (to / from).powf(share) } else { from + share * (to - from) }
+        };
+        Range { min: towards(common.min, rare.min), max: towards(common.max, rare.max) }
+    };
+    if fits(rare) {
+        return rare;
+    }
+    let (mut good, mut bad) = (0.0, 1.0);
+    for _ in 0..STEPS {
+        let middle = 0.5 * (good + bad);
+        if fits(between(middle)) { good = middle } else { bad = middle }
+    }
+    between(good)
+}
+
+/// Relative error of the best reciprocal of a degree.
+fn reciprocal_error(range: Range, degree: usize) -> f64 {
+    approximate::reciprocal(range.min, range.max, Affine::onto(0.0, range.max), 1.0, degree).error
+}
+
+/// The largest degree of the least depth that meets the target: what it gains narrows the range of the next sum.
+fn rough_degree(range: Range, target: f64) -> usize {
+    let mut degrees = approximate::depths();
+    degrees.find(|&degree| reciprocal_error(range, degree) <= target).unwrap_or(approximate::LARGEST_DEGREE)
+}
+
+/// The largest degree of the least depth that meets the target, alone or before a Newton step, which takes one level as it
+/// is merged with the following product.
+fn final_reciprocal(range: Range, target: f64) -> (usize, bool) {
+    let within = |target: f64| approximate::depths().find(|&degree| reciprocal_error(range, degree) <= target);
+    let depth = |degree: usize| cachemir_ir::ckks::polynomial_depth(degree);
     match (within(target), within(target.sqrt())) {
-        (Some(direct), Some(rough)) if depth(&direct) < depth(&rough) + 1 => (direct, false),
-        (Some(_) | None, Some(rough)) => (rough, true),
-        _ => {
-            let degree = approximate::LARGEST_DEGREE;
-            (approximate::reciprocal(range.min, range.max, affine, affine.half, degree), true)
-        }
+        (Some(direct), Some(rough)) if depth(direct) < depth(rough) + 1 => (direct, false),
+        (_, rough) => (rough.unwrap_or(approximate::LARGEST_DEGREE), true),
     }
 }
 
