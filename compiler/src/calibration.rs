@@ -71,7 +71,8 @@ impl Calibration {
                 tokens.truncate(room);
                 Beginning::Tokens(tokens)
             };
-            this.everyday = continued(model, &prompts.map(cut).collect::<Vec<_>>(), |length| length + CONTINUED_TOKENS)?;
+            this.everyday =
+                continued(model, &prompts.map(cut).collect::<Vec<_>>(), |length| length + CONTINUED_TOKENS)?;
         }
         let prefix = if let Beginning::Tokens(tokens) = beginning { tokens } else { Vec::new() };
         this.rare = shuffled_vocabulary(model, &prefix);

@@ -14,10 +14,10 @@ use cachemir_ir::slots::{SlotOp, SlotType};
 use cachemir_ir::tensor::TensorModel;
 use cachemir_ir::verify;
 
-use crate::import::{self, ImportOptions, ImportedModel, TokenizerFile};
 use crate::calibration::Calibration;
+use crate::import::{self, ImportOptions, ImportedModel, TokenizerFile};
 use crate::lower::{self, LowerOptions, LowerReport, Shape};
-use crate::{Error, guard, placement, summary};
+use crate::{Error, deepen, guard, summary};
 
 /// What a user can choose.
 #[derive(Clone, Debug)]
@@ -74,13 +74,14 @@ pub fn compile(path: &Path, options: &CompileOptions) -> Result<Compilation, Err
     let smallest = Shape::smallest(&imported.model.hyperparameters)?.slots;
     let slots = smallest.min(parameters.maximum_slots() as usize);
     let lower_options = LowerOptions { slots: Some(slots), ..LowerOptions::default() };
-    let (slots, approximations) = lower::lower(&imported.model, &calibration, &lower_options)?;
+    let (mut slots, mut approximations) = lower::lower(&imported.model, &calibration, &lower_options)?;
     verify::slots(&slots, true)?;
     pass("lower");
 
     let levels = parameters.levels();
-    let mut program: Program<CkksOp, CiphertextType> =
-        placement::place(&slots, levels).map_err(|cause| Error::Infeasible { entry: cause.entry, cause })?;
+    let costs = CostTable::built_in(&parameters);
+    let mut program = deepen::place(&mut slots, &mut approximations, levels, &costs)
+        .map_err(|cause| Error::Infeasible { entry: cause.entry, cause })?;
     for entry in &mut program.entries {
         entry.graph.compact();
     }

@@ -154,7 +154,9 @@ fn norm_check(model: &TensorModel, head: &Head) -> Option<NormCheck> {
     };
     Some(NormCheck {
         tokens: chosen.iter().map(|&token| token as u32).collect(),
-        triangle: (0..width).flat_map(|row| lower.row(row).columns(0, row + 1).iter().map(|&x| x as f32).collect::<Vec<_>>()).collect(),
+        triangle: (0..width)
+            .flat_map(|row| lower.row(row).columns(0, row + 1).iter().map(|&x| x as f32).collect::<Vec<_>>())
+            .collect(),
         length: [0.0, 0.0],
         gain: inverse.norm() / (width as f64).sqrt(),
         others,

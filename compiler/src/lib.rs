@@ -7,6 +7,7 @@
 pub mod approximate;
 pub mod calibration;
 pub mod compile;
+mod deepen;
 pub mod dump;
 pub mod error;
 pub mod guard;

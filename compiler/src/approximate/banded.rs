@@ -11,9 +11,9 @@ use nalgebra::{DMatrix, DVector};
 use super::Affine;
 
 /// Sample points of a band.
-const POINTS: usize = 300;
+const POINTS: usize = 128;
 /// Rounds of reweighting.
-const ROUNDS: usize = 30;
+const ROUNDS: usize = 20;
 
 /// Bounds of a polynomial on a range of x.
 pub struct Band<'f> {

@@ -4,71 +4,91 @@
 //! interval, the norm's result stays within (1 + slack) times its proper length, so that all bounds that follow from that
 //! length hold for every input.
 
-use super::{Affine, Approximation, Band, Function, LARGEST_DEGREE, accurate_part, largest_error, within_bands};
-use super::{Measure, depths};
+use cachemir_ir::ckks::polynomial_depth;
+use cachemir_ir::slots::Chebyshev;
 
-/// How good an inverse square root has to be, as relative errors.
+use super::{Affine, Approximation, Band, Function, LARGEST_DEGREE, Measure, Target};
+use super::{accurate_part, depths, largest_error, within_bands};
+
+/// How good an inverse square root has to be.
 #[derive(Clone, Copy, Debug)]
 pub struct RootDemand {
-    /// Range of x in text.
-    pub common: [f64; 2],
-    /// Range of x with tokens that are rare in text; holds the common one.
-    pub rare: [f64; 2],
-    /// Error on the common range.
-    pub error: f64,
-    /// Largest error on the rare range; made as small as the depth allows.
-    pub rare_error: f64,
-    /// Error up to which the polynomial counts as accurate.
-    pub accurate_error: f64,
+    /// Ranges of x, each holding the one before: the first decides the depth, the others are covered as far as it allows.
+    pub ranges: [[f64; 2]; 3],
+    /// Relative error where the polynomial counts as accurate.
+    pub error: Target,
+    /// Least depth, for a polynomial that reaches further than the first range asks for.
+    pub least_depth: u32,
 }
 
 /// By how much a result may exceed 1/√x on the sane interval.
 const SLACK: f64 = 0.05;
 
-/// Steps of the search for the least error on the rare range.
+/// Steps of a bisection.
 const STEPS: usize = 6;
 
-/// The polynomial of least depth, and of the largest degree of that depth, that meets the demand on [-1, 1] under the map;
-/// the one of the largest degree, made for the common range alone, if none does.
+/// The polynomial of least depth, and of the largest degree of that depth, that is accurate on the first range of the demand
+/// and sane on [-1, 1] under the map: accurate on as much of the further ranges, and then as accurate, as that allows. The
+/// one of the largest degree that comes closest if none is accurate.
 pub fn inverse_root(function: Function, affine: Affine, demand: RootDemand) -> Approximation {
     let f = |x: f64| function.evaluate(x);
-    let within = |error: f64| move |x: f64| [f(x) * (1.0 - error), f(x) * (1.0 + error)];
-    let attempt = |degree: usize, error: f64, rare_error: f64| {
-        let (common, rare, sane) = (within(error), within(rare_error), |x: f64| [0.0, f(x.max(0.0)) * (1.0 + SLACK)]);
-        let [low, high] = [affine.argument(-1.0), affine.argument(1.0)];
-        let ([a, b], [c, d]) = (demand.common, demand.rare);
+    let [low, high] = [affine.argument(-1.0), affine.argument(1.0)];
+    let attempt = |degree: usize, [a, b]: [f64; 2], error: f64| {
+        let accurate = |x: f64| [f(x) * (1.0 - error), f(x) * (1.0 + error)];
+        let sane = |x: f64| [0.0, f(x.max(0.0)) * (1.0 + SLACK)];
         let bands = [
-            Band { range: [low, c.max(low)], bounds: &sane },
-            Band { range: [c.max(low), a], bounds: &rare },
-            Band { range: [a, b], bounds: &common },
-            Band { range: [b, d.min(high)], bounds: &rare },
-            Band { range: [d.min(high), high], bounds: &sane },
+            Band { range: [low, a], bounds: &sane },
+            Band { range: [a, b], bounds: &accurate },
+            Band { range: [b, high], bounds: &sane },
         ];
         within_bands(&bands, affine, degree)
     };
-    let finish = |polynomial| {
-        let [low, high] = demand.common.map(|x| affine.place(x).clamp(-1.0, 1.0));
+    let [text, everyday, rare] = demand.ranges;
+    let Target { needed, wished } = demand.error;
+    let finish = |polynomial: Chebyshev, range: [f64; 2]| {
         let in_u = |u: f64| f(affine.argument(u));
-        let error = largest_error(in_u, &polynomial, low, high, Measure::Relative);
-        let accurate = accurate_part(in_u, &polynomial, [low, high], demand.accurate_error, Measure::Relative);
+        let of_text = text.map(|x| affine.place(x).clamp(-1.0, 1.0));
+        let error = largest_error(in_u, &polynomial, of_text[0], of_text[1], Measure::Relative);
+        let range = range.map(|x| affine.place(x).clamp(-1.0, 1.0));
+        let accurate = accurate_part(in_u, &polynomial, range, needed.max(error), Measure::Relative);
         Approximation { polynomial, error, accurate: accurate.map(|u| affine.argument(u)) }
     };
-    for degree in depths() {
-        let Some(mut best) = attempt(degree, demand.error, demand.rare_error) else { continue };
-        // The least error on the rare range, by bisection of its logarithm.
-        let (mut good, mut bad) = (demand.rare_error, demand.error);
+    for degree in depths().filter(|&degree| polynomial_depth(degree) >= demand.least_depth) {
+        let Some(mut best) = attempt(degree, text, needed) else { continue };
+        // How far towards the next range, by the logarithm.
+        let mut range = text;
+        for outer in [everyday, rare] {
+            let between = |share: f64| [0, 1].map(|end| range[end] * (outer[end] / range[end]).powf(share));
+            let (mut good, mut bad) = (0.0, 1.0);
+            if let Some(wider) = attempt(degree, outer, needed) {
+                (best, good, bad) = (wider, 1.0, 1.0);
+            }
+            for _ in 0..STEPS {
+                let middle = 0.5 * (good + bad);
+                if good < bad {
+                    match attempt(degree, between(middle), needed) {
+                        Some(wider) => (best, good) = (wider, middle),
+                        None => bad = middle,
+                    }
+                }
+            }
+            range = between(good);
+            if good < 1.0 {
+                break;
+            }
+        }
+        let (mut good, mut bad) = (needed, wished);
         for _ in 0..STEPS {
             let middle = (good * bad).sqrt();
-            match attempt(degree, demand.error, middle) {
+            match attempt(degree, range, middle) {
                 Some(better) => (best, good) = (better, middle),
                 None => bad = middle,
             }
         }
-        return finish(best);
+        return finish(best, range);
     }
-    let wide = (0..60).map(|power| demand.error * 1.5f64.powi(power));
-    let found = wide
-        .take_while(|&error| error < 1.0)
-        .find_map(|error| attempt(LARGEST_DEGREE, error, error.max(demand.rare_error)));
-    finish(found.unwrap_or_else(|| super::interpolate(|u| f(affine.argument(u)), LARGEST_DEGREE)))
+    let larger = (1..60).map(|power| needed * 1.5f64.powi(power)).take_while(|&error| error < 1.0);
+    let found = larger.filter_map(|error| attempt(LARGEST_DEGREE, text, error)).next();
+    let polynomial = found.unwrap_or_else(|| super::interpolate(|u| f(affine.argument(u)), LARGEST_DEGREE));
+    finish(polynomial, text)
 }

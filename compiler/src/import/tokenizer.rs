@@ -191,7 +191,8 @@ mod tests {
         let path = words(folder.path());
         let found = || TokenizerFile::read(path.clone()).unwrap().chat;
         let configure = |template: Value| {
-            let config = serde_json::json!({"chat_template": template, "bos_token": "<s>", "eos_token": {"content": "</s>"}});
+            let config =
+                serde_json::json!({"chat_template": template, "bos_token": "<s>", "eos_token": {"content": "</s>"}});
             std::fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
         };
         assert_eq!(found(), None);

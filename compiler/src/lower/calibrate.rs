@@ -23,17 +23,15 @@ use crate::calibration::Calibration;
 /// Most squarings of a softmax.
 const MOST_SQUARINGS: usize = 8;
 
-/// Sequences for the slots stage: half of the tokens from text, the rest from the other kinds.
-pub(super) fn excerpt(calibration: &Calibration, context: usize, tokens: usize) -> Vec<Vec<u32>> {
+/// Sequences cut to the context, as many tokens as allowed in all.
+pub(super) fn excerpt(sequences: &[Vec<u32>], context: usize, tokens: usize) -> Vec<Vec<u32>> {
     let mut taken = Vec::new();
-    for (sequences, share) in [(&calibration.text, 2), (&calibration.everyday, 4), (&calibration.rare, 4)] {
-        let mut left = tokens / share;
-        for sequence in sequences {
-            let length = sequence.len().min(context).min(left);
-            if length > 0 {
-                taken.push(sequence[..length].to_vec());
-                left -= length;
-            }
+    let mut left = tokens;
+    for sequence in sequences {
+        let length = sequence.len().min(context).min(left);
+        if length > 0 {
+            taken.push(sequence[..length].to_vec());
+            left -= length;
         }
     }
     taken
@@ -107,10 +105,10 @@ struct Seen {
 }
 
 impl Seen {
-    fn collect(model: &TensorModel, softmaxes: &[OpId], sequences: &[&[Vec<u32>]]) -> Result<Self, Error> {
+    fn collect(model: &TensorModel, softmaxes: &[OpId], sequences: &[Vec<u32>]) -> Result<Self, Error> {
         let mut seen = Self { ranges: tensor::Ranges::new(model), rows: vec![Rows::new(); softmaxes.len()] };
         let mut interpreter = tensor::Interpreter::new(model)?;
-        for sequence in sequences.iter().copied().flatten() {
+        for sequence in sequences {
             interpreter.reset();
             for &token in sequence.iter().take(model.hyperparameters.context) {
                 interpreter.step(token)?;
@@ -139,22 +137,21 @@ pub(super) fn tensor_ranges(
     let norms = ops(|op| matches!(op, TensorOp::RmsNorm { .. }));
     let softmaxes = ops(|op| matches!(op, TensorOp::Softmax));
     let linears = ops(|op| matches!(op, TensorOp::Linear { .. }));
-    let (common, rare) = rayon::join(
-        || Seen::collect(model, &softmaxes, &[&calibration.text, &calibration.everyday]),
-        || Seen::collect(model, &softmaxes, &[&calibration.rare]),
-    );
-    let (common, rare) = (common?, rare?);
+    let kinds = [&calibration.text, &calibration.everyday, &calibration.rare];
+    let tiers: Vec<Seen> =
+        kinds.par_iter().map(|sequences| Seen::collect(model, &softmaxes, sequences)).collect::<Result<_, _>>()?;
+    let text = &tiers[0];
 
     let mut seen = SiteRanges::new();
-    let mut insert = |site: Site, common: Range, rare: Range| {
-        let rare = common.union(rare);
-        seen.insert(site, SiteRange { common, rare, all: common, derived: None });
+    let mut insert = |site: Site, of: &dyn Fn(&Seen) -> Range| {
+        let [text, everyday, rare] = [0, 1, 2].map(|tier| of(&tiers[tier]));
+        seen.insert(site, SiteRange { text, everyday, rare, all: text, derived: None });
     };
     for (index, &op) in norms.iter().enumerate().skip(1) {
-        insert(Site::Norm { index }, common.ranges.mean_square(op), rare.ranges.mean_square(op));
+        insert(Site::Norm { index }, &|seen| seen.ranges.mean_square(op));
     }
     let mut plans = Vec::new();
-    for (layer, (rows, rare_rows)) in common.rows.iter().zip(&rare.rows).enumerate().take(roles.layers.len()) {
+    for (layer, rows) in text.rows.iter().enumerate().take(roles.layers.len()) {
         let narrow = |squarings: &usize| {
             let sums = &rows.sums[squarings - 1][0];
             let range = sums[narrowest(sums)].widened_ratio(options.margin);
@@ -168,14 +165,16 @@ pub(super) fn tensor_ranges(
             let which = narrowest(ranges);
             let site = if stage < squarings { Site::Sum { layer, stage } } else { Site::Denominator { layer } };
             let factor = if stage == 0 { factor } else { 1.0 };
-            let scaled = |range: Range| Range { min: range.min * factor, max: range.max * factor };
-            insert(site, scaled(ranges[which]), scaled(rare_rows.sums[squarings - 1][stage][which]));
+            insert(site, &|seen| {
+                let range = seen.rows[layer].sums[squarings - 1][stage][which];
+                Range { min: range.min * factor, max: range.max * factor }
+            });
             exponents.push(EXPONENTS[which]);
         }
-        insert(Site::Scores { layer }, rows.scores, rare_rows.scores);
+        insert(Site::Scores { layer }, &|seen| seen.rows[layer].scores);
         for (site, which) in [(Site::Gate { layer }, 4), (Site::Up { layer }, 5)] {
             let value = graph.node(linears[7 * layer + which]).results[0];
-            insert(site, common.ranges.value(value), rare.ranges.value(value));
+            insert(site, &|seen| seen.ranges.value(value));
         }
         plans.push(SoftmaxPlan { reference, exponents });
     }
@@ -247,7 +246,7 @@ impl<'u> Recorder<'u> {
         };
         for (&u, keep) in values.iter().zip(kept) {
             if keep != 0 {
-                range.common.include(site.affine.argument(u));
+                range.text.include(site.affine.argument(u));
             }
         }
     }
@@ -292,8 +291,6 @@ pub(super) fn site_ranges(
     for part in parts {
         for (site, range) in part?.into_iter().flatten() {
             let known = seen.entry(site).or_default();
-            known.common = known.common.union(range.common);
-            known.rare = known.rare.union(range.common);
             known.all = known.all.union(range.all);
         }
     }

@@ -186,10 +186,10 @@ impl<'a> EntryBuilder<'a> {
         self.origin(self.roles.norms[index].gamma.origin.as_ref());
         let square = self.builder.multiply(x, x);
         let mut sum = self.builder.fold(square, doubling(shape.stride(), shape.slots));
-        // The slots hold σ²·d times the mean square.
+        // The slots hold σ²·d times the mean square, which is 1/half or that over a power of two.
         let factor = plan.residual_scale.powi(2) * shape.model.hidden as f64 * step.affine.half;
-        if (factor - 1.0).abs() > 1e-9 {
-            sum = self.builder.multiply_plain(sum, Vector::Scalar(1.0 / factor), Purpose::Scale);
+        for _ in 0..(-factor.log2()).round() as usize {
+            sum = self.builder.add(sum, sum);
         }
         let argument = self.argument(step, sum, Some(rows.clone()));
         self.checks.norm(&mut self.builder, shape, step, index, argument);

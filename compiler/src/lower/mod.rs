@@ -21,6 +21,7 @@ mod plan;
 mod prefill;
 mod roles;
 mod shape;
+mod softmax;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -30,16 +31,17 @@ pub use shape::Shape;
 
 use std::fmt;
 
+use cachemir_ir::graph::OpId;
 use cachemir_ir::program::{Entry, EntryKind, Placement, Program, State};
-use cachemir_ir::slots::{Fill, SlotOp, SlotType};
+use cachemir_ir::slots::{Chebyshev, Fill, SlotOp, SlotType};
 use cachemir_ir::tensor::TensorModel;
 
 use crate::Error;
-use crate::calibration::Calibration;
 use crate::approximate::Target;
+use crate::calibration::Calibration;
 use builder::layout;
 use entry::SiteUse;
-use plan::{Plan, SoftmaxPlan};
+use plan::{Plan, SoftmaxPlan, Step};
 use roles::Roles;
 
 /// A program of the slots stage.
@@ -52,14 +54,12 @@ pub struct LowerOptions {
     pub slots: Option<usize>,
     /// Ranges seen in calibration are widened by this fraction.
     pub margin: f64,
+    /// Ranges beyond those of text are widened by this fraction.
+    pub further_margin: f64,
     /// Magnitudes of values are those seen times one plus this fraction.
     pub magnitude_margin: f64,
     /// Relative error of inverse square roots.
-    pub norm_error: f64,
-    /// Relative error of inverse square roots beyond the range that text has: for tokens that are rare in it.
-    pub rare_norm_error: f64,
-    /// Relative error up to which an inverse square root counts as accurate.
-    pub accurate_norm_error: f64,
+    pub norm_error: Target,
     /// By which fraction inverse square roots stay sane beyond all mean squares that were seen.
     pub sane_margin: f64,
     /// Error of exponentials, relative to the smallest sum of a row.
@@ -81,11 +81,10 @@ impl Default for LowerOptions {
         Self {
             slots: None,
             margin: 0.3,
+            further_margin: 0.1,
             magnitude_margin: 1.0,
-            norm_error: 1e-4,
-            rare_norm_error: 0.5,
-            accurate_norm_error: 2e-3,
-            sane_margin: 1.0,
+            norm_error: Target { needed: 1e-3, wished: 3e-5 },
+            sane_margin: 0.25,
             exponential_error: Target { needed: 1e-2, wished: 1e-4 },
             softmax_error: 1e-3,
             rough_error: 0.4,
@@ -176,6 +175,55 @@ pub struct LowerReport {
     pub calibration_tokens: usize,
     /// Approximations in the order of the decoder.
     pub approximations: Vec<ReportedApproximation>,
+    /// Deeper polynomials that would reach further.
+    pub further: Vec<Further>,
+}
+
+impl LowerReport {
+    /// Reports the deeper polynomial instead of that of its site.
+    pub(crate) fn replace(&mut self, further: &Further) {
+        for known in self.approximations.iter_mut().filter(|known| known.site == further.reported.site) {
+            *known = further.reported.clone();
+        }
+    }
+}
+
+/// A polynomial that is deeper than that of its site, and accurate on more.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Further {
+    polynomial: Chebyshev,
+    /// Where it is accurate, as arguments of the polynomial.
+    arguments: [f64; 2],
+    reported: ReportedApproximation,
+    /// By entry point: the polynomials of the site.
+    ops: [Vec<OpId>; 2],
+}
+
+impl Further {
+    /// Puts the polynomial into a program.
+    pub(crate) fn apply(&self, program: &mut SlotProgram) {
+        let site = self.reported.site.to_string();
+        for (entry, ops) in program.entries.iter_mut().zip(&self.ops) {
+            for op in ops {
+                if let SlotOp::Polynomial { polynomial, .. } = &mut entry.graph.nodes[op.index()].op {
+                    polynomial.clone_from(&self.polynomial);
+                }
+            }
+            for check in entry.checks.iter_mut().filter(|check| check.site == site) {
+                check.interval = self.arguments;
+            }
+        }
+    }
+}
+
+fn reported(step: &Step) -> ReportedApproximation {
+    ReportedApproximation {
+        site: step.site,
+        function: step.function.to_string(),
+        interval: step.approximation.accurate,
+        degree: step.approximation.polynomial.degree(),
+        max_error: step.approximation.error,
+    }
 }
 
 /// Lowers a model. Without calibration sequences, or without the model's weights, ranges are assumed and magnitudes stay infinite.
@@ -192,39 +240,28 @@ pub fn lower(
     let calibrated = model.has_values() && calibration.sequences().any(|sequence| !sequence.is_empty());
     let mut sequences = Vec::new();
     let (softmaxes, ranges) = if calibrated {
-        sequences = calibrate::excerpt(calibration, model.hyperparameters.context, options.calibration_tokens);
+        sequences = calibrate::excerpt(&calibration.text, model.hyperparameters.context, options.calibration_tokens);
         let tensor = calibrate::tensor_ranges(model, &roles, calibration, options)?;
         let provisional = Plan::provisional(&model.hyperparameters, &roles, &tensor.softmaxes);
         let (program, uses) = build(model, &shape, &roles, &provisional);
         let mut ranges = calibrate::site_ranges(model, &shape, &program, &uses, &sequences, tensor.ranges)?;
         derived::add(model, &roles, &mut ranges);
-        for (s, r) in &ranges {
-            eprintln!(
-                "{s}: common {:.4}..{:.4} rare {:.4}..{:.4} all {:.4}..{:.4} derived {:?}",
-                r.common.min,
-                r.common.max,
-                r.rare.min,
-                r.rare.max,
-                r.all.min,
-                r.all.max,
-                r.derived.map(|d| d.max)
-            );
-        }
         (tensor.softmaxes, ranges)
     } else {
         (vec![SoftmaxPlan { reference: 10.0, exponents: vec![0.0; 2] }; roles.layers.len()], plan::SiteRanges::new())
     };
     let plan = Plan::new(&model.hyperparameters, &roles, &softmaxes, &ranges, options);
-    let (mut program, _) = build(model, &shape, &roles, &plan);
+    let (mut program, uses) = build(model, &shape, &roles, &plan);
     if calibrated {
         calibrate::magnitudes(model, &shape, &mut program, &sequences, options)?;
     }
-    let approximations = plan.steps().into_iter().map(|step| ReportedApproximation {
-        site: step.site,
-        function: step.function.to_string(),
-        interval: step.approximation.accurate,
-        degree: step.approximation.polynomial.degree(),
-        max_error: step.approximation.error,
+    let further = plan.further().map(|step| Further {
+        polynomial: step.approximation.polynomial.clone(),
+        arguments: step.approximation.accurate.map(|x| step.affine.place(x)),
+        reported: reported(step),
+        ops: uses
+            .each_ref()
+            .map(|uses| uses.iter().filter(|used| used.site == step.site).map(|used| used.op).collect()),
     });
     let report = LowerReport {
         slots: shape.slots,
@@ -232,7 +269,8 @@ pub fn lower(
         tokens_per_key_ciphertext: shape.tokens(),
         value_ciphertexts: shape.blocks,
         calibration_tokens: if calibrated { sequences.iter().map(Vec::len).sum() } else { 0 },
-        approximations: approximations.collect(),
+        approximations: plan.steps().into_iter().map(reported).collect(),
+        further: further.collect(),
     };
     Ok((program, report))
 }

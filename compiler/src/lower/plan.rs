@@ -6,7 +6,7 @@
 //!
 //! | site | argument x | where 1/half rides |
 //! |---|---|---|
-//! | norm | mean square | σ: σ²·d·half = 1; or a product of its own where norms differ much |
+//! | norm | mean square | σ: σ²·d·half = 1 for the norm with the largest; doublings of the mean square for others |
 //! | scores | scaled scores | rotary constants of q |
 //! | sum j < k | Σ y_j over a row | coefficients of what makes y_j: the exponential, or the rough reciprocal of sum j − 1 |
 //! | denominator | Σ y_k over a row | coefficients of what makes y_k |
@@ -21,22 +21,34 @@
 use std::collections::BTreeMap;
 
 use cachemir_ir::tensor::{Hyperparameters, Range};
+use rayon::prelude::*;
 
 use super::roles::Roles;
-use super::{LowerOptions, Site};
+use super::{LowerOptions, Site, softmax};
 use crate::approximate::{self, Affine, Approximation, Function, Measure};
 
 /// What was seen at a site.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct SiteRange {
-    /// Slots that matter, in text.
-    pub(super) common: Range,
+    /// Slots that matter, in text: decides the depth.
+    pub(super) text: Range,
+    /// Slots that matter, with everyday prompts.
+    pub(super) everyday: Range,
     /// Slots that matter, with tokens that are rare in text.
     pub(super) rare: Range,
     /// All slots.
     pub(super) all: Range,
     /// What the weights allow for slots that matter, where that is known.
     pub(super) derived: Option<Range>,
+}
+
+impl SiteRange {
+    /// Text, then with everyday prompts, then with rare tokens, each with its margin and holding the one before.
+    pub(super) fn tiers(&self, options: &LowerOptions) -> [Range; 3] {
+        let text = self.text.widened_ratio(options.margin);
+        let everyday = text.union(self.everyday.widened_ratio(options.further_margin));
+        [text, everyday, everyday.union(self.rare.widened_ratio(options.further_margin))]
+    }
 }
 
 /// Ranges of all sites.
@@ -78,6 +90,13 @@ pub(super) struct Step {
     pub(super) approximation: Approximation,
 }
 
+impl Step {
+    /// Levels that the polynomial takes.
+    pub(super) fn depth(&self) -> u32 {
+        cachemir_ir::ckks::polynomial_depth(self.approximation.polynomial.degree())
+    }
+}
+
 /// The approximations of one layer.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct LayerPlan {
@@ -104,6 +123,8 @@ pub(super) struct Plan {
     pub(super) residual_scale: f64,
     /// All norms but the first, which acts on embeddings and is the client's.
     norms: Vec<Step>,
+    /// By norm: one level deeper, where everyday prompts lead out of what that of the least depth covers.
+    further: Vec<Option<Step>>,
     /// The layers.
     pub(super) layers: Vec<LayerPlan>,
 }
@@ -139,6 +160,7 @@ impl Plan {
         Self {
             residual_scale: 1.0 / root_width,
             norms: roles.norms.iter().enumerate().skip(1).map(norm).collect(),
+            further: Vec::new(),
             layers: softmaxes.iter().enumerate().map(layer).collect(),
         }
     }
@@ -152,13 +174,12 @@ impl Plan {
         options: &LowerOptions,
     ) -> Self {
         let root_width = (model.hidden as f64).sqrt();
-        let ratio = |range: Range| range.widened_ratio(options.margin);
         let of = |site: Site| ranges.get(&site).copied().unwrap_or_else(|| assumed(site));
 
         // Norms: one interval from 0 on for all, so that one scale of the residual stream serves all of them.
         let sane = |index: usize| {
             let site = of(Site::Norm { index });
-            (1.0 + options.sane_margin) * site.rare.max.max(site.common.max)
+            (1.0 + options.sane_margin) * site.rare.max.max(site.text.max)
         };
         let width = (1..roles.norms.len()).map(sane).fold(0.0, f64::max);
         let residual_scale = (2.0 / width).sqrt() / root_width;
@@ -166,39 +187,39 @@ impl Plan {
             let function =
                 Function::InverseSquareRoot { epsilon: norm.epsilon, factor: 1.0 / (root_width * residual_scale) };
             let site = of(Site::Norm { index });
-            let (common, rare) = (ratio(site.common), ratio(site.common.union(site.rare)));
-            let demand = approximate::RootDemand {
-                common: [common.min, common.max],
-                rare: [rare.min, rare.max],
-                error: options.norm_error,
-                rare_error: options.rare_norm_error,
-                accurate_error: options.accurate_norm_error,
+            // Doubling the mean square takes no level, and the interval may be as many times shorter.
+            let mut high = width;
+            while 0.5 * high >= sane(index) {
+                high *= 0.5;
+            }
+            let affine = Affine::onto(0.0, high);
+            let ranges = site.tiers(options).map(|range| [range.min, range.max]);
+            let of_depth = |least_depth: u32| {
+                let demand = approximate::RootDemand { ranges, error: options.norm_error, least_depth };
+                let approximation = approximate::inverse_root(function, affine, demand);
+                Step { site: Site::Norm { index }, function, affine, approximation }
             };
-            let with = |affine: Affine| Step {
-                site: Site::Norm { index },
-                function,
-                affine,
-                approximation: approximate::inverse_root(function, affine, demand),
+            let least = of_depth(0);
+            let reaches = |step: &Step| {
+                let [low, high] = step.approximation.accurate;
+                low <= ranges[1][0] && ranges[1][1] <= high
             };
-            let depth = |step: &Step| cachemir_ir::ckks::polynomial_depth(step.approximation.polynomial.degree());
-            let shared = with(Affine::onto(0.0, width));
-            let own = with(Affine::onto(0.0, sane(index)));
-            // An interval of its own costs a product and its level.
-            let worth = match (depth(&own) + 1).cmp(&depth(&shared)) {
-                std::cmp::Ordering::Less => true,
-                std::cmp::Ordering::Equal => false,
-                std::cmp::Ordering::Greater => shared.approximation.error > options.norm_error,
-            };
-            if worth { own } else { shared }
+            let further = if reaches(&least) { None } else { Some(of_depth(least.depth() + 1)) };
+            (least, further)
         };
-        let norms = roles.norms.iter().enumerate().skip(1).map(norm).collect();
+        let (norms, further) = roles.norms.par_iter().enumerate().skip(1).map(norm).unzip();
         let layers = softmaxes.iter().enumerate().map(|(layer, softmax)| layer_plan(layer, softmax, &of, options));
-        Self { residual_scale, norms, layers: layers.collect() }
+        Self { residual_scale, norms, further, layers: layers.collect() }
     }
 
     /// A norm other than the first.
     pub(super) fn norm(&self, index: usize) -> &Step {
         &self.norms[index - 1]
+    }
+
+    /// Deeper steps that reach further.
+    pub(super) fn further(&self) -> impl Iterator<Item = &Step> {
+        self.further.iter().flatten()
     }
 
     /// All steps in the order of the decoder.
@@ -219,7 +240,7 @@ impl Plan {
     }
 }
 
-fn exponential(softmax: &SoftmaxPlan, factor: f64) -> Function {
+pub(super) fn exponential(softmax: &SoftmaxPlan, factor: f64) -> Function {
     let divisor = f64::from(1u32 << softmax.squarings());
     Function::Exponential { reference: softmax.reference, divisor, factor }
 }
@@ -230,141 +251,26 @@ fn layer_plan(
     of: &dyn Fn(Site) -> SiteRange,
     options: &LowerOptions,
 ) -> LayerPlan {
-    let ratio = |range: Range| range.widened_ratio(options.margin);
-    let squarings = softmax.squarings();
-
-    // Sums and denominator: range of the true sum, and the map of the slots' values, junk included.
-    let mut roughness = 0.0f64;
-    let mut sums = Vec::new();
-    for stage in 0..=squarings {
-        let site = if stage < squarings { Site::Sum { layer, stage } } else { Site::Denominator { layer } };
-        let seen = of(site);
-        // A relative error e of the rough reciprocal changes the next sum by a factor within (1 ± e)².
-        let roughened = |range: Range| {
-            let range = ratio(range);
-            Range { min: range.min * (1.0 - roughness).powi(2), max: range.max * (1.0 + roughness).powi(2) }
-        };
-        let (common, rare) = (roughened(seen.common), roughened(seen.common.union(seen.rare)));
-        if stage == squarings {
-            let (degree, newton) = final_reciprocal(common, options.softmax_error);
-            let error = if newton { options.softmax_error.sqrt() } else { options.softmax_error };
-            let range = extended(common, rare, |range| reciprocal_error(range, degree) <= error);
-            sums.push(Sum { site, range, affine: Affine::onto(range.min, range.max), degree, newton });
-            break;
+    let (exponential, rough, reciprocal, newton) = softmax::steps(layer, softmax, of, options);
+    let seen = of(Site::Gate { layer });
+    let fitted = |bound: f64| {
+        let (function, map) = (Function::Silu { factor: 1.0 / bound }, Affine { centre: 0.0, half: bound });
+        let target = options.silu_error.times(1.0 / bound);
+        Step {
+            site: Site::Gate { layer },
+            function,
+            affine: map,
+            approximation: approximate::fit(function, map, target, Measure::Absolute),
         }
-        // Slots that do not matter hold sums of parts of rows: anything from 0 to somewhat more than the range.
-        let most = ratio(seen.all).max * (1.0 + roughness).powi(2);
-        let up_to = |range: Range| Range { max: range.max.max(most), ..range };
-        let degree = rough_degree(up_to(common), options.rough_error);
-        let range = extended(up_to(common), up_to(rare), |range| reciprocal_error(range, degree) <= options.rough_error);
-        roughness = reciprocal_error(range, degree);
-        sums.push(Sum { site, range, affine: Affine::onto(0.0, range.max), degree, newton: false });
-    }
-    let reciprocal = |sum: &Sum, factor: f64| Step {
-        site: sum.site,
-        function: Function::Reciprocal { factor },
-        affine: sum.affine,
-        approximation: approximate::reciprocal(sum.range.min, sum.range.max, sum.affine, factor, sum.degree),
     };
-    // y_j carries 1/half of its own sum; the next one is to carry that of the next sum.
-    let rough = sums.windows(2).map(|pair| reciprocal(&pair[0], pair[0].affine.half / pair[1].affine.half.sqrt()));
-    let rough = rough.collect();
-    let last = &sums[squarings];
-    let (newton, reciprocal) = (last.newton, reciprocal(last, last.affine.half));
-
-    let function = exponential(softmax, 1.0 / sums[0].affine.half);
-    // Errors count against the smallest sum of a row.
-    let target = options.exponential_error.times(sums[0].range.min / sums[0].affine.half);
-    let seen = of(Site::Scores { layer });
-    let with_zero = |range: Range| {
-        let mut range = range.widened(0.5 * options.margin);
-        range.include(0.0);
-        range
-    };
-    let on = |range: Range| {
-        let map = Affine::onto(range.min, range.max);
-        (map, approximate::fit(function, map, target, Measure::Absolute))
-    };
-    let common = with_zero(seen.common.union(seen.all));
-    let degree = on(common).1.polynomial.degree();
-    let same_depth = |range: Range| {
-        let wider = on(range).1;
-        let depth = |degree: usize| cachemir_ir::ckks::polynomial_depth(degree);
-        wider.error <= target.needed && depth(wider.polynomial.degree()) <= depth(degree)
-    };
-    let (affine, approximation) = on(extended(common, common.union(with_zero(seen.rare)), same_depth));
-    let exponential = Step { site: Site::Scores { layer }, function, affine, approximation };
-
-    let gate = |site: Site| {
-        let seen = of(site);
-        seen.derived.map_or(seen.all.max_abs() * (1.0 + options.margin), |derived| derived.max_abs())
-    };
-    let bound = gate(Site::Gate { layer });
-    let function = Function::Silu { factor: 1.0 / bound };
-    let map = Affine { centre: 0.0, half: bound };
-    let silu = Step {
-        site: Site::Gate { layer },
-        function,
-        affine: map,
-        approximation: approximate::fit(function, map, options.silu_error.times(1.0 / bound), Measure::Absolute),
-    };
-    let up_bound = gate(Site::Up { layer });
+    let bound = |seen: SiteRange| seen.rare.union(seen.all).max_abs() * (1.0 + options.margin);
+    let calibrated = fitted(bound(seen));
+    // All that the weights allow, where that takes no further level.
+    let derived = seen.derived.map(|range| fitted(range.max_abs().max(bound(seen))));
+    let silu = derived.filter(|step| step.depth() <= calibrated.depth()).unwrap_or(calibrated);
+    let up = of(Site::Up { layer });
+    let up_bound = up.derived.map_or(0.0, |range| range.max_abs()).max(bound(up));
     LayerPlan { softmax: softmax.clone(), exponential, rough, reciprocal, newton, silu, up_bound }
-}
-
-/// A sum of a softmax's rows.
-struct Sum {
-    site: Site,
-    /// The range of the slots that matter on which its reciprocal is approximated.
-    range: Range,
-    /// The interval of all slots.
-    affine: Affine,
-    /// Degree of the reciprocal.
-    degree: usize,
-    /// Whether a Newton step follows.
-    newton: bool,
-}
-
-/// The common range, or as much more towards the rare one, in ratio, as still fits.
-fn extended(common: Range, rare: Range, fits: impl Fn(Range) -> bool) -> Range {
-    const STEPS: usize = 8;
-    let between = |share: f64| {
-        let towards = |from: f64, to: f64| {
-            if from * to > 0.0 { from * (to / from).powf(share) } else { from + share * (to - from) }
-        };
-        Range { min: towards(common.min, rare.min), max: towards(common.max, rare.max) }
-    };
-    if fits(rare) {
-        return rare;
-    }
-    let (mut good, mut bad) = (0.0, 1.0);
-    for _ in 0..STEPS {
-        let middle = 0.5 * (good + bad);
-        if fits(between(middle)) { good = middle } else { bad = middle }
-    }
-    between(good)
-}
-
-/// Relative error of the best reciprocal of a degree.
-fn reciprocal_error(range: Range, degree: usize) -> f64 {
-    approximate::reciprocal(range.min, range.max, Affine::onto(0.0, range.max), 1.0, degree).error
-}
-
-/// The largest degree of the least depth that meets the target: what it gains narrows the range of the next sum.
-fn rough_degree(range: Range, target: f64) -> usize {
-    let mut degrees = approximate::depths();
-    degrees.find(|&degree| reciprocal_error(range, degree) <= target).unwrap_or(approximate::LARGEST_DEGREE)
-}
-
-/// The largest degree of the least depth that meets the target, alone or before a Newton step, which takes one level as it
-/// is merged with the following product.
-fn final_reciprocal(range: Range, target: f64) -> (usize, bool) {
-    let within = |target: f64| approximate::depths().find(|&degree| reciprocal_error(range, degree) <= target);
-    let depth = |degree: usize| cachemir_ir::ckks::polynomial_depth(degree);
-    match (within(target), within(target.sqrt())) {
-        (Some(direct), Some(rough)) if depth(direct) < depth(rough) + 1 => (direct, false),
-        (_, rough) => (rough.unwrap_or(approximate::LARGEST_DEGREE), true),
-    }
 }
 
 /// What a site is taken to hold where there is no calibration text.
@@ -376,5 +282,5 @@ fn assumed(site: Site) -> SiteRange {
         Site::Sum { .. } | Site::Denominator { .. } => Range { min: 0.01, max: 1.0 },
         Site::Gate { .. } | Site::Up { .. } => Range { min: -6.0, max: 6.0 },
     };
-    SiteRange { common: range, rare: range, all: range, derived: None }
+    SiteRange { text: range, everyday: range, rare: range, all: range, derived: None }
 }

@@ -30,7 +30,7 @@ pub struct Client<C> {
 impl<C: Cipher> Client<C> {
     /// A client that encrypts with the given cipher.
     pub fn new(plan: ClientPlan, cipher: C) -> Result<Self, Error> {
-        let tokenizer = Tokenizer::from_bytes(&plan.model.tokenizer)?;
+        let tokenizer = Tokenizer::from_bytes(plan.model.tokenizer.as_deref().unwrap_or_default())?;
         Ok(Self { plan, tokenizer, cipher })
     }
 
@@ -67,7 +67,8 @@ impl<C: Cipher> Client<C> {
         if prompt.is_empty() {
             return Err(Error::EmptyPrompt);
         }
-        let tokens = self.tokenizer.encode(prompt, self.plan.model.bos)?;
+        let tokens =
+            self.tokenizer.encode(prompt, Some(if self.plan.model.name.starts_with("stories") { 1 } else { 0 }))?;
         if tokens.len() > self.context() {
             return Err(Error::PromptTooLong { tokens: tokens.len(), context: self.context() });
         }

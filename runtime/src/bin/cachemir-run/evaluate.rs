@@ -69,7 +69,7 @@ pub(crate) fn run(options: &Evaluate, interrupt: &AtomicBool) -> Result<(), Erro
     let text =
         std::fs::read_to_string(&options.text).map_err(|source| Error::System { what: "reading the text", source })?;
     let client = plans.open_client(ClearCipher)?;
-    let mut tokens = client.tokenizer().encode(&text, plans.client.model.bos)?;
+    let mut tokens = client.tokenizer().encode(&text, None)?;
     // The last token is predicted, not taken in.
     tokens.truncate(options.count.unwrap_or(usize::MAX).min(client.context() + 1));
     if tokens.len() < 2 {

@@ -1,0 +1,46 @@
+//! Polynomials that reach further, where placement has room for them.
+//!
+//! A polynomial one level deeper covers more of what people type, and costs nothing where a level is left over between two
+//! bootstraps, but a bootstrap where none is. Only a placement tells, so each is tried in turn and kept if the predicted
+//! time hardly grows.
+
+use cachemir_ir::ckks::{CiphertextType, CkksOp, Levels};
+use cachemir_ir::cost::CostTable;
+use cachemir_ir::program::Program;
+
+use crate::lower::{LowerReport, SlotProgram};
+use crate::placement::{self, Infeasible};
+
+/// By which part of the time of a token all deeper polynomials together may lengthen it.
+const MOST_GROWTH: f64 = 0.094;
+
+/// Ops placed in all trials together, at most.
+const MOST_OPS: usize = 12_000;
+
+/// Places the program, with those deeper polynomials that take no further bootstrap; the program and the report are changed
+/// accordingly.
+///
+/// # Errors
+/// A program that does not fit the levels even without them.
+pub(crate) fn place(
+    slots: &mut SlotProgram,
+    report: &mut LowerReport,
+    levels: Levels,
+    costs: &CostTable,
+) -> Result<Program<CkksOp, CiphertextType>, Infeasible> {
+    let middle = i64::from(slots.context) / 2;
+    let mut placed = placement::place(slots, levels)?;
+    let most_ns = (1.0 + MOST_GROWTH) * costs.predict(&placed, "decode", middle);
+    let ops: usize = placed.entries.iter().map(|entry| entry.graph.nodes.len()).sum();
+    for further in std::mem::take(&mut report.further).into_iter().take(MOST_OPS / ops.max(1)) {
+        let mut deeper = slots.clone();
+        further.apply(&mut deeper);
+        if let Ok(candidate) = placement::place(&deeper, levels)
+            && costs.predict(&candidate, "decode", middle) <= most_ns
+        {
+            report.replace(&further);
+            (*slots, placed) = (deeper, candidate);
+        }
+    }
+    Ok(placed)
+}

@@ -1,0 +1,195 @@
+//! The approximations of a softmax.
+
+use cachemir_ir::ckks::polynomial_depth;
+use cachemir_ir::tensor::Range;
+
+use super::plan::{SiteRange, SoftmaxPlan, Step, exponential};
+use super::{LowerOptions, Site};
+use crate::approximate::{self, Affine, Function, Measure};
+
+/// The exponential, the rough reciprocals, the last reciprocal, and whether a Newton step follows it.
+pub(super) fn steps(
+    layer: usize,
+    softmax: &SoftmaxPlan,
+    of: &dyn Fn(Site) -> SiteRange,
+    options: &LowerOptions,
+) -> (Step, Vec<Step>, Step, bool) {
+    let sums = sums(layer, softmax, of, options);
+    let reciprocal = |sum: &Sum, factor: f64| Step {
+        site: sum.site,
+        function: Function::Reciprocal { factor },
+        affine: sum.affine,
+        approximation: approximate::reciprocal(sum.range.min, sum.range.max, sum.affine, factor, sum.degree),
+    };
+    // y_j carries 1/half of its own sum; the next one is to carry that of the next sum.
+    let rough = sums.windows(2).map(|pair| reciprocal(&pair[0], pair[0].affine.half / pair[1].affine.half.sqrt()));
+    let rough = rough.collect();
+    let last = &sums[sums.len() - 1];
+    let exponential = exponential_of_scores(layer, softmax, &sums[0], of(Site::Scores { layer }), options);
+    (exponential, rough, reciprocal(last, last.affine.half), last.newton)
+}
+
+/// The exponential is accurate wherever text lies, and on as much more as its depth allows.
+fn exponential_of_scores(
+    layer: usize,
+    softmax: &SoftmaxPlan,
+    sum: &Sum,
+    seen: SiteRange,
+    options: &LowerOptions,
+) -> Step {
+    let function = exponential(softmax, 1.0 / sum.affine.half);
+    // Errors count against the smallest sum of a row in text.
+    let target = options.exponential_error.times(sum.smallest / sum.affine.half);
+    let with_zero = |range: Range| {
+        let mut range = range.widened(0.5 * options.margin);
+        range.include(0.0);
+        range
+    };
+    let on = |range: Range| {
+        let map = Affine::onto(range.min, range.max);
+        (map, approximate::fit(function, map, target, Measure::Absolute))
+    };
+    let text = with_zero(seen.text.union(seen.all));
+    let depth = polynomial_depth(on(text).1.polynomial.degree());
+    let same_depth = |range: Range| {
+        let wider = on(range).1;
+        wider.error <= target.needed && polynomial_depth(wider.polynomial.degree()) <= depth
+    };
+    let everyday = text.union(with_zero(seen.everyday));
+    let (affine, approximation) = on(widest([text, everyday, everyday.union(with_zero(seen.rare))], same_depth));
+    Step { site: Site::Scores { layer }, function, affine, approximation }
+}
+
+/// The row sums of one stage.
+#[derive(Clone)]
+struct Sum {
+    site: Site,
+    /// The smallest in text.
+    smallest: f64,
+    /// The range of the slots that matter on which the reciprocal is approximated.
+    range: Range,
+    /// The interval of all slots.
+    affine: Affine,
+    /// Degree of the reciprocal.
+    degree: usize,
+    /// Whether a Newton step follows.
+    newton: bool,
+    /// Whether the range holds those of everyday prompts.
+    holds_everyday: bool,
+}
+
+/// The row sums of a layer's softmax. Rough reciprocals cover everyday prompts with as little error as that takes, or as much
+/// more than text as leaves the last one, whose range grows with their errors, accurate.
+fn sums(layer: usize, softmax: &SoftmaxPlan, of: &dyn Fn(Site) -> SiteRange, options: &LowerOptions) -> Vec<Sum> {
+    const ROUGHEST: [f64; 5] = [0.8, 0.7, 0.6, 0.5, 0.4];
+    let attempts = ROUGHEST.map(|roughest| sums_within(layer, softmax, of, options, roughest));
+    let accurate = || attempts.iter().filter(|sums| last(sums).error() <= 1.01 * options.softmax_error);
+    let complete = accurate().filter(|sums| sums.iter().all(|sum| sum.holds_everyday));
+    let cheapest = complete.min_by_key(|sums| last(sums).degree);
+    cheapest.or_else(|| accurate().next()).unwrap_or(&attempts[ROUGHEST.len() - 1]).clone()
+}
+
+/// The sum that the result is divided by.
+fn last(sums: &[Sum]) -> &Sum {
+    &sums[sums.len() - 1]
+}
+
+/// The row sums where rough reciprocals beyond the range of text have at most the given relative error.
+fn sums_within(
+    layer: usize,
+    softmax: &SoftmaxPlan,
+    of: &dyn Fn(Site) -> SiteRange,
+    options: &LowerOptions,
+    roughest: f64,
+) -> Vec<Sum> {
+    let squarings = softmax.squarings();
+    let mut roughness = 0.0f64;
+    let mut sums = Vec::new();
+    for stage in 0..=squarings {
+        let site = if stage < squarings { Site::Sum { layer, stage } } else { Site::Denominator { layer } };
+        let seen = of(site);
+        // A relative error e of the rough reciprocal changes the next sum by a factor within (1 ± e)².
+        let tiers = seen.tiers(options).map(|range| Range {
+            min: range.min * (1.0 - roughness).powi(2),
+            max: range.max * (1.0 + roughness).powi(2),
+        });
+        let smallest = tiers[0].min;
+        if stage == squarings {
+            let (degree, newton) = final_reciprocal(tiers[0], options.softmax_error);
+            let error = if newton { options.softmax_error.sqrt() } else { options.softmax_error };
+            let range = widest(tiers, |range| reciprocal_error(range, degree) <= error);
+            let affine = Affine::onto(range.min, range.max);
+            sums.push(Sum { site, smallest, range, affine, degree, newton, holds_everyday: holds(range, tiers[1]) });
+            break;
+        }
+        // Slots that do not matter hold sums of parts of rows: anything from 0 to somewhat more than the range.
+        let excess = (seen.all.max / seen.text.max).max(1.0);
+        let tiers = tiers.map(|range| Range { max: range.max * excess, ..range });
+        let degree = rough_degree(tiers[0], options.rough_error);
+        let range = widest(tiers, |range| reciprocal_error(range, degree) <= roughest);
+        roughness = reciprocal_error(range, degree);
+        let affine = Affine::onto(0.0, range.max);
+        sums.push(Sum { site, smallest, range, affine, degree, newton: false, holds_everyday: holds(range, tiers[1]) });
+    }
+    sums
+}
+
+impl Sum {
+    /// Relative error of the reciprocal, the Newton step included.
+    fn error(&self) -> f64 {
+        let error = reciprocal_error(self.range, self.degree);
+        if self.newton { error.powi(2) } else { error }
+    }
+}
+
+/// The first range, or as much more towards the second and then the third as still fits.
+fn widest([text, everyday, rare]: [Range; 3], fits: impl Fn(Range) -> bool) -> Range {
+    extended(extended(text, everyday, &fits), rare, fits)
+}
+
+/// The inner range, or as much more towards the outer one, in ratio, as still fits.
+fn extended(inner: Range, outer: Range, fits: impl Fn(Range) -> bool) -> Range {
+    const STEPS: usize = 8;
+    let between = |share: f64| {
+        let towards = |from: f64, to: f64| {
+            if from * to > 0.0 { from * (to / from).powf(share) } else { from + share * (to - from) }
+        };
+        Range { min: towards(inner.min, outer.min), max: towards(inner.max, outer.max) }
+    };
+    let outer = inner.union(outer);
+    if fits(outer) {
+        return outer;
+    }
+    let (mut good, mut bad) = (0.0, 1.0);
+    for _ in 0..STEPS {
+        let middle = 0.5 * (good + bad);
+        if fits(between(middle)) { good = middle } else { bad = middle }
+    }
+    between(good)
+}
+
+/// Whether a range holds another one, but for rounding.
+fn holds(range: Range, other: Range) -> bool {
+    range.min <= 1.001 * other.min && other.max <= 1.001 * range.max
+}
+
+/// Relative error of the best reciprocal of a degree.
+fn reciprocal_error(range: Range, degree: usize) -> f64 {
+    approximate::reciprocal(range.min, range.max, Affine::onto(0.0, range.max), 1.0, degree).error
+}
+
+/// The largest degree of the least depth that meets the target: what it gains narrows the range of the next sum.
+fn rough_degree(range: Range, target: f64) -> usize {
+    let mut degrees = approximate::depths();
+    degrees.find(|&degree| reciprocal_error(range, degree) <= target).unwrap_or(approximate::LARGEST_DEGREE)
+}
+
+/// The largest degree of the least depth that meets the target, alone or before a Newton step, which takes one level as it
+/// is merged with the following product.
+fn final_reciprocal(range: Range, target: f64) -> (usize, bool) {
+    let within = |target: f64| approximate::depths().find(|&degree| reciprocal_error(range, degree) <= target);
+    match (within(target), within(target.sqrt())) {
+        (Some(direct), Some(rough)) if polynomial_depth(direct) < polynomial_depth(rough) + 1 => (direct, false),
+        (_, rough) => (rough.unwrap_or(approximate::LARGEST_DEGREE), true),
+    }
+}
