@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use cachemir_ir::ckks::{CiphertextType, CkksOp};
 use cachemir_ir::cost::CostTable;
 use cachemir_ir::manifest::KeyManifest;
+use cachemir_ir::operations::middle;
 use cachemir_ir::parameters::Parameters;
-use cachemir_ir::plan::{ClientModel, Plan, Provenance};
+use cachemir_ir::plan::{CallCounts, ClientModel, Plan, Provenance};
 use cachemir_ir::program::Program;
 use cachemir_ir::slots::{SlotOp, SlotType};
 use cachemir_ir::tensor::{Interpreter, TensorModel};
@@ -21,7 +21,8 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::import::{self, ImportOptions, ImportedModel, TokenizerFile};
 use crate::lower::{self, LowerOptions, LowerReport, Shape};
-use crate::{Error, placement, summary};
+use crate::progress::{Observer, Parts, Pass};
+use crate::{Error, locate, placement, summary};
 
 /// What a user can choose.
 #[derive(Clone, Debug)]
@@ -53,20 +54,18 @@ pub struct Compilation {
     pub slots: Program<SlotOp, SlotType>,
     /// What the plan is made of.
     pub plan: Plan,
-    /// How non-linear functions were approximated.
-    pub approximations: LowerReport,
-    /// Time that each pass took.
-    pub passes: Vec<(&'static str, Duration)>,
 }
 
 /// Compiles the model at `path`.
 pub fn compile(path: &Path, options: &CompileOptions) -> Result<Compilation, Error> {
-    let mut passes = Vec::new();
-    let mut started = Instant::now();
-    let mut pass = |name| passes.push((name, std::mem::replace(&mut started, Instant::now()).elapsed()));
+    compile_watched(path, options, &())
+}
 
+/// [`compile`], seen by an observer.
+pub fn compile_watched(path: &Path, options: &CompileOptions, observer: &dyn Observer) -> Result<Compilation, Error> {
     let parameters = Parameters::preset(&options.parameters)
         .map_err(|error| Error::BadOption { option: "--params", message: error.to_string() })?;
+    observer.begin(Pass::Import);
     let mut imported = import::load(
         path,
         &ImportOptions {
@@ -81,33 +80,31 @@ pub fn compile(path: &Path, options: &CompileOptions) -> Result<Compilation, Err
         .take()
         .ok_or_else(|| Error::MissingCompanion { file: "tokenizer.json", model: path.to_owned() })?;
     cachemir_ir::tensor::verify(&imported.model)?;
-    pass("import");
+    observer.layers(imported.model.hyperparameters.layers);
 
-    let calibration = calibration(&imported, &tokenizer, options)?;
-    pass("calibrate");
+    let calibration = calibration(&imported, &tokenizer, options, observer)?;
 
     let smallest = Shape::smallest(&imported.model.hyperparameters)?.slots;
     let slots = smallest.min(parameters.maximum_slots() as usize);
     let lower_options = LowerOptions { slots: Some(slots), ..LowerOptions::default() };
-    let (slots, approximations) = lower::lower(&imported.model, &calibration, &lower_options)?;
+    let (slots, report) = lower::lower(&imported.model, &calibration, &lower_options, observer)?;
     verify::slots(&slots, true)?;
-    pass("lower");
 
     let levels = parameters.levels();
     let mut program: Program<CkksOp, CiphertextType> =
-        placement::place(&slots, levels).map_err(|cause| Error::Infeasible { entry: cause.entry, cause })?;
+        placement::place(&slots, levels, observer).map_err(|cause| Error::Infeasible { entry: cause.entry, cause })?;
+    observer.begin(Pass::Assemble);
     for entry in &mut program.entries {
         entry.graph.compact();
     }
     verify::ckks(&program, levels)?;
-    pass("place");
-
     let counts = summary::counts(&slots, &program);
-    let plan = plan(path, &imported, tokenizer, options, parameters, program, counts);
-    pass("assemble");
-    Ok(Compilation { tensor: imported.model, slots, plan, approximations, passes })
+    let plan = plan(path, &imported, tokenizer, options, parameters, program, counts, report);
+    Ok(Compilation { tensor: imported.model, slots, plan })
 }
 
+// One for each part.
+#[allow(clippy::too_many_arguments)]
 fn plan(
     path: &Path,
     imported: &ImportedModel,
@@ -115,11 +112,12 @@ fn plan(
     options: &CompileOptions,
     parameters: Parameters,
     program: Program<CkksOp, CiphertextType>,
-    counts: BTreeMap<String, u64>,
+    counts: Vec<CallCounts>,
+    report: LowerReport,
 ) -> Plan {
     let model = &imported.model;
     let embedding = model.weight_named("embed_tokens").map(|weight| weight.values.clone()).unwrap_or_default();
-    let middle = i64::from(program.context) / 2;
+    let middle = i64::from(middle(program.context));
     let predicted_ns_per_token = CostTable::built_in(&parameters).predict(&program, "decode", middle);
     let recorded = [
         ("context", program.context.to_string()),
@@ -129,8 +127,9 @@ fn plan(
     Plan {
         keys: KeyManifest::of(&program),
         counts,
+        approximations: report.approximations,
         model: ClientModel {
-            name: name(path),
+            name: locate::model_name(path),
             tokenizer: tokenizer.bytes,
             vocabulary: model.hyperparameters.vocabulary as u32,
             hidden: model.hyperparameters.hidden as u32,
@@ -149,31 +148,23 @@ fn plan(
     }
 }
 
-/// The model's name: the folder it lies in, past the folders that exporters make.
-fn name(path: &Path) -> String {
-    let generic =
-        |name: &str| name == "onnx" || name == "optimum" || name.starts_with("genai") || name.starts_with("dynamo");
-    path.ancestors()
-        .skip(1)
-        .filter_map(Path::file_name)
-        .map(|name| name.to_string_lossy().into_owned())
-        .find(|name| !generic(name))
-        .or_else(|| path.file_stem().map(|stem| stem.to_string_lossy().into_owned()))
-        .unwrap_or_default()
-}
-
 /// Token sequences whose ranges decide the approximations.
 fn calibration(
     imported: &ImportedModel,
     tokenizer: &TokenizerFile,
     options: &CompileOptions,
+    observer: &dyn Observer,
 ) -> Result<Vec<Vec<u32>>, Error> {
     match &options.calibration {
-        Some(path) => read_calibration(imported, tokenizer, path),
+        Some(path) => {
+            observer.begin(Pass::Calibrate);
+            read_calibration(imported, tokenizer, path)
+        }
         None => sample(
             &imported.model,
             imported.bos_token.unwrap_or(0),
             imported.model.hyperparameters.context.min(SAMPLED_TOKENS),
+            observer,
         ),
     }
 }
@@ -201,7 +192,8 @@ fn read_calibration(imported: &ImportedModel, tokenizer: &TokenizerFile, path: &
 }
 
 /// Text sampled from the model itself at temperature 1, the same on every machine.
-fn sample(model: &TensorModel, first: u32, length: usize) -> Result<Vec<Vec<u32>>, Error> {
+fn sample(model: &TensorModel, first: u32, length: usize, observer: &dyn Observer) -> Result<Vec<Vec<u32>>, Error> {
+    let parts = Parts::begin(observer, Pass::Calibrate, SAMPLED_SEQUENCES);
     let mut random = ChaCha8Rng::seed_from_u64(1);
     let mut interpreter = Interpreter::new(model)?;
     let mut sequences = Vec::with_capacity(SAMPLED_SEQUENCES);
@@ -220,6 +212,7 @@ fn sample(model: &TensorModel, first: u32, length: usize) -> Result<Vec<Vec<u32>
             sequence.push(next.sample(&mut random) as u32);
         }
         sequences.push(sequence);
+        parts.one();
     }
     Ok(sequences)
 }

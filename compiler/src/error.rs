@@ -48,6 +48,14 @@ pub enum Error {
         /// What was expected and found.
         message: String,
     },
+    /// A folder in place of a model, with no model in it or several.
+    #[error("{} is a folder: {message}", path.display())]
+    ModelFolder {
+        /// The folder.
+        path: PathBuf,
+        /// What was found in it.
+        message: String,
+    },
     /// Operations that no Llama decoder has.
     #[error("node `{node}` ({op_type}) is not supported; unsupported operations in this model: {}", all.join(", "))]
     UnsupportedOps {
@@ -137,6 +145,11 @@ pub const EXPLANATIONS: &[(&str, &str)] = &[
          file. The model or its data file is damaged, or the two are not of the same export.",
     ),
     (
+        "C0104",
+        "A folder was given in place of a model, and it is not clear which file in it is meant. Taken are model.onnx, \
+         decoder_model.onnx, the same two in a folder `onnx`, or the only .onnx file. Name the file itself.",
+    ),
+    (
         "C0201",
         "The model uses operations that are not part of a Llama decoder. Supported are decoders of the Llama family \
          (RMSNorm, rotary embedding, grouped-query attention, SwiGLU) exported to ONNX with or without a key-value \
@@ -192,6 +205,7 @@ impl Error {
             Self::NotOnnx { .. } => "C0101",
             Self::MissingExternalData { .. } => "C0102",
             Self::BadTensor { .. } => "C0103",
+            Self::ModelFolder { .. } => "C0104",
             Self::UnsupportedOps { .. } => "C0201",
             Self::NotLlama { .. } => "C0202",
             Self::Interface { .. } => "C0203",
@@ -207,6 +221,17 @@ impl Error {
                 cachemir_ir::Error::File { .. } => "C0502",
                 _ => "C0901",
             },
+        }
+    }
+}
+
+impl Error {
+    /// The ONNX node that the error is about, where it is about one.
+    pub fn node(&self) -> Option<&str> {
+        match self {
+            Self::UnsupportedOps { node, .. } | Self::NotLlama { node, .. } => Some(node),
+            Self::Infeasible { cause, .. } => Some(&cause.origin),
+            _ => None,
         }
     }
 }

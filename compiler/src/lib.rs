@@ -9,8 +9,10 @@ pub mod compile;
 pub mod dump;
 pub mod error;
 pub mod import;
+pub mod locate;
 pub mod lower;
 pub mod placement;
+pub mod progress;
 pub mod summary;
 
 pub use error::Error;

@@ -21,6 +21,7 @@ use super::plan::{SiteRange, SiteRanges, SoftmaxPlan};
 use super::roles::Roles;
 use super::{LowerOptions, Shape, Site, SlotProgram};
 use crate::Error;
+use crate::progress::{Observer, Parts, Pass};
 
 /// Most squarings of a softmax.
 const MOST_SQUARINGS: usize = 8;
@@ -41,8 +42,14 @@ pub(super) fn excerpt(sequences: &[Vec<u32>], context: usize, tokens: usize) -> 
 
 /// Sequences that the model writes itself, as long as the context allows, each a continuation of one of the given
 /// sequences; drawn from its distribution by a fixed generator, so that the same model gives the same text.
-pub(super) fn continued(model: &TensorModel, sequences: &[Vec<u32>], count: usize) -> Result<Vec<Vec<u32>>, Error> {
+pub(super) fn continued(
+    model: &TensorModel,
+    sequences: &[Vec<u32>],
+    count: usize,
+    observer: &dyn Observer,
+) -> Result<Vec<Vec<u32>>, Error> {
     let starts: Vec<&Vec<u32>> = sequences.iter().filter(|sequence| !sequence.is_empty()).take(count).collect();
+    let parts = Parts::begin(observer, Pass::Continue, starts.len() * model.hyperparameters.context);
     let one = |(index, start): (usize, &&Vec<u32>)| -> Result<Vec<u32>, Error> {
         let mut random = ChaCha8Rng::seed_from_u64(index as u64);
         let mut interpreter = tensor::Interpreter::new(model)?;
@@ -53,6 +60,7 @@ pub(super) fn continued(model: &TensorModel, sequences: &[Vec<u32>], count: usiz
             let logits = interpreter.step(token)?;
             tokens.push(token);
             next = draw(&logits, random.random());
+            parts.one();
         }
         Ok(tokens)
     };
@@ -149,9 +157,14 @@ pub(super) fn tensor_ranges(
     sequences: &[Vec<u32>],
     rare: &[Vec<u32>],
     options: &LowerOptions,
+    observer: &dyn Observer,
 ) -> Result<TensorRanges, Error> {
+    // Two parts for the ranges of values, then one for each sequence's rows of scores.
+    let parts = Parts::begin(observer, Pass::ModelRanges, 2 + sequences.len());
     let ranges = tensor::Ranges::calibrate(model, sequences)?;
+    parts.one();
     let rare = tensor::Ranges::calibrate(model, rare)?;
+    parts.one();
     let graph = &model.graph;
     let ops = |wanted: fn(&TensorOp) -> bool| -> Vec<OpId> {
         graph.body.ops.iter().copied().filter(|&op| wanted(&graph.node(op).op)).collect()
@@ -171,6 +184,7 @@ pub(super) fn tensor_ranges(
                 scores.chunks_exact(interpreter.position()).for_each(|row| rows.include(row));
             }
         }
+        parts.one();
     }
 
     let mut seen = SiteRanges::new();
@@ -226,6 +240,11 @@ pub(super) fn embed(model: &TensorModel, program: &SlotProgram, tokens: &[u32]) 
     Ok(packed.expect("a chunk's tokens have slots"))
 }
 
+/// Calls that [`run`] makes for all of these sequences.
+fn calls(shape: &Shape, sequences: &[Vec<u32>]) -> usize {
+    sequences.iter().map(|sequence| sequence.len() + sequence.len().div_ceil(shape.chunk)).sum()
+}
+
 /// Runs a sequence by decoding and, from an empty state again, by prefill.
 fn run(
     model: &TensorModel,
@@ -234,17 +253,20 @@ fn run(
     interpreter: &mut Interpreter<'_>,
     sequence: &[u32],
     hooks: [&mut dyn Hooks; 2],
+    progress: &Parts<'_>,
 ) -> Result<(), Error> {
     let [decode, prefill] = hooks;
     interpreter.reset();
     for (position, &token) in sequence.iter().enumerate() {
         let input = embed(model, program, &[token])?;
         interpreter.call_with("decode", position as i64, 1, &input, decode)?;
+        progress.one();
     }
     interpreter.reset();
     for (index, tokens) in sequence.chunks(shape.chunk).enumerate() {
         let input = embed(model, program, tokens)?;
         interpreter.call_with("prefill", (index * shape.chunk) as i64, tokens.len() as i64, &input, prefill)?;
+        progress.one();
     }
     Ok(())
 }
@@ -304,13 +326,15 @@ pub(super) fn site_ranges(
     uses: &[Vec<SiteUse>; 2],
     sequences: &[Vec<u32>],
     mut seen: SiteRanges,
+    observer: &dyn Observer,
 ) -> Result<SiteRanges, Error> {
+    let progress = Parts::begin(observer, Pass::SlotRanges, calls(shape, sequences));
     let parts: Vec<Result<Vec<SiteRanges>, Error>> = sequences
         .par_iter()
         .map(|sequence| {
             let mut interpreter = Interpreter::new(program);
             let [mut decode, mut prefill] = [0, 1].map(|entry| Recorder::new(&uses[entry], shape.slots));
-            run(model, shape, program, &mut interpreter, sequence, [&mut decode, &mut prefill])?;
+            run(model, shape, program, &mut interpreter, sequence, [&mut decode, &mut prefill], &progress)?;
             Ok(vec![decode.ranges, prefill.ranges])
         })
         .collect();
@@ -332,7 +356,9 @@ pub(super) fn magnitudes(
     program: &mut SlotProgram,
     sequences: &[Vec<u32>],
     options: &LowerOptions,
+    observer: &dyn Observer,
 ) -> Result<(), Error> {
+    let progress = Parts::begin(observer, Pass::Magnitudes, calls(shape, sequences));
     let names: Vec<&'static str> = program.entries.iter().map(|entry| entry.kind.name()).collect();
     let parts: Vec<Result<Vec<Vec<f64>>, Error>> = sequences
         .par_iter()
@@ -340,7 +366,7 @@ pub(super) fn magnitudes(
             let mut interpreter = Interpreter::new(program);
             let mut none = [cachemir_ir::slots_interpreter::NoHooks, cachemir_ir::slots_interpreter::NoHooks];
             let [decode, prefill] = &mut none;
-            run(model, shape, program, &mut interpreter, sequence, [decode, prefill])?;
+            run(model, shape, program, &mut interpreter, sequence, [decode, prefill], &progress)?;
             Ok(names.iter().map(|name| interpreter.max_abs(name).to_vec()).collect())
         })
         .collect();

@@ -33,6 +33,7 @@ use cachemir_ir::slots::{Fill, SlotOp, SlotType};
 use cachemir_ir::tensor::TensorModel;
 
 use crate::Error;
+use crate::progress::{Observer, Pass};
 use builder::layout;
 use entry::SiteUse;
 use plan::{Plan, SoftmaxPlan};
@@ -142,21 +143,6 @@ impl fmt::Display for Site {
     }
 }
 
-/// One approximation of a program.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ReportedApproximation {
-    /// Where.
-    pub site: Site,
-    /// The function of x, in text.
-    pub function: String,
-    /// Range of x.
-    pub interval: [f64; 2],
-    /// Degree of the polynomial.
-    pub degree: usize,
-    /// Its largest error: relative for reciprocals and norms, absolute in units of the polynomial's value otherwise.
-    pub max_error: f64,
-}
-
 /// What a lowering did.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LowerReport {
@@ -171,15 +157,17 @@ pub struct LowerReport {
     /// Tokens of calibration text seen by the slots stage.
     pub calibration_tokens: usize,
     /// Approximations in the order of the decoder.
-    pub approximations: Vec<ReportedApproximation>,
+    pub approximations: Vec<cachemir_ir::plan::Approximation>,
 }
 
 /// Lowers a model. The calibration sequences are token ids, each from the beginning of a session; without them, or
-/// without the model's weights, ranges are assumed and magnitudes stay infinite.
+/// without the model's weights, ranges are assumed and magnitudes stay infinite. The observer sees the passes from
+/// [`Pass::Continue`] to [`Pass::Magnitudes`].
 pub fn lower(
     model: &TensorModel,
     calibration: &[Vec<u32>],
     options: &LowerOptions,
+    observer: &dyn Observer,
 ) -> Result<(SlotProgram, LowerReport), Error> {
     let roles = Roles::new(model)?;
     let shape = match options.slots {
@@ -189,37 +177,31 @@ pub fn lower(
     let calibrated = model.has_values() && calibration.iter().any(|sequence| !sequence.is_empty());
     let mut sequences = Vec::new();
     let (softmaxes, ranges) = if calibrated {
-        let mut text = calibrate::continued(model, calibration, options.continuations)?;
+        let mut text = calibrate::continued(model, calibration, options.continuations, observer)?;
         text.extend_from_slice(calibration);
         sequences = calibrate::excerpt(&text, model.hyperparameters.context, options.calibration_tokens);
         let rare = calibrate::shuffled_vocabulary(model, options.vocabulary_tokens);
-        let tensor = calibrate::tensor_ranges(model, &roles, &text, &rare, options)?;
+        let tensor = calibrate::tensor_ranges(model, &roles, &text, &rare, options, observer)?;
         let provisional = Plan::provisional(&model.hyperparameters, &roles, &tensor.softmaxes);
         let (program, uses) = build(model, &shape, &roles, &provisional);
-        let ranges = calibrate::site_ranges(model, &shape, &program, &uses, &sequences, tensor.ranges)?;
+        let ranges = calibrate::site_ranges(model, &shape, &program, &uses, &sequences, tensor.ranges, observer)?;
         (tensor.softmaxes, ranges)
     } else {
         (vec![SoftmaxPlan { reference: 10.0, exponents: vec![0.0; 2] }; roles.layers.len()], plan::SiteRanges::new())
     };
+    observer.begin(Pass::Approximate);
     let plan = Plan::new(&model.hyperparameters, &roles, &softmaxes, &ranges, options);
     let (mut program, _) = build(model, &shape, &roles, &plan);
     if calibrated {
-        calibrate::magnitudes(model, &shape, &mut program, &sequences, options)?;
+        calibrate::magnitudes(model, &shape, &mut program, &sequences, options, observer)?;
     }
-    let approximations = plan.steps().into_iter().map(|step| ReportedApproximation {
-        site: step.site,
-        function: step.function.to_string(),
-        interval: step.range,
-        degree: step.approximation.polynomial.degree(),
-        max_error: step.approximation.error,
-    });
     let report = LowerReport {
         slots: shape.slots,
         chunk: shape.chunk,
         tokens_per_key_ciphertext: shape.tokens(),
         value_ciphertexts: shape.blocks,
         calibration_tokens: if calibrated { sequences.iter().map(Vec::len).sum() } else { 0 },
-        approximations: approximations.collect(),
+        approximations: plan.report(),
     };
     Ok((program, report))
 }

@@ -13,6 +13,7 @@ mod check;
 mod container;
 mod convert;
 mod file;
+mod summary;
 #[cfg(test)]
 pub(crate) mod tests;
 mod wire;
@@ -21,6 +22,7 @@ use std::collections::BTreeMap;
 
 pub use container::FORMAT_VERSION;
 pub use file::client_path;
+pub use summary::{Approximation, CallCounts, MaskCount, Measure};
 
 use crate::Error;
 use crate::ckks::{CiphertextType, CkksOp, Levels};
@@ -85,8 +87,10 @@ pub struct Plan {
     pub model: ClientModel,
     /// Where the plan comes from.
     pub provenance: Provenance,
-    /// Figures of the compile summary, by name, e.g. `decode.rotations`.
-    pub counts: BTreeMap<String, u64>,
+    /// What typical calls execute.
+    pub counts: Vec<CallCounts>,
+    /// The non-linear functions in the order of the decoder, and what stands for them.
+    pub approximations: Vec<Approximation>,
 }
 
 /// What a client must know of an entry point.

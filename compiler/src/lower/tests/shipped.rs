@@ -71,7 +71,7 @@ fn generate(slots: usize) {
     let imported = imported();
     let model = &imported.model;
     let options = LowerOptions { slots: Some(slots), ..LowerOptions::default() };
-    let (program, report) = lower(model, &calibration(&imported), &options).unwrap();
+    let (program, report) = lower(model, &calibration(&imported), &options, &()).unwrap();
     let chunk = report.chunk;
     let mut interpreter = Interpreter::new(&program);
     let mut worst = 0.0f64;
