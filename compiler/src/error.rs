@@ -127,6 +127,9 @@ pub enum Error {
     Ir(#[from] cachemir_ir::Error),
 }
 
+/// Code of a command line that cannot be read, for which there is no [`Error`].
+pub const COMMAND_LINE: &str = "C0402";
+
 /// Codes with their explanations, in ascending order.
 pub const EXPLANATIONS: &[(&str, &str)] = &[
     (
@@ -174,6 +177,11 @@ pub const EXPLANATIONS: &[(&str, &str)] = &[
     (
         "C0401",
         "An option asks for something that this model or program cannot give; the message says what is possible.",
+    ),
+    (
+        COMMAND_LINE,
+        "The command line cannot be read: a command or an option is unknown, or a value is missing or not one of those \
+         that the message lists. `cachemirc COMMAND --help` lists what there is.",
     ),
     ("C0501", "A file cannot be read. Check its path and permissions."),
     ("C0502", "A file cannot be written. Check the folder, its permissions and the space left."),

@@ -47,7 +47,7 @@ pub fn model_file(path: &Path) -> Result<PathBuf, Error> {
              decoder_model.onnx",
             merged.display()
         ),
-        ([], None) => "there is no .onnx file in it".to_owned(),
+        ([], None) => "there is no .onnx file in it, nor in its folder onnx".to_owned(),
         (several, _) => {
             let names: Vec<String> = several.iter().map(|file| file.display().to_string()).collect();
             format!("there are several models in it; name one of {}", names.join(", "))

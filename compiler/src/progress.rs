@@ -69,16 +69,19 @@ impl Pass {
         }
     }
 
-    /// The pass's usual share of the time for a decoder of so many layers, in units of no meaning. Placement tries an
-    /// exchange for each pair of candidates, and emits the whole program for each try.
+    /// The pass's usual time for a decoder of so many layers, relative to the others; from decoders of two and of five
+    /// layers. Placement tries an exchange for each pair of candidates, and emits the whole program for each try.
     pub fn weight(self, layers: usize) -> f64 {
         let layers = layers as f64;
         match self {
-            Self::Import | Self::Calibrate | Self::Assemble => 0.1,
-            Self::Continue | Self::Approximate => 0.2 * layers,
-            Self::ModelRanges => 0.6 * layers,
-            Self::SlotRanges | Self::Magnitudes => 1.0 * layers,
-            Self::Place => 0.15 * layers.powi(3),
+            Self::Import | Self::Assemble => 0.01,
+            Self::Calibrate => 0.03 * layers,
+            Self::Continue => 0.04 * layers,
+            Self::ModelRanges => 0.4 * layers,
+            Self::SlotRanges => 0.6 * layers,
+            Self::Approximate => 0.06 * layers,
+            Self::Magnitudes => 0.5 * layers,
+            Self::Place => 0.05 * layers.powf(3.6),
         }
     }
 }

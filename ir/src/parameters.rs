@@ -135,12 +135,12 @@ impl Parameters {
         })
     }
 
-    /// Ring, levels and security in a line: `N = 2^16, 13 levels of 41 bits, log2 QP = 1706, 128-bit security`.
+    /// Security, ring and levels in a line: `128-bit security, N = 2^16, 13 levels of 41 bits, log2 QP = 1706`.
     pub fn description(&self) -> String {
         let security =
             self.security_bits().map_or_else(|| "NO SECURITY".to_owned(), |bits| format!("{bits}-bit security"));
         format!(
-            "N = 2^{}, {} levels of {} bits, log2 QP = {}, {security}",
+            "{security}, N = 2^{}, {} levels of {} bits, log2 QP = {}",
             self.log2_degree,
             self.use_bits.len(),
             self.log2_scale,
@@ -234,7 +234,7 @@ mod tests {
         assert_eq!(parameters.maximum_level(), 29);
         assert_eq!(parameters.limb_bits().len(), 30);
         assert_eq!(parameters.security_bits(), Some(128));
-        assert_eq!(parameters.description(), "N = 2^16, 13 levels of 41 bits, log2 QP = 1706, 128-bit security");
+        assert_eq!(parameters.description(), "128-bit security, N = 2^16, 13 levels of 41 bits, log2 QP = 1706");
         for preset in PRESETS {
             assert_eq!((preset.parameters)().name, preset.name);
         }

@@ -2,6 +2,8 @@
 
 mod json;
 pub mod table;
+#[cfg(test)]
+mod tests;
 
 use cachemir_ir::ckks::{CiphertextType, CkksOp};
 use cachemir_ir::expression::Environment;

@@ -2,7 +2,7 @@
 
 use cachemir_ir::cost::CostTable;
 use cachemir_ir::operations::{Call, Operations, middle};
-use cachemir_ir::plan::{Approximation, CallCounts, Measure, Plan};
+use cachemir_ir::plan::{CallCounts, Measure, Plan};
 use cachemir_ir::program::EntryKind;
 
 /// Narrowest width that text is broken for.
@@ -75,12 +75,11 @@ fn rows(rows: &[(String, Vec<String>)], columns: usize) -> String {
 fn head(plan: &Plan, columns: usize) -> String {
     let (program, model) = (&plan.program, &plan.model);
     let first = format!(
-        "{}: hidden size {}, vocabulary {}, {} weights, {} caches, context of {} tokens",
+        "{}: hidden size {}, vocabulary {}, {} weights, context of {} tokens",
         model.name,
         model.hidden,
         model.vocabulary,
         weights(plan),
-        program.states.len(),
         program.context
     );
     let second = format!(
@@ -210,7 +209,7 @@ fn foot(plan: &Plan, columns: usize) -> String {
     let used = [(keys.relinearisation.is_empty(), "relinearisation"), (keys.conjugation.is_empty(), "conjugation")];
     let further: String = used.iter().filter(|(unused, _)| !unused).map(|(_, name)| format!(", {name}")).collect();
     let text = format!(
-        "keys: {} rotations{further}, and those of bootstraps; predicted {:.1} s a token at position {} on one thread",
+        "keys: {} rotations{further}, and what bootstraps need; predicted {:.1} s a token at position {} on one thread",
         keys.rotations.len(),
         plan.provenance.predicted_ns_per_token / 1e9,
         middle(plan.program.context)

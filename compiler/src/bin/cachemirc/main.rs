@@ -19,13 +19,17 @@ use cachemir_compiler::{Error, dump, error, locate, summary};
 use cachemir_ir::plan::{Plan, client_path};
 use cachemir_ir::{diagnostics, json as dump_form};
 use clap::{CommandFactory, Parser};
+use console::Term;
 use serde_json::{Value, json};
 
 use arguments::{Command, CommandLine, CompileArguments, Format, Schema, Stage};
 use screen::{Progress, columns, print};
 
 fn main() -> ExitCode {
-    let line = CommandLine::parse();
+    let line = match CommandLine::try_parse() {
+        Ok(line) => line,
+        Err(error) => screen::misuse(&error, std::env::args_os().any(|argument| argument == "--json")),
+    };
     let json = line.json();
     let outcome = match line.command {
         Command::Compile(arguments) => compile(&arguments, line.quiet),
@@ -77,7 +81,7 @@ fn compile(arguments: &CompileArguments, quiet: bool) -> Result<(), Error> {
     }
     let mut text = String::new();
     if !quiet {
-        text += &summary::table::text(&compilation.plan, columns(&io::stdout()));
+        text += &summary::table::text(&compilation.plan, columns(&Term::stdout()));
     }
     if arguments.time_passes {
         for (pass, time) in &passes {
@@ -143,7 +147,7 @@ fn inspect(path: &Path, json: bool) -> Result<(), Error> {
     print(&if json {
         format!("{}\n", summary::json(&plan))
     } else {
-        summary::table::text(&plan, columns(&io::stdout()))
+        summary::table::text(&plan, columns(&Term::stdout()))
     })
 }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use cachemir_compiler::progress::{Observer, Pass};
 use cachemir_compiler::{Error, error};
+use console::Term;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
@@ -16,9 +17,9 @@ use serde_json::json;
 const DEFAULT_COLUMNS: usize = 80;
 
 /// The width of a stream's terminal: `COLUMNS` where it is set, 80 where there is none.
-pub(crate) fn columns(stream: &impl std::os::fd::AsFd) -> usize {
+pub(crate) fn columns(stream: &Term) -> usize {
     let set = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    let asked = || terminal_size::terminal_size_of(stream).map(|(terminal_size::Width(columns), _)| columns.into());
+    let asked = || stream.size_checked().map(|(_, columns)| columns.into());
     set.or_else(asked).filter(|&columns| columns > 0).unwrap_or(DEFAULT_COLUMNS)
 }
 
@@ -162,23 +163,31 @@ impl miette::Diagnostic for Failure<'_> {
     }
 }
 
+/// The error as a JSON object on stdout.
+fn object(code: &str, message: &str, node: Option<&str>) {
+    let help = error::explain(code);
+    let object = json!({"event": "error", "code": code, "message": message, "help": help, "node": node});
+    // A closed stdout leaves the text on stderr.
+    let _ = print(&format!("{object}\n"));
+}
+
+/// Shows why the command line cannot be read, or the help or version that it asks for, and ends the process.
+pub(crate) fn misuse(error: &clap::Error, json: bool) -> ! {
+    if json && error.use_stderr() {
+        object(error::COMMAND_LINE, error.to_string().trim_end(), None);
+    }
+    error.exit()
+}
+
 /// Shows an error and gives the exit code: 2 where the command line is at fault, else 1.
 pub(crate) fn report(error: &Error, json: bool) -> ExitCode {
     if json {
-        let object = json!({
-            "event": "error",
-            "code": error.code(),
-            "message": error.to_string(),
-            "help": error::explain(error.code()),
-            "node": error.node(),
-        });
-        // A closed stdout leaves the text on stderr.
-        let _ = print(&format!("{object}\n"));
+        object(error.code(), &error.to_string(), error.node());
     }
     let mut text = String::new();
     let handler = miette::GraphicalReportHandler::new()
         .with_links(false)
-        .with_width(columns(&io::stderr()))
+        .with_width(columns(&Term::stderr()))
         .with_break_words(false)
         .with_word_separator(textwrap::WordSeparator::AsciiSpace)
         .with_word_splitter(textwrap::WordSplitter::NoHyphenation);
