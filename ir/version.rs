@@ -1,6 +1,9 @@
 //! Build script of both programs: their version with the commit that they were built from, `0.1.0 (1a2b3c4d5e)`, as
 //! `CACHEMIR_VERSION`; the version alone where there is no repository or no git.
 
+// Printing is how a build script speaks to cargo.
+#![allow(clippy::print_stdout)]
+
 use std::env;
 use std::path::Path;
 use std::process::Command;
@@ -20,7 +23,7 @@ fn main() {
         Some(commit) => println!("cargo::rustc-env=CACHEMIR_VERSION={version} ({commit})"),
         None => println!("cargo::rustc-env=CACHEMIR_VERSION={version}"),
     }
-    // This file, too: cargo looks at what is named and at nothing else. The log of HEAD changes with every commit.
+    // Cargo looks at what is named and at nothing else. The log of HEAD changes with every commit.
     println!("cargo::rerun-if-changed=../ir/version.rs");
     for name in ["HEAD", "logs/HEAD"] {
         if let Some(path) = git(&["rev-parse", "--git-path", name]).filter(|path| Path::new(path).exists()) {

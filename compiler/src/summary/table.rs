@@ -8,8 +8,11 @@ use cachemir_ir::program::EntryKind;
 /// Narrowest width that text is broken for.
 const LEAST_COLUMNS: usize = 60;
 
-/// What a row of the table of operations counts, in words.
-const OPERATIONS: [(&str, fn(&Operations) -> u64); 7] = [
+/// What a row of the table of operations counts.
+type Counted = fn(&Operations) -> u64;
+
+/// Rows of the table of operations, in words.
+const OPERATIONS: [(&str, Counted); 7] = [
     ("bootstraps", |operations| operations.bootstraps),
     ("rotations", |operations| operations.rotations),
     ("ciphertext products", |operations| operations.ciphertext_products),
@@ -65,8 +68,11 @@ fn rows(rows: &[(String, Vec<String>)], columns: usize) -> String {
         for line in first {
             out += &format!("{line}\n");
         }
-        let numbers: String = cells.iter().map(|cell| format!("{cell:>width$}")).collect();
-        out += format!("{last:<left$}{numbers}").trim_end();
+        let mut line = format!("{last:<left$}");
+        for cell in cells {
+            line += &format!("{cell:>width$}");
+        }
+        out += line.trim_end();
         out += "\n";
     }
     out
@@ -206,8 +212,8 @@ fn caches(plan: &Plan, columns: usize) -> String {
 
 fn foot(plan: &Plan, columns: usize) -> String {
     let keys = &plan.keys;
-    let used = [(keys.relinearisation.is_empty(), "relinearisation"), (keys.conjugation.is_empty(), "conjugation")];
-    let further: String = used.iter().filter(|(unused, _)| !unused).map(|(_, name)| format!(", {name}")).collect();
+    let used = [(&keys.relinearisation, ", relinearisation"), (&keys.conjugation, ", conjugation")];
+    let further: String = used.iter().filter(|(levels, _)| !levels.is_empty()).map(|(_, name)| *name).collect();
     let text = format!(
         "keys: {} rotations{further}, and what bootstraps need; predicted {:.1} s a token at position {} on one thread",
         keys.rotations.len(),
