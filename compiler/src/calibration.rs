@@ -16,6 +16,7 @@ use rayon::prelude::*;
 
 use crate::Error;
 use crate::import::{ImportedModel, TokenizerFile};
+use crate::progress::{Observer, Pass};
 
 /// Sequences and tokens in each that are sampled from the model where no text is given.
 const SAMPLED_SEQUENCES: usize = 12;
@@ -52,7 +53,8 @@ impl Calibration {
     ///
     /// # Errors
     /// A text that cannot be read or holds nothing, and logits that are no numbers.
-    pub fn of(imported: &ImportedModel, text: Option<&Path>) -> Result<Self, Error> {
+    pub fn of(imported: &ImportedModel, text: Option<&Path>, observer: &dyn Observer) -> Result<Self, Error> {
+        observer.begin(Pass::Calibrate);
         let model = &imported.model;
         let beginning = beginning(imported)?;
         let given = match text {

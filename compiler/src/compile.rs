@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use cachemir_ir::ckks::{CiphertextType, CkksOp};
 use cachemir_ir::cost::CostTable;
 use cachemir_ir::manifest::KeyManifest;
+use cachemir_ir::operations::middle;
 use cachemir_ir::parameters::Parameters;
-use cachemir_ir::plan::{ClientModel, Guard, Plan, Provenance};
+use cachemir_ir::plan::{CallCounts, ClientModel, Guard, Plan, Provenance};
 use cachemir_ir::program::Program;
 use cachemir_ir::slots::{SlotOp, SlotType};
 use cachemir_ir::tensor::TensorModel;
@@ -17,7 +17,8 @@ use cachemir_ir::verify;
 use crate::calibration::Calibration;
 use crate::import::{self, ImportOptions, ImportedModel, TokenizerFile};
 use crate::lower::{self, LowerOptions, LowerReport, Shape};
-use crate::{Error, deepen, guard, summary};
+use crate::progress::{Observer, Pass};
+use crate::{Error, deepen, guard, locate, summary};
 
 /// What a user can choose.
 #[derive(Clone, Debug)]
@@ -42,20 +43,18 @@ pub struct Compilation {
     pub slots: Program<SlotOp, SlotType>,
     /// What the plan is made of.
     pub plan: Plan,
-    /// How non-linear functions were approximated.
-    pub approximations: LowerReport,
-    /// Time that each pass took.
-    pub passes: Vec<(&'static str, Duration)>,
 }
 
 /// Compiles the model at `path`.
 pub fn compile(path: &Path, options: &CompileOptions) -> Result<Compilation, Error> {
-    let mut passes = Vec::new();
-    let mut started = Instant::now();
-    let mut pass = |name| passes.push((name, std::mem::replace(&mut started, Instant::now()).elapsed()));
+    compile_watched(path, options, &())
+}
 
+/// [`compile`], seen by an observer.
+pub fn compile_watched(path: &Path, options: &CompileOptions, observer: &dyn Observer) -> Result<Compilation, Error> {
     let parameters = Parameters::preset(&options.parameters)
         .map_err(|error| Error::BadOption { option: "--params", message: error.to_string() })?;
+    observer.begin(Pass::Import);
     let mut imported = import::load(
         path,
         &ImportOptions {
@@ -66,38 +65,34 @@ pub fn compile(path: &Path, options: &CompileOptions) -> Result<Compilation, Err
         },
     )?;
     cachemir_ir::tensor::verify(&imported.model)?;
-    pass("import");
+    observer.layers(imported.model.hyperparameters.layers);
 
-    let calibration = Calibration::of(&imported, options.calibration.as_deref())?;
-    pass("calibrate");
+    let calibration = Calibration::of(&imported, options.calibration.as_deref(), observer)?;
 
     let smallest = Shape::smallest(&imported.model.hyperparameters)?.slots;
     let slots = smallest.min(parameters.maximum_slots() as usize);
     let lower_options = LowerOptions { slots: Some(slots), ..LowerOptions::default() };
-    let (mut slots, mut approximations) = lower::lower(&imported.model, &calibration, &lower_options)?;
+    let (mut slots, mut report) = lower::lower(&imported.model, &calibration, &lower_options, observer)?;
     verify::slots(&slots, true)?;
-    pass("lower");
 
     let levels = parameters.levels();
     let costs = CostTable::built_in(&parameters);
-    let mut program = deepen::place(&mut slots, &mut approximations, levels, &costs)
+    let mut program = deepen::place(&mut slots, &mut report, levels, &costs, observer)
         .map_err(|cause| Error::Infeasible { entry: cause.entry, cause })?;
+    observer.begin(Pass::Assemble);
     for entry in &mut program.entries {
         entry.graph.compact();
     }
     verify::ckks(&program, levels)?;
-    pass("place");
-
     let guard = guard::guard(&imported.model, &calibration, &program.logits, program.slots as usize)?;
-    pass("guard");
-
     let counts = summary::counts(&slots, &program);
     let tokenizer = imported.tokenizer.take();
-    let plan = plan(path, &imported, tokenizer, options, parameters, program, guard, counts);
-    pass("assemble");
-    Ok(Compilation { tensor: imported.model, slots, plan, approximations, passes })
+    let plan = plan(path, &imported, tokenizer, options, parameters, program, guard, counts, report);
+    Ok(Compilation { tensor: imported.model, slots, plan })
 }
 
+// One for each part.
+#[allow(clippy::too_many_arguments)]
 fn plan(
     path: &Path,
     imported: &ImportedModel,
@@ -106,12 +101,13 @@ fn plan(
     parameters: Parameters,
     program: Program<CkksOp, CiphertextType>,
     guard: Guard,
-    counts: BTreeMap<String, u64>,
+    counts: Vec<CallCounts>,
+    report: LowerReport,
 ) -> Plan {
     let model = &imported.model;
     let (tokenizer, chat) = tokenizer.map_or((None, None), |file| (Some(file.bytes), file.chat));
     let embedding = model.weight_named("embed_tokens").map(|weight| weight.values.clone()).unwrap_or_default();
-    let middle = i64::from(program.context) / 2;
+    let middle = i64::from(middle(program.context));
     let predicted_ns_per_token = CostTable::built_in(&parameters).predict(&program, "decode", middle);
     let recorded = [
         ("context", program.context.to_string()),
@@ -121,8 +117,9 @@ fn plan(
     Plan {
         keys: KeyManifest::of(&program),
         counts,
+        approximations: report.approximations,
         model: ClientModel {
-            name: name(path),
+            name: locate::model_name(path),
             tokenizer,
             chat,
             vocabulary: model.hyperparameters.vocabulary as u32,
@@ -140,17 +137,4 @@ fn plan(
         parameters,
         program,
     }
-}
-
-/// The model's name: the folder it lies in, past the folders that exporters make.
-fn name(path: &Path) -> String {
-    let generic =
-        |name: &str| name == "onnx" || name == "optimum" || name.starts_with("genai") || name.starts_with("dynamo");
-    path.ancestors()
-        .skip(1)
-        .filter_map(Path::file_name)
-        .map(|name| name.to_string_lossy().into_owned())
-        .find(|name| !generic(name))
-        .or_else(|| path.file_stem().map(|stem| stem.to_string_lossy().into_owned()))
-        .unwrap_or_default()
 }

@@ -10,6 +10,7 @@ use cachemir_ir::program::Program;
 
 use crate::lower::{LowerReport, SlotProgram};
 use crate::placement::{self, Infeasible};
+use crate::progress::Observer;
 
 /// By which part of the time of a token all deeper polynomials together may lengthen it.
 const MOST_GROWTH: f64 = 0.094;
@@ -27,15 +28,16 @@ pub(crate) fn place(
     report: &mut LowerReport,
     levels: Levels,
     costs: &CostTable,
+    observer: &dyn Observer,
 ) -> Result<Program<CkksOp, CiphertextType>, Infeasible> {
     let middle = i64::from(slots.context) / 2;
-    let mut placed = placement::place(slots, levels)?;
+    let mut placed = placement::place(slots, levels, observer)?;
     let most_ns = (1.0 + MOST_GROWTH) * costs.predict(&placed, "decode", middle);
     let ops: usize = placed.entries.iter().map(|entry| entry.graph.nodes.len()).sum();
     for further in std::mem::take(&mut report.further).into_iter().take(MOST_OPS / ops.max(1)) {
         let mut deeper = slots.clone();
         further.apply(&mut deeper);
-        if let Ok(candidate) = placement::place(&deeper, levels)
+        if let Ok(candidate) = placement::place(&deeper, levels, &())
             && costs.predict(&candidate, "decode", middle) <= most_ns
         {
             report.replace(&further);

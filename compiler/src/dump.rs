@@ -13,6 +13,12 @@ use cachemir_ir::{json, text};
 
 use crate::Error;
 
+/// Fails where the folder cannot be made or written to, before the work that would be lost.
+pub fn check_writable(folder: &Path) -> Result<(), Error> {
+    let tried = fs::create_dir_all(folder).and_then(|()| tempfile::tempfile_in(folder).map(drop));
+    tried.map_err(|source| Error::Write { path: folder.to_owned(), source })
+}
+
 /// Writes the recognised model.
 pub fn tensor(model: &TensorModel, folder: &Path, as_json: bool) -> Result<(), Error> {
     let content = if as_json { json::dump_model(model) } else { text::print_model(model) };

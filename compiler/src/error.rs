@@ -48,6 +48,14 @@ pub enum Error {
         /// What was expected and found.
         message: String,
     },
+    /// A folder in place of a model, with no model in it or several.
+    #[error("{} is a folder: {message}", path.display())]
+    ModelFolder {
+        /// The folder.
+        path: PathBuf,
+        /// What was found in it.
+        message: String,
+    },
     /// Operations that no Llama decoder has.
     #[error("node `{node}` ({op_type}) is not supported; unsupported operations in this model: {}", all.join(", "))]
     UnsupportedOps {
@@ -134,6 +142,8 @@ fn folder_of(path: &Path) -> String {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     folder.unwrap_or(Path::new(".")).display().to_string()
 }
+/// Code of a command line that cannot be read, for which there is no [`Error`].
+pub const COMMAND_LINE: &str = "C0402";
 
 /// Codes with their explanations, in ascending order.
 pub const EXPLANATIONS: &[(&str, &str)] = &[
@@ -151,6 +161,11 @@ pub const EXPLANATIONS: &[(&str, &str)] = &[
         "C0103",
         "A tensor's values do not match its shape, its type is not supported, or its region lies outside the data \
          file. The model or its data file is damaged, or the two are not of the same export.",
+    ),
+    (
+        "C0104",
+        "A folder was given in place of a model, and it is not clear which file in it is meant. Taken are model.onnx, \
+         decoder_model.onnx, the same two in a folder `onnx`, or the only .onnx file. Name the file itself.",
     ),
     (
         "C0201",
@@ -183,6 +198,11 @@ pub const EXPLANATIONS: &[(&str, &str)] = &[
         "C0401",
         "An option asks for something that this model or program cannot give; the message says what is possible.",
     ),
+    (
+        COMMAND_LINE,
+        "The command line cannot be read: a command or an option is unknown, or a value is missing or not one of those \
+         that the message lists. `cachemirc COMMAND --help` lists what there is.",
+    ),
     ("C0501", "A file cannot be read. Check its path and permissions."),
     ("C0502", "A file cannot be written. Check the folder, its permissions and the space left."),
     (
@@ -213,6 +233,7 @@ impl Error {
             Self::NotOnnx { .. } => "C0101",
             Self::MissingExternalData { .. } => "C0102",
             Self::BadTensor { .. } => "C0103",
+            Self::ModelFolder { .. } => "C0104",
             Self::UnsupportedOps { .. } => "C0201",
             Self::NotLlama { .. } => "C0202",
             Self::Interface { .. } => "C0203",
@@ -229,6 +250,17 @@ impl Error {
                 cachemir_ir::Error::File { .. } => "C0502",
                 _ => "C0901",
             },
+        }
+    }
+}
+
+impl Error {
+    /// The ONNX node that the error is about, where it is about one.
+    pub fn node(&self) -> Option<&str> {
+        match self {
+            Self::UnsupportedOps { node, .. } | Self::NotLlama { node, .. } => Some(node),
+            Self::Infeasible { cause, .. } => Some(&cause.origin),
+            _ => None,
         }
     }
 }

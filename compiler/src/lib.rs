@@ -12,8 +12,10 @@ pub mod dump;
 pub mod error;
 pub mod guard;
 pub mod import;
+pub mod locate;
 pub mod lower;
 pub mod placement;
+pub mod progress;
 pub mod summary;
 
 pub use error::Error;

@@ -73,7 +73,7 @@ fn squarings(count: usize) -> Program<SlotOp, SlotType> {
 fn a_chain_takes_the_fewest_bootstraps() {
     // 16 levels to begin with; a bootstrap gives 16 back but its input must have 3: each segment before one has 13.
     for (count, expected) in [(1, 0), (16, 0), (17, 1), (29, 1), (30, 2), (42, 2), (43, 3)] {
-        let placed = place(&squarings(count), LEVELS).expect("feasible");
+        let placed = place(&squarings(count), LEVELS, &()).expect("feasible");
         assert_levels_agree(&placed);
         assert_eq!(bootstraps(&placed.entries[0].graph), expected, "{count} squarings");
     }
@@ -81,7 +81,7 @@ fn a_chain_takes_the_fewest_bootstraps() {
 
 #[test]
 fn results_of_bootstraps_fall_to_the_level_that_is_needed() {
-    let placed = place(&squarings(17), LEVELS).expect("feasible");
+    let placed = place(&squarings(17), LEVELS, &()).expect("feasible");
     let output = placed.entries[0].graph.body.yields[0];
     assert_eq!(placed.entries[0].graph.ty(output).level, 0);
 }
@@ -93,7 +93,7 @@ fn an_op_that_never_fits_is_named() {
     let polynomial = Chebyshev { coefficients: vec![0.0; 1 << 17], interval: [-1.0, 1.0] };
     let y = push(&mut graph, SlotOp::Polynomial { polynomial, mask: None }, vec![x], 1)[0];
     graph.body.yields = vec![y];
-    let error = place(&program(graph, 0), LEVELS).expect_err("17 levels do not fit");
+    let error = place(&program(graph, 0), LEVELS, &()).expect_err("17 levels do not fit");
     assert_eq!(error.entry, "decode");
     assert!(error.message.contains("level 17"), "{}", error.message);
 }
@@ -110,7 +110,7 @@ fn a_pair_is_refreshed_by_one_bootstrap() {
         (x, y) = (refreshed[0], refreshed[1]);
     }
     graph.body.yields = vec![x, y];
-    let placed = place(&program(graph, 0), LEVELS).expect("feasible");
+    let placed = place(&program(graph, 0), LEVELS, &()).expect("feasible");
     assert_levels_agree(&placed);
     assert_eq!(bootstraps(&placed.entries[0].graph), 1);
 }
@@ -129,7 +129,7 @@ fn a_cache_is_kept_at_the_level_of_its_use() {
     let read = push(&mut graph, SlotOp::StateRead { state: StateId(0), index: index() }, vec![], 1)[0];
     let scores = push(&mut graph, SlotOp::Multiply, vec![x, read], 1)[0];
     graph.body.yields = vec![scores];
-    let placed = place(&program(graph, 1), LEVELS).expect("feasible");
+    let placed = place(&program(graph, 1), LEVELS, &()).expect("feasible");
     assert_levels_agree(&placed);
     // Ten squarings leave x at level 6, where the product with the cache is made.
     assert_eq!(placed.states[0].level, Some(6));
@@ -156,7 +156,7 @@ fn a_cache_that_is_read_too_low_is_written_higher() {
         y = push(&mut graph, SlotOp::Multiply, vec![y, y], 1)[0];
     }
     graph.body.yields = vec![y];
-    let placed = place(&program(graph, 1), LEVELS).expect("feasible");
+    let placed = place(&program(graph, 1), LEVELS, &()).expect("feasible");
     assert_levels_agree(&placed);
     assert_eq!(bootstraps(&placed.entries[0].graph), 1);
     assert!(placed.states[0].level >= Some(4));
@@ -176,7 +176,7 @@ fn conversions_of_outer_values_stay_outside_loops() {
     let (sum, results) = graph.add_node(op, vec![], vec![ty()], None, Some(body));
     graph.body.ops.push(sum);
     graph.body.yields = results;
-    let placed = place(&program(graph, 0), LEVELS).expect("feasible");
+    let placed = place(&program(graph, 0), LEVELS, &()).expect("feasible");
     assert_levels_agree(&placed);
     let graph = &placed.entries[0].graph;
     graph.for_each_op(|id, depth| {

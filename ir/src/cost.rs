@@ -231,13 +231,9 @@ impl CostTable {
             Some(EntryKind::Prefill { chunk }) => i64::from(chunk).min(i64::from(program.context) - position),
             _ => 1,
         };
-        let slots = i64::from(program.slots.max(1));
         let mut total = 0.0;
-        for_each_execution(program, entry, position, count, &mut |graph, op, environment| {
+        for_each_execution(program, entry, position, count, &mut |graph, op, _| {
             let node = graph.node(op);
-            if matches!(&node.op, CkksOp::Rotate { by } if by.evaluate(environment).rem_euclid(slots) == 0) {
-                return;
-            }
             let level = node.inputs.first().or(node.results.first()).map_or(0, |value| graph.ty(*value).level);
             total += self.op_ns(&node.op, level, program.slots);
             if matches!(node.op, CkksOp::Sum { .. }) {
@@ -261,7 +257,8 @@ pub fn polynomial_products(degree: usize) -> (f64, u32) {
 /// Sees a graph, one of its ops, and the variables at its execution.
 pub type Visit<'v> = &'v mut dyn FnMut(&CkksGraph, OpId, &Environment);
 
-/// Visits every op of a call as often as it is executed; a loop once for each pass through its body.
+/// Visits every op of a call as often as it is executed; a loop once for each pass through its body. A rotation by a
+/// multiple of the number of slots does nothing, and is not visited.
 pub fn for_each_execution(
     program: &Program<CkksOp, CiphertextType>,
     entry: &str,
@@ -269,7 +266,7 @@ pub fn for_each_execution(
     count: i64,
     visit: Visit<'_>,
 ) {
-    fn block(graph: &CkksGraph, region: &Region, environment: &mut Environment, visit: Visit<'_>) {
+    fn block(graph: &CkksGraph, region: &Region, slots: i64, environment: &mut Environment, visit: Visit<'_>) {
         for op in &region.ops {
             let node = graph.node(*op);
             match (&node.op, &node.region) {
@@ -277,16 +274,17 @@ pub fn for_each_execution(
                     for value in 0..count.evaluate(environment) {
                         environment.set_loop(*counter, value);
                         visit(graph, *op, environment);
-                        block(graph, body, environment, visit);
+                        block(graph, body, slots, environment, visit);
                     }
                 }
+                (CkksOp::Rotate { by }, _) if by.evaluate(environment).rem_euclid(slots) == 0 => {}
                 _ => visit(graph, *op, environment),
             }
         }
     }
     if let Some(entry) = program.entry(entry) {
         let mut environment = Environment::new(position, count);
-        block(&entry.graph, &entry.graph.body, &mut environment, visit);
+        block(&entry.graph, &entry.graph.body, i64::from(program.slots.max(1)), &mut environment, visit);
     }
 }
 

@@ -15,6 +15,7 @@ pub mod expression;
 pub mod graph;
 pub mod json;
 pub mod manifest;
+pub mod operations;
 pub mod parameters;
 pub mod plan;
 pub mod program;

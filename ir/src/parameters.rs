@@ -13,8 +13,30 @@ use crate::ckks::Levels;
 /// Name of the preset with no security, which every insecure set's name must contain.
 pub const INSECURE_MARKER: &str = "insecure-test";
 
-/// Names that [`Parameters::preset`] knows.
-pub const PRESET_NAMES: [&str; 4] = ["n16", "n15", "deep", INSECURE_MARKER];
+/// A parameter set with a name.
+pub struct Preset {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is for, in a few words.
+    pub purpose: &'static str,
+    /// The set.
+    pub parameters: fn() -> Parameters,
+}
+
+/// The sets that [`Parameters::preset`] knows; the first one is the default.
+pub const PRESETS: [Preset; 4] = [
+    Preset { name: "n16", purpose: "for general use", parameters: Parameters::n16 },
+    Preset {
+        name: "n15",
+        purpose: "half the memory, for short programs and modest precision",
+        parameters: Parameters::n15,
+    },
+    Preset { name: "deep", purpose: "fewer bootstraps, each of which takes longer", parameters: Parameters::deep },
+    Preset { name: INSECURE_MARKER, purpose: "for fast tests only", parameters: Parameters::insecure_test },
+];
+
+/// Names of the [`PRESETS`].
+pub const PRESET_NAMES: [&str; PRESETS.len()] = [PRESETS[0].name, PRESETS[1].name, PRESETS[2].name, PRESETS[3].name];
 
 /// The largest ring degree, as a logarithm, that a set may have.
 pub const MAXIMUM_LOG2_DEGREE: u32 = 17;
@@ -106,16 +128,24 @@ impl Parameters {
 
     /// The preset of a name.
     pub fn preset(name: &str) -> Result<Self, Error> {
-        match name {
-            "n16" => Ok(Self::n16()),
-            "n15" => Ok(Self::n15()),
-            "deep" => Ok(Self::deep()),
-            INSECURE_MARKER => Ok(Self::insecure_test()),
-            _ => Err(Error::Parameters(format!(
-                "there is no parameter preset `{name}`; the presets are {}",
-                PRESET_NAMES.join(", ")
-            ))),
-        }
+        let known = PRESETS.iter().find(|preset| preset.name == name);
+        known.map(|preset| (preset.parameters)()).ok_or_else(|| {
+            let names = PRESET_NAMES.join(", ");
+            Error::Parameters(format!("there is no parameter preset `{name}`; the presets are {names}"))
+        })
+    }
+
+    /// Security, ring and levels in a line: `128-bit security, N = 2^16, 13 levels of 41 bits, log2 QP = 1706`.
+    pub fn description(&self) -> String {
+        let security =
+            self.security_bits().map_or_else(|| "NO SECURITY".to_owned(), |bits| format!("{bits}-bit security"));
+        format!(
+            "{security}, N = 2^{}, {} levels of {} bits, log2 QP = {}",
+            self.log2_degree,
+            self.use_bits.len(),
+            self.log2_scale,
+            self.log2_qp()
+        )
     }
 
     /// Most slots of a ciphertext, N/2.
@@ -204,6 +234,10 @@ mod tests {
         assert_eq!(parameters.maximum_level(), 29);
         assert_eq!(parameters.limb_bits().len(), 30);
         assert_eq!(parameters.security_bits(), Some(128));
+        assert_eq!(parameters.description(), "128-bit security, N = 2^16, 13 levels of 41 bits, log2 QP = 1706");
+        for preset in PRESETS {
+            assert_eq!((preset.parameters)().name, preset.name);
+        }
         for (name, log2_qp, levels) in [("n15", 864, 4), ("deep", 1711, 18)] {
             let preset = Parameters::preset(name).unwrap();
             preset.validate().unwrap();

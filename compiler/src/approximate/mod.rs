@@ -105,14 +105,7 @@ impl fmt::Display for Function {
     }
 }
 
-/// How an error is measured against its target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Measure {
-    /// |p − f|
-    Absolute,
-    /// |p − f| / |f|
-    Relative,
-}
+pub use cachemir_ir::plan::Measure;
 
 /// A polynomial in u with the error it makes.
 #[derive(Clone, Debug, PartialEq)]

@@ -19,6 +19,7 @@ use super::roles::Roles;
 use super::{LowerOptions, Shape, Site, SlotProgram};
 use crate::Error;
 use crate::calibration::Calibration;
+use crate::progress::{Observer, Parts, Pass};
 
 /// Most squarings of a softmax.
 const MOST_SQUARINGS: usize = 8;
@@ -105,7 +106,12 @@ struct Seen {
 }
 
 impl Seen {
-    fn collect(model: &TensorModel, softmaxes: &[OpId], sequences: &[Vec<u32>]) -> Result<Self, Error> {
+    fn collect(
+        model: &TensorModel,
+        softmaxes: &[OpId],
+        sequences: &[Vec<u32>],
+        parts: &Parts<'_>,
+    ) -> Result<Self, Error> {
         let mut seen = Self { ranges: tensor::Ranges::new(model), rows: vec![Rows::new(); softmaxes.len()] };
         let mut interpreter = tensor::Interpreter::new(model)?;
         for sequence in sequences {
@@ -118,6 +124,7 @@ impl Seen {
                     scores.chunks_exact(interpreter.position()).for_each(|row| rows.include(row));
                 }
             }
+            parts.one();
         }
         Ok(seen)
     }
@@ -129,7 +136,9 @@ pub(super) fn tensor_ranges(
     roles: &Roles,
     calibration: &Calibration,
     options: &LowerOptions,
+    observer: &dyn Observer,
 ) -> Result<TensorRanges, Error> {
+    let parts = Parts::begin(observer, Pass::ModelRanges, calibration.sequences().count());
     let graph = &model.graph;
     let ops = |wanted: fn(&TensorOp) -> bool| -> Vec<OpId> {
         graph.body.ops.iter().copied().filter(|&op| wanted(&graph.node(op).op)).collect()
@@ -138,8 +147,8 @@ pub(super) fn tensor_ranges(
     let softmaxes = ops(|op| matches!(op, TensorOp::Softmax));
     let linears = ops(|op| matches!(op, TensorOp::Linear { .. }));
     let kinds = [&calibration.text, &calibration.everyday, &calibration.rare];
-    let tiers: Vec<Seen> =
-        kinds.par_iter().map(|sequences| Seen::collect(model, &softmaxes, sequences)).collect::<Result<_, _>>()?;
+    let collect = |sequences: &&Vec<Vec<u32>>| Seen::collect(model, &softmaxes, sequences, &parts);
+    let tiers: Vec<Seen> = kinds.par_iter().map(collect).collect::<Result<_, _>>()?;
     let text = &tiers[0];
 
     let mut seen = SiteRanges::new();
@@ -200,6 +209,11 @@ pub(super) fn embed(model: &TensorModel, program: &SlotProgram, tokens: &[u32]) 
     Ok(packed.expect("a chunk's tokens have slots"))
 }
 
+/// Calls that [`run`] makes for all of these sequences.
+fn calls(shape: &Shape, sequences: &[Vec<u32>]) -> usize {
+    sequences.iter().map(|sequence| sequence.len() + sequence.len().div_ceil(shape.chunk)).sum()
+}
+
 /// Runs a sequence by decoding and, from an empty state again, by prefill.
 fn run(
     model: &TensorModel,
@@ -208,17 +222,20 @@ fn run(
     interpreter: &mut Interpreter<'_>,
     sequence: &[u32],
     hooks: [&mut dyn Hooks; 2],
+    progress: &Parts<'_>,
 ) -> Result<(), Error> {
     let [decode, prefill] = hooks;
     interpreter.reset();
     for (position, &token) in sequence.iter().enumerate() {
         let input = embed(model, program, &[token])?;
         interpreter.call_with("decode", position as i64, 1, &input, decode)?;
+        progress.one();
     }
     interpreter.reset();
     for (index, tokens) in sequence.chunks(shape.chunk).enumerate() {
         let input = embed(model, program, tokens)?;
         interpreter.call_with("prefill", (index * shape.chunk) as i64, tokens.len() as i64, &input, prefill)?;
+        progress.one();
     }
     Ok(())
 }
@@ -278,13 +295,15 @@ pub(super) fn site_ranges(
     uses: &[Vec<SiteUse>; 2],
     sequences: &[Vec<u32>],
     mut seen: SiteRanges,
+    observer: &dyn Observer,
 ) -> Result<SiteRanges, Error> {
+    let progress = Parts::begin(observer, Pass::SlotRanges, calls(shape, sequences));
     let parts: Vec<Result<Vec<SiteRanges>, Error>> = sequences
         .par_iter()
         .map(|sequence| {
             let mut interpreter = Interpreter::new(program);
             let [mut decode, mut prefill] = [0, 1].map(|entry| Recorder::new(&uses[entry], shape.slots));
-            run(model, shape, program, &mut interpreter, sequence, [&mut decode, &mut prefill])?;
+            run(model, shape, program, &mut interpreter, sequence, [&mut decode, &mut prefill], &progress)?;
             Ok(vec![decode.ranges, prefill.ranges])
         })
         .collect();
@@ -304,7 +323,9 @@ pub(super) fn magnitudes(
     program: &mut SlotProgram,
     sequences: &[Vec<u32>],
     options: &LowerOptions,
+    observer: &dyn Observer,
 ) -> Result<(), Error> {
+    let progress = Parts::begin(observer, Pass::Magnitudes, calls(shape, sequences));
     let names: Vec<&'static str> = program.entries.iter().map(|entry| entry.kind.name()).collect();
     let parts: Vec<Result<Vec<Vec<f64>>, Error>> = sequences
         .par_iter()
@@ -312,7 +333,7 @@ pub(super) fn magnitudes(
             let mut interpreter = Interpreter::new(program);
             let mut none = [cachemir_ir::slots_interpreter::NoHooks, cachemir_ir::slots_interpreter::NoHooks];
             let [decode, prefill] = &mut none;
-            run(model, shape, program, &mut interpreter, sequence, [decode, prefill])?;
+            run(model, shape, program, &mut interpreter, sequence, [decode, prefill], &progress)?;
             Ok(names.iter().map(|name| interpreter.max_abs(name).to_vec()).collect())
         })
         .collect();

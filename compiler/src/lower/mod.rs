@@ -39,9 +39,10 @@ use cachemir_ir::tensor::TensorModel;
 use crate::Error;
 use crate::approximate::Target;
 use crate::calibration::Calibration;
+use crate::progress::{Observer, Pass};
 use builder::layout;
 use entry::SiteUse;
-use plan::{Plan, SoftmaxPlan, Step};
+use plan::{Plan, SoftmaxPlan};
 use roles::Roles;
 
 /// A program of the slots stage.
@@ -145,21 +146,6 @@ impl fmt::Display for Site {
     }
 }
 
-/// One approximation of a program.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ReportedApproximation {
-    /// Where.
-    pub site: Site,
-    /// The function of x, in text.
-    pub function: String,
-    /// Range of x.
-    pub interval: [f64; 2],
-    /// Degree of the polynomial.
-    pub degree: usize,
-    /// Its largest error: relative for reciprocals and norms, absolute in units of the polynomial's value otherwise.
-    pub max_error: f64,
-}
-
 /// What a lowering did.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LowerReport {
@@ -174,7 +160,7 @@ pub struct LowerReport {
     /// Tokens of calibration text seen by the slots stage.
     pub calibration_tokens: usize,
     /// Approximations in the order of the decoder.
-    pub approximations: Vec<ReportedApproximation>,
+    pub approximations: Vec<cachemir_ir::plan::Approximation>,
     /// Deeper polynomials that would reach further.
     pub further: Vec<Further>,
 }
@@ -194,7 +180,7 @@ pub struct Further {
     polynomial: Chebyshev,
     /// Where it is accurate, as arguments of the polynomial.
     arguments: [f64; 2],
-    reported: ReportedApproximation,
+    reported: cachemir_ir::plan::Approximation,
     /// By entry point: the polynomials of the site.
     ops: [Vec<OpId>; 2],
 }
@@ -202,35 +188,26 @@ pub struct Further {
 impl Further {
     /// Puts the polynomial into a program.
     pub(crate) fn apply(&self, program: &mut SlotProgram) {
-        let site = self.reported.site.to_string();
         for (entry, ops) in program.entries.iter_mut().zip(&self.ops) {
             for op in ops {
                 if let SlotOp::Polynomial { polynomial, .. } = &mut entry.graph.nodes[op.index()].op {
                     polynomial.clone_from(&self.polynomial);
                 }
             }
-            for check in entry.checks.iter_mut().filter(|check| check.site == site) {
+            for check in entry.checks.iter_mut().filter(|check| check.site == self.reported.site) {
                 check.interval = self.arguments;
             }
         }
     }
 }
 
-fn reported(step: &Step) -> ReportedApproximation {
-    ReportedApproximation {
-        site: step.site,
-        function: step.function.to_string(),
-        interval: step.approximation.accurate,
-        degree: step.approximation.polynomial.degree(),
-        max_error: step.approximation.error,
-    }
-}
-
-/// Lowers a model. Without calibration sequences, or without the model's weights, ranges are assumed and magnitudes stay infinite.
+/// Lowers a model. Without calibration sequences, or without the model's weights, ranges are assumed and magnitudes stay
+/// infinite. The observer sees the passes from [`Pass::ModelRanges`] to [`Pass::Magnitudes`].
 pub fn lower(
     model: &TensorModel,
     calibration: &Calibration,
     options: &LowerOptions,
+    observer: &dyn Observer,
 ) -> Result<(SlotProgram, LowerReport), Error> {
     let roles = Roles::new(model)?;
     let shape = match options.slots {
@@ -241,24 +218,25 @@ pub fn lower(
     let mut sequences = Vec::new();
     let (softmaxes, ranges) = if calibrated {
         sequences = calibrate::excerpt(&calibration.text, model.hyperparameters.context, options.calibration_tokens);
-        let tensor = calibrate::tensor_ranges(model, &roles, calibration, options)?;
+        let tensor = calibrate::tensor_ranges(model, &roles, calibration, options, observer)?;
         let provisional = Plan::provisional(&model.hyperparameters, &roles, &tensor.softmaxes);
         let (program, uses) = build(model, &shape, &roles, &provisional);
-        let mut ranges = calibrate::site_ranges(model, &shape, &program, &uses, &sequences, tensor.ranges)?;
+        let mut ranges = calibrate::site_ranges(model, &shape, &program, &uses, &sequences, tensor.ranges, observer)?;
         derived::add(model, &roles, &mut ranges);
         (tensor.softmaxes, ranges)
     } else {
         (vec![SoftmaxPlan { reference: 10.0, exponents: vec![0.0; 2] }; roles.layers.len()], plan::SiteRanges::new())
     };
+    observer.begin(Pass::Approximate);
     let plan = Plan::new(&model.hyperparameters, &roles, &softmaxes, &ranges, options);
     let (mut program, uses) = build(model, &shape, &roles, &plan);
     if calibrated {
-        calibrate::magnitudes(model, &shape, &mut program, &sequences, options)?;
+        calibrate::magnitudes(model, &shape, &mut program, &sequences, options, observer)?;
     }
     let further = plan.further().map(|step| Further {
         polynomial: step.approximation.polynomial.clone(),
         arguments: step.approximation.accurate.map(|x| step.affine.place(x)),
-        reported: reported(step),
+        reported: plan.describe(step),
         ops: uses
             .each_ref()
             .map(|uses| uses.iter().filter(|used| used.site == step.site).map(|used| used.op).collect()),
@@ -269,7 +247,7 @@ pub fn lower(
         tokens_per_key_ciphertext: shape.tokens(),
         value_ciphertexts: shape.blocks,
         calibration_tokens: if calibrated { sequences.iter().map(Vec::len).sum() } else { 0 },
-        approximations: plan.steps().into_iter().map(reported).collect(),
+        approximations: plan.report(),
         further: further.collect(),
     };
     Ok((program, report))

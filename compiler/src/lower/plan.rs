@@ -240,6 +240,40 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// What is known of every step, in the order of the decoder.
+    pub(super) fn report(&self) -> Vec<cachemir_ir::plan::Approximation> {
+        self.steps().into_iter().map(|step| self.describe(step)).collect()
+    }
+
+    /// What is known of a step.
+    pub(super) fn describe(&self, step: &Step) -> cachemir_ir::plan::Approximation {
+        let newton = matches!(step.site, Site::Denominator { layer } if self.layers[layer].newton);
+        let (method, measure) = match step.function {
+            Function::InverseSquareRoot { .. } => ("weighted minimax", Measure::Relative),
+            Function::Reciprocal { .. } if newton => ("minimax, Newton step", Measure::Relative),
+            Function::Reciprocal { .. } => ("minimax", Measure::Relative),
+            Function::Exponential { .. } | Function::Silu { .. } => ("Chebyshev interpolation", Measure::Absolute),
+        };
+        let degree = step.approximation.polynomial.degree();
+        let error = step.approximation.error;
+        cachemir_ir::plan::Approximation {
+            site: step.site.to_string(),
+            function: step.function.to_string(),
+            method: method.to_owned(),
+            accurate: step.approximation.accurate,
+            sane: [-1.0, 1.0].map(|end| step.affine.argument(end)),
+            derived: None,
+            degree: degree as u32,
+            depth: cachemir_ir::ckks::polynomial_depth(degree) + u32::from(newton),
+            // A Newton step squares the relative error.
+            max_error: if newton { error * error } else { error },
+            measure,
+            escape_proof: false,
+        }
+    }
+}
+
 pub(super) fn exponential(softmax: &SoftmaxPlan, factor: f64) -> Function {
     let divisor = f64::from(1u32 << softmax.squarings());
     Function::Exponential { reference: softmax.reference, divisor, factor }

@@ -1,17 +1,20 @@
 //! The JSON form of every stage, for tools: a document that [`SCHEMA`] describes.
 //!
 //! Ids are those of the text form. Each entry point has one flat list of ops in execution order, one op a line, an op with
-//! a body ahead of its body's ops; units are in the names of fields; expressions are strings in text syntax; weights and
-//! other tables appear by hash, never inline. Ops of the ckks stage carry the level at which they are executed and the
-//! cost of one execution.
+//! a body ahead of its body's ops; units are in the names of fields; expressions are trees of objects; weights and other
+//! tables appear by hash, never inline. Every op names the ONNX node it came from; ops of the ckks stage carry the level at
+//! which they are executed and the cost of one execution.
 
 // Appending formatted pieces to a string reads better than `write!`, whose error cannot occur here.
 #![allow(clippy::format_push_string)]
 
+mod expression;
 #[cfg(test)]
 mod tests;
 
 use serde_json::{Map, Value};
+
+pub(crate) use expression::{integer, vector};
 
 use crate::ckks::{CiphertextType, CkksOp};
 use crate::cost::CostTable;
@@ -19,7 +22,7 @@ use crate::graph::{Graph, OpId, ValueId};
 use crate::program::{EntryKind, Placement, Program, RangeCheck};
 use crate::slots::{SlotOp, SlotType};
 use crate::tensor::TensorModel;
-use crate::text::types::{fields, json_float};
+use crate::text::types::fields;
 use crate::text::{TextOp, TextType, hash_of, hexadecimal};
 
 /// The JSON schema (draft 2020-12) of the documents.
@@ -29,7 +32,12 @@ pub const SCHEMA: &str = include_str!("cachemir-ir.schema.json");
 pub const SCHEMA_NAME: &str = "cachemir-ir.schema.json";
 
 /// Version of the documents.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
+
+/// A number, or `null` for those that JSON does not have: infinities and NaN.
+pub(crate) fn float(value: f64) -> Value {
+    serde_json::Number::from_f64(value).map_or(Value::Null, Value::Number)
+}
 
 /// A program of the slots stage.
 pub fn dump_slots(program: &Program<SlotOp, SlotType>) -> String {
@@ -42,7 +50,7 @@ pub fn dump_ckks(program: &Program<CkksOp, CiphertextType>, costs: &CostTable) -
         let node = graph.node(op);
         let level = node.inputs.first().or(node.results.first()).map_or(0, |value| graph.ty(*value).level);
         let cost_ns = costs.op_ns(&node.op, level, program.slots).round();
-        fields([("level", level.into()), ("cost_ns", json_float(cost_ns))])
+        fields([("level", level.into()), ("cost_ns", float(cost_ns))])
     })
 }
 
@@ -59,8 +67,8 @@ pub fn dump_model(model: &TensorModel) -> String {
         ("mlp", shape.mlp.into()),
         ("vocabulary", shape.vocabulary.into()),
         ("context_tokens", shape.context.into()),
-        ("epsilon", json_float(shape.epsilon)),
-        ("attention_scale", json_float(shape.attention_scale)),
+        ("epsilon", float(shape.epsilon)),
+        ("attention_scale", float(shape.attention_scale)),
         ("tied_head", shape.tied_head.into()),
     ]);
     document.field("hyperparameters", &hyperparameters.into());
@@ -88,8 +96,8 @@ fn dump_program<O: TextOp>(program: &Program<O, O::Type>, extra: Extra<'_, O>) -
     document.field("slots", &program.slots.into());
     document.field("context_tokens", &program.context.into());
     let inputs = program.inputs.iter().map(|form| {
-        let mut object = fields([("scale", json_float(form.scale))]);
-        object.extend(form.norm_epsilon.map(|epsilon| ("norm_epsilon".to_owned(), json_float(epsilon))));
+        let mut object = fields([("scale", float(form.scale))]);
+        object.extend(form.norm_epsilon.map(|epsilon| ("norm_epsilon".to_owned(), float(epsilon))));
         object
     });
     document.list("inputs", inputs);
@@ -121,7 +129,7 @@ fn dump_program<O: TextOp>(program: &Program<O, O::Type>, extra: Extra<'_, O>) -
             object.insert("chunk_tokens".to_owned(), chunk.into());
         }
         let check = |check: &RangeCheck| {
-            let interval = check.interval.map(json_float);
+            let interval = check.interval.map(float);
             fields([
                 ("site", check.site.as_str().into()),
                 ("interval", interval.to_vec().into()),

@@ -35,7 +35,13 @@ pub(super) fn plan(plan: &Plan) -> Result<(), Error> {
     )?;
     verify::ckks(program, plan.levels())?;
     let predicted = plan.provenance.predicted_ns_per_token;
-    require(predicted.is_finite() && predicted >= 0.0, || format!("its predicted cost is {predicted} ns"))
+    require(predicted.is_finite() && predicted >= 0.0, || format!("its predicted cost is {predicted} ns"))?;
+    for one in &plan.approximations {
+        let ranges = [one.accurate, one.sane].into_iter().chain(one.derived);
+        let finite = ranges.flatten().chain([one.max_error]).all(f64::is_finite);
+        require(finite, || format!("a range or the error of `{}` is no number", one.site))?;
+    }
+    Ok(())
 }
 
 /// Checks a client's plan.

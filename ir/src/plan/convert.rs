@@ -5,13 +5,14 @@ use std::collections::BTreeSet;
 
 use super::container::{Blobs, BlobsRead};
 use super::{
-    ChatTemplate, CkksProgram, ClientModel, ClientPlan, EntryInterface, Guard, NormCheck, Others, Plan, Provenance,
-    wire,
+    Approximation, CallCounts, ChatTemplate, CkksProgram, ClientModel, ClientPlan, EntryInterface, Guard, MaskCount,
+    Measure, NormCheck, Others, Plan, Provenance, wire,
 };
 use crate::Error;
 use crate::ckks::{CiphertextType, CkksGraph, CkksOp};
 use crate::graph::{Definition, Node, OpId, Origin, OriginId, Region, Value, ValueId};
 use crate::manifest::{BootstrapVariant, KeyManifest};
+use crate::operations::{Call, Operations};
 use crate::parameters::Parameters;
 use crate::program::{EmbeddingForm, Entry, EntryKind, Placement, Program, RangeCheck, State, Table};
 use crate::slots::Layout;
@@ -374,6 +375,116 @@ fn program_from_wire(program: wire::Program, blobs: &BlobsRead<'_>) -> Result<Ck
     })
 }
 
+fn counts_to_wire(counts: &CallCounts) -> wire::CallCounts {
+    let Call { kind, position, tokens } = counts.call;
+    let Operations { bootstraps, rotations, ciphertext_products, plaintext_products, masks, polynomials, level_drops } =
+        counts.operations;
+    let reason = |mask: &MaskCount| wire::MaskCount { reason: mask.reason.clone(), count: mask.count };
+    wire::CallCounts {
+        chunk: chunk_of(kind),
+        position,
+        tokens,
+        bootstraps,
+        rotations,
+        ciphertext_products,
+        plaintext_products,
+        masks,
+        polynomials,
+        level_drops,
+        mask_reasons: counts.masks.iter().map(reason).collect(),
+    }
+}
+
+fn counts_from_wire(counts: wire::CallCounts) -> CallCounts {
+    let wire::CallCounts {
+        chunk,
+        position,
+        tokens,
+        bootstraps,
+        rotations,
+        ciphertext_products,
+        plaintext_products,
+        masks,
+        polynomials,
+        level_drops,
+        mask_reasons,
+    } = counts;
+    let reason = |wire::MaskCount { reason, count }| MaskCount { reason, count };
+    CallCounts {
+        call: Call { kind: kind_of(chunk), position, tokens },
+        operations: Operations {
+            bootstraps,
+            rotations,
+            ciphertext_products,
+            plaintext_products,
+            masks,
+            polynomials,
+            level_drops,
+        },
+        masks: mask_reasons.into_iter().map(reason).collect(),
+    }
+}
+
+fn approximation_to_wire(approximation: &Approximation) -> wire::Approximation {
+    let interval = |[low, high]: [f64; 2]| wire::Interval { low, high };
+    let Approximation {
+        site,
+        function,
+        method,
+        accurate,
+        sane,
+        derived,
+        degree,
+        depth,
+        max_error,
+        measure,
+        escape_proof,
+    } = approximation.clone();
+    wire::Approximation {
+        site,
+        function,
+        method,
+        accurate: Some(interval(accurate)),
+        sane: Some(interval(sane)),
+        derived: derived.map(interval),
+        degree,
+        depth,
+        max_error,
+        relative: measure == Measure::Relative,
+        escape_proof,
+    }
+}
+
+fn approximation_from_wire(approximation: wire::Approximation) -> Result<Approximation, Error> {
+    let interval = |wire::Interval { low, high }| [low, high];
+    let wire::Approximation {
+        site,
+        function,
+        method,
+        accurate,
+        sane,
+        derived,
+        degree,
+        depth,
+        max_error,
+        relative,
+        escape_proof,
+    } = approximation;
+    Ok(Approximation {
+        site,
+        function,
+        method,
+        accurate: interval(required(accurate, "range of an approximation")?),
+        sane: interval(required(sane, "range of an approximation")?),
+        derived: derived.map(interval),
+        degree,
+        depth,
+        max_error,
+        measure: if relative { Measure::Relative } else { Measure::Absolute },
+        escape_proof,
+    })
+}
+
 pub(super) fn plan_to_wire(plan: &Plan, blobs: &mut Blobs) -> wire::PlanHeader {
     let provenance = &plan.provenance;
     wire::PlanHeader {
@@ -388,7 +499,8 @@ pub(super) fn plan_to_wire(plan: &Plan, blobs: &mut Blobs) -> wire::PlanHeader {
             options: provenance.options.clone(),
             predicted_ns_per_token: provenance.predicted_ns_per_token,
         }),
-        counts: plan.counts.clone(),
+        counts: plan.counts.iter().map(counts_to_wire).collect(),
+        approximations: plan.approximations.iter().map(approximation_to_wire).collect(),
     }
 }
 
@@ -405,7 +517,8 @@ pub(super) fn plan_from_wire(header: wire::PlanHeader, blobs: &BlobsRead<'_>) ->
             options: provenance.options,
             predicted_ns_per_token: provenance.predicted_ns_per_token,
         },
-        counts: header.counts,
+        counts: header.counts.into_iter().map(counts_from_wire).collect(),
+        approximations: header.approximations.into_iter().map(approximation_from_wire).collect::<Result<_, _>>()?,
     })
 }
 

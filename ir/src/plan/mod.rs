@@ -14,6 +14,7 @@ mod container;
 mod convert;
 mod file;
 mod guard;
+mod summary;
 #[cfg(test)]
 pub(crate) mod tests;
 mod wire;
@@ -23,6 +24,7 @@ use std::collections::BTreeMap;
 pub use container::FORMAT_VERSION;
 pub use file::client_path;
 pub use guard::{Guard, NormCheck, Others, Reading};
+pub use summary::{Approximation, CallCounts, MaskCount, Measure};
 
 use crate::Error;
 use crate::ckks::{CiphertextType, CkksOp, Levels};
@@ -98,8 +100,10 @@ pub struct Plan {
     pub model: ClientModel,
     /// Where the plan comes from.
     pub provenance: Provenance,
-    /// Figures of the compile summary, by name, e.g. `decode.rotations`.
-    pub counts: BTreeMap<String, u64>,
+    /// What typical calls execute.
+    pub counts: Vec<CallCounts>,
+    /// The non-linear functions in the order of the decoder, and what stands for them.
+    pub approximations: Vec<Approximation>,
 }
 
 /// What a client must know of an entry point.

@@ -6,6 +6,7 @@ use super::*;
 use crate::ckks::{Bootstrap, CkksGraph};
 use crate::expression::{Integer, TableId, Vector};
 use crate::graph::{Origin, Region};
+use crate::operations::{Call, Operations};
 use crate::program::{EmbeddingForm, Entry, State, Table};
 use crate::slots::{Chebyshev, Domain, Fill, Layout, StateId, WriteMode};
 
@@ -84,7 +85,24 @@ pub(crate) fn example() -> Plan {
             },
         },
         provenance: Provenance { model_hash: [7; 32], predicted_ns_per_token: 1.5e9, ..Provenance::default() },
-        counts: [("decode.rotations".to_owned(), 1)].into_iter().collect(),
+        counts: vec![CallCounts {
+            call: Call { kind: EntryKind::Prefill { chunk: 4 }, position: 8, tokens: 3 },
+            operations: Operations { rotations: 1, masks: 2, ..Operations::default() },
+            masks: vec![MaskCount { reason: "a reason".into(), count: 2 }],
+        }],
+        approximations: vec![Approximation {
+            site: "layer 0 silu".into(),
+            function: "silu(x)".into(),
+            method: "minimax".into(),
+            accurate: [-1.0, 2.0],
+            sane: [-3.0, 4.0],
+            derived: Some([-5.0, 6.0]),
+            degree: 12,
+            depth: 4,
+            max_error: 1e-3,
+            measure: Measure::Relative,
+            escape_proof: false,
+        }],
     }
 }
 

@@ -21,8 +21,10 @@ pub(super) struct PlanHeader {
     pub(super) model: Option<Model>,
     #[prost(message, optional, tag = "6")]
     pub(super) provenance: Option<Provenance>,
-    #[prost(btree_map = "string, uint64", tag = "7")]
-    pub(super) counts: BTreeMap<String, u64>,
+    #[prost(message, repeated, tag = "8")]
+    pub(super) counts: Vec<CallCounts>,
+    #[prost(message, repeated, tag = "9")]
+    pub(super) approximations: Vec<Approximation>,
 }
 
 /// Header of the client's file.
@@ -357,4 +359,73 @@ pub(super) struct EntryInterface {
     pub(super) output_levels: Vec<u32>,
     #[prost(message, repeated, tag = "4")]
     pub(super) checks: Vec<RangeCheck>,
+}
+
+/// What a call executes: of prefill where it has a chunk.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct CallCounts {
+    #[prost(uint32, optional, tag = "1")]
+    pub(super) chunk: Option<u32>,
+    #[prost(uint32, tag = "2")]
+    pub(super) position: u32,
+    #[prost(uint32, tag = "3")]
+    pub(super) tokens: u32,
+    #[prost(uint64, tag = "4")]
+    pub(super) bootstraps: u64,
+    #[prost(uint64, tag = "5")]
+    pub(super) rotations: u64,
+    #[prost(uint64, tag = "6")]
+    pub(super) ciphertext_products: u64,
+    #[prost(uint64, tag = "7")]
+    pub(super) plaintext_products: u64,
+    #[prost(uint64, tag = "8")]
+    pub(super) masks: u64,
+    #[prost(uint64, tag = "9")]
+    pub(super) polynomials: u64,
+    #[prost(uint64, tag = "10")]
+    pub(super) level_drops: u64,
+    #[prost(message, repeated, tag = "11")]
+    pub(super) mask_reasons: Vec<MaskCount>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct MaskCount {
+    #[prost(string, tag = "1")]
+    pub(super) reason: String,
+    #[prost(uint64, tag = "2")]
+    pub(super) count: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Approximation {
+    #[prost(string, tag = "1")]
+    pub(super) site: String,
+    #[prost(string, tag = "2")]
+    pub(super) function: String,
+    #[prost(string, tag = "3")]
+    pub(super) method: String,
+    #[prost(message, optional, tag = "4")]
+    pub(super) accurate: Option<Interval>,
+    #[prost(message, optional, tag = "5")]
+    pub(super) sane: Option<Interval>,
+    #[prost(message, optional, tag = "6")]
+    pub(super) derived: Option<Interval>,
+    #[prost(uint32, tag = "7")]
+    pub(super) degree: u32,
+    #[prost(uint32, tag = "8")]
+    pub(super) depth: u32,
+    #[prost(double, tag = "9")]
+    pub(super) max_error: f64,
+    #[prost(bool, tag = "10")]
+    pub(super) relative: bool,
+    #[prost(bool, tag = "11")]
+    pub(super) escape_proof: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(super) struct Interval {
+    #[prost(double, tag = "1")]
+    pub(super) low: f64,
+    #[prost(double, tag = "2")]
+    pub(super) high: f64,
 }

@@ -6,11 +6,12 @@ use super::TextOp;
 use super::cursor::{Cursor, write_float};
 use super::expression::{read_integer, read_vector};
 use super::types::{
-    fields, json_float, json_polynomial, json_state, json_sum, json_write, read_keep, read_polynomial, read_state,
-    read_sum, read_write, write_keep, write_polynomial, write_state, write_sum, write_write,
+    fields, json_polynomial, json_state, json_sum, json_write, read_keep, read_polynomial, read_state, read_sum,
+    read_write, write_keep, write_polynomial, write_state, write_sum, write_write,
 };
 use crate::Error;
 use crate::ckks::{Bootstrap, CiphertextType, CkksOp};
+use crate::json;
 
 fn read_bootstrap(cursor: &mut Cursor<'_>) -> Result<Bootstrap, Error> {
     let complex = match cursor.peek_word() {
@@ -130,21 +131,21 @@ impl TextOp for CkksOp {
             Self::Add | Self::Subtract | Self::Multiply | Self::MultiplyByI | Self::Rescale | Self::Conjugate => {
                 Map::new()
             }
-            Self::MultiplyPlain { plain } | Self::AddPlain { plain } => fields([("plain", plain.to_string().into())]),
-            Self::MultiplyScalar { factor } => fields([("factor", json_float(*factor))]),
+            Self::MultiplyPlain { plain } | Self::AddPlain { plain } => fields([("plain", json::vector(plain))]),
+            Self::MultiplyScalar { factor } => fields([("factor", json::float(*factor))]),
             Self::MultiplyInteger { factor } => fields([("factor", (*factor).into())]),
             Self::DropLevels { to } => fields([("to_level", (*to).into())]),
-            Self::Rotate { by } => fields([("by_slots", by.to_string().into())]),
+            Self::Rotate { by } => fields([("by_slots", json::integer(by))]),
             Self::Polynomial { polynomial, mask } => json_polynomial(polynomial, mask.as_ref()),
             Self::Bootstrap(Bootstrap { complex, keep, factor, log2_magnitude }) => {
                 let domain = if *complex { "complex" } else { "real" };
                 let mut object = fields([
                     ("variant", domain.into()),
-                    ("factor", json_float(*factor)),
+                    ("factor", json::float(*factor)),
                     ("log2_magnitude", (*log2_magnitude).into()),
                 ]);
                 if let Some(keep) = keep {
-                    object.insert("keep".to_owned(), keep.to_string().into());
+                    object.insert("keep".to_owned(), json::integer(keep));
                 }
                 object
             }

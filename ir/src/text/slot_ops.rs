@@ -10,6 +10,7 @@ use super::types::{
     read_write, write_keep, write_polynomial, write_state, write_sum, write_write,
 };
 use crate::Error;
+use crate::json;
 use crate::slots::{Purpose, SlotOp, SlotType};
 
 fn purpose_name(purpose: &Purpose) -> &'static str {
@@ -125,17 +126,16 @@ impl TextOp for SlotOp {
         match self {
             Self::Add | Self::Subtract | Self::Multiply => Map::new(),
             Self::MultiplyPlain { plain, purpose } => {
-                let mut object =
-                    fields([("plain", plain.to_string().into()), ("purpose", purpose_name(purpose).into())]);
+                let mut object = fields([("plain", json::vector(plain)), ("purpose", purpose_name(purpose).into())]);
                 if let Purpose::Mask(reason) = purpose {
                     object.insert("reason".to_owned(), reason.as_str().into());
                 }
                 object
             }
-            Self::AddPlain { plain } => fields([("plain", plain.to_string().into())]),
-            Self::Rotate { by } => fields([("by_slots", by.to_string().into())]),
+            Self::AddPlain { plain } => fields([("plain", json::vector(plain))]),
+            Self::Rotate { by } => fields([("by_slots", json::integer(by))]),
             Self::Polynomial { polynomial, mask } => json_polynomial(polynomial, mask.as_ref()),
-            Self::Refresh { keep } => keep.iter().map(|keep| ("keep".to_owned(), keep.to_string().into())).collect(),
+            Self::Refresh { keep } => keep.iter().map(|keep| ("keep".to_owned(), json::integer(keep))).collect(),
             Self::StateRead { state, index } => json_state(*state, index),
             Self::StateWrite { state, index, mode } => json_write(*state, index, *mode),
             Self::Sum { counter, count } => json_sum(*counter, count),

@@ -3,9 +3,10 @@
 use serde_json::{Map, Value};
 
 use super::cursor::Cursor;
-use super::types::{fields, json_float};
+use super::types::fields;
 use super::{TextOp, TextType};
 use crate::Error;
+use crate::json;
 use crate::tensor::{TensorOp, TensorType};
 
 impl TextOp for TensorOp {
@@ -37,12 +38,12 @@ impl TextOp for TensorOp {
                 fields([("weight", weight.0.into())])
             }
             Self::RmsNorm { weight, epsilon } => {
-                fields([("weight", weight.0.into()), ("epsilon", json_float(epsilon))])
+                fields([("weight", weight.0.into()), ("epsilon", json::float(epsilon))])
             }
             Self::Rope { heads } => fields([("heads", heads.into())]),
             Self::KvAppend { layer, kind } => fields([("layer", layer.into()), ("cache", kind.name().into())]),
             Self::Scores { heads, kv_heads, scale } => {
-                fields([("heads", heads.into()), ("kv_heads", kv_heads.into()), ("scale", json_float(scale))])
+                fields([("heads", heads.into()), ("kv_heads", kv_heads.into()), ("scale", json::float(scale))])
             }
             Self::Mix { heads, kv_heads } => fields([("heads", heads.into()), ("kv_heads", kv_heads.into())]),
             Self::Softmax | Self::Silu | Self::Mul | Self::Add => Map::new(),

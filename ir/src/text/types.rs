@@ -8,6 +8,7 @@ use super::expression::{read_integer, read_vector};
 use crate::Error;
 use crate::ckks::CiphertextType;
 use crate::expression::{Integer, Vector};
+use crate::json;
 use crate::slots::{Chebyshev, Domain, Fill, Layout, SlotType, StateId, WriteMode};
 
 const FILLS: [(Fill, &str); 4] =
@@ -67,7 +68,7 @@ impl TextType for SlotType {
 
     fn json_fields(&self) -> Map<String, Value> {
         let mut fields = self.layout.json_fields();
-        fields.insert("max_abs".to_owned(), json_float(self.max_abs));
+        fields.insert("max_abs".to_owned(), json::float(self.max_abs));
         fields
     }
 }
@@ -92,7 +93,7 @@ impl TextType for CiphertextType {
     fn json_fields(&self) -> Map<String, Value> {
         let mut fields = fields([("level", self.level.into()), ("product", self.product.into())]);
         fields.extend(self.layout.json_fields());
-        fields.insert("max_abs".to_owned(), json_float(self.max_abs));
+        fields.insert("max_abs".to_owned(), json::float(self.max_abs));
         fields
     }
 }
@@ -102,27 +103,22 @@ pub(crate) fn fields<const N: usize>(entries: [(&str, Value); N]) -> Map<String,
     entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
-/// A number, or `null` for those that JSON does not have: infinities and NaN.
-pub(crate) fn json_float(value: f64) -> Value {
-    serde_json::Number::from_f64(value).map_or(Value::Null, Value::Number)
-}
-
 pub(super) fn json_polynomial(polynomial: &Chebyshev, mask: Option<&Vector>) -> Map<String, Value> {
-    let coefficients: Vec<Value> = polynomial.coefficients.iter().map(|c| json_float(*c)).collect();
-    let interval: Vec<Value> = polynomial.interval.iter().map(|end| json_float(*end)).collect();
+    let coefficients: Vec<Value> = polynomial.coefficients.iter().map(|c| json::float(*c)).collect();
+    let interval: Vec<Value> = polynomial.interval.iter().map(|end| json::float(*end)).collect();
     let mut object = fields([
         ("chebyshev_coefficients", coefficients.into()),
         ("interval", interval.into()),
         ("degree", polynomial.degree().into()),
     ]);
     if let Some(mask) = mask {
-        object.insert("mask".to_owned(), mask.to_string().into());
+        object.insert("mask".to_owned(), json::vector(mask));
     }
     object
 }
 
 pub(super) fn json_state(state: StateId, index: &Integer) -> Map<String, Value> {
-    fields([("state", state.0.into()), ("index", index.to_string().into())])
+    fields([("state", state.0.into()), ("index", json::integer(index))])
 }
 
 pub(super) fn json_write(state: StateId, index: &Integer, mode: WriteMode) -> Map<String, Value> {
@@ -132,7 +128,7 @@ pub(super) fn json_write(state: StateId, index: &Integer, mode: WriteMode) -> Ma
 }
 
 pub(super) fn json_sum(counter: u32, count: &Integer) -> Map<String, Value> {
-    fields([("counter", counter.into()), ("count", count.to_string().into())])
+    fields([("counter", counter.into()), ("count", json::integer(count))])
 }
 
 /// ` on [low, high] of [c0, c1, …]`, and ` mask …` where there is one.

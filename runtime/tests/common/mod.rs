@@ -149,7 +149,8 @@ pub(crate) fn write_plan(folder: &Path, context: u32) -> PathBuf {
             eos: vec![3],
         },
         provenance: Provenance { compiler_version: "test".to_owned(), ..Provenance::default() },
-        counts: std::collections::BTreeMap::new(),
+        counts: Vec::new(),
+        approximations: Vec::new(),
     };
     let path = folder.join("plan.bin");
     plan.write(&path).unwrap();

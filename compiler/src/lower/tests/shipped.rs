@@ -7,6 +7,7 @@ use cachemir_ir::tensor;
 
 use super::super::calibrate::embed;
 use super::super::{LowerOptions, SlotProgram, lower};
+use crate::calibration::Calibration;
 use crate::import::{ImportOptions, ImportedModel, load};
 
 struct Prompt {
@@ -71,7 +72,8 @@ fn generate(slots: usize) {
     let imported = imported();
     let model = &imported.model;
     let options = LowerOptions { slots: Some(slots), ..LowerOptions::default() };
-    let (program, report) = lower(model, &calibration(&imported), &options).unwrap();
+    let (program, report) =
+        lower(model, &Calibration::of_text(model, calibration(&imported)).unwrap(), &options, &()).unwrap();
     let chunk = report.chunk;
     let mut interpreter = Interpreter::new(&program);
     let mut worst = 0.0f64;

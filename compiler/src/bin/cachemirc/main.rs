@@ -1,0 +1,188 @@
+//! The compiler's command line: parses arguments, renders progress, results and diagnostics, and leaves the work to the
+//! library.
+//!
+//! Results go to stdout, progress and errors to stderr; with `--json` an error is also a JSON object on stdout. Exit codes:
+//! 0 done, 1 failed, 2 wrong usage.
+#![forbid(unsafe_code)]
+
+mod arguments;
+mod screen;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use cachemir_compiler::compile::{Compilation, CompileOptions, compile_watched};
+use cachemir_compiler::progress::Pass;
+use cachemir_compiler::{Error, dump, error, locate, summary};
+use cachemir_ir::plan::{Plan, client_path};
+use cachemir_ir::{diagnostics, json as dump_form};
+use clap::{CommandFactory, Parser};
+use console::Term;
+use serde_json::{Value, json};
+
+use arguments::{Command, CommandLine, CompileArguments, Format, Schema, Stage};
+use screen::{Progress, columns, print};
+
+fn main() -> ExitCode {
+    let line = match CommandLine::try_parse() {
+        Ok(line) => line,
+        Err(error) => screen::misuse(&error, std::env::args_os().any(|argument| argument == "--json")),
+    };
+    let json = line.json();
+    let outcome = match line.command {
+        Command::Compile(arguments) => compile(&arguments, line.quiet),
+        Command::Inspect { plan, json } => inspect(&plan, json),
+        Command::Explain { code } => explain(&code),
+        Command::Schema { of: Schema::Dump } => print(dump_form::SCHEMA),
+        Command::Schema { of: Schema::Summary } => print(summary::SCHEMA),
+        Command::Completions { shell } => completions(shell),
+        Command::Man { command } => manual(command.as_deref()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => screen::report(&error, json),
+    }
+}
+
+fn compile(arguments: &CompileArguments, quiet: bool) -> Result<(), Error> {
+    let model = locate::model_file(&arguments.model)?;
+    let output = match &arguments.output {
+        Some(output) => output.clone(),
+        None => default_output(&model)?,
+    };
+    check_writable(&output)?;
+    if let Some(folder) = &arguments.dump_dir {
+        dump::check_writable(folder)?;
+    }
+    let options = CompileOptions {
+        config: arguments.config.clone(),
+        tokenizer: arguments.tokenizer.clone(),
+        calibration: arguments.calibrate.clone(),
+        context: arguments.context,
+        parameters: arguments.params.clone(),
+    };
+    let progress = Progress::new(quiet);
+    let compiled = compile_watched(&model, &options, &progress);
+    let passes = progress.finish();
+    let compilation = compiled?;
+    if let Some(folder) = &arguments.dump_dir {
+        dump_stages(&compilation, arguments, folder)?;
+    }
+    compilation.plan.write(&output)?;
+    let client = client_path(&output);
+    if arguments.json {
+        let mut object = summary::json(&compilation.plan);
+        object["files"] = json!({"plan": output.display().to_string(), "client": client.display().to_string()});
+        let pass = |(pass, time): &(Pass, Duration)| json!({"name": pass.name(), "seconds": time.as_secs_f64()});
+        object["passes"] = passes.iter().map(pass).collect::<Vec<Value>>().into();
+        return print(&format!("{object}\n"));
+    }
+    let mut text = String::new();
+    if !quiet {
+        text += &summary::table::text(&compilation.plan, columns(&Term::stdout()));
+    }
+    if arguments.time_passes {
+        for (pass, time) in &passes {
+            text += &format!("  {:<26} {:8.2} s\n", pass.description(), time.as_secs_f64());
+        }
+    }
+    if !quiet {
+        text += &format!("wrote {} and {}\n", output.display(), client.display());
+    }
+    print(&text)
+}
+
+/// The model's name in the current folder. What is there and no plan is left alone.
+fn default_output(model: &Path) -> Result<PathBuf, Error> {
+    let output = PathBuf::from(format!("{}.bin", locate::model_name(model)));
+    if output.exists() && Plan::read(&output).is_err() {
+        let message =
+            format!("{} is there already and is no plan of this version; say where to write", output.display());
+        return Err(Error::BadOption { option: "--output", message });
+    }
+    Ok(output)
+}
+
+/// Fails where the output's two files cannot be made, before the work that would be lost.
+fn check_writable(output: &Path) -> Result<(), Error> {
+    let client = client_path(output);
+    if client == output {
+        let message = format!("{} is where the client's part of the plan goes; choose another name", output.display());
+        return Err(Error::BadOption { option: "--output", message });
+    }
+    let is_folder = |path: &Path| {
+        path.is_dir() || path.file_name().is_none() || path.as_os_str().as_encoded_bytes().ends_with(b"/")
+    };
+    for path in [output, &client] {
+        if is_folder(path) {
+            return Err(Error::Write { path: path.to_owned(), source: io::ErrorKind::IsADirectory.into() });
+        }
+    }
+    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    tempfile::tempfile_in(folder).map(drop).map_err(|source| Error::Write { path: output.to_owned(), source })
+}
+
+fn dump_stages(compilation: &Compilation, arguments: &CompileArguments, folder: &Path) -> Result<(), Error> {
+    let wanted = |stage| arguments.emit.is_empty() || arguments.emit.contains(&stage);
+    let json = arguments.format == Format::Json;
+    if wanted(Stage::Tensor) {
+        dump::tensor(&compilation.tensor, folder, json)?;
+    }
+    if wanted(Stage::Slots) {
+        dump::slots(&compilation.slots, folder, json)?;
+    }
+    if wanted(Stage::Ckks) {
+        dump::ckks(&compilation.plan.program, &compilation.plan.parameters, folder, json)?;
+    }
+    Ok(())
+}
+
+fn inspect(path: &Path, json: bool) -> Result<(), Error> {
+    let plan = Plan::read(path).map_err(|source| match source {
+        unreadable @ cachemir_ir::Error::File { .. } => Error::Ir(unreadable),
+        source => Error::Plan { path: path.to_owned(), source },
+    })?;
+    print(&if json {
+        format!("{}\n", summary::json(&plan))
+    } else {
+        summary::table::text(&plan, columns(&Term::stdout()))
+    })
+}
+
+fn explain(code: &str) -> Result<(), Error> {
+    let runtime = diagnostics::CODES.iter().find(|known| known.code.eq_ignore_ascii_case(code));
+    let text = runtime
+        .map(|known| format!("{}: {}\n\n{}\n", known.code, known.title, known.explanation))
+        .or_else(|| {
+            let text = error::explain(code)?;
+            Some(format!("{}\n\n{text}\n", code.to_ascii_uppercase()))
+        })
+        .ok_or_else(|| Error::BadOption {
+            option: "CODE",
+            message: format!("there is no error code `{code}`; codes look like C0201 or CMR-R001"),
+        })?;
+    print(&text)
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<(), Error> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut CommandLine::command(), "cachemirc", &mut script);
+    print(&String::from_utf8_lossy(&script))
+}
+
+fn manual(command: Option<&str>) -> Result<(), Error> {
+    let mut page = CommandLine::command();
+    page.build();
+    if let Some(name) = command {
+        let found = page
+            .find_subcommand(name)
+            .ok_or_else(|| Error::BadOption { option: "COMMAND", message: format!("there is no command `{name}`") })?;
+        page = found.clone();
+    }
+    let mut text = Vec::new();
+    let rendered = clap_mangen::Man::new(page).render(&mut text);
+    rendered.map_err(|source| Error::Write { path: PathBuf::from("standard output"), source })?;
+    print(&String::from_utf8_lossy(&text))
+}

@@ -1,0 +1,202 @@
+//! What goes to stderr and stdout: progress, results, errors.
+
+use std::fmt;
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use cachemir_compiler::progress::{Observer, Pass};
+use cachemir_compiler::{Error, error};
+use console::Term;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+/// Columns of what is no terminal.
+const DEFAULT_COLUMNS: usize = 80;
+
+/// The width of a stream's terminal: `COLUMNS` where it is set, 80 where there is none.
+pub(crate) fn columns(stream: &Term) -> usize {
+    let set = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    let asked = || stream.size_checked().map(|(_, columns)| columns.into());
+    set.or_else(asked).filter(|&columns| columns > 0).unwrap_or(DEFAULT_COLUMNS)
+}
+
+/// Writes text to stdout.
+pub(crate) fn print(text: &str) -> Result<(), Error> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // A reader that has seen enough, such as `head`, is no failure.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Error::Write { path: PathBuf::from("standard output"), source: error })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes a line to stderr.
+fn note(text: &str) {
+    // There is nowhere else to report to.
+    let _ = writeln!(io::stderr().lock(), "{}", text.trim_end());
+}
+
+/// Shows progress on stderr and takes the time of passes.
+pub(crate) struct Progress {
+    show: Show,
+    state: Mutex<State>,
+}
+
+/// How progress is shown.
+enum Show {
+    /// A bar on a terminal.
+    Bar(ProgressBar),
+    /// A line for each pass.
+    Lines,
+    /// Not at all.
+    Nothing,
+}
+
+struct State {
+    layers: usize,
+    running: Option<(Pass, Instant)>,
+    finished: Vec<(Pass, Duration)>,
+}
+
+/// Resolution of the bar.
+const TICKS: f64 = 10_000.0;
+
+impl Progress {
+    /// Progress of a compilation that begins.
+    pub(crate) fn new(quiet: bool) -> Self {
+        let show = match (quiet, io::stderr().is_terminal()) {
+            (true, _) => Show::Nothing,
+            (false, true) => Show::Bar(bar()),
+            (false, false) => Show::Lines,
+        };
+        Self { show, state: Mutex::new(State { layers: 1, running: None, finished: Vec::new() }) }
+    }
+
+    /// Clears the bar; the time that each pass took.
+    pub(crate) fn finish(self) -> Vec<(Pass, Duration)> {
+        if let Show::Bar(bar) = &self.show {
+            bar.finish_and_clear();
+        }
+        let mut state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        state.end();
+        state.finished
+    }
+}
+
+/// A bar of the whole compilation.
+fn bar() -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg:<26} [{bar:24}] {percent:>3} %, {eta} left")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = ProgressBar::new(TICKS as u64).with_style(style.progress_chars("=> "));
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+impl State {
+    fn end(&mut self) {
+        if let Some((pass, begun)) = self.running.take() {
+            self.finished.push((pass, begun.elapsed()));
+        }
+    }
+
+    /// How much of all passes is done where so much of the running one is.
+    fn done(&self, fraction: f64) -> f64 {
+        let Some((running, _)) = self.running else { return 0.0 };
+        let weight = |pass: &Pass| pass.weight(self.layers);
+        let before: f64 = Pass::ALL.iter().filter(|pass| **pass < running).map(weight).sum();
+        let total: f64 = Pass::ALL.iter().map(weight).sum();
+        (before + fraction * weight(&running)) / total
+    }
+}
+
+impl Observer for Progress {
+    fn begin(&self, pass: Pass) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.end();
+        state.running = Some((pass, Instant::now()));
+        match &self.show {
+            Show::Bar(bar) => {
+                bar.set_message(pass.description());
+                bar.set_position((state.done(0.0) * TICKS) as u64);
+            }
+            Show::Lines => note(pass.description()),
+            Show::Nothing => {}
+        }
+    }
+
+    fn layers(&self, layers: usize) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).layers = layers;
+    }
+
+    fn advance(&self, fraction: f64) {
+        if let Show::Bar(bar) = &self.show {
+            let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            bar.set_position((state.done(fraction) * TICKS) as u64);
+        }
+    }
+}
+
+/// An error with its code and explanation.
+#[derive(Debug)]
+struct Failure<'a>(&'a Error);
+
+impl fmt::Display for Failure<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for Failure<'_> {}
+
+impl miette::Diagnostic for Failure<'_> {
+    fn code<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        Some(Box::new(self.0.code()))
+    }
+
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        error::explain(self.0.code()).map(|text| Box::new(text) as Box<dyn fmt::Display>)
+    }
+}
+
+/// The error as a JSON object on stdout.
+fn object(code: &str, message: &str, node: Option<&str>) {
+    let help = error::explain(code);
+    let object = json!({"event": "error", "code": code, "message": message, "help": help, "node": node});
+    // A closed stdout leaves the text on stderr.
+    let _ = print(&format!("{object}\n"));
+}
+
+/// Shows why the command line cannot be read, or the help or version that it asks for, and ends the process.
+pub(crate) fn misuse(error: &clap::Error, json: bool) -> ! {
+    if json && error.use_stderr() {
+        object(error::COMMAND_LINE, error.to_string().trim_end(), None);
+    }
+    error.exit()
+}
+
+/// Shows an error and gives the exit code: 2 where the command line is at fault, else 1.
+pub(crate) fn report(error: &Error, json: bool) -> ExitCode {
+    if json {
+        object(error.code(), &error.to_string(), error.node());
+    }
+    let mut text = String::new();
+    let handler = miette::GraphicalReportHandler::new()
+        .with_links(false)
+        .with_width(columns(&Term::stderr()))
+        .with_break_words(false)
+        .with_word_separator(textwrap::WordSeparator::AsciiSpace)
+        .with_word_splitter(textwrap::WordSplitter::NoHyphenation);
+    if handler.render_report(&mut text, &Failure(error)).is_err() {
+        text = format!("{}: {error}\n", error.code());
+    }
+    note(&text);
+    match error {
+        Error::BadOption { .. } => ExitCode::from(2),
+        _ => ExitCode::FAILURE,
+    }
+}

@@ -1,0 +1,43 @@
+//! What a plan does and costs: [`counts`] fills it in, [`json`] shows it to tools and [`table`] to people.
+
+mod json;
+pub mod table;
+#[cfg(test)]
+mod tests;
+
+use cachemir_ir::ckks::{CiphertextType, CkksOp};
+use cachemir_ir::expression::Environment;
+use cachemir_ir::operations::{Operations, typical_calls};
+use cachemir_ir::plan::{CallCounts, MaskCount};
+use cachemir_ir::program::Program;
+use cachemir_ir::slots::{SlotOp, SlotType};
+
+use crate::lower;
+
+pub use json::{SCHEMA, SCHEMA_NAME, SCHEMA_VERSION, json};
+
+/// Why a mask is left that no op of the slots stage names.
+const REFRESH_REASON: &str = "slots to clear where no bootstrap clears them";
+
+/// What typical calls execute, with the reasons why masks are left.
+pub fn counts(slots: &Program<SlotOp, SlotType>, program: &Program<CkksOp, CiphertextType>) -> Vec<CallCounts> {
+    typical_calls(program)
+        .into_iter()
+        .map(|call| {
+            let operations = Operations::of(program, call);
+            let environment = Environment::new(call.position.into(), call.tokens.into());
+            let reasons = slots
+                .entry(call.kind.name())
+                .map(|packed| lower::counts(&packed.graph, slots.slots as usize, &environment).masks_unfused);
+            let mut masks: Vec<MaskCount> = reasons
+                .into_iter()
+                .flatten()
+                .map(|(reason, count)| MaskCount { reason, count: count as u64 })
+                .collect();
+            let named: u64 = masks.iter().map(|mask| mask.count).sum();
+            masks.push(MaskCount { reason: REFRESH_REASON.to_owned(), count: operations.masks.saturating_sub(named) });
+            masks.retain(|mask| mask.count > 0);
+            CallCounts { call, operations, masks }
+        })
+        .collect()
+}

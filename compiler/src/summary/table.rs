@@ -1,0 +1,243 @@
+//! A plan as tables for people: they fit into 80 columns and use more where there are more. Text breaks between words.
+
+use cachemir_ir::cost::CostTable;
+use cachemir_ir::operations::{Call, Operations, middle};
+use cachemir_ir::plan::{CallCounts, Measure, Plan};
+use cachemir_ir::program::EntryKind;
+
+/// Narrowest width that text is broken for.
+const LEAST_COLUMNS: usize = 60;
+
+/// What a row of the table of operations counts.
+type Counted = fn(&Operations) -> u64;
+
+/// Rows of the table of operations, in words.
+const OPERATIONS: [(&str, Counted); 7] = [
+    ("bootstraps", |operations| operations.bootstraps),
+    ("rotations", |operations| operations.rotations),
+    ("ciphertext products", |operations| operations.ciphertext_products),
+    ("polynomials", |operations| operations.polynomials),
+    ("level drops", |operations| operations.level_drops),
+    ("plaintext products", |operations| operations.plaintext_products),
+    ("of these masks", |operations| operations.masks),
+];
+
+/// The plan as text of so many columns.
+pub fn text(plan: &Plan, columns: usize) -> String {
+    let sections =
+        [head(plan, columns), operations(plan, columns), approximations(plan, columns), caches(plan, columns)];
+    let mut sections: Vec<String> = sections.into_iter().filter(|section| !section.is_empty()).collect();
+    sections.push(foot(plan, columns));
+    sections.join("\n")
+}
+
+/// Numbers in the plan's tables.
+pub(super) fn weights(plan: &Plan) -> usize {
+    plan.program.tables.iter().map(|table| table.values.len()).sum()
+}
+
+/// Text in lines of so many columns, broken between words, those after the first with an indent.
+fn broken(text: &str, columns: usize, indent: &str) -> Vec<String> {
+    let options = textwrap::Options::new(columns)
+        .subsequent_indent(indent)
+        .break_words(false)
+        .word_separator(textwrap::WordSeparator::AsciiSpace)
+        .word_splitter(textwrap::WordSplitter::NoHyphenation);
+    textwrap::wrap(text, options).into_iter().map(std::borrow::Cow::into_owned).collect()
+}
+
+fn paragraph(text: &str, columns: usize) -> String {
+    broken(text, columns.max(LEAST_COLUMNS), "  ").join("\n") + "\n"
+}
+
+/// Characters of the longest text.
+fn widest<'t>(texts: impl IntoIterator<Item = &'t str>) -> usize {
+    texts.into_iter().map(|text| text.chars().count()).max().unwrap_or(0)
+}
+
+/// Rows of a text and numbers, the latter as wide as the widest of them; long texts are broken.
+fn rows(rows: &[(String, Vec<String>)], columns: usize) -> String {
+    let width = 2 + widest(rows.iter().flat_map(|(_, cells)| cells).map(String::as_str));
+    let cells = rows.iter().map(|(_, cells)| cells.len()).max().unwrap_or(0);
+    let room = columns.max(LEAST_COLUMNS).saturating_sub(cells * width).max(24);
+    let labels: Vec<Vec<String>> = rows.iter().map(|(label, _)| broken(label, room, "      ")).collect();
+    let left = widest(labels.iter().flatten().map(String::as_str));
+    let mut out = String::new();
+    for ((_, cells), label) in rows.iter().zip(&labels) {
+        let (last, first) = label.split_last().map_or(("", &[][..]), |(last, first)| (last.as_str(), first));
+        for line in first {
+            out += &format!("{line}\n");
+        }
+        let mut line = format!("{last:<left$}");
+        for cell in cells {
+            line += &format!("{cell:>width$}");
+        }
+        out += line.trim_end();
+        out += "\n";
+    }
+    out
+}
+
+fn head(plan: &Plan, columns: usize) -> String {
+    let (program, model) = (&plan.program, &plan.model);
+    let first = format!(
+        "{}: hidden size {}, vocabulary {}, {} weights, context of {} tokens",
+        model.name,
+        model.hidden,
+        model.vocabulary,
+        weights(plan),
+        program.context
+    );
+    let second = format!(
+        "parameters {}: {}; {} slots in use of {}",
+        plan.parameters.name,
+        plan.parameters.description(),
+        program.slots,
+        plan.parameters.maximum_slots()
+    );
+    paragraph(&first, columns) + &paragraph(&second, columns)
+}
+
+/// The two lines above a call's numbers.
+fn title(call: Call) -> [String; 2] {
+    match call.kind {
+        EntryKind::Decode => ["decode".to_owned(), format!("at {}", call.position)],
+        EntryKind::Prefill { .. } => ["prefill".to_owned(), format!("of {}", call.tokens)],
+    }
+}
+
+fn operations(plan: &Plan, columns: usize) -> String {
+    if plan.counts.is_empty() {
+        return String::new();
+    }
+    let row = |label: &str, cell: &dyn Fn(&CallCounts) -> String| -> (String, Vec<String>) {
+        (label.to_owned(), plan.counts.iter().map(cell).collect())
+    };
+    let mut table = vec![
+        row("operations of a call", &|counts| title(counts.call)[0].clone()),
+        row("  (position or tokens)", &|counts| title(counts.call)[1].clone()),
+    ];
+    for (name, count) in OPERATIONS {
+        table.push(row(&format!("  {name}"), &|counts| count(&counts.operations).to_string()));
+    }
+    let mut reasons: Vec<&str> =
+        plan.counts.iter().flat_map(|counts| &counts.masks).map(|mask| mask.reason.as_str()).collect();
+    reasons.sort_unstable();
+    reasons.dedup();
+    for reason in reasons {
+        let count = |counts: &CallCounts| {
+            let found = counts.masks.iter().find(|mask| mask.reason == reason);
+            found.map_or(0, |mask| mask.count).to_string()
+        };
+        table.push(row(&format!("    {reason}"), &count));
+    }
+    let costs = CostTable::built_in(&plan.parameters);
+    let predicted = |counts: &CallCounts| {
+        let Call { kind, position, .. } = counts.call;
+        format!("{:.1}", costs.predict(&plan.program, kind.name(), position.into()) / 1e9)
+    };
+    table.push(row("  predicted seconds on one thread", &predicted));
+    rows(&table, columns)
+}
+
+/// Three significant digits.
+fn short(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        size if (1e-3..1e5).contains(&size) => {
+            let decimals = (2.0 - size.log10().floor()).max(0.0) as usize;
+            format!("{value:.decimals$}")
+        }
+        _ => format!("{value:.2e}"),
+    }
+}
+
+fn interval(ends: [f64; 2]) -> String {
+    ends.map(short).join(" .. ")
+}
+
+/// An approximation in two lines: what it is, and the intervals below that.
+fn approximations(plan: &Plan, columns: usize) -> String {
+    if plan.approximations.is_empty() {
+        return String::new();
+    }
+    let all = &plan.approximations;
+    let site = 2 + widest(all.iter().map(|one| one.site.as_str()).chain(["not escape-proof"])) + 2;
+    let method = widest(all.iter().map(|one| one.method.as_str()).chain(["method"]));
+    let ranges: Vec<[String; 3]> = all
+        .iter()
+        .map(|one| {
+            let derived = one.derived.map_or_else(|| "unknown".to_owned(), interval);
+            [interval(one.accurate), interval(one.sane), derived]
+        })
+        .collect();
+    let range = 2 + widest(ranges.iter().flatten().map(String::as_str).chain(["accurate on"]));
+    let first = |site_text: &str, [method_text, degree, levels, error]: [&str; 4]| {
+        format!("{site_text:<site$}{method_text:<method$} {degree:>7}{levels:>8}  {error}\n")
+    };
+    let second = |site_text: &str, [accurate, sane, derived]: [&str; 3]| {
+        format!("{site_text:<site$}{accurate:<range$}{sane:<range$}{derived}\n")
+    };
+    let mut out = first("approximations", ["method", "degree", "levels", "error"]);
+    out += &second("", ["accurate on", "sane on", "derived"]);
+    for (one, range) in all.iter().zip(&ranges) {
+        let measure = if one.measure == Measure::Relative { "rel." } else { "abs." };
+        let error = format!("{:.0e} {measure}", one.max_error);
+        let numbers = [one.degree, one.depth].map(|number| number.to_string());
+        out += &first(&format!("  {}", one.site), [&one.method, &numbers[0], &numbers[1], &error]);
+        let proof = if one.escape_proof { "    escape-proof" } else { "    not escape-proof" };
+        out += &second(proof, range.each_ref().map(String::as_str));
+    }
+    let proof = all.iter().filter(|one| one.escape_proof).count();
+    let note = format!(
+        "  The error holds where values of the calibration text lie (accurate); within the sane interval a polynomial stays \
+         bounded; derived is what the weights alone allow. {proof} of {} are escape-proof: no input leaves the sane interval.",
+        all.len()
+    );
+    out + &paragraph(&note, columns)
+}
+
+fn caches(plan: &Plan, columns: usize) -> String {
+    let states = &plan.program.states;
+    if states.is_empty() {
+        return String::new();
+    }
+    let mut table = vec![("caches".to_owned(), ["ciphertexts", "level"].map(str::to_owned).to_vec())];
+    table.extend(states.iter().map(|state| {
+        let level = state.level.map_or_else(String::new, |level| level.to_string());
+        (format!("  {}", state.name), vec![state.capacity.to_string(), level])
+    }));
+    rows(&table, columns)
+}
+
+fn foot(plan: &Plan, columns: usize) -> String {
+    let keys = &plan.keys;
+    let used = [(&keys.relinearisation, ", relinearisation"), (&keys.conjugation, ", conjugation")];
+    let further: String = used.iter().filter(|(levels, _)| !levels.is_empty()).map(|(_, name)| *name).collect();
+    let text = format!(
+        "keys: {} rotations{further}, and what bootstraps need; predicted {:.1} s a token at position {} on one thread",
+        keys.rotations.len(),
+        plan.provenance.predicted_ns_per_token / 1e9,
+        middle(plan.program.context)
+    );
+    paragraph(&text, columns)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_three_digits() {
+        for (value, expected) in [
+            (0.0, "0"),
+            (-19.159, "-19.2"),
+            (0.0071, "0.00710"),
+            (12345.6, "12346"),
+            (1e-7, "1.00e-7"),
+            (2.5e9, "2.50e9"),
+        ] {
+            assert_eq!(short(value), expected);
+        }
+    }
+}
