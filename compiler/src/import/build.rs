@@ -315,7 +315,7 @@ impl Builder<'_, '_> {
 
     fn linear(&mut self, weight: &str, linear: &Linear, x: ValueId, name: String) -> Result<ValueId, Error> {
         let weight = self.matrix(weight, linear)?;
-        Ok(self.vector(TensorOp::Linear { weight }, &[x], linear.outputs(), linear.node, name))
+        Ok(self.vector(TensorOp::Linear { weight, bias: None }, &[x], linear.outputs(), linear.node, name))
     }
 
     fn matrix(&mut self, name: &str, linear: &Linear) -> Result<WeightId, Error> {

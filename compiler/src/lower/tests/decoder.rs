@@ -17,6 +17,8 @@ use super::{Numbers, model};
 struct Maker {
     model: TensorModel,
     numbers: Numbers,
+    /// Whether linear layers have biases.
+    biased: bool,
 }
 
 impl Maker {
@@ -38,8 +40,13 @@ impl Maker {
     }
 
     fn linear(&mut self, name: String, x: ValueId, out: usize, input: usize) -> ValueId {
-        let weight = self.weight(name, vec![out, input], 1.6 / (input as f64).sqrt());
-        self.op(TensorOp::Linear { weight }, &[x], TensorType::Vector { width: out as u32 })
+        let weight = self.weight(name.clone(), vec![out, input], 1.6 / (input as f64).sqrt());
+        let bias = self.biased.then(|| {
+            let values = (0..out).map(|_| self.numbers.next() as f32).collect();
+            self.model.weights.push(Weight::new(format!("{name}.bias"), vec![out], values));
+            WeightId(self.model.weights.len() as u32 - 1)
+        });
+        self.op(TensorOp::Linear { weight, bias }, &[x], TensorType::Vector { width: out as u32 })
     }
 
     fn norm(&mut self, name: String, x: ValueId) -> ValueId {
@@ -50,7 +57,7 @@ impl Maker {
 }
 
 /// A decoder with random weights.
-pub(super) fn random_model(hyperparameters: Hyperparameters) -> TensorModel {
+pub(super) fn random_model(hyperparameters: Hyperparameters, biased: bool) -> TensorModel {
     let h = hyperparameters.clone();
     let pairs = h.head_dim / 2;
     let angle = |index: usize| (index / pairs) as f64 * 50f64.powf(-((index % pairs) as f64) / pairs as f64);
@@ -60,7 +67,7 @@ pub(super) fn random_model(hyperparameters: Hyperparameters) -> TensorModel {
         sines: (0..h.context * pairs).map(|index| angle(index).sin() as f32).collect(),
     };
     let model = TensorModel { hyperparameters, rope, weights: vec![], graph: Graph::default() };
-    let mut maker = Maker { model, numbers: Numbers(11) };
+    let mut maker = Maker { model, numbers: Numbers(11), biased };
     let vector = TensorType::Vector { width: h.hidden as u32 };
     let token = maker.model.graph.add_input("token", TensorType::Token);
     let weight = maker.weight("embed_tokens".into(), vec![h.vocabulary, h.hidden], 1.0);
@@ -103,15 +110,21 @@ pub(super) fn random_model(hyperparameters: Hyperparameters) -> TensorModel {
     maker.model
 }
 
-/// Decodes and prefills 40 tokens of a random model and compares all logits with the tensor stage.
+/// Decodes and prefills 40 tokens of random models, without and with biases, and compares all logits with the tensor
+/// stage.
 fn check(slots: usize, hyperparameters: Hyperparameters, squarings: usize) {
-    let model = random_model(hyperparameters);
+    for biased in [false, true] {
+        check_model(slots, &random_model(hyperparameters.clone(), biased), squarings);
+    }
+}
+
+fn check_model(slots: usize, model: &TensorModel, squarings: usize) {
     let h = &model.hyperparameters;
     let shape = Shape::new(h, slots).unwrap();
-    let roles = Roles::new(&model).unwrap();
+    let roles = Roles::new(model).unwrap();
     let softmaxes = vec![SoftmaxPlan { reference: 1.0, exponents: vec![0.5; squarings + 1] }; h.layers];
     let plan = Plan::provisional(h, &roles, &softmaxes);
-    let (program, uses) = build(&model, &shape, &roles, &plan);
+    let (program, uses) = build(model, &shape, &roles, &plan);
     for entry in &program.entries {
         assert_eq!(entry.graph.verify_structure(), Vec::<String>::new());
     }
@@ -119,7 +132,7 @@ fn check(slots: usize, hyperparameters: Hyperparameters, squarings: usize) {
     let reasons: Vec<&str> = reasons.keys().map(String::as_str).collect();
     assert_eq!(reasons, ["landing of group members", "merge of scores", "push into the V cache"]);
     let tokens: Vec<u32> = (0..40).map(|index| (index * index * 7 + index / 3) as u32 % h.vocabulary as u32).collect();
-    let mut reference = tensor::Interpreter::new(&model).unwrap();
+    let mut reference = tensor::Interpreter::new(model).unwrap();
     let want: Vec<Vec<f64>> = tokens.iter().map(|&token| reference.step(token).unwrap()).collect();
     let compare = |got: &[Vec<f64>], position: usize, entry: &str| {
         for (token, &slot) in program.logits.index_to_slot.iter().enumerate() {
@@ -131,7 +144,7 @@ fn check(slots: usize, hyperparameters: Hyperparameters, squarings: usize) {
     let mut interpreter = Interpreter::new(&program);
     let [mut decode, mut prefill] = [0, 1].map(|entry| Recorder::new(&uses[entry], slots));
     for (position, &token) in tokens.iter().enumerate() {
-        let input = embed(&model, &program, &[token]).unwrap();
+        let input = embed(model, &program, &[token]).unwrap();
         let got = interpreter.call_with("decode", position as i64, 1, &input, &mut decode).unwrap();
         compare(&got, position, "decode");
     }
@@ -141,13 +154,13 @@ fn check(slots: usize, hyperparameters: Hyperparameters, squarings: usize) {
     let prompt = prompt.min(36);
     let mut done = 0;
     for chunk in tokens[..prompt].chunks(shape.chunk) {
-        let input = embed(&model, &program, chunk).unwrap();
+        let input = embed(model, &program, chunk).unwrap();
         let got = interpreter.call_with("prefill", done as i64, chunk.len() as i64, &input, &mut prefill).unwrap();
         done += chunk.len();
         compare(&got, done - 1, "prefill");
     }
     for position in done..40 {
-        let input = embed(&model, &program, &tokens[position..=position]).unwrap();
+        let input = embed(model, &program, &tokens[position..=position]).unwrap();
         let got = interpreter.call_with("decode", position as i64, 1, &input, &mut decode).unwrap();
         compare(&got, position, "decode after prefill");
     }
