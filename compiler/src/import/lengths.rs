@@ -18,7 +18,7 @@ const PAST: usize = 11;
 const SEQUENCE: usize = 7;
 
 /// New tokens at once of the longest check.
-const LONGEST: usize = 2048;
+const LONGEST: usize = 1024;
 
 /// Recognises the decoder at one new token.
 pub(super) fn recognise(graph: &OnnxGraph) -> Result<Decoder<'_>, Error> {

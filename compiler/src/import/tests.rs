@@ -1,5 +1,7 @@
 //! Imports the shipped model by all its routes, and damaged copies of it.
 
+mod variants;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

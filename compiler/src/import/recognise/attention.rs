@@ -47,19 +47,19 @@ pub(in crate::import) struct AttentionNodes {
 }
 
 /// Attention proper: from queries, keys and values to the mixed values, which lie in the given order.
-struct Core {
-    query: (Signal, Order),
-    key: (Signal, Order),
-    value: (Signal, Order),
-    mixed: Order,
-    rope: [RopeSource; 2],
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
-    scale: f64,
-    masks: Vec<MaskStep>,
-    caches: [Option<Name>; 2],
-    nodes: AttentionNodes,
+pub(super) struct Core {
+    pub(super) query: (Signal, Order),
+    pub(super) key: (Signal, Order),
+    pub(super) value: (Signal, Order),
+    pub(super) mixed: Order,
+    pub(super) rope: [RopeSource; 2],
+    pub(super) heads: usize,
+    pub(super) kv_heads: usize,
+    pub(super) head_dim: usize,
+    pub(super) scale: f64,
+    pub(super) masks: Vec<MaskStep>,
+    pub(super) caches: [Option<Name>; 2],
+    pub(super) nodes: AttentionNodes,
 }
 
 /// Keys or values of this step, in the given order.
@@ -174,7 +174,7 @@ impl Recogniser<'_, '_> {
             return Err(self.fail(mix, "keys and values have different numbers of heads"));
         }
         let scale = scores_scale * product_scale;
-        let mut core = self.core(&queries, keys, values, (heads, key_dim), [scores, softmax, mix])?;
+        let mut core = self.core(&queries, &keys, &values, (heads, key_dim), [scores, softmax, mix])?;
         core.scale *= scale;
         core.masks = masks;
         core.value.0.scale *= mix_scale;
@@ -185,8 +185,8 @@ impl Recogniser<'_, '_> {
     fn core(
         self,
         queries: &Signal,
-        keys: Heads,
-        values: Heads,
+        keys: &Heads,
+        values: &Heads,
         (heads, dim): (usize, usize),
         [scores, softmax, mix]: [usize; 3],
     ) -> Result<Core, Error> {
@@ -230,6 +230,9 @@ impl Recogniser<'_, '_> {
         }
         let left = self.signal(node, 0)?;
         let mut right = self.signal(node, 1)?;
+        if right.shape.len() < 2 {
+            return Err(self.fail(node, "expected a product of matrices"));
+        }
         if flag("transB") {
             right = transposed(&right);
         }
@@ -388,126 +391,10 @@ impl Recogniser<'_, '_> {
         if keys.count != values.count {
             return Err(self.fail(node, "keys and values have different numbers of heads"));
         }
-        let mut core = self.core(&queries, keys, values, (heads, dim), [node; 3])?;
+        let mut core = self.core(&queries, &keys, &values, (heads, dim), [node; 3])?;
         core.scale = onnx.float("scale").map_or_else(|| 1.0 / (dim as f64).sqrt(), f64::from);
         core.masks = masks;
         Ok(core)
-    }
-
-    /// onnxruntime's `GroupQueryAttention`, with the rotary embedding inside or ahead, the projections packed or not.
-    fn grouped_attention(self, node: usize) -> Result<Core, Error> {
-        let onnx = self.node(node);
-        let extent = |name: &str| onnx.int(name).and_then(|value| usize::try_from(value).ok()).unwrap_or(0);
-        let (heads, kv_heads) = (extent("num_heads"), extent("kv_num_heads"));
-        if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
-            return Err(self.fail(node, format!("{heads} heads cannot share {kv_heads} key-value heads")));
-        }
-        let refused = [
-            (onnx.int("rotary_interleaved").unwrap_or(0) != 0, "interleaved rotary embeddings are not supported"),
-            (onnx.float("softcap").unwrap_or(0.0) != 0.0, "soft-capping of scores is not supported"),
-            (onnx.int("smooth_softmax").unwrap_or(0) > 0, "a smooth softmax is not supported"),
-            (onnx.input(10).is_some(), "a bias of the scores by position is not supported"),
-            (
-                (11..onnx.inputs.len()).any(|input| onnx.input(input).is_some()),
-                "attention sinks and quantised caches are not supported",
-            ),
-            (onnx.int("kv_cache_bit_width").unwrap_or(0) != 0, "quantised caches are not supported"),
-        ];
-        if let Some((_, message)) = refused.into_iter().find(|(found, _)| *found) {
-            return Err(self.fail(node, message));
-        }
-        let (tokens, total, past) = (self.tokens(), self.total(), self.specialised.sizes.past);
-        let holds = |input: usize, expected: f64| match self.operand(node, input) {
-            Value::Constant(constant) => constant.to_f64().iter().all(|&entry| entry == expected),
-            _ => false,
-        };
-        if !holds(5, total as f64 - 1.0) || !holds(6, total as f64) {
-            return Err(self.fail(node, "its sequence lengths are not those of the tokens so far"));
-        }
-        let window = onnx.int("local_window_size").unwrap_or(-1);
-        let window = usize::try_from(window).ok().filter(|&window| window > 0);
-        let inside = onnx.int("do_rotary").unwrap_or(0) != 0;
-        let queries = self.signal(node, 0)?;
-        let packed = onnx.input(1).is_none();
-        let width = queries.len() / tokens.max(1);
-        let head_dim = width / if packed { heads + 2 * kv_heads } else { heads };
-        let (query, key, value) = if packed {
-            let indices = queries.indices();
-            let part = |first: usize, count: usize| {
-                let token = |token: usize| {
-                    indices[token * width + first * head_dim..token * width + (first + count) * head_dim]
-                        .iter()
-                        .copied()
-                };
-                let map = Some(Arc::new((0..tokens).flat_map(token).collect()));
-                Signal { shape: vec![1, tokens, count * head_dim], map, ..queries.clone() }
-            };
-            (part(0, heads), part(heads, kv_heads), part(heads + kv_heads, kv_heads))
-        } else {
-            (queries, self.signal(node, 1)?, self.signal(node, 2)?)
-        };
-        let cache = |input: usize| -> Result<Option<Name>, Error> {
-            match self.operand(node, input) {
-                Value::Signal(signal) if signal.is_whole() && self.specialised.producer(signal.base).is_none() => {
-                    Ok(Some(signal.base))
-                }
-                Value::Signal(_) => Err(self.fail(node, "its cache is not an input of the graph")),
-                _ if past == 0 => Ok(None),
-                _ => Err(self.fail(node, "it has no cache")),
-            }
-        };
-        let caches = [cache(3)?, cache(4)?];
-        let scale = onnx.float("scale").filter(|&scale| scale != 0.0);
-        let scale = scale.map_or_else(|| 1.0 / (head_dim as f64).sqrt(), f64::from);
-        let mut nodes = AttentionNodes {
-            query_rope: node,
-            key_rope: node,
-            key_append: node,
-            value_append: node,
-            scores: node,
-            softmax: node,
-            mix: node,
-        };
-        let (query, key, rope) = if inside {
-            let (Some(cosines), Some(sines)) = (onnx.input(7), onnx.input(8)) else {
-                return Err(self.fail(node, "it has no cosines or sines"));
-            };
-            let positions = match self.operand(node, 9) {
-                Value::Constant(positions) => positions.to_ints(),
-                _ if onnx.input(9).is_none() => (past as i64..total as i64).collect(),
-                _ => Vec::new(),
-            };
-            if positions.iter().copied().ne(past as i64..total as i64) {
-                return Err(self.fail(node, "its positions are not those of the tokens"));
-            }
-            let columns = self.specialised.value(cosines).shape().last().copied();
-            if columns != Some(head_dim / 2) {
-                let message = format!(
-                    "a rotary table of {columns:?} columns does not fit heads of {head_dim}: partial rotary embeddings are not supported"
-                );
-                return Err(self.fail(node, message));
-            }
-            ((query, Order::Tokens), (key, Order::Tokens), [RopeSource::Cache { cosines, sines }; 2])
-        } else {
-            let [query, key] = [&query, &key].map(|signal| self.rotated(signal, Order::Tokens, head_dim, node));
-            let (query, key) = (query?, key?);
-            (nodes.query_rope, nodes.key_rope) = (query.node, key.node);
-            ((query.input, query.order), (key.input, key.order), [query.source, key.source])
-        };
-        Ok(Core {
-            query,
-            key,
-            value: (value, Order::Tokens),
-            mixed: Order::Tokens,
-            rope,
-            heads,
-            kv_heads,
-            head_dim,
-            scale,
-            masks: vec![MaskStep::Causal { node, window }],
-            caches,
-            nodes,
-        })
     }
 }
 

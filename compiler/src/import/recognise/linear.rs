@@ -86,7 +86,9 @@ impl Linear {
             return Err(specialised.not_llama(self.node, "the weight has another size than its shape says"));
         }
         if self.scale != 1.0 {
-            values.iter_mut().for_each(|value| *value = (f64::from(*value) * self.scale) as f32);
+            for value in &mut values {
+                *value = (f64::from(*value) * self.scale) as f32;
+            }
         }
         let transposed = self.orientation == Orientation::InputsFirst;
         if !transposed && self.rows.is_none() {
@@ -241,17 +243,17 @@ impl Recogniser<'_, '_> {
         if let Some((index, name, scale)) = bias {
             let shape = self.operand(node, index).shape();
             let length: usize = shape.iter().product();
-            if !self.is_constant(node, index)
-                || shape.last() != Some(&length) && length != 1
-                || !(length == 1 || length == stored_outputs)
-            {
+            let fits = length == 1 || (length == stored_outputs && shape.last() == Some(&length));
+            if !fits || !self.is_constant(node, index) {
                 return Err(self.fail(node, format!("expected {expected} with a bias of {stored_outputs} entries")));
             }
             biases.push(Bias { name, rows: None, scale });
         }
         let features = super::order::features(signal, tokens, order, Order::Tokens);
         let features = features.ok_or_else(|| self.mixed(node, expected))?;
-        biases.iter_mut().for_each(|bias| bias.rows = features.of(None));
+        for bias in &mut biases {
+            bias.rows = features.of(None);
+        }
         let scale = number("alpha") * input.scale;
         input.scale = 1.0;
         let rows = features.of(None);

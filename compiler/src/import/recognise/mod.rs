@@ -8,6 +8,7 @@
 
 mod attention;
 mod diagnose;
+mod grouped;
 mod linear;
 mod mask;
 mod norm;
