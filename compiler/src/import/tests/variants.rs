@@ -373,6 +373,33 @@ fn caches_may_have_tokens_first() {
 }
 
 #[test]
+fn the_rotary_embedding_may_stand_ahead_of_the_fused_attention() {
+    let model = changed("genai_fp32", |graph| {
+        let mut positions = graph.input("input_ids").clone();
+        "position_ids".clone_into(&mut positions.name);
+        graph.0.input.push(positions);
+        graph.integers("parts", &[3], &[64, 32, 32]);
+        set_attention(graph, "do_rotary", 0);
+        for place in graph.named("GroupQueryAttention").into_iter().rev() {
+            let [packed, cosines, sines] = [0, 7, 8].map(|input| graph.0.node[place].input[input].clone());
+            let [q, k, v, turned_q, turned_k] = ["q", "k", "v", "rq", "rk"].map(|part| format!("{packed}_{part}"));
+            let mut split = Graph::node("Split", &[&packed, "parts"], &q);
+            split.output.extend([k.clone(), v.clone()]);
+            split.attribute.push(Graph::int("axis", -1));
+            let rotary = |from: &str, to: &str| {
+                Graph::node("com.microsoft::RotaryEmbedding", &[from, "position_ids", &cosines, &sines], to)
+            };
+            let attention = &mut graph.0.node[place];
+            attention.input[..3].clone_from_slice(&[turned_q.clone(), turned_k.clone(), v]);
+            attention.input.truncate(7);
+            let nodes = [split, rotary(&q, &turned_q), rotary(&k, &turned_k)];
+            nodes.into_iter().rev().for_each(|node| graph.0.node.insert(place, node));
+        }
+    });
+    assert_same("outer rotary embedding", &model, &imported("optimum").model);
+}
+
+#[test]
 fn features_of_other_architectures_are_named() {
     const NORM: &str = "SimplifiedLayerNormalization";
     let norm_after = |node: &'static str| {
@@ -413,6 +440,15 @@ fn features_of_other_architectures_are_named() {
     refused("optimum", &["learned positions"], |graph| {
         graph.floats("positions", &[64], &[0.1; 64]);
         graph.after("embed_tokens/Gather", |_, _, from, to| vec![Graph::node("Add", &[from, "positions"], to)]);
+    });
+    refused("optimum", &["NoPE"], |graph| {
+        // The rotated queries of one layer become the unrotated ones.
+        for place in graph.named("layers.1/self_attn/Add") {
+            let cosine = graph.0.node[place].input[0].clone();
+            let product = graph.0.node.iter().find(|node| node.output[0] == cosine).expect("a product");
+            let queries = product.input[0].clone();
+            graph.0.node[place] = Graph::node("Identity", &[&queries], &graph.0.node[place].output[0].clone());
+        }
     });
     refused("optimum", &["ReLU"], |graph| {
         for place in graph.named("Sigmoid") {

@@ -39,8 +39,8 @@ impl Maker {
         results[0]
     }
 
-    fn linear(&mut self, name: String, x: ValueId, out: usize, input: usize) -> ValueId {
-        let weight = self.weight(name.clone(), vec![out, input], 1.6 / (input as f64).sqrt());
+    fn linear(&mut self, name: &str, x: ValueId, out: usize, input: usize) -> ValueId {
+        let weight = self.weight(name.to_owned(), vec![out, input], 1.6 / (input as f64).sqrt());
         let bias = self.biased.then(|| {
             let values = (0..out).map(|_| self.numbers.next() as f32).collect();
             self.model.weights.push(Weight::new(format!("{name}.bias"), vec![out], values));
@@ -78,9 +78,9 @@ pub(super) fn random_model(hyperparameters: Hyperparameters, biased: bool) -> Te
     for layer in 0..h.layers {
         let name = |part: &str| format!("layers.{layer}.{part}");
         let normed = maker.norm(name("input_layernorm"), x);
-        let q = maker.linear(name("self_attn.q_proj"), normed, h.query_width(), h.hidden);
-        let k = maker.linear(name("self_attn.k_proj"), normed, h.kv_width(), h.hidden);
-        let v = maker.linear(name("self_attn.v_proj"), normed, h.kv_width(), h.hidden);
+        let q = maker.linear(&name("self_attn.q_proj"), normed, h.query_width(), h.hidden);
+        let k = maker.linear(&name("self_attn.k_proj"), normed, h.kv_width(), h.hidden);
+        let v = maker.linear(&name("self_attn.v_proj"), normed, h.kv_width(), h.hidden);
         let q = maker.op(TensorOp::Rope { heads }, &[q], query);
         let k = maker.op(TensorOp::Rope { heads: kv_heads }, &[k], kv);
         let cache = TensorType::Cache { width: h.kv_width() as u32 };
@@ -91,15 +91,15 @@ pub(super) fn random_model(hyperparameters: Hyperparameters, biased: bool) -> Te
         let scores = maker.op(TensorOp::Scores { heads, kv_heads, scale: h.attention_scale }, &[q, keys], rows);
         let weights = maker.op(TensorOp::Softmax, &[scores], rows);
         let mixed = maker.op(TensorOp::Mix { heads, kv_heads }, &[weights, values], query);
-        let update = maker.linear(name("self_attn.o_proj"), mixed, h.hidden, h.query_width());
+        let update = maker.linear(&name("self_attn.o_proj"), mixed, h.hidden, h.query_width());
         x = maker.op(TensorOp::Add, &[x, update], vector);
         let normed = maker.norm(name("post_attention_layernorm"), x);
         let wide = TensorType::Vector { width: h.mlp as u32 };
-        let gate = maker.linear(name("mlp.gate_proj"), normed, h.mlp, h.hidden);
+        let gate = maker.linear(&name("mlp.gate_proj"), normed, h.mlp, h.hidden);
         let gate = maker.op(TensorOp::Silu, &[gate], wide);
-        let up = maker.linear(name("mlp.up_proj"), normed, h.mlp, h.hidden);
+        let up = maker.linear(&name("mlp.up_proj"), normed, h.mlp, h.hidden);
         let product = maker.op(TensorOp::Mul, &[gate, up], wide);
-        let update = maker.linear(name("mlp.down_proj"), product, h.hidden, h.mlp);
+        let update = maker.linear(&name("mlp.down_proj"), product, h.hidden, h.mlp);
         x = maker.op(TensorOp::Add, &[x, update], vector);
     }
     let normed = maker.norm("norm".into(), x);
@@ -112,7 +112,7 @@ pub(super) fn random_model(hyperparameters: Hyperparameters, biased: bool) -> Te
 
 /// Decodes and prefills 40 tokens of random models, without and with biases, and compares all logits with the tensor
 /// stage.
-fn check(slots: usize, hyperparameters: Hyperparameters, squarings: usize) {
+fn check(slots: usize, hyperparameters: &Hyperparameters, squarings: usize) {
     for biased in [false, true] {
         check_model(slots, &random_model(hyperparameters.clone(), biased), squarings);
     }
@@ -174,29 +174,29 @@ fn layered(mut hyperparameters: Hyperparameters, layers: usize, context: usize) 
 
 #[test]
 fn the_shipped_shape_in_4096_and_2048_slots() {
-    check(4096, layered(model(64, 4, 2, 16, 172), 2, 256), 1);
-    check(2048, layered(model(64, 4, 2, 16, 172), 1, 256), 1);
+    check(4096, &layered(model(64, 4, 2, 16, 172), 2, 256), 1);
+    check(2048, &layered(model(64, 4, 2, 16, 172), 1, 256), 1);
 }
 
 #[test]
 fn several_blocks_of_tokens_and_several_squarings() {
     // T = 16 tokens a ciphertext, B = 4 blocks.
-    check(512, layered(model(32, 4, 4, 8, 64), 2, 64), 2);
+    check(512, &layered(model(32, 4, 4, 8, 64), 2, 64), 2);
     // Groups of four: T = 32, B = 2.
-    check(512, layered(model(32, 8, 2, 8, 128), 1, 48), 3);
+    check(512, &layered(model(32, 8, 2, 8, 128), 1, 48), 3);
     // One head for all queries: T = 32, B = 2.
-    check(512, layered(model(32, 4, 1, 16, 48), 1, 60), 1);
+    check(512, &layered(model(32, 4, 1, 16, 48), 1, 60), 1);
 }
 
 #[test]
 fn sizes_that_are_no_powers_of_two() {
-    check(1024, layered(model(48, 6, 3, 12, 80), 1, 64), 1);
-    check(2048, layered(model(40, 3, 1, 20, 100), 1, 64), 1);
+    check(1024, &layered(model(48, 6, 3, 12, 80), 1, 64), 1);
+    check(2048, &layered(model(40, 3, 1, 20, 100), 1, 64), 1);
 }
 
 #[test]
 fn a_vocabulary_of_several_ciphertexts() {
     let mut hyperparameters = layered(model(32, 4, 4, 8, 64), 1, 64);
     hyperparameters.vocabulary = 700;
-    check(512, hyperparameters, 1);
+    check(512, &hyperparameters, 1);
 }
