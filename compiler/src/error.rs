@@ -57,12 +57,18 @@ pub enum Error {
         message: String,
     },
     /// Operations that no Llama decoder has.
-    #[error("node `{node}` ({op_type}) is not supported; unsupported operations in this model: {}", all.join(", "))]
+    #[error(
+        "node `{node}` ({op_type}) is not supported; {}unsupported operations in this model: {}",
+        .feature.map(|feature| format!("the model has {feature}; ")).unwrap_or_default(),
+        all.join(", ")
+    )]
     UnsupportedOps {
         /// The first node with such an operation.
         node: String,
         /// Its operation.
         op_type: String,
+        /// What they are part of, where that is known.
+        feature: Option<&'static str>,
         /// All such operations of the model.
         all: Vec<String>,
     },
@@ -170,18 +176,24 @@ pub const EXPLANATIONS: &[(&str, &str)] = &[
     (
         "C0201",
         "The model uses operations that are not part of a Llama decoder. Supported are decoders of the Llama family \
-         (RMSNorm, rotary embedding, grouped-query attention, SwiGLU) exported to ONNX with or without a key-value \
-         cache.",
+         (RMSNorm, rotary embedding, grouped-query attention, SwiGLU, with or without biases) exported to ONNX with or \
+         without a key-value cache. Soft-capping, mixtures of experts, LayerNorm and other activations than SiLU are not.",
     ),
     (
         "C0202",
-        "All operations are known, but the named node is not where a Llama decoder would have it. Biases, other \
-         activations, layer norms, sliding windows and interleaved rotary embeddings are not supported.",
+        "All operations are known, but the named node is not where a Llama decoder would have it, or the graph is not \
+         the same function at every position of the context. Not supported are sliding windows and chunks shorter than \
+         the context (ask for a smaller --context), scales and frequencies that depend on position or length, masks that \
+         are not causal, norms of queries and keys, norms after a layer, layers without rotary embedding, interleaved or \
+         partial rotary embeddings, blocks in parallel, learned positions, and LoRA adapters that are not merged. A graph \
+         that was traced with a fixed length has to be exported with dynamic axes.",
     ),
     (
         "C0203",
-        "The graph's inputs and outputs must be those of a decoder: input_ids, optionally attention_mask and \
-         position_ids, past keys and values; logits and present keys and values.",
+        "The graph's inputs and outputs must be those of a decoder: input_ids, optionally attention_mask ([batch, tokens] \
+         or additive [batch, 1, new tokens, tokens]) and position_ids, past keys and values ([batch, heads, tokens, dim] \
+         or [batch, tokens, heads, dim]), num_logits_to_keep; logits and present keys and values. The lengths of tokens \
+         must be dynamic axes; of a merged decoder, take the file with the past.",
     ),
     (
         "C0301",

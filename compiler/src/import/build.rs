@@ -1,15 +1,12 @@
 //! Builds the tensor stage from a recognised decoder.
 
 use cachemir_ir::graph::{Origin, ValueId};
-use cachemir_ir::tensor::{
-    CacheKind, Hyperparameters, RopeTable, TensorModel, TensorOp, TensorType, Weight, WeightId, verify,
-};
+use cachemir_ir::tensor::{CacheKind, Hyperparameters, TensorModel, TensorOp, TensorType, Weight, WeightId, verify};
 
-use super::ImportOptions;
 use super::companions::Companions;
-use super::onnx::Name;
-use super::recognise::{Attention, Decoder, Layer, Linear, Norm, RopeSource, past_shape};
-use super::specialise::{Sizes, Specialised, Value};
+use super::recognise::{Attention, Decoder, Layer, Linear, Norm, RopeSource};
+
+use super::{ImportOptions, lengths, rope_table};
 use crate::Error;
 
 /// The longest context that rotary tables are made for.
@@ -21,27 +18,30 @@ pub(super) fn build(
     companions: &Companions,
     options: &ImportOptions,
 ) -> Result<TensorModel, Error> {
-    let first = &decoder.layers[0];
+    let structure = &decoder.structure;
+    let first = &structure.layers[0];
     let (heads, kv_heads, head_dim) = (first.attention.heads, first.attention.kv_heads, first.attention.head_dim);
     let context = context(decoder, companions, options)?;
+    let rope = rope_table::rope_table(decoder, companions, options, context)?;
+    lengths::check(decoder, context, |other| rope_table::check(decoder, other, &rope))?;
     let mut builder = Builder {
         decoder,
         shapes_only: options.shapes_only,
         model: TensorModel {
             hyperparameters: Hyperparameters {
-                hidden: decoder.embedding.weight.inputs,
-                layers: decoder.layers.len(),
+                hidden: structure.embedding.weight.inputs,
+                layers: structure.layers.len(),
                 heads,
                 kv_heads,
                 head_dim,
                 mlp: first.mlp.gate.outputs(),
-                vocabulary: decoder.embedding.weight.outputs(),
-                epsilon: decoder.norm.epsilon,
-                attention_scale: canonical_scale(first.attention.scale, head_dim),
+                vocabulary: structure.embedding.weight.outputs(),
+                epsilon: structure.norm.epsilon,
+                attention_scale: canonical_scale(first.attention.scale, head_dim).abs(),
                 context,
                 tied_head: false,
             },
-            rope: rope_table(decoder, companions, options, context)?,
+            rope,
             weights: Vec::new(),
             graph: cachemir_ir::graph::Graph::default(),
         },
@@ -59,10 +59,11 @@ fn canonical_scale(scale: f64, head_dim: usize) -> f64 {
 
 /// Most tokens in a session: what was asked for, as far as model and rotary table allow.
 fn context(decoder: &Decoder<'_>, companions: &Companions, options: &ImportOptions) -> Result<usize, Error> {
-    let rows = decoder.layers.iter().flat_map(|layer| layer.attention.rope).filter_map(|source| match source {
-        RopeSource::Cache { cosines, .. } => decoder.specialised.value(cosines).shape().first().copied(),
-        _ => None,
-    });
+    let rows =
+        decoder.structure.layers.iter().flat_map(|layer| layer.attention.rope).filter_map(|source| match source {
+            RopeSource::Cache { cosines, .. } => decoder.specialised.value(cosines).shape().first().copied(),
+            _ => None,
+        });
     let limit = rows.chain(companions.context).min();
     let bad = |message: String| Error::BadOption { option: "--context", message };
     if options.context.is_some_and(|context| context > LONGEST_CONTEXT) {
@@ -81,124 +82,6 @@ fn context(decoder: &Decoder<'_>, companions: &Companions, options: &ImportOptio
     }
 }
 
-/// Cosines and sines for every position, the same for queries and keys of all layers.
-fn rope_table(
-    decoder: &Decoder<'_>,
-    companions: &Companions,
-    options: &ImportOptions,
-    context: usize,
-) -> Result<RopeTable, Error> {
-    let head_dim = decoder.layers[0].attention.head_dim;
-    let mut known: Vec<RopeSource> = Vec::new();
-    let mut table: Option<RopeTable> = None;
-    for layer in &decoder.layers {
-        let attention = &layer.attention;
-        for (source, node) in attention.rope.into_iter().zip([attention.nodes.query_rope, attention.nodes.key_rope]) {
-            if known.contains(&source) {
-                continue;
-            }
-            known.push(source);
-            let fail = |message: String| decoder.specialised.not_llama(node, message);
-            let found = match read_table(decoder, source, head_dim, context)? {
-                Some(found) => found,
-                None if options.shapes_only => table_from_theta(companions, head_dim, context)?,
-                None => return Err(fail("the cosines and sines do not have a row for each position".to_owned())),
-            };
-            match &table {
-                None => table = Some(found),
-                Some(table) if *table == found => {}
-                Some(_) => {
-                    return Err(fail("the rotary embeddings of two layers, or of queries and keys, differ".to_owned()));
-                }
-            }
-        }
-    }
-    Ok(table.unwrap_or_default())
-}
-
-/// Reads the table of one rotary embedding; `None` if its size does not fit or its numbers are not at hand.
-fn read_table(
-    decoder: &Decoder<'_>,
-    source: RopeSource,
-    head_dim: usize,
-    context: usize,
-) -> Result<Option<RopeTable>, Error> {
-    let graph = decoder.specialised.graph;
-    let pairs = head_dim / 2;
-    if let RopeSource::Cache { cosines, sines } = source {
-        let read = |name: Name| match decoder.specialised.value(name) {
-            Value::Parameter { .. } if Specialised::missing_data(graph).is_some() => Ok(None),
-            _ => decoder.specialised.resolve(name).map(Some),
-        };
-        let (Some(cosines), Some(sines)) = (read(cosines)?, read(sines)?) else {
-            return Ok(None);
-        };
-        let fits = [&cosines, &sines]
-            .iter()
-            .all(|table| matches!(*table.shape, [rows, columns] if rows >= context && columns == pairs));
-        if !fits {
-            return Ok(None);
-        }
-        let first = |mut values: Vec<f32>| {
-            values.truncate(context * pairs);
-            values
-        };
-        return Ok(Some(RopeTable { pairs, cosines: first(cosines.into_f32()), sines: first(sines.into_f32()) }));
-    }
-    let (cosines, sines, positions, width) = match source {
-        RopeSource::Doubled { cosines, sines } => (cosines, sines, None, head_dim),
-        RopeSource::Rows { cosines, sines, positions } => (cosines, sines, positions, pairs),
-        RopeSource::Cache { .. } => return Ok(None),
-    };
-    let wanted: Vec<Name> = [cosines, sines].into_iter().chain(positions).collect();
-    let all = Specialised::new(graph, Sizes { past: 0, sequence: context }, past_shape(graph), Some(&wanted))?;
-    let is_constant = |name: &Name| matches!(all.value(*name), Value::Constant(_));
-    if !wanted.iter().all(is_constant) {
-        return Ok(None);
-    }
-    let picked: Vec<usize> = match positions {
-        None => (0..context).collect(),
-        Some(positions) => {
-            let positions = all.resolve(positions)?.to_ints();
-            // A single position is that of the first token.
-            let positions = if positions.len() == 1 { (positions[0]..).take(context).collect() } else { positions };
-            positions.into_iter().filter_map(|position| usize::try_from(position).ok()).collect()
-        }
-    };
-    let read = |name: Name| -> Result<Option<Vec<f32>>, Error> {
-        let rows = all.resolve(name)?.into_f32();
-        let mut result = Vec::with_capacity(context * pairs);
-        for &row in &picked {
-            let Some(row) = rows.get(row * width..(row + 1) * width) else {
-                return Ok(None);
-            };
-            if width == head_dim && row[..pairs] != row[pairs..] {
-                return Ok(None);
-            }
-            result.extend_from_slice(&row[..pairs]);
-        }
-        Ok((picked.len() == context).then_some(result))
-    };
-    match (read(cosines)?, read(sines)?) {
-        (Some(cosines), Some(sines)) => Ok(Some(RopeTable { pairs, cosines, sines })),
-        _ => Ok(None),
-    }
-}
-
-/// The usual table, for models loaded without their data: angle p·θ^(−2i/d).
-fn table_from_theta(companions: &Companions, head_dim: usize, context: usize) -> Result<RopeTable, Error> {
-    let theta = companions.rope_theta.ok_or(Error::BadOption {
-        option: "--config",
-        message: "without the rotary table's data, config.json must give rope_theta".to_owned(),
-    })?;
-    let pairs = head_dim / 2;
-    let angles = (0..context).flat_map(|position| {
-        (0..pairs).map(move |pair| position as f64 * theta.powf(-(2.0 * pair as f64) / head_dim as f64))
-    });
-    let (cosines, sines) = angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).unzip();
-    Ok(RopeTable { pairs, cosines, sines })
-}
-
 struct Builder<'d, 'g> {
     decoder: &'d Decoder<'g>,
     shapes_only: bool,
@@ -207,7 +90,7 @@ struct Builder<'d, 'g> {
 
 impl Builder<'_, '_> {
     fn decoder(&mut self) -> Result<(), Error> {
-        let decoder = self.decoder;
+        let decoder = &self.decoder.structure;
         let shape = self.model.hyperparameters.clone();
         let token = self.model.graph.add_input("token", TensorType::Token);
         let embedding = &decoder.embedding;
@@ -237,8 +120,8 @@ impl Builder<'_, '_> {
         let (embedding, head) = (self.model.weight(embedding), self.model.weight(head));
         if self.shapes_only && embedding.values.is_empty() {
             let specialised = &self.decoder.specialised;
-            let roots =
-                [&self.decoder.embedding.weight, &self.decoder.head].map(|linear| specialised.root(linear.weight));
+            let roots = [&self.decoder.structure.embedding.weight, &self.decoder.structure.head]
+                .map(|linear| specialised.root(linear.weight));
             return roots[0] == roots[1];
         }
         embedding.shape == head.shape && embedding.hash == head.hash
@@ -249,18 +132,23 @@ impl Builder<'_, '_> {
         if (layer.heads, layer.kv_heads, layer.head_dim) != (shape.heads, shape.kv_heads, shape.head_dim) {
             return Err(self.decoder.specialised.not_llama(layer.nodes.mix, "layers have different heads"));
         }
-        if canonical_scale(layer.scale, layer.head_dim) != shape.attention_scale {
+        let scale = canonical_scale(layer.scale, layer.head_dim);
+        if !(scale.is_finite() && scale != 0.0) {
             return Err(self
                 .decoder
                 .specialised
-                .not_llama(layer.nodes.scores, "layers scale their scores differently"));
+                .not_llama(layer.nodes.scores, format!("scores are scaled by {scale}")));
+        }
+        let mut query = layer.query.clone();
+        if scale != shape.attention_scale {
+            query.scale_by(scale / shape.attention_scale);
         }
         let value = |name: &str| format!("layers.{index}.{name}");
         let weight = |name: &str| format!("layers.{index}.self_attn.{name}_proj");
         let (heads, kv_heads) = (shape.heads as u32, shape.kv_heads as u32);
         let nodes = layer.nodes;
         let normed = self.norm(&value("input_layernorm"), &layer.norm, x, value("attention_norm"))?;
-        let q = self.linear(&weight("q"), &layer.query, normed, value("q"))?;
+        let q = self.linear(&weight("q"), &query, normed, value("q"))?;
         let k = self.linear(&weight("k"), &layer.key, normed, value("k"))?;
         let v = self.linear(&weight("v"), &layer.value, normed, value("v"))?;
         let q = self.vector(TensorOp::Rope { heads }, &[q], shape.query_width(), nodes.query_rope, value("q_rope"));
@@ -284,8 +172,8 @@ impl Builder<'_, '_> {
         let shape = self.model.hyperparameters.clone();
         let mlp = &layer.mlp;
         for (linear, width) in [(&mlp.gate, shape.mlp), (&mlp.up, shape.mlp), (&mlp.down, shape.hidden)] {
-            if linear.outputs() != width || linear.scale != 1.0 {
-                let message = format!("expected {width} outputs without a factor");
+            if linear.outputs() != width {
+                let message = format!("expected {width} outputs");
                 return Err(self.decoder.specialised.not_llama(linear.node, message));
             }
         }
@@ -314,8 +202,15 @@ impl Builder<'_, '_> {
     }
 
     fn linear(&mut self, weight: &str, linear: &Linear, x: ValueId, name: String) -> Result<ValueId, Error> {
-        let weight = self.matrix(weight, linear)?;
-        Ok(self.vector(TensorOp::Linear { weight }, &[x], linear.outputs(), linear.node, name))
+        let matrix = self.matrix(weight, linear)?;
+        let bias = if self.shapes_only && linear.has_bias() {
+            Some(Vec::new())
+        } else {
+            linear.bias_values(&self.decoder.specialised)?
+        };
+        let bias = bias.map(|values| self.weight(&format!("{weight}.bias"), vec![linear.outputs()], values));
+        let op = TensorOp::Linear { weight: matrix, bias };
+        Ok(self.vector(op, &[x], linear.outputs(), linear.node, name))
     }
 
     fn matrix(&mut self, name: &str, linear: &Linear) -> Result<WeightId, Error> {

@@ -156,6 +156,15 @@ impl Dense {
         if self.len() == 1 { self.to_f64().first().copied() } else { None }
     }
 
+    /// The number that all entries are, of a tensor with one entry for each token or vector.
+    pub(super) fn factor(&self) -> Option<f64> {
+        if self.len() > 1 && self.shape.last() != Some(&1) {
+            return None;
+        }
+        let values = self.to_f64();
+        values.first().copied().filter(|first| values.iter().all(|value| value == first))
+    }
+
     /// The tensor with other extents of the same product.
     pub(super) fn reshaped(self, shape: Vec<usize>) -> Self {
         debug_assert_eq!(shape.iter().product::<usize>(), self.len());

@@ -4,9 +4,9 @@
 //! 1. *specialise* the graph to one token after a given number of past tokens, fold what is then constant, and see
 //!    through views ([`specialise`], [`views`]);
 //! 2. *recognise* the decoder from its output backwards: head, norms, linear layers, attention, gated layers
-//!    ([`recognise`]);
+//!    ([`recognise`]), and find the same decoder at other positions and lengths ([`lengths`]);
 //! 3. *build* the tensor graph with its weights as `[out, in]` matrices, and the rotary table by specialising the part
-//!    of the graph that computes it to a whole context ([`build`]).
+//!    of the graph that computes it to a whole context ([`build`], [`rope_table`]).
 //!
 //! Everything is taken from the graph; `config.json` gives only the special tokens and the longest context.
 
@@ -15,8 +15,11 @@ mod companions;
 mod dense;
 mod evaluate;
 mod infer;
+mod inputs;
+mod lengths;
 mod onnx;
 mod recognise;
+mod rope_table;
 mod specialise;
 #[cfg(test)]
 mod tests;
@@ -72,7 +75,7 @@ pub fn load(path: &Path, options: &ImportOptions) -> Result<ImportedModel, Error
     {
         return Err(Error::MissingExternalData { tensor: tensor.to_owned(), path: file.to_owned() });
     }
-    let decoder = recognise::recognise(&graph)?;
+    let decoder = lengths::recognise(&graph)?;
     let companions = Companions::find(path, options)?;
     let model = build::build(&decoder, &companions, options)?;
     companions.check(&model)?;

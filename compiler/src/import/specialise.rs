@@ -12,8 +12,9 @@ use std::sync::Arc;
 
 use super::dense::{Dense, Kind, Shared};
 use super::evaluate::{self, Operands, shape_of};
-use super::infer;
-use super::onnx::{Name, OnnxGraph, OnnxInput, OnnxNode};
+use super::onnx::{Name, OnnxGraph, OnnxNode};
+use super::recognise::unsupported_feature;
+use super::{infer, inputs};
 use crate::Error;
 
 /// Float initialisers with more entries than this stay in the file until the recognised model asks for them.
@@ -43,7 +44,7 @@ pub(super) struct Signal {
 }
 
 impl Signal {
-    fn whole(base: Name, shape: Vec<usize>, kind: Kind) -> Self {
+    pub(super) fn whole(base: Name, shape: Vec<usize>, kind: Kind) -> Self {
         Self { base, base_len: shape.iter().product(), shape, kind, map: None, scale: 1.0 }
     }
 
@@ -113,29 +114,12 @@ pub(super) struct Specialised<'g> {
     producers: Vec<Option<(usize, usize)>>,
 }
 
-/// Roles of a graph's inputs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
-    Tokens,
-    AttentionMask,
-    Positions,
-    Past,
-}
-
-/// The role of an input, by its kind, rank and name.
-pub(super) fn role(input: &OnnxInput) -> Result<Role, Error> {
-    let name = input.name.to_lowercase();
-    match (input.kind, input.shape.len()) {
-        (Kind::Int, 2) if name.ends_with("input_ids") || name == "tokens" => Ok(Role::Tokens),
-        (Kind::Int | Kind::Bool, 2) if name.ends_with("attention_mask") => Ok(Role::AttentionMask),
-        (Kind::Int, 1 | 2) if name.ends_with("position_ids") => Ok(Role::Positions),
-        (Kind::F32 | Kind::F64, 4) => Ok(Role::Past),
-        _ => Err(Error::Interface {
-            message: format!(
-                "input `{}` is none of input_ids, attention_mask, position_ids, past keys and values",
-                input.name
-            ),
-        }),
+impl OnnxGraph {
+    /// The output that holds the logits: the one of that name, or else the first.
+    pub(super) fn logits(&self) -> Result<&(String, Name), Error> {
+        let named = self.outputs.iter().find(|(name, _)| name.ends_with("logits"));
+        let found = named.or(self.outputs.first());
+        found.ok_or_else(|| Error::Interface { message: "the graph has no output".to_owned() })
     }
 }
 
@@ -170,7 +154,7 @@ impl<'g> Specialised<'g> {
             });
         }
         for input in &graph.inputs {
-            let value = match this.input(input, past_shape) {
+            let value = match inputs::value(graph, input, sizes, past_shape) {
                 Err(_) if wanted.is_some() => Value::Unknown,
                 value => value?,
             };
@@ -191,6 +175,7 @@ impl<'g> Specialised<'g> {
             return Err(Error::UnsupportedOps {
                 node: graph.nodes[first].name.clone(),
                 op_type: graph.nodes[first].op_type.clone(),
+                feature: unsupported.iter().find_map(|&node| unsupported_feature(graph, node)),
                 all: all.into_iter().map(ToOwned::to_owned).collect(),
             });
         }
@@ -251,6 +236,12 @@ impl<'g> Specialised<'g> {
             .find_map(|initializer| initializer.missing_file().map(|file| (initializer.name.as_str(), file)))
     }
 
+    /// The nodes that the logits depend on.
+    pub(super) fn needed_for_logits(&self) -> Vec<usize> {
+        let needed = self.graph.logits().map(|(_, logits)| self.ancestors(&[*logits])).unwrap_or_default();
+        (0..needed.len()).filter(|&node| needed[node]).collect()
+    }
+
     /// For each node whether one of the values depends on it.
     fn ancestors(&self, wanted: &[Name]) -> Vec<bool> {
         let mut needed = vec![false; self.graph.nodes.len()];
@@ -264,31 +255,6 @@ impl<'g> Specialised<'g> {
             }
         }
         needed
-    }
-
-    fn input(&self, input: &OnnxInput, past_shape: Option<[usize; 2]>) -> Result<Value, Error> {
-        let Sizes { past, sequence } = self.sizes;
-        let total = past + sequence;
-        let constant = |values: Vec<i64>| {
-            let shape = if input.shape.len() == 1 { vec![values.len()] } else { vec![1, values.len()] };
-            let values = values.into_iter().map(|value| value as f64).collect();
-            Value::Constant(Arc::new(Dense::from_f64(shape, input.kind, values)))
-        };
-        Ok(match role(input)? {
-            Role::Tokens => Value::Signal(Signal::whole(input.value, vec![1, sequence], Kind::Int)),
-            Role::AttentionMask => constant(vec![1; total]),
-            Role::Positions => constant((past as i64..total as i64).collect()),
-            Role::Past => {
-                let extent = |axis: usize, known: usize| input.shape[axis].or(past_shape.map(|shape| shape[known]));
-                let (Some(heads), Some(dim)) = (extent(1, 0), extent(3, 1)) else {
-                    let message = format!("heads and head dimension of input `{}` are not known", input.name);
-                    return Err(Error::Interface { message });
-                };
-                let shape = vec![1, heads, past, dim];
-                infer::check_size(&shape).map_err(|message| Error::Interface { message })?;
-                Value::Signal(Signal::whole(input.value, shape, input.kind))
-            }
-        })
     }
 
     /// Takes in one node; false if its operation is not supported.

@@ -1,5 +1,7 @@
 //! Imports the shipped model by all its routes, and damaged copies of it.
 
+mod variants;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -314,8 +316,9 @@ fn other_decoders_are_refused_by_name() {
         _ => {}
     });
     match error {
-        Error::UnsupportedOps { node, op_type, all } => {
+        Error::UnsupportedOps { node, op_type, all, feature } => {
             assert_eq!((op_type.as_str(), all), ("Tanh", vec!["Gelu".to_owned(), "Tanh".to_owned()]));
+            assert_eq!(feature, Some("a GELU activation"));
             assert!(node.contains("layers.0"), "{node}");
         }
         other => panic!("{other}"),

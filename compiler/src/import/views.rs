@@ -41,14 +41,14 @@ fn scaled(signal: &Signal, factor: f64) -> Signal {
     Signal { scale: signal.scale * factor, ..signal.clone() }
 }
 
-/// A signal times a number, or plus a tensor of zeros.
+/// A signal times a number, the same for all tokens, or plus a tensor of zeros.
 fn with_constant(op_type: &str, signal: &Signal, constant: &Dense) -> Option<Signal> {
     if !signal.kind.is_float() || broadcast_shapes(&signal.shape, &constant.shape).ok()? != signal.shape {
         return None;
     }
     match op_type {
-        "Mul" => Some(scaled(signal, constant.scalar()?)),
-        "Div" => Some(scaled(signal, 1.0 / constant.scalar()?)),
+        "Mul" => Some(scaled(signal, constant.factor()?)),
+        "Div" => Some(scaled(signal, 1.0 / constant.factor()?)),
         _ => constant.to_f64().iter().all(|&entry| entry == 0.0).then(|| signal.clone()),
     }
 }

@@ -23,14 +23,15 @@ pub(super) fn decode(shape: &Shape, roles: &Roles, plan: &Plan, first_counter: u
     let mut entry = EntryBuilder::new(shape, roles, plan, 1, first_counter);
     let [mut x, mut normed] = entry.inputs(layout(shape.stride(), Fill::Zero));
     let rows = || (Integer::slot() % shape.stride()).equal(0);
+    let one = Integer::from(1_i64);
     for layer in 0..roles.layers.len() {
         if layer > 0 {
             normed = entry.norm(2 * layer, x, rows(), None);
         }
         let attended = attention(&mut entry, layer, normed);
-        let update = entry.project(layer, Map::Output, attended, 1, Features::RotatedQuery, None);
+        let update = entry.project(layer, Map::Output, attended, 1, &one, Features::RotatedQuery, None);
         x = entry.residual(layer, 0, x, update, rows());
-        x = entry.gated(layer, x, 1, &Integer::from(1i64));
+        x = entry.gated(layer, x, 1, &one);
     }
     let normed = entry.norm(2 * roles.layers.len(), x, rows(), None);
     let logits = entry.head(normed);
@@ -43,10 +44,11 @@ fn attention(entry: &mut EntryBuilder<'_>, layer: usize, normed: ValueId) -> Val
     let roles = &entry.roles.layers[layer];
     let tokens = shape.tokens();
     let inner = Integer::position() % tokens;
-    let q = entry.project(layer, Map::Query, normed, 1, Features::Query, None);
+    let one = Integer::from(1_i64);
+    let q = entry.project(layer, Map::Query, normed, 1, &one, Features::Query, None);
     let q = entry.builder.refresh(q, None);
-    let k = entry.project(layer, Map::Key, normed, 1, Features::Query, Some(&inner));
-    let v = entry.project(layer, Map::Value, normed, 1, Features::Query, Some(&inner));
+    let k = entry.project(layer, Map::Key, normed, 1, &one, Features::Query, Some(&inner));
+    let v = entry.project(layer, Map::Value, normed, 1, &one, Features::Query, Some(&inner));
     let (k, v) = entry.builder.refresh_pair(k, v);
 
     entry.origin(roles.ropes[1].as_ref());

@@ -199,13 +199,15 @@ impl<'a> EntryBuilder<'a> {
         self.builder.refresh(result, None)
     }
 
-    /// A linear layer of the model's layer `layer`, in vectors of `unit` tokens.
+    /// A linear layer of the model's layer `layer`, in vectors of `unit` tokens, of which the first `tokens` are in use.
+    #[allow(clippy::too_many_arguments)]
     pub(super) fn project(
         &mut self,
         layer: usize,
         map: Map,
         x: ValueId,
         unit: usize,
+        tokens: &Integer,
         output_order: Features,
         landing: Option<&Integer>,
     ) -> ValueId {
@@ -222,6 +224,7 @@ impl<'a> EntryBuilder<'a> {
         let layer_map = Linear {
             table: tables::map_table(layer, map),
             columns,
+            bias: tables::bias_table(self.roles, layer, map),
             input,
             input_positions: positions(input, map == Map::Down),
             output,
@@ -229,7 +232,7 @@ impl<'a> EntryBuilder<'a> {
             unit,
         };
         self.origin(self.roles.layers[layer].linears[map as usize].origin.as_ref());
-        linear(&mut self.builder, shape, &layer_map, x, landing)
+        linear(&mut self.builder, shape, &layer_map, x, tokens, landing)
     }
 
     /// Cosines and sines, the latter with the sign of rotate-half, at a position given for each slot, where the
@@ -312,8 +315,8 @@ impl<'a> EntryBuilder<'a> {
         let shape = self.shape;
         let normed = self.norm(2 * layer + 1, x, (Integer::slot() % shape.stride()).less(tokens.clone()), None);
         let order = Features::Query;
-        let gate = self.project(layer, Map::Gate, normed, unit, order, None);
-        let up = self.project(layer, Map::Up, normed, unit, order, None);
+        let gate = self.project(layer, Map::Gate, normed, unit, tokens, order, None);
+        let up = self.project(layer, Map::Up, normed, unit, tokens, order, None);
         let real = (shape.model.mlp < shape.mlp).then(|| (Integer::slot() / shape.wide_stride()).less(shape.model.mlp));
         let rows = both((Integer::slot() % shape.wide_stride()).less(tokens.clone()), real);
         let op = self.builder.definition(up).expect("a projection is an op");
@@ -334,7 +337,7 @@ impl<'a> EntryBuilder<'a> {
         let product = self.builder.multiply(activated, up);
         self.builder.set_layout(product, layout(shape.wide_stride(), Fill::Zero));
         let product = self.builder.refresh(product, None);
-        let update = self.project(layer, Map::Down, product, unit, order, None);
+        let update = self.project(layer, Map::Down, product, unit, tokens, order, None);
         self.residual(layer, 1, x, update, (Integer::slot() % shape.stride()).less(unit))
     }
 
@@ -351,13 +354,14 @@ impl<'a> EntryBuilder<'a> {
                 let layer = Linear {
                     table: tables::head_table(self.roles.layers.len()),
                     columns: shape.model.hidden,
+                    bias: None,
                     input: shape.hidden_features(),
                     input_positions: shape.hidden,
                     output,
                     output_positions: width.next_power_of_two(),
                     unit: 1,
                 };
-                linear(&mut self.builder, shape, &layer, normed, None)
+                linear(&mut self.builder, shape, &layer, normed, &Integer::from(1_i64), None)
             })
             .collect()
     }

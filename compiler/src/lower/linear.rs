@@ -14,13 +14,15 @@
 //!   o·s_out + r for r < P_in meets input α·o + r.
 //!
 //! With a unit u > 1 every slot above stands for u consecutive slots, which hold the same entry of u different vectors.
+//! Of these vectors the first few may be in use; a bias is added to their slots alone, so that the others stay zero, and
+//! adds nothing to junk.
 
 use cachemir_ir::expression::{Integer, TableId, Vector};
 use cachemir_ir::graph::ValueId;
 use cachemir_ir::slots::{Fill, Purpose};
 
 use super::builder::{Builder, doubling, layout};
-use super::shape::{Features, Shape, all};
+use super::shape::{Features, Shape, all, both};
 
 /// One linear layer.
 #[derive(Clone, Debug)]
@@ -29,6 +31,8 @@ pub(super) struct Linear {
     pub(super) table: TableId,
     /// Its number of columns.
     pub(super) columns: usize,
+    /// What is added to each output, `[out]`.
+    pub(super) bias: Option<TableId>,
     /// Order of the operand's features.
     pub(super) input: Features,
     /// Positions of the operand.
@@ -110,15 +114,29 @@ impl Linear {
             None => weight,
         }
     }
+
+    /// The bias in the slots of the result.
+    fn bias_vector(&self, shape: &Shape, bias: TableId, vectors: &Integer, landing: Option<&Integer>) -> Vector {
+        let stride = shape.slots / self.output_positions;
+        let (row, valid) = shape.feature(self.output, self.output_positions, &(Integer::slot() / stride));
+        let inner = Integer::slot() % stride;
+        let here = match landing {
+            Some(landing) => inner.equal(landing.clone()),
+            None => inner.less(vectors.clone()),
+        };
+        Vector::Table(bias, row).masked(both(here, valid))
+    }
 }
 
-/// y = W·x. With a landing, the result lies in slot s_out·o + landing instead of s_out·o, at no extra rotation: bit b
-/// of the landing decides the direction of the reducing rotation by 2^b. Landings need a unit of 1.
+/// y = W·x, or W·x + b for the first `vectors` of a unit. With a landing, the result lies in slot s_out·o + landing
+/// instead of s_out·o, at no extra rotation: bit b of the landing decides the direction of the reducing rotation by 2^b.
+/// Landings need a unit of 1.
 pub(super) fn linear(
     builder: &mut Builder,
     shape: &Shape,
     layer: &Linear,
     x: ValueId,
+    vectors: &Integer,
     landing: Option<&Integer>,
 ) -> ValueId {
     let groups = shape.slots / layer.unit;
@@ -167,6 +185,10 @@ pub(super) fn linear(
             Scheme::Down => doubling(1, in_stride.min(outputs)).chain(doubling(in_stride, out_stride)).collect(),
         };
         builder.fold(sum, steps.into_iter().map(|k| k * unit))
+    };
+    let result = match layer.bias {
+        Some(bias) => builder.add_plain(result, layer.bias_vector(shape, bias, vectors, landing)),
+        None => result,
     };
     builder.set_layout(result, layout(shape.slots / outputs, Fill::Junk));
     result

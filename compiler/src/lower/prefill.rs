@@ -34,7 +34,7 @@ pub(super) fn prefill(shape: &Shape, roles: &Roles, plan: &Plan, first_counter: 
             normed = entry.norm(2 * layer, x, token().less(Integer::count()), None);
         }
         let attended = attention(&mut entry, layer, normed);
-        let update = entry.project(layer, Map::Output, attended, chunk, Features::Query, None);
+        let update = entry.project(layer, Map::Output, attended, chunk, &Integer::count(), Features::Query, None);
         x = entry.residual(layer, 0, x, update, token().less(chunk));
         x = entry.gated(layer, x, chunk, &Integer::count());
     }
@@ -58,10 +58,10 @@ fn attention(entry: &mut EntryBuilder<'_>, layer: usize, normed: ValueId) -> Val
     let shape = entry.shape;
     let roles = &entry.roles.layers[layer];
     let (tokens, chunk) = (shape.tokens(), shape.chunk);
-    let q = entry.project(layer, Map::Query, normed, chunk, Features::Query, None);
+    let q = entry.project(layer, Map::Query, normed, chunk, &Integer::count(), Features::Query, None);
     let q = entry.builder.refresh(q, None);
-    let k = entry.project(layer, Map::Key, normed, chunk, Features::Query, None);
-    let v = entry.project(layer, Map::Value, normed, chunk, Features::Query, None);
+    let k = entry.project(layer, Map::Key, normed, chunk, &Integer::count(), Features::Query, None);
+    let v = entry.project(layer, Map::Value, normed, chunk, &Integer::count(), Features::Query, None);
     let (k, v) = entry.builder.refresh_pair(k, v);
 
     let start = Integer::position() % tokens;

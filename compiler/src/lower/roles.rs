@@ -10,6 +10,8 @@ use crate::Error;
 pub(super) struct Weighted {
     /// The weight.
     pub(super) weight: WeightId,
+    /// What is added to the product with it.
+    pub(super) bias: Option<WeightId>,
     /// The node.
     pub(super) origin: Option<Origin>,
 }
@@ -74,11 +76,11 @@ impl Roles {
                     if norms.len() % 2 == 0 && layers.len() < model.hyperparameters.layers {
                         layers.push(LayerRoles::default());
                     }
-                    norms.push(Norm { gamma: Weighted { weight, origin }, epsilon });
+                    norms.push(Norm { gamma: Weighted { weight, bias: None, origin }, epsilon });
                     continue;
                 }
                 TensorOp::LmHead { weight } => {
-                    head = Some(Weighted { weight, origin });
+                    head = Some(Weighted { weight, bias: None, origin });
                     continue;
                 }
                 TensorOp::Embedding { .. } => continue,
@@ -86,7 +88,7 @@ impl Roles {
             }
             let Some(layer) = layers.last_mut() else { continue };
             match node.op {
-                TensorOp::Linear { weight } => layer.linears.push(Weighted { weight, origin }),
+                TensorOp::Linear { weight, bias } => layer.linears.push(Weighted { weight, bias, origin }),
                 TensorOp::Rope { .. } => layer.ropes.push(origin),
                 TensorOp::KvAppend { kind: CacheKind::Key, .. } => layer.append_key = origin,
                 TensorOp::KvAppend { kind: CacheKind::Value, .. } => layer.append_value = origin,

@@ -55,6 +55,15 @@ pub(super) fn scale_table(layers: usize) -> TableId {
     TableId((layers * MAPS.len() + 3) as u32)
 }
 
+/// Table of the bias of a layer's linear map, if it has one: biases come after all other tables.
+pub(super) fn bias_table(roles: &Roles, layer: usize, map: Map) -> Option<TableId> {
+    let before = layer * MAPS.len() + map as usize;
+    let mut linears = roles.layers.iter().flat_map(|layer| &layer.linears);
+    let earlier = linears.by_ref().take(before).filter(|linear| linear.bias.is_some()).count();
+    linears.next()?.bias?;
+    Some(TableId(scale_table(roles.layers.len()).0 + 1 + earlier as u32))
+}
+
 /// Offset of a layer's stage in the table of scales.
 pub(super) fn scale_offset(plan: &Plan, layer: usize, stage: usize, context: usize) -> usize {
     let before: usize = plan.layers[..layer].iter().map(|layer| layer.softmax.exponents.len()).sum();
@@ -71,15 +80,13 @@ pub(super) fn tables(model: &TensorModel, roles: &Roles, plan: &Plan) -> Vec<Tab
         .map(|index| {
             let (layer, map) = (index / MAPS.len(), MAPS[index % MAPS.len()]);
             let weight = model.weight(roles.layers[layer].linears[map as usize].weight);
-            let constants = &plan.layers[layer];
-            let (factor, norm) = match map {
-                Map::Query | Map::Key | Map::Value => (root_width, Some(2 * layer)),
-                Map::Output => (plan.residual_scale, None),
-                Map::Gate => (root_width / constants.silu.affine.half, Some(2 * layer + 1)),
-                Map::Up => (root_width / constants.up_bound, Some(2 * layer + 1)),
-                Map::Down => (plan.residual_scale * constants.up_bound * silu_bound(constants), None),
+            let Factors { input, output } = factors(plan, layer, map, root_width);
+            let norm = match map {
+                Map::Query | Map::Key | Map::Value => Some(2 * layer),
+                Map::Gate | Map::Up => Some(2 * layer + 1),
+                Map::Output | Map::Down => None,
             };
-            folded(weight, weight.name.clone(), norm.map(gamma), factor)
+            folded(weight, weight.name.clone(), norm.map(gamma), input * output)
         })
         .collect();
     let head = model.weight(roles.head.weight);
@@ -97,7 +104,32 @@ pub(super) fn tables(model: &TensorModel, roles: &Roles, plan: &Plan) -> Vec<Tab
     let values: Vec<f32> = plan.layers.iter().flat_map(|layer| scales(&layer.softmax)).collect();
     let shape = vec![(values.len() / context.max(1)) as u32, context as u32];
     tables.push(Table { name: "softmax.scales".into(), shape, values });
+    for (index, linear) in roles.layers.iter().flat_map(|layer| &layer.linears).enumerate() {
+        if let Some(bias) = linear.bias.map(|bias| model.weight(bias)) {
+            let (layer, map) = (index / MAPS.len(), MAPS[index % MAPS.len()]);
+            let factor = factors(plan, layer, map, root_width).output;
+            tables.push(folded(bias, bias.name.clone(), None, factor));
+        }
+    }
     tables
+}
+
+/// What a linear map's operand is divided by, and what its result is multiplied by.
+struct Factors {
+    input: f64,
+    output: f64,
+}
+
+fn factors(plan: &Plan, layer: usize, map: Map, root_width: f64) -> Factors {
+    let constants = &plan.layers[layer];
+    let (input, output) = match map {
+        Map::Query | Map::Key | Map::Value => (root_width, 1.0),
+        Map::Output => (1.0, plan.residual_scale),
+        Map::Gate => (root_width, 1.0 / constants.silu.affine.half),
+        Map::Up => (root_width, 1.0 / constants.up_bound),
+        Map::Down => (constants.up_bound * silu_bound(constants), plan.residual_scale),
+    };
+    Factors { input, output }
 }
 
 /// What the result of the plan's SiLU is divided by.

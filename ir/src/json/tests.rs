@@ -70,7 +70,7 @@ fn model() -> TensorModel {
     };
     let x = push(&mut graph, TensorOp::Embedding { weight: first }, &[token], vector);
     let u = push(&mut graph, TensorOp::RmsNorm { weight: second, epsilon: 1e-5 }, &[x], vector);
-    let v = push(&mut graph, TensorOp::Linear { weight: first }, &[u], vector);
+    let v = push(&mut graph, TensorOp::Linear { weight: first, bias: Some(second) }, &[u], vector);
     let q = push(&mut graph, TensorOp::Rope { heads: 2 }, &[v], vector);
     let cache = TensorType::Cache { width: 4 };
     let keys = push(&mut graph, TensorOp::KvAppend { layer: 0, kind: CacheKind::Key }, &[q], cache);

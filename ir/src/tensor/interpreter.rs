@@ -108,7 +108,14 @@ impl<'m> Interpreter<'m> {
                 let factor = 1.0 / (mean_square(x) + epsilon).sqrt();
                 x.iter().zip(&model.weight(weight).values).map(|(x, &gamma)| x * factor * f64::from(gamma)).collect()
             }
-            TensorOp::Linear { weight } | TensorOp::LmHead { weight } => product(model.weight(weight), operand(0)),
+            TensorOp::Linear { weight, bias: None } | TensorOp::LmHead { weight } => {
+                product(model.weight(weight), operand(0))
+            }
+            TensorOp::Linear { weight, bias: Some(bias) } => {
+                let mut result = product(model.weight(weight), operand(0));
+                result.iter_mut().zip(&model.weight(bias).values).for_each(|(sum, &bias)| *sum += f64::from(bias));
+                result
+            }
             TensorOp::Rope { .. } => self.rotate(operand(0)),
             TensorOp::Scores { heads, kv_heads, scale } => {
                 let (q, keys) = (operand(0), operand(1));

@@ -12,6 +12,7 @@
 //! x₂ = x₁ + W_down·(silu(W_gate·g) ∘ (W_up·g))
 //! ```
 //!
+//! where each of the seven products W·y may have a bias b, W·y + b,
 //! and the logits are `W_head·(γ ∘ x / sqrt(mean(x²) + ε))` of the last x. The rotary embedding `R_p` turns each pair
 //! of features (i, i + h/2) of a head by the angle of position p and pair i, read from [`RopeTable`]. A graph has one
 //! input, the token, and one yield, the logits; the caches are state of the session, addressed by layer.
@@ -153,7 +154,7 @@ impl Hyperparameters {
 pub struct Weight {
     /// Unique name, e.g. `layers.0.self_attn.q_proj`.
     pub name: String,
-    /// `[out, in]` for a matrix, `[width]` for a norm's factors, `[vocabulary, hidden]` for embedding and output head.
+    /// `[out, in]` for a matrix, `[width]` for a norm's factors and for biases, `[vocabulary, hidden]` for embedding and output head.
     pub shape: Vec<usize>,
     /// Entries in row-major order; empty if the model was loaded for its shapes only.
     pub values: Vec<f32>,
@@ -174,12 +175,12 @@ impl Weight {
         Self { name, shape, values, hash: *hasher.finalize().as_bytes() }
     }
 
-    /// Number of outputs of a matrix, or the width of a norm's factors.
+    /// Number of outputs of a matrix, or the width of a norm's factors or of a bias.
     pub fn rows(&self) -> usize {
         self.shape.first().copied().unwrap_or(0)
     }
 
-    /// Number of inputs of a matrix; 1 for a norm's factors.
+    /// Number of inputs of a matrix; 1 for a norm's factors and for a bias.
     pub fn columns(&self) -> usize {
         self.shape.get(1).copied().unwrap_or(1)
     }

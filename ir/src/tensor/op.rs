@@ -39,10 +39,12 @@ pub enum TensorOp {
         /// ε.
         epsilon: f64,
     },
-    /// (x) → W·x
+    /// (x) → W·x, or W·x + b
     Linear {
         /// W, `[out, in]`.
         weight: WeightId,
+        /// b, `[out]`.
+        bias: Option<WeightId>,
     },
     /// (x) → each head's pairs (i, i + h/2) turned by the angles of the token's position.
     Rope {
@@ -111,7 +113,7 @@ impl TensorOp {
         match self {
             Self::Embedding { weight }
             | Self::RmsNorm { weight, .. }
-            | Self::Linear { weight }
+            | Self::Linear { weight, .. }
             | Self::LmHead { weight } => Some(weight),
             _ => None,
         }
@@ -122,9 +124,10 @@ impl fmt::Display for TensorOp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.mnemonic())?;
         match self {
-            Self::Embedding { weight } | Self::Linear { weight } | Self::LmHead { weight } => {
+            Self::Embedding { weight } | Self::Linear { weight, bias: None } | Self::LmHead { weight } => {
                 write!(f, " weight={weight}")
             }
+            Self::Linear { weight, bias: Some(bias) } => write!(f, " weight={weight} bias={bias}"),
             Self::RmsNorm { weight, epsilon } => write!(f, " weight={weight} epsilon={epsilon:?}"),
             Self::Rope { heads } => write!(f, " heads={heads}"),
             Self::KvAppend { layer, kind } => write!(f, " layer={layer} kind={}", kind.name()),
@@ -158,10 +161,14 @@ impl<'t> Fields<'t> {
         text.parse().map_err(|_| format!("{key}={text} is not a number of the right kind"))
     }
 
-    fn weight(&mut self) -> Result<WeightId, String> {
-        let text = self.text("weight")?;
+    fn weight(&mut self, key: &str) -> Result<WeightId, String> {
+        let text = self.text(key)?;
         let number = text.strip_prefix('w').and_then(|digits| digits.parse().ok());
         number.map(WeightId).ok_or_else(|| format!("expected a weight such as w3, found {text}"))
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.0.iter().any(|(name, _)| *name == key)
     }
 }
 
@@ -173,9 +180,13 @@ impl FromStr for TensorOp {
         let mnemonic = words.next().unwrap_or_default();
         let mut fields = Fields::parse(words)?;
         let op = match mnemonic {
-            "embedding" => Self::Embedding { weight: fields.weight()? },
-            "rms_norm" => Self::RmsNorm { weight: fields.weight()?, epsilon: fields.number("epsilon")? },
-            "linear" => Self::Linear { weight: fields.weight()? },
+            "embedding" => Self::Embedding { weight: fields.weight("weight")? },
+            "rms_norm" => Self::RmsNorm { weight: fields.weight("weight")?, epsilon: fields.number("epsilon")? },
+            "linear" => {
+                let weight = fields.weight("weight")?;
+                let bias = if fields.has("bias") { Some(fields.weight("bias")?) } else { None };
+                Self::Linear { weight, bias }
+            }
             "rope" => Self::Rope { heads: fields.number("heads")? },
             "kv_append" => Self::KvAppend {
                 layer: fields.number("layer")?,
@@ -195,7 +206,7 @@ impl FromStr for TensorOp {
             "silu" => Self::Silu,
             "mul" => Self::Mul,
             "add" => Self::Add,
-            "lm_head" => Self::LmHead { weight: fields.weight()? },
+            "lm_head" => Self::LmHead { weight: fields.weight("weight")? },
             other => return Err(format!("{other} is no op of the tensor stage")),
         };
         match fields.0.first() {
@@ -215,7 +226,8 @@ mod tests {
         let ops = [
             TensorOp::Embedding { weight },
             TensorOp::RmsNorm { weight, epsilon: 9.999999747378752e-6 },
-            TensorOp::Linear { weight },
+            TensorOp::Linear { weight, bias: None },
+            TensorOp::Linear { weight, bias: Some(WeightId(8)) },
             TensorOp::Rope { heads: 4 },
             TensorOp::KvAppend { layer: 1, kind: CacheKind::Key },
             TensorOp::KvAppend { layer: 0, kind: CacheKind::Value },
@@ -233,5 +245,7 @@ mod tests {
         assert!("linear".parse::<TensorOp>().is_err());
         assert!("softmax heads=3".parse::<TensorOp>().is_err());
         assert!("linear weight=3".parse::<TensorOp>().is_err());
+        assert!("linear weight=w3 bias=4".parse::<TensorOp>().is_err());
+        assert!("embedding weight=w3 bias=w4".parse::<TensorOp>().is_err());
     }
 }

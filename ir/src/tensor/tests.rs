@@ -18,6 +18,9 @@ const VOCABULARY: usize = 7;
 const CONTEXT: usize = 8;
 const EPSILON: f64 = 1e-3;
 
+/// What names of biases begin with.
+const BIAS: &str = "bias";
+
 /// Numbers in (−1, 1) that look random.
 fn numbers(seed: u64, count: usize) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
@@ -33,13 +36,19 @@ fn numbers(seed: u64, count: usize) -> Vec<f32> {
 struct Builder {
     model: TensorModel,
     seed: u64,
+    /// Whether linear layers have biases.
+    biased: bool,
 }
 
 impl Builder {
     fn weight(&mut self, shape: &[usize]) -> WeightId {
+        self.named("weight", shape)
+    }
+
+    fn named(&mut self, kind: &str, shape: &[usize]) -> WeightId {
         self.seed += 1;
         let values = numbers(self.seed, shape.iter().product());
-        let name = format!("weight{}", self.model.weights.len());
+        let name = format!("{kind}{}", self.model.weights.len());
         self.model.weights.push(Weight::new(name, shape.to_vec(), values));
         WeightId(self.model.weights.len() as u32 - 1)
     }
@@ -56,7 +65,8 @@ impl Builder {
 
     fn linear(&mut self, x: ValueId, outputs: usize, inputs: usize) -> ValueId {
         let weight = self.weight(&[outputs, inputs]);
-        self.vector(TensorOp::Linear { weight }, &[x], outputs)
+        let bias = self.biased.then(|| self.named(BIAS, &[outputs]));
+        self.vector(TensorOp::Linear { weight, bias }, &[x], outputs)
     }
 
     fn norm(&mut self, x: ValueId) -> ValueId {
@@ -67,6 +77,10 @@ impl Builder {
 
 /// A decoder of one layer with random weights.
 fn model(seed: u64) -> TensorModel {
+    model_with(seed, false)
+}
+
+fn model_with(seed: u64, biased: bool) -> TensorModel {
     let angles: Vec<f64> = (0..CONTEXT).flat_map(|p| [p as f64, p as f64 / 10.0]).collect();
     let hyperparameters = Hyperparameters {
         hidden: HIDDEN,
@@ -86,8 +100,11 @@ fn model(seed: u64) -> TensorModel {
         cosines: angles.iter().map(|angle| angle.cos() as f32).collect(),
         sines: angles.iter().map(|angle| angle.sin() as f32).collect(),
     };
-    let mut builder =
-        Builder { model: TensorModel { hyperparameters, rope, weights: Vec::new(), graph: Graph::default() }, seed };
+    let mut builder = Builder {
+        model: TensorModel { hyperparameters, rope, weights: Vec::new(), graph: Graph::default() },
+        seed,
+        biased,
+    };
     let b = &mut builder;
     let (heads, kv_heads) = (HEADS as u32, KV_HEADS as u32);
     let token = b.model.graph.add_input("token", TensorType::Token);
@@ -123,17 +140,26 @@ fn model(seed: u64) -> TensorModel {
 
 type Matrix = Vec<Vec<f64>>;
 
-/// x·Wᵀ for the weight of the given number in the order of creation.
-fn apply(model: &TensorModel, weight: usize, x: &Matrix) -> Matrix {
-    let weight = &model.weights[weight];
+/// The weight of the given number in the order of creation, biases not counted, and its bias.
+fn nth(model: &TensorModel, number: usize) -> (&Weight, Option<&Weight>) {
+    let is_bias = |weight: &&Weight| weight.name.starts_with(BIAS);
+    let mut weights = model.weights.iter().enumerate().filter(|(_, weight)| !is_bias(weight));
+    let (index, weight) = weights.nth(number).expect("a weight");
+    (weight, model.weights.get(index + 1).filter(is_bias))
+}
+
+/// x·Wᵀ + b for the weight of the given number.
+fn apply(model: &TensorModel, number: usize, x: &Matrix) -> Matrix {
+    let (weight, bias) = nth(model, number);
     let row = |x: &Vec<f64>, output: usize| {
-        (0..weight.columns()).map(|i| x[i] * f64::from(weight.values[output * weight.columns() + i])).sum()
+        let sum: f64 = (0..weight.columns()).map(|i| x[i] * f64::from(weight.row(output)[i])).sum();
+        sum + bias.map_or(0.0, |bias| f64::from(bias.values[output]))
     };
     x.iter().map(|x| (0..weight.rows()).map(|output| row(x, output)).collect()).collect()
 }
 
 fn normalise(model: &TensorModel, weight: usize, x: &Matrix) -> Matrix {
-    let gamma = &model.weights[weight].values;
+    let gamma = &nth(model, weight).0.values;
     let row = |x: &Vec<f64>| {
         let mean: f64 = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
         x.iter().zip(gamma).map(|(x, &gamma)| f64::from(gamma) * x / (mean + EPSILON).sqrt()).collect()
@@ -194,9 +220,10 @@ proptest! {
     #[test]
     fn steps_agree_with_the_whole_text(
         seed in any::<u64>(),
+        biased in any::<bool>(),
         tokens in prop::collection::vec(0..VOCABULARY as u32, 1..=CONTEXT),
     ) {
-        let model = model(seed);
+        let model = model_with(seed, biased);
         prop_assert!(verify(&model).is_ok());
         let expected = whole_text(&model, &tokens);
         let mut interpreter = Interpreter::new(&model).expect("the model is valid");
@@ -246,7 +273,7 @@ fn steps_end_with_the_context_and_the_vocabulary() {
 
 #[test]
 fn broken_models_are_refused() {
-    let breaks: [fn(&mut TensorModel); 7] = [
+    let breaks: [fn(&mut TensorModel); 9] = [
         |model| model.hyperparameters.kv_heads = 3,
         |model| model.rope.sines.truncate(3),
         |model| model.weights[2].shape.swap(0, 1),
@@ -254,6 +281,9 @@ fn broken_models_are_refused() {
         |model| model.graph.nodes[7].op = TensorOp::KvAppend { layer: 0, kind: CacheKind::Value },
         |model| model.graph.body.ops.swap(1, 2),
         |model| model.graph.body.yields.clear(),
+        // A bias of the width of the inputs, and one that is not in the model.
+        |model| model.graph.nodes[2].op = TensorOp::Linear { weight: WeightId(2), bias: Some(WeightId(1)) },
+        |model| model.graph.nodes[2].op = TensorOp::Linear { weight: WeightId(2), bias: Some(WeightId(99)) },
     ];
     for (number, damage) in breaks.into_iter().enumerate() {
         let mut model = model(1);
@@ -271,4 +301,9 @@ fn the_content_hash_sees_weights_and_ops_but_no_origins() {
     other.graph.nodes[1].op = TensorOp::RmsNorm { weight: WeightId(1), epsilon: 0.5 };
     assert_ne!(other.content_hash(), original.content_hash());
     assert_ne!(model(2).content_hash(), original.content_hash());
+    let biased = model_with(1, true);
+    let mut other = biased.clone();
+    let bias = other.weights.iter_mut().find(|weight| weight.name.starts_with(BIAS)).expect("a bias");
+    *bias = Weight::new(bias.name.clone(), bias.shape.clone(), vec![0.5; bias.values.len()]);
+    assert_ne!(other.content_hash(), biased.content_hash());
 }

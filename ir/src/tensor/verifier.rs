@@ -107,7 +107,22 @@ fn verify_op(model: &TensorModel, node: &Node<TensorOp>) -> Result<(), String> {
             [width] => epsilon >= 0.0 && operands == [vector(*width)] && result == vector(*width),
             _ => false,
         },
-        TensorOp::Linear { .. } | TensorOp::LmHead { .. } => match weight_shape {
+        TensorOp::Linear { bias, .. } => match weight_shape {
+            [outputs, inputs] => {
+                if let Some(bias) = bias {
+                    match model.weights.get(bias.index()) {
+                        Some(bias) if bias.shape == [*outputs] => {}
+                        Some(weight) => {
+                            return Err(format!("{bias} has shape {:?} for {outputs} outputs", weight.shape));
+                        }
+                        None => return Err(format!("{bias} is not in the model")),
+                    }
+                }
+                operands == [vector(*inputs)] && result == vector(*outputs)
+            }
+            _ => false,
+        },
+        TensorOp::LmHead { .. } => match weight_shape {
             [outputs, inputs] => operands == [vector(*inputs)] && result == vector(*outputs),
             _ => false,
         },

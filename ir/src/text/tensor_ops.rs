@@ -34,9 +34,10 @@ impl TextOp for TensorOp {
 
     fn json_attributes(&self) -> Map<String, Value> {
         match *self {
-            Self::Embedding { weight } | Self::Linear { weight } | Self::LmHead { weight } => {
+            Self::Embedding { weight } | Self::Linear { weight, bias: None } | Self::LmHead { weight } => {
                 fields([("weight", weight.0.into())])
             }
+            Self::Linear { weight, bias: Some(bias) } => fields([("weight", weight.0.into()), ("bias", bias.0.into())]),
             Self::RmsNorm { weight, epsilon } => {
                 fields([("weight", weight.0.into()), ("epsilon", json::float(epsilon))])
             }

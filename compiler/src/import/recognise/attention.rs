@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use super::{Linear, Norm, Recogniser, RopeSource, Signal, Stream, Value, same_entries};
+use super::mask::{MaskStep, Scores};
+use super::order::{Features, Order};
+use super::{Linear, Name, Norm, Recogniser, RopeSource, Signal, Stream, Value, same_entries};
 use crate::Error;
+use crate::import::dense::{broadcast_indices, broadcast_shapes};
 use crate::import::evaluate::axis_index;
 
 /// An attention layer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(in crate::import) struct Attention {
     pub(in crate::import) norm: Norm,
     pub(in crate::import) query: Linear,
@@ -21,6 +24,10 @@ pub(in crate::import) struct Attention {
     pub(in crate::import) head_dim: usize,
     /// Factor of the scores.
     pub(in crate::import) scale: f64,
+    /// What hides tokens.
+    pub(in crate::import) masks: Vec<MaskStep>,
+    /// The inputs that hold past keys and values.
+    pub(in crate::import) caches: [Option<Name>; 2],
     /// The nodes that the parts come from.
     pub(in crate::import) nodes: AttentionNodes,
     /// The node of the sum with the residual stream.
@@ -28,7 +35,7 @@ pub(in crate::import) struct Attention {
 }
 
 /// The node of each step.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(in crate::import) struct AttentionNodes {
     pub(in crate::import) query_rope: usize,
     pub(in crate::import) key_rope: usize,
@@ -39,49 +46,67 @@ pub(in crate::import) struct AttentionNodes {
     pub(in crate::import) mix: usize,
 }
 
-/// Attention proper: from queries, keys and values to the mixed values.
-struct Core {
-    query: Signal,
-    key: Signal,
-    value: Signal,
-    rope: [RopeSource; 2],
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
-    scale: f64,
-    nodes: AttentionNodes,
+/// Attention proper: from queries, keys and values to the mixed values, which lie in the given order.
+pub(super) struct Core {
+    pub(super) query: (Signal, Order),
+    pub(super) key: (Signal, Order),
+    pub(super) value: (Signal, Order),
+    pub(super) mixed: Order,
+    pub(super) rope: [RopeSource; 2],
+    pub(super) heads: usize,
+    pub(super) kv_heads: usize,
+    pub(super) head_dim: usize,
+    pub(super) scale: f64,
+    pub(super) masks: Vec<MaskStep>,
+    pub(super) caches: [Option<Name>; 2],
+    pub(super) nodes: AttentionNodes,
 }
 
-/// Extents of a written-out product of queries with keys or of shares with values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Extents {
-    heads: usize,
-    tokens: usize,
-    dim: usize,
+/// Keys or values of this step, in the given order.
+struct Appended {
+    /// The node that appends them to a cache, and the cache's input, if there is one.
+    cache: Option<(usize, Name)>,
+    new: Signal,
+    order: Order,
+}
+
+/// Keys or values as attention reads them, each head once.
+struct Heads {
+    count: usize,
+    /// `[kv_heads, tokens, dim]`
+    signal: Signal,
 }
 
 impl Recogniser<'_, '_> {
     /// The attention layer that ends in the stream, and the stream ahead of it.
     pub(super) fn attention(self, stream: &Stream, user: usize) -> Result<(Attention, Stream), Error> {
-        let (sum, before, output) = self.summands(stream, user)?;
-        let output = self.linear(&output, sum, "the attention's output projection")?;
-        let (mix, index) = self.whole_node(&output.input, output.node, "the attention's mixed values")?;
+        let summands = self.summands(stream, user)?;
+        let (mut output, mixed) = self.branch(&summands, "the attention's output projection")?;
+        let (mix, index) = self.base_node(&mixed, output.node, "the attention's mixed values")?;
         let core = match (self.node(mix).op_type.as_str(), index) {
             ("MatMul" | "com.microsoft::FusedMatMul", 0) => self.written_out_attention(mix)?,
             ("Attention", 0) => self.attention_op(mix)?,
             ("com.microsoft::GroupQueryAttention", 0) => self.grouped_attention(mix)?,
-            _ => return Err(self.fail(mix, "expected attention")),
+            _ => return Err(self.unexpected(mix, "attention")),
         };
-        let query = self.linear(&core.query, core.nodes.query_rope, "the query projection")?;
-        let key = self.linear(&core.key, core.nodes.key_rope, "the key projection")?;
-        let value = self.linear(&core.value, core.nodes.value_append, "the value projection")?;
-        for other in [&key, &value] {
-            if !same_entries(&other.input, &query.input) {
+        if self.features(&mixed, Order::Tokens, core.mixed) != Some(Features::All) {
+            return Err(
+                self.fail(output.node, "the heads' mixed values are not put one after the other for each token")
+            );
+        }
+        output.scale_by(mixed.scale);
+        let projection = |(signal, order): &(Signal, Order), node: usize, expected: &str| {
+            let unscaled = Signal { scale: 1.0, ..signal.clone() };
+            self.linear(&unscaled, *order, node, expected)
+        };
+        let (query, normed) = projection(&core.query, core.nodes.query_rope, "the query projection")?;
+        let (key, key_normed) = projection(&core.key, core.nodes.key_rope, "the key projection")?;
+        let (mut value, value_normed) = projection(&core.value, core.nodes.value_append, "the value projection")?;
+        value.scale_by(core.value.0.scale);
+        for (other, input) in [(&key, key_normed), (&value, value_normed)] {
+            if !same_entries(&input, &normed) {
                 return Err(self.fail(other.node, "query, key and value projections read different inputs"));
             }
-        }
-        if value.scale != 1.0 || output.scale != 1.0 {
-            return Err(self.fail(value.node, "values are scaled"));
         }
         let widths = (query.outputs(), key.outputs(), value.outputs());
         let (heads, kv_heads, head_dim) = (core.heads, core.kv_heads, core.head_dim);
@@ -90,64 +115,110 @@ impl Recogniser<'_, '_> {
                 format!("{heads} query and {kv_heads} key-value heads of {head_dim} entries do not fit {widths:?}");
             return Err(self.fail(query.node, message));
         }
-        let (norm, normed) = self.norm(&query.input, query.node)?;
-        self.same_stream(&normed, &before, sum)?;
-        let scale = core.scale * query.scale * key.scale;
-        let (rope, nodes) = (core.rope, core.nodes);
-        Ok((Attention { norm, query, key, value, output, rope, heads, kv_heads, head_dim, scale, nodes, sum }, normed))
+        let (norm, normed) = self.norm(&normed, query.node)?;
+        self.same_stream(&normed, &summands.before, summands.node)?;
+        let scale = core.scale * core.query.0.scale * core.key.0.scale;
+        let Core { rope, masks, caches, nodes, .. } = core;
+        let sum = summands.node;
+        let attention = Attention {
+            norm,
+            query,
+            key,
+            value,
+            output,
+            rope,
+            heads,
+            kv_heads,
+            head_dim,
+            scale,
+            masks,
+            caches,
+            nodes,
+            sum,
+        };
+        Ok((attention, normed))
     }
 
     /// softmax(q·Kᵀ)·V with every step a node of its own.
     fn written_out_attention(self, mix: usize) -> Result<Core, Error> {
         let (shares, values, mix_scale) = self.factors_of_product(mix)?;
         let (softmax, _) = self.whole_node(&shares, mix, "a softmax")?;
-        if self.node(softmax).op_type != "Softmax" || mix_scale * values.scale != 1.0 {
-            return Err(self.fail(softmax, "expected a softmax whose result weighs the values"));
+        if self.node(softmax).op_type != "Softmax" {
+            return Err(self.unexpected(softmax, "a softmax whose result weighs the values"));
         }
-        let scores_signal = self.signal(softmax, 0)?;
-        let rank = scores_signal.shape.len();
+        let rank = self.operand(softmax, 0).shape().len();
         if axis_index(self.node(softmax).int("axis").unwrap_or(-1), rank) != Ok(rank.saturating_sub(1)) {
             return Err(self.fail(softmax, "the softmax is not over the tokens"));
         }
-        let (scores, _) = self.base_node(&scores_signal, softmax, "attention scores")?;
-        let is_product = matches!(self.node(scores).op_type.as_str(), "MatMul" | "com.microsoft::FusedMatMul");
-        if !is_product || scores_signal.map.is_some() {
-            return Err(self.fail(scores, "expected attention scores, with a mask that leaves past tokens visible"));
-        }
-        let (queries, keys, scores_scale) = self.factors_of_product(scores)?;
-        let tokens = self.specialised.sizes.past + 1;
+        let Scores { product: scores, scale: scores_scale, masks } = self.scores(softmax)?;
+        let (queries, keys, product_scale) = self.factors_of_product(scores)?;
+        let (tokens, total) = (self.tokens(), self.total());
         let (&[.., key_dim, key_tokens], &[.., value_tokens, value_dim]) =
             (keys.shape.as_slice(), values.shape.as_slice())
         else {
             return Err(self.fail(scores, "expected products of matrices"));
         };
-        if (key_tokens, value_tokens, key_dim) != (tokens, tokens, value_dim) || queries.map.is_some() {
-            return Err(self.fail(scores, format!("expected scores of one query with {tokens} keys a head")));
+        if (key_tokens, value_tokens, key_dim) != (total, total, value_dim) || key_dim == 0 {
+            return Err(self.fail(
+                scores,
+                format!(
+                    "expected scores of queries with {total} keys a head, not {key_tokens}: a sliding window in the cache, \
+                     or another attention"
+                ),
+            ));
         }
-        let heads = queries.len() / key_dim.max(1);
-        let extents = Extents { heads, tokens, dim: key_dim };
-        // Products are batched over heads, or over key-value heads with the group's queries as rows.
-        let rows = queries.shape.get(queries.shape.len().saturating_sub(2)).copied().unwrap_or(1);
-        let kv_heads = self.check_cache_view(scores, &keys, extents, rows, true)?;
-        if self.check_cache_view(mix, &values, extents, rows, false)? != kv_heads {
+        let heads = queries.len() / (key_dim * tokens).max(1);
+        let keys = self.heads(scores, &queries.shape, &keys, heads, true)?;
+        let values = self.heads(mix, &shares.shape, &values, heads, false)?;
+        if keys.count != values.count {
             return Err(self.fail(mix, "keys and values have different numbers of heads"));
         }
-        let (key_append, new_key) = self.appended(&keys, scores, extents)?;
-        let (value_append, value) = self.appended(&values, mix, extents)?;
-        let query = self.rotated(&queries, key_dim, scores)?;
-        let key = self.rotated(&new_key, key_dim, key_append.unwrap_or(scores))?;
+        let scale = scores_scale * product_scale;
+        let mut core = self.core(&queries, &keys, &values, (heads, key_dim), [scores, softmax, mix])?;
+        core.scale *= scale;
+        core.masks = masks;
+        core.value.0.scale *= mix_scale;
+        Ok(core)
+    }
+
+    /// From queries, keys and values as attention reads them back to what the projections give.
+    fn core(
+        self,
+        queries: &Signal,
+        keys: &Heads,
+        values: &Heads,
+        (heads, dim): (usize, usize),
+        [scores, softmax, mix]: [usize; 3],
+    ) -> Result<Core, Error> {
+        let kv_heads = keys.count;
+        let keys = self.appended(&keys.signal, scores, dim)?;
+        let values = self.appended(&values.signal, mix, dim)?;
+        let query = self.rotated(queries, Order::Heads { dim }, dim, scores)?;
+        let node = |appended: &Appended, or: usize| appended.cache.map_or(or, |(node, _)| node);
+        let key = self.rotated(&keys.new, keys.order, dim, node(&keys, scores))?;
         let nodes = AttentionNodes {
             query_rope: query.node,
             key_rope: key.node,
-            key_append: key_append.unwrap_or(scores),
-            value_append: value_append.unwrap_or(mix),
+            key_append: node(&keys, scores),
+            value_append: node(&values, mix),
             scores,
             softmax,
             mix,
         };
-        let scale = scores_signal.scale * scores_scale * keys.scale;
-        let (rope, head_dim) = ([query.source, key.source], key_dim);
-        Ok(Core { query: query.input, key: key.input, value, rope, heads, kv_heads, head_dim, scale, nodes })
+        Ok(Core {
+            query: (query.input, query.order),
+            key: (key.input, key.order),
+            caches: [keys.cache, values.cache].map(|cache| cache.map(|(_, input)| input)),
+            value: (values.new, values.order),
+            mixed: Order::Heads { dim },
+            rope: [query.source, key.source],
+            heads,
+            kv_heads,
+            head_dim: dim,
+            scale: 1.0,
+            masks: Vec::new(),
+            nodes,
+        })
     }
 
     /// Left and right factor of a matrix product, with its own factor; transposed ones are made plain.
@@ -159,162 +230,171 @@ impl Recogniser<'_, '_> {
         }
         let left = self.signal(node, 0)?;
         let mut right = self.signal(node, 1)?;
+        if right.shape.len() < 2 {
+            return Err(self.fail(node, "expected a product of matrices"));
+        }
         if flag("transB") {
             right = transposed(&right);
         }
         Ok((left, right, f64::from(onnx.float("alpha").unwrap_or(1.0))))
     }
 
-    /// Checks that a factor holds, for each head, the keys (transposed) or values of the head's group, from a cache
-    /// `[kv_heads, tokens, dim]`; returns the number of key-value heads.
-    fn check_cache_view(
+    /// The distinct heads of keys (transposed) or values that a product with a left factor of shape `left` reads for
+    /// each of `heads` query heads: one after the other for groups of query heads of the same size.
+    fn heads(
+        self,
+        node: usize,
+        left: &[usize],
+        right: &Signal,
+        heads: usize,
+        transposed: bool,
+    ) -> Result<Heads, Error> {
+        let misfit = || self.fail(node, format!("keys or values of shape {:?} do not fit {heads} heads", right.shape));
+        let (Some(left_batch), Some(right_batch)) = (
+            left.len().checked_sub(2).map(|rank| &left[..rank]),
+            right.shape.len().checked_sub(2).map(|rank| &right.shape[..rank]),
+        ) else {
+            return Err(misfit());
+        };
+        let batch = broadcast_shapes(left_batch, right_batch).map_err(|_| misfit())?;
+        // Products are batched over heads, or over key-value heads with the group's queries as rows.
+        let batches: usize = batch.iter().product();
+        if batch.as_slice() != left_batch && left_batch.iter().product::<usize>() != batches {
+            return Err(misfit());
+        }
+        let rows = left[left.len() - 2];
+        let (tokens, total) = (self.tokens(), self.total());
+        if batches * rows != heads * tokens || !rows.is_multiple_of(tokens.max(1)) {
+            return Err(misfit());
+        }
+        let matrices = broadcast_indices(right_batch, &batch);
+        let of_head: Vec<usize> = (0..heads).map(|head| matrices[head * tokens / rows]).collect();
+        self.distinct(node, right, &of_head, total, transposed)
+    }
+
+    /// The distinct matrices `[total, dim]` (or their transposes) of a signal that query heads read, as one signal.
+    fn distinct(
         self,
         node: usize,
         signal: &Signal,
-        extents: Extents,
-        rows: usize,
+        of_head: &[usize],
+        total: usize,
         transposed: bool,
-    ) -> Result<usize, Error> {
-        let Extents { heads, tokens, dim } = extents;
-        let kv_heads = signal.base_len / (tokens * dim).max(1);
-        let batches = signal.len() / (tokens * dim).max(1);
-        let fits = kv_heads > 0
-            && heads.is_multiple_of(kv_heads)
-            && signal.base_len == kv_heads * tokens * dim
-            && batches * rows == heads;
-        if !fits {
-            return Err(self.fail(node, format!("a cache of {} entries does not fit {heads} heads", signal.base_len)));
+    ) -> Result<Heads, Error> {
+        let rank = signal.shape.len();
+        let dim = signal.shape[if transposed { rank - 2 } else { rank - 1 }];
+        let indices = signal.indices();
+        let size = total * dim;
+        let entry = |matrix: usize, index: usize| {
+            let (token, feature) = (index / dim, index % dim);
+            let place = if transposed { feature * total + token } else { index };
+            indices[matrix * size + place]
+        };
+        let same = |a: usize, b: usize| a == b || (0..size).all(|index| entry(a, index) == entry(b, index));
+        let group = of_head.iter().take_while(|&&matrix| same(matrix, of_head[0])).count();
+        let regular = group > 0
+            && of_head.len().is_multiple_of(group)
+            && of_head.chunks(group).all(|group| group.iter().all(|&matrix| same(matrix, group[0])));
+        if !regular {
+            return Err(self.fail(node, "keys or values are not those of the head's group"));
         }
-        let group = heads / kv_heads;
-        let good = signal.indices().iter().enumerate().all(|(index, &entry)| {
-            let (batch, first, second) = if transposed {
-                (index / (tokens * dim), index % tokens, index / tokens % dim)
-            } else {
-                (index / (tokens * dim), index / dim % tokens, index % dim)
-            };
-            let head = batch * rows / group;
-            entry == ((head * tokens + first) * dim + second + 1) as i64
-        });
-        if good { Ok(kv_heads) } else { Err(self.fail(node, "keys or values are not those of the head's group")) }
+        let count = of_head.len() / group;
+        let map: Vec<i64> = of_head
+            .iter()
+            .step_by(group)
+            .flat_map(|&matrix| (0..size).map(move |index| (matrix, index)))
+            .map(|(matrix, index)| entry(matrix, index))
+            .collect();
+        let signal = Signal { shape: vec![count, total, dim], map: Some(Arc::new(map)), ..signal.clone() };
+        Ok(Heads { count, signal })
     }
 
-    /// What a cache gains in this step, and the node that appends it, if there is a cache.
-    fn appended(self, cache: &Signal, user: usize, extents: Extents) -> Result<(Option<usize>, Signal), Error> {
-        let (node, _) = self.base_node(cache, user, "keys and values of this step")?;
+    /// What a cache gains in this step. `heads` is all that attention reads, `[kv_heads, total, dim]`.
+    fn appended(self, heads: &Signal, user: usize, dim: usize) -> Result<Appended, Error> {
+        let (node, _) = self.base_node(heads, user, "keys and values of this step")?;
+        let total = self.total();
+        let by_heads = Order::Heads { dim };
         if self.node(node).op_type != "Concat" {
-            let whole = Signal { shape: vec![cache.base_len], map: None, scale: 1.0, ..cache.clone() };
-            return if extents.tokens == 1 {
-                Ok((None, whole))
+            return if self.specialised.sizes.past == 0 {
+                Ok(Appended { cache: None, new: heads.clone(), order: by_heads })
             } else {
-                Err(self.fail(node, "expected past and new keys or values, concatenated"))
+                Err(self.unexpected(node, "past and new keys or values, concatenated"))
             };
         }
-        let past = self.signal(node, 0)?;
-        let new = self.signal(node, 1)?;
+        let (past, mut new) = (self.signal(node, 0)?, self.signal(node, 1)?);
+        new.scale *= heads.scale;
         let rank = past.shape.len();
-        let on_tokens = axis_index(self.node(node).int("axis").unwrap_or(0), rank) == Ok(rank.saturating_sub(2));
-        let is_past = self.specialised.producer(past.base).is_none() && past.is_whole();
-        if !on_tokens || !is_past || self.node(node).inputs.len() != 2 || new.len() * extents.tokens != cache.base_len {
-            return Err(self.fail(node, "expected past keys or values followed by those of this token"));
+        let axis = axis_index(self.node(node).int("axis").unwrap_or(0), rank);
+        let order = match (rank, axis) {
+            (3.., Ok(axis)) if axis + 2 == rank => by_heads,
+            (4, Ok(1)) => Order::Tokens,
+            _ => return Err(self.fail(node, "caches are [batch, heads, tokens, dim] or [batch, tokens, heads, dim]")),
+        };
+        // The input may lie in the other order.
+        let input = self.specialised.graph.inputs.iter().find(|input| input.value == past.base);
+        let layout = input.map(|input| super::role(self.specialised.graph, input)).transpose()?;
+        let input_order = match layout {
+            Some(super::Role::Past(crate::import::inputs::CacheLayout::HeadsFirst)) => by_heads,
+            Some(super::Role::Past(_)) => Order::Tokens,
+            _ => return Err(self.unexpected(node, "past keys or values followed by those of this step")),
+        };
+        let same = past.scale == 1.0
+            && super::order::features(&past, self.specialised.sizes.past, order, input_order) == Some(Features::All);
+        let read = super::order::features(heads, total, by_heads, order);
+        if !same || self.node(node).inputs.len() != 2 || read != Some(Features::All) {
+            return Err(
+                self.fail(node, "expected past keys or values followed by those of this step, all of them read")
+            );
         }
-        Ok((Some(node), new))
+        Ok(Appended { cache: Some((node, past.base)), new, order })
     }
 
     /// The operation `Attention` of operator set 23 with four-dimensional operands.
     fn attention_op(self, node: usize) -> Result<Core, Error> {
         let onnx = self.node(node);
         let (queries, keys, values) = (self.signal(node, 0)?, self.signal(node, 1)?, self.signal(node, 2)?);
-        if onnx.float("softcap").unwrap_or(0.0) != 0.0 || onnx.input(4).is_some() {
-            return Err(self.fail(node, "soft capping and caches inside the operation are not supported"));
+        if onnx.float("softcap").unwrap_or(0.0) != 0.0 {
+            return Err(self.fail(node, "soft-capping of scores is not supported"));
         }
-        let (&[1, heads, 1, dim], &[1, stored_heads, tokens, _]) = (queries.shape.as_slice(), keys.shape.as_slice())
+        if (4..onnx.inputs.len()).any(|input| onnx.input(input).is_some()) {
+            return Err(self.fail(node, "caches inside the operation are not supported"));
+        }
+        let (tokens, total) = (self.tokens(), self.total());
+        let (&[1, heads, rows, dim], &[1, stored, key_tokens, key_dim], &[1, value_heads, value_tokens, value_dim]) =
+            (queries.shape.as_slice(), keys.shape.as_slice(), values.shape.as_slice())
         else {
             return Err(self.fail(node, "expected operands [batch, heads, tokens, dimension]"));
         };
-        let visible = match self.operand(node, 3) {
-            Value::Unknown => true,
-            Value::Constant(mask) if mask.kind().is_float() => mask.to_f64().iter().all(|&entry| entry == 0.0),
-            Value::Constant(mask) => mask.to_bools().iter().all(|&entry| entry),
-            _ => false,
-        };
-        if !visible
-            || queries.map.is_some()
-            || values.scale != 1.0
-            || stored_heads == 0
-            || !heads.is_multiple_of(stored_heads)
-        {
-            return Err(self.fail(node, "expected plain attention to all past tokens"));
+        let fits = (rows, key_tokens, value_tokens) == (tokens, total, total)
+            && (key_dim, value_dim) == (dim, dim)
+            && stored == value_heads
+            && stored > 0
+            && heads.is_multiple_of(stored);
+        if !fits {
+            return Err(self.fail(node, format!("expected attention of {heads} heads to all {total} tokens")));
         }
-        let extents = Extents { heads, tokens, dim };
-        let rows = heads / stored_heads;
-        let kv_heads = self.check_cache_view(node, &transposed(&keys), extents, rows, true)?;
-        if self.check_cache_view(node, &values, extents, rows, false)? != kv_heads {
+        let mut masks = Vec::new();
+        match (self.operand(node, 3), onnx.input(3)) {
+            (_, None) => {}
+            (Value::Constant(constant), Some(mask)) if constant.kind().is_float() => {
+                masks.push(MaskStep::Added { node, mask, factor: 1.0 });
+            }
+            (Value::Constant(_), Some(condition)) => masks.push(MaskStep::Kept { node, condition, where_true: true }),
+            _ => return Err(self.fail(node, "its mask is not constant")),
+        }
+        if onnx.int("is_causal").unwrap_or(0) != 0 {
+            masks.push(MaskStep::UpperLeft { node });
+        }
+        let of_head: Vec<usize> = (0..heads).map(|head| head / (heads / stored)).collect();
+        let keys = self.distinct(node, &keys, &of_head, total, false)?;
+        let values = self.distinct(node, &values, &of_head, total, false)?;
+        if keys.count != values.count {
             return Err(self.fail(node, "keys and values have different numbers of heads"));
         }
-        let (key_append, new_key) = self.appended(&keys, node, extents)?;
-        let (value_append, value) = self.appended(&values, node, extents)?;
-        let query = self.rotated(&queries, dim, node)?;
-        let key = self.rotated(&new_key, dim, node)?;
-        let nodes = AttentionNodes {
-            query_rope: query.node,
-            key_rope: key.node,
-            key_append: key_append.unwrap_or(node),
-            value_append: value_append.unwrap_or(node),
-            scores: node,
-            softmax: node,
-            mix: node,
-        };
-        let scale = onnx.float("scale").map_or_else(|| 1.0 / (dim as f64).sqrt(), f64::from) * keys.scale;
-        let rope = [query.source, key.source];
-        Ok(Core { query: query.input, key: key.input, value, rope, heads, kv_heads, head_dim: dim, scale, nodes })
-    }
-
-    /// onnxruntime's `GroupQueryAttention`, with the rotary embedding inside and the projections packed or not.
-    fn grouped_attention(self, node: usize) -> Result<Core, Error> {
-        let onnx = self.node(node);
-        let extent = |name: &str| onnx.int(name).and_then(|value| usize::try_from(value).ok()).unwrap_or(0);
-        let (heads, kv_heads) = (extent("num_heads"), extent("kv_num_heads"));
-        let unusual = onnx.int("rotary_interleaved").unwrap_or(0) != 0
-            || onnx.int("local_window_size").unwrap_or(-1) != -1
-            || onnx.float("softcap").unwrap_or(0.0) != 0.0
-            || onnx.int("smooth_softmax").unwrap_or(0) > 0
-            || onnx.int("do_rotary").unwrap_or(0) == 0
-            || (9..onnx.inputs.len()).any(|input| onnx.input(input).is_some());
-        if unusual || kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
-            return Err(
-                self.fail(node, "expected plain attention over all past tokens with its rotary embedding inside")
-            );
-        }
-        let queries = self.signal(node, 0)?;
-        let packed = onnx.input(1).is_none();
-        let head_dim = queries.len() / if packed { heads + 2 * kv_heads } else { heads };
-        let (query, key, value) = if packed {
-            let indices = queries.indices();
-            let part = |first: usize, count: usize| {
-                let positions = indices[first * head_dim..(first + count) * head_dim].to_vec();
-                let shape = vec![1, 1, count * head_dim];
-                Signal { shape, map: Some(Arc::new(positions)), ..queries.clone() }
-            };
-            (part(0, heads), part(heads, kv_heads), part(heads + kv_heads, kv_heads))
-        } else {
-            (queries, self.signal(node, 1)?, self.signal(node, 2)?)
-        };
-        let (Some(cosines), Some(sines)) = (onnx.input(7), onnx.input(8)) else {
-            return Err(self.fail(node, "it has no cosines or sines"));
-        };
-        let scale = onnx.float("scale").filter(|&scale| scale != 0.0);
-        let scale = scale.map_or_else(|| 1.0 / (head_dim as f64).sqrt(), f64::from);
-        let nodes = AttentionNodes {
-            query_rope: node,
-            key_rope: node,
-            key_append: node,
-            value_append: node,
-            scores: node,
-            softmax: node,
-            mix: node,
-        };
-        let rope = [RopeSource::Cache { cosines, sines }; 2];
-        Ok(Core { query, key, value, rope, heads, kv_heads, head_dim, scale, nodes })
+        let mut core = self.core(&queries, &keys, &values, (heads, dim), [node; 3])?;
+        core.scale = onnx.float("scale").map_or_else(|| 1.0 / (dim as f64).sqrt(), f64::from);
+        core.masks = masks;
+        Ok(core)
     }
 }
 

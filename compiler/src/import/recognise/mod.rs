@@ -3,27 +3,34 @@
 //! What is found is described by the graph's own names: which constant is a linear layer's weight, which node is a
 //! norm. Every claim is checked on the entries' positions ([`Signal`]), so that a graph that differs from a Llama
 //! decoder in a transposition or a sign is refused, with the first node, seen from the output, that does not fit.
+//! Factors are kept with the linear layer that they can be folded into. [`super::lengths`] has the decoder recognised
+//! at several lengths.
 
 mod attention;
+mod diagnose;
+mod grouped;
 mod linear;
+mod mask;
 mod norm;
+mod order;
 mod rope;
 
 pub(super) use attention::Attention;
+pub(super) use diagnose::unsupported_feature;
 pub(super) use linear::Linear;
+pub(super) use mask::{MaskStep, check as check_mask};
 pub(super) use norm::Norm;
 pub(super) use rope::RopeSource;
 
 use super::dense::Kind;
+use super::inputs::{Role, past_shape, role};
 use super::onnx::{Name, OnnxGraph, OnnxNode};
-use super::specialise::{Role, Signal, Sizes, Specialised, Value, role};
+use super::specialise::{Signal, Sizes, Specialised, Value};
 use crate::Error;
-
-/// Past tokens that a graph with a cache is specialised to: an extent that models do not have otherwise.
-const PAST: usize = 11;
+use order::Order;
 
 /// A gated layer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Mlp {
     pub(super) norm: Norm,
     pub(super) gate: Linear,
@@ -36,26 +43,32 @@ pub(super) struct Mlp {
 }
 
 /// A decoder layer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Layer {
     pub(super) attention: Attention,
     pub(super) mlp: Mlp,
 }
 
 /// The embedding: a row of a matrix.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Embedding {
     pub(super) node: usize,
     pub(super) weight: Linear,
 }
 
-/// A recognised decoder.
-pub(super) struct Decoder<'g> {
-    pub(super) specialised: Specialised<'g>,
+/// The parts of a decoder.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Structure {
     pub(super) embedding: Embedding,
     pub(super) layers: Vec<Layer>,
     pub(super) norm: Norm,
     pub(super) head: Linear,
+}
+
+/// A recognised decoder.
+pub(super) struct Decoder<'g> {
+    pub(super) specialised: Specialised<'g>,
+    pub(super) structure: Structure,
 }
 
 /// The residual stream at some point: a value, or the sum inside a fused sum-and-norm whose value has no name.
@@ -65,26 +78,20 @@ enum Stream {
     Sum(usize),
 }
 
-/// Recognises the decoder.
-pub(super) fn recognise(graph: &OnnxGraph) -> Result<Decoder<'_>, Error> {
-    let roles = graph.inputs.iter().map(role).collect::<Result<Vec<_>, _>>()?;
-    if !roles.contains(&Role::Tokens) {
-        return Err(Error::Interface { message: "there is no input `input_ids`".to_owned() });
-    }
-    let cached = roles.contains(&Role::Past);
-    let sizes = Sizes { past: if cached { PAST } else { 0 }, sequence: 1 };
-    let specialised = Specialised::new(graph, sizes, past_shape(graph), None)?;
-    let (embedding, layers, norm, head) = Recogniser { specialised: &specialised }.decoder()?;
-    Ok(Decoder { specialised, embedding, layers, norm, head })
+/// A sum of the residual stream and a layer's output.
+struct Summands {
+    node: usize,
+    before: Signal,
+    layer: Signal,
+    /// What a fused sum adds besides.
+    bias: Option<Name>,
 }
 
-/// Key-value heads and head dimension as grouped-query attention nodes give them, for graphs whose inputs do not.
-pub(super) fn past_shape(graph: &OnnxGraph) -> Option<[usize; 2]> {
-    let node = graph.nodes.iter().find(|node| node.op_type == "com.microsoft::GroupQueryAttention")?;
-    let heads = usize::try_from(node.int("kv_num_heads")?).ok()?;
-    let table = node.input(7)?;
-    let specialised = Specialised::new(graph, Sizes { past: 1, sequence: 1 }, None, Some(&[table])).ok()?;
-    Some([heads, 2 * specialised.value(table).shape().get(1)?])
+/// Recognises the decoder in the graph at the given lengths.
+pub(super) fn recognise(graph: &OnnxGraph, sizes: Sizes) -> Result<Decoder<'_>, Error> {
+    let specialised = Specialised::new(graph, sizes, past_shape(graph), None)?;
+    let structure = Recogniser { specialised: &specialised }.decoder()?;
+    Ok(Decoder { specialised, structure })
 }
 
 /// Access to the specialised graph for the matchers.
@@ -135,16 +142,18 @@ impl<'s, 'g> Recogniser<'s, 'g> {
         }
     }
 
-    #[allow(clippy::type_complexity)]
-    fn decoder(self) -> Result<(Embedding, Vec<Layer>, Norm, Linear), Error> {
-        let (name, logits) = self.logits()?;
-        let Value::Signal(signal) = self.specialised.value(logits) else {
+    fn decoder(self) -> Result<Structure, Error> {
+        let (name, logits) = self.specialised.graph.logits()?;
+        let Value::Signal(signal) = self.specialised.value(*logits) else {
             return Err(Error::Interface { message: format!("output `{name}` does not depend on the token") });
         };
         let last = self.specialised.producer(signal.base).map(|(node, _)| node);
         let last = last.ok_or_else(|| Error::Interface { message: format!("output `{name}` is an input") })?;
-        let head = self.linear(signal, last, "the output head")?;
-        let (norm, mut stream) = self.norm(&head.input, head.node)?;
+        let (head, normed) = self.linear(&self.all_tokens(signal), Order::Tokens, last, "the output head")?;
+        if head.has_bias() {
+            return Err(self.fail(last, "a bias of the output head is not supported"));
+        }
+        let (norm, mut stream) = self.norm(&normed, head.node)?;
         let mut user = norm.node;
         let mut layers = Vec::new();
         loop {
@@ -153,7 +162,8 @@ impl<'s, 'g> Recogniser<'s, 'g> {
                 if layers.is_empty() {
                     return Err(self.fail(user, "there is no decoder layer between embedding and output head"));
                 }
-                return Ok((embedding, layers, norm, head));
+                self.check_caches(&layers)?;
+                return Ok(Structure { embedding, layers, norm, head });
             }
             let (mlp, before) = self.mlp(&stream, user)?;
             let (attention, before) = self.attention(&before, mlp.norm.node)?;
@@ -163,12 +173,41 @@ impl<'s, 'g> Recogniser<'s, 'g> {
         }
     }
 
-    /// The output that holds the logits: the one of that name, or else the first.
-    fn logits(self) -> Result<(String, Name), Error> {
-        let outputs = &self.specialised.graph.outputs;
-        let named = outputs.iter().find(|(name, _)| name.ends_with("logits"));
-        let found = named.or(outputs.first()).cloned();
-        found.ok_or_else(|| Error::Interface { message: "the graph has no output".to_owned() })
+    /// Checks that each past input belongs to one layer.
+    fn check_caches(self, layers: &[Layer]) -> Result<(), Error> {
+        let mut used: Vec<Name> = layers.iter().flat_map(|layer| layer.attention.caches).flatten().collect();
+        let count = used.len();
+        used.sort();
+        used.dedup();
+        let graph = self.specialised.graph;
+        let given = graph.inputs.iter().filter(|input| matches!(role(graph, input), Ok(Role::Past(_)))).count();
+        if used.len() == count && count == given {
+            return Ok(());
+        }
+        Err(Error::Interface {
+            message: format!(
+                "{given} inputs hold past keys and values, {} of them are read by the {} layers, each of which needs two \
+                 of its own",
+                used.len(),
+                layers.len()
+            ),
+        })
+    }
+
+    /// The value that a signal holds the last tokens of, in order; the signal itself if it holds anything else. The
+    /// decoder's output is that of the last token.
+    fn all_tokens(self, signal: &Signal) -> Signal {
+        let base = self.specialised.value(signal.base);
+        let (Some(map), Value::Signal(base)) = (&signal.map, base) else {
+            return signal.clone();
+        };
+        let token = base.len().checked_div(self.tokens()).unwrap_or(0);
+        let first = (signal.base_len + 1).saturating_sub(map.len());
+        let last_ones = token > 0
+            && base.base == signal.base
+            && map.len().is_multiple_of(token)
+            && map.iter().enumerate().all(|(index, &entry)| entry == (first + index) as i64);
+        if last_ones { Signal { scale: signal.scale, ..base.clone() } } else { signal.clone() }
     }
 
     /// The embedding, if the stream is one.
@@ -176,7 +215,7 @@ impl<'s, 'g> Recogniser<'s, 'g> {
         let Stream::Value(signal) = stream else {
             return Ok(None);
         };
-        let Some((node, _)) = self.specialised.producer(signal.base).filter(|_| signal.is_whole()) else {
+        let Some((node, _)) = self.specialised.producer(signal.base).filter(|_| signal.map.is_none()) else {
             return Ok(None);
         };
         let quantised = match self.node(node).op_type.as_str() {
@@ -185,7 +224,7 @@ impl<'s, 'g> Recogniser<'s, 'g> {
             _ => return Ok(None),
         };
         let tokens = self.signal(node, 1)?;
-        if tokens.kind != Kind::Int || self.specialised.producer(tokens.base).is_some() {
+        if tokens.kind != Kind::Int || self.specialised.producer(tokens.base).is_some() || !tokens.is_whole() {
             return Err(self.fail(node, "the embedding is not looked up by the input tokens"));
         }
         let axis = if quantised { self.node(node).int("gather_axis") } else { self.node(node).int("axis") };
@@ -196,8 +235,8 @@ impl<'s, 'g> Recogniser<'s, 'g> {
         Ok(Some(Embedding { node, weight }))
     }
 
-    /// The two summands of the residual stream and the node that adds them: the stream ahead and a layer's output.
-    fn summands(self, stream: &Stream, user: usize) -> Result<(usize, Signal, Signal), Error> {
+    /// The summands of the residual stream: the stream ahead and a layer's output.
+    fn summands(self, stream: &Stream, user: usize) -> Result<Summands, Error> {
         let node = match stream {
             Stream::Sum(node) => *node,
             Stream::Value(signal) => {
@@ -205,37 +244,55 @@ impl<'s, 'g> Recogniser<'s, 'g> {
                 match (self.node(node).op_type.as_str(), output) {
                     ("Add", _) | ("com.microsoft::SkipSimplifiedLayerNormalization", 3) => node,
                     _ => {
-                        return Err(self.fail(
-                            node,
-                            "expected the embedding or a sum of the residual stream and a layer's output",
-                        ));
+                        let expected = "the embedding or a sum of the residual stream and a layer's output";
+                        return Err(self.unexpected(node, expected));
                     }
                 }
             }
         };
-        let (a, b) = (self.signal(node, 0)?, self.signal(node, 1)?);
-        let is_layer = |signal: &Signal| {
-            self.specialised
-                .producer(signal.base)
-                .is_some_and(|(index, _)| linear::is_linear(&self.node(index).op_type))
+        let operands = (self.operand(node, 0), self.operand(node, 1));
+        let (Value::Signal(a), Value::Signal(b)) = operands else {
+            return Err(self.fail(
+                node,
+                "a constant is added to the residual stream, such as learned positions, which are not supported",
+            ));
         };
-        match (is_layer(&a), is_layer(&b)) {
-            (false, true) => Ok((node, a, b)),
-            (true, false) => Ok((node, b, a)),
-            _ => Err(self
-                .fail(node, "expected the sum of the residual stream and the output of a linear layer without bias")),
+        let bias = if self.node(node).op_type == "Add" { None } else { self.node(node).input(3) };
+        if let Some(bias) = bias
+            && matches!(self.specialised.value(bias), Value::Signal(_) | Value::Unknown)
+        {
+            return Err(self.fail(node, "its bias is not constant"));
         }
+        let (before, layer) = match (self.is_layer(a), self.is_layer(b)) {
+            (false, true) => (a, b),
+            (true, false) => (b, a),
+            _ => return Err(self.no_layer(node, [a, b])),
+        };
+        Ok(Summands { node, before: before.clone(), layer: layer.clone(), bias })
+    }
+
+    /// The linear layer that ends a residual branch.
+    fn branch(self, summands: &Summands, expected: &str) -> Result<(Linear, Signal), Error> {
+        let (mut linear, input) = self.linear(&summands.layer, Order::Tokens, summands.node, expected)?;
+        if let Some(bias) = summands.bias {
+            if self.specialised.value(bias).shape().iter().product::<usize>() != linear.outputs() {
+                return Err(self.fail(summands.node, "its bias does not have an entry for each output"));
+            }
+            linear.add_bias(bias);
+        }
+        Ok((linear, input))
     }
 
     /// A gated layer that ends in the stream, and the stream ahead of it.
     fn mlp(self, stream: &Stream, user: usize) -> Result<(Mlp, Stream), Error> {
-        let (sum, before, output) = self.summands(stream, user)?;
-        let down = self.linear(&output, sum, "the gated layer's output")?;
-        let (product, _) = self.whole_node(&down.input, down.node, "the product of gate and up projection")?;
-        let factors = self.factors(&down.input)?;
+        let summands = self.summands(stream, user)?;
+        let sum = summands.node;
+        let (down, gated) = self.branch(&summands, "the gated layer's output")?;
+        let (product, _) = self.whole_node(&gated, down.node, "the product of gate and up projection")?;
+        let factors = self.factors(&gated)?;
         let signals: Vec<&Signal> = factors.iter().filter_map(norm::Factor::signal).collect();
         let (3, [a, b, c]) = (factors.len(), signals.as_slice()) else {
-            return Err(self.fail(product, "expected the product of a gate, its sigmoid and an up projection"));
+            return Err(self.unexpected(product, "the product of a gate, its sigmoid and an up projection"));
         };
         let orders = [(a, b, c), (a, c, b), (b, a, c), (b, c, a), (c, a, b), (c, b, a)];
         let found = orders.into_iter().find_map(|(gate, sigmoid, up)| {
@@ -245,24 +302,22 @@ impl<'s, 'g> Recogniser<'s, 'g> {
             (self.node(node).op_type == "Sigmoid" && sigmoid.is_whole() && of_gate).then_some((gate, node, up))
         });
         let Some((gate, sigmoid, up)) = found else {
-            return Err(
-                self.fail(product, "expected a gate multiplied by its own sigmoid (SiLU) and by an up projection")
-            );
+            return Err(self.unexpected(product, "a gate multiplied by its own sigmoid (SiLU) and by an up projection"));
         };
-        let gate = self.linear(gate, product, "the gate projection")?;
-        let up = self.linear(up, product, "the up projection")?;
-        if !same_entries(&gate.input, &up.input) {
+        let (gate, normed) = self.linear(gate, Order::Tokens, product, "the gate projection")?;
+        let (up, up_normed) = self.linear(up, Order::Tokens, product, "the up projection")?;
+        if !same_entries(&normed, &up_normed) {
             return Err(self.fail(up.node, "gate and up projection read different inputs"));
         }
-        let (norm, normed) = self.norm(&gate.input, gate.node)?;
-        self.same_stream(&normed, &before, sum)?;
+        let (norm, normed) = self.norm(&normed, gate.node)?;
+        self.same_stream(&normed, &summands.before, sum)?;
         Ok((Mlp { norm, gate, up, down, sigmoid, product, sum }, normed))
     }
 
     /// Checks that a norm reads the stream that its layer's output is added to.
     fn same_stream(self, normed: &Stream, added: &Signal, sum: usize) -> Result<(), Error> {
         let same = match normed {
-            Stream::Value(signal) => same_entries(signal, added),
+            Stream::Value(signal) => same_entries(signal, &self.all_tokens(added)),
             // The fused node's sum has a name if anything else reads it.
             Stream::Sum(node) => {
                 self.node(*node).outputs.get(3).copied().flatten() == Some(added.base) && added.is_whole()
@@ -271,7 +326,11 @@ impl<'s, 'g> Recogniser<'s, 'g> {
         if same {
             Ok(())
         } else {
-            Err(self.fail(sum, "a layer's output is added to another value than its norm reads"))
+            Err(self.fail(
+                sum,
+                "a layer's output is added to another value than its norm reads: blocks in parallel, or norms after the \
+                 layers, are not supported",
+            ))
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::import::evaluate::axis_index;
 use crate::import::onnx::Name;
 
 /// A norm: x ↦ γ ∘ x / sqrt(mean(x²) + ε).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(in crate::import) struct Norm {
     pub(in crate::import) node: usize,
     /// The constant γ.
@@ -94,6 +94,7 @@ impl Recogniser<'_, '_> {
 
     /// The norm that a signal is the output of, and the stream that it reads.
     pub(super) fn norm(self, signal: &Signal, user: usize) -> Result<(Norm, Stream), Error> {
+        let signal = &self.all_tokens(signal);
         let (node, output) = self.whole_node(signal, user, "a norm's output")?;
         let onnx = self.node(node);
         let epsilon = || f64::from(onnx.float("epsilon").unwrap_or(1e-5));
@@ -104,16 +105,13 @@ impl Recogniser<'_, '_> {
                     return Err(self.fail(node, "the norm is not over the last axis"));
                 }
                 let norm = Norm { node, gamma: self.gamma(node, 1)?, epsilon: epsilon() };
-                Ok((norm, Stream::Value(self.signal(node, 0)?)))
+                Ok((norm, Stream::Value(self.all_tokens(&self.signal(node, 0)?))))
             }
             ("com.microsoft::SkipSimplifiedLayerNormalization", 0) => {
-                if onnx.input(3).is_some() {
-                    return Err(self.fail(node, "expected a norm without bias"));
-                }
                 Ok((Norm { node, gamma: self.gamma(node, 2)?, epsilon: epsilon() }, Stream::Sum(node)))
             }
             ("Mul", _) => self.written_out_norm(node, signal),
-            _ => Err(self.fail(node, "expected a root-mean-square norm")),
+            _ => Err(self.unexpected(node, "a root-mean-square norm")),
         }
     }
 
@@ -126,7 +124,7 @@ impl Recogniser<'_, '_> {
 
     /// γ, x and 1/sqrt(mean(x²) + ε) multiplied in any order.
     fn written_out_norm(self, node: usize, signal: &Signal) -> Result<(Norm, Stream), Error> {
-        let unexpected = || self.fail(node, "expected a root-mean-square norm: factors times the input over a root");
+        let unexpected = || self.unexpected(node, "a root-mean-square norm: factors times the input over a root");
         let (mut gamma, mut x, mut under) = (None, None, None);
         for factor in self.factors(signal)? {
             let taken = match factor {
@@ -170,7 +168,7 @@ impl Recogniser<'_, '_> {
         if !squared {
             return Err(self.fail(square, "expected the square of the norm's input"));
         }
-        Ok((Norm { node, gamma, epsilon }, Stream::Value(x)))
+        Ok((Norm { node, gamma, epsilon }, Stream::Value(self.all_tokens(&x))))
     }
 
     /// Entries of a node's first output.

@@ -1,8 +1,8 @@
 //! Rotary embeddings, as an operation or written out with cosines, sines and half-swapped features.
 
+use super::order::{Features, Order, order_of_operand};
 use super::{Recogniser, Signal, Value};
 use crate::Error;
-use crate::import::dense::broadcast_indices;
 use crate::import::onnx::Name;
 
 /// Where a rotary embedding takes its cosines and sines from.
@@ -16,62 +16,109 @@ pub(in crate::import) enum RopeSource {
     Cache { cosines: Name, sines: Name },
 }
 
+impl RopeSource {
+    /// The constants.
+    pub(in crate::import) fn names(self) -> Vec<Name> {
+        match self {
+            Self::Doubled { cosines, sines } | Self::Cache { cosines, sines } => vec![cosines, sines],
+            Self::Rows { cosines, sines, positions } => [cosines, sines].into_iter().chain(positions).collect(),
+        }
+    }
+}
+
 /// A recognised rotary embedding.
 #[derive(Clone, Debug)]
-pub(in crate::import) struct Rotated {
-    pub(in crate::import) node: usize,
-    pub(in crate::import) source: RopeSource,
-    /// What is rotated, all heads.
-    pub(in crate::import) input: Signal,
+pub(super) struct Rotated {
+    pub(super) node: usize,
+    pub(super) source: RopeSource,
+    /// What is rotated, all heads, and the order of its entries.
+    pub(super) input: Signal,
+    pub(super) order: Order,
 }
 
 impl Recogniser<'_, '_> {
-    /// The rotary embedding over heads of `dim` entries that gives a signal.
-    pub(super) fn rotated(self, signal: &Signal, dim: usize, user: usize) -> Result<Rotated, Error> {
-        let (node, _) = self.base_node(signal, user, "a rotary embedding")?;
-        if signal.map.is_some() {
-            return Err(self.fail(node, "the rotated features are rearranged"));
-        }
+    /// The rotary embedding over heads of `dim` entries that gives a signal of this order.
+    pub(super) fn rotated(self, signal: &Signal, order: Order, dim: usize, user: usize) -> Result<Rotated, Error> {
+        const EXPECTED: &str = "a rotary embedding of queries or keys";
+        let (node, _) = self.base_node(signal, user, EXPECTED)?;
         let onnx = self.node(node);
         let mut rotated = match onnx.op_type.as_str() {
-            "Add" => self.written_out(node, dim)?,
-            "RotaryEmbedding" | "com.microsoft::RotaryEmbedding" => {
-                let partial = onnx.int("rotary_embedding_dim").unwrap_or(0);
-                let scaled = onnx.float("scale").unwrap_or(1.0);
-                if onnx.int("interleaved").unwrap_or(0) != 0 || (partial != 0 && partial != dim as i64) || scaled != 1.0
-                {
-                    return Err(self.fail(node, "interleaved or partial rotary embeddings are not supported"));
-                }
-                let (cosines, sines, positions) = if onnx.op_type == "RotaryEmbedding" {
-                    (onnx.input(1), onnx.input(2), onnx.input(3))
-                } else {
-                    (onnx.input(2), onnx.input(3), onnx.input(1))
-                };
-                let (Some(cosines), Some(sines)) = (cosines, sines) else {
-                    return Err(self.fail(node, "it has no cosines or sines"));
-                };
-                Rotated { node, source: RopeSource::Rows { cosines, sines, positions }, input: self.signal(node, 0)? }
+            "Add" if matches!((self.operand(node, 0), self.operand(node, 1)), (Value::Signal(_), Value::Signal(_))) => {
+                self.written_out(node, dim)?
             }
-            _ => return Err(self.fail(node, "expected a rotary embedding of queries or keys")),
+            "RotaryEmbedding" | "com.microsoft::RotaryEmbedding" => self.rotary_op(node, dim)?,
+            _ => return Err(self.unexpected(node, EXPECTED)),
         };
+        if self.features(signal, order, rotated.order) != Some(Features::All) {
+            return Err(self.fail(node, "the rotated features are rearranged"));
+        }
         rotated.input.scale *= signal.scale;
         Ok(rotated)
     }
 
-    /// `x ∘ cos + rotate_half(x) ∘ sin`.
-    fn written_out(self, node: usize, dim: usize) -> Result<Rotated, Error> {
-        let (first, second) = (self.turned(node, 0)?, self.turned(node, 1)?);
-        for ((x, cosines), (half_swapped, sines)) in [(&first, &second), (&second, &first)] {
-            if x.base == half_swapped.base && x.scale == half_swapped.scale && is_half_swapped(x, half_swapped, dim) {
-                let source = RopeSource::Doubled { cosines: *cosines, sines: *sines };
-                return Ok(Rotated { node, source, input: x.clone() });
-            }
+    /// A rotary embedding as one operation.
+    fn rotary_op(self, node: usize, dim: usize) -> Result<Rotated, Error> {
+        let onnx = self.node(node);
+        let partial = onnx.int("rotary_embedding_dim").unwrap_or(0);
+        if onnx.int("interleaved").unwrap_or(0) != 0 {
+            return Err(self.fail(node, "interleaved rotary embeddings are not supported"));
         }
-        Err(self.fail(node, "expected x·cos + rotate_half(x)·sin"))
+        if partial != 0 && partial != dim as i64 {
+            return Err(
+                self.fail(node, format!("a partial rotary embedding, of {partial} of {dim} entries, is not supported"))
+            );
+        }
+        if onnx.float("scale").unwrap_or(1.0) != 1.0 || onnx.int("is_packed_batching").unwrap_or(0) != 0 {
+            return Err(self.fail(node, "scaled positions and packed batches are not supported"));
+        }
+        let (cosines, sines, positions) = if onnx.op_type == "RotaryEmbedding" {
+            (onnx.input(1), onnx.input(2), onnx.input(3))
+        } else {
+            (onnx.input(2), onnx.input(3), onnx.input(1))
+        };
+        let (Some(cosines), Some(sines)) = (cosines, sines) else {
+            return Err(self.fail(node, "it has no cosines or sines"));
+        };
+        let input = self.signal(node, 0)?;
+        let heads = onnx.int("num_heads").unwrap_or(0);
+        let order = match *input.shape.as_slice() {
+            [1, heads, tokens, last] if last == dim && heads * tokens * dim == input.len() => Order::Heads { dim },
+            // Without a number of heads the table's width says where a head ends.
+            [1, _, width] if heads <= 0 || heads as usize * dim == width => Order::Tokens,
+            _ => {
+                return Err(
+                    self.fail(node, format!("its operand of shape {:?} does not hold heads of {dim}", input.shape))
+                );
+            }
+        };
+        let columns = self.specialised.value(cosines).shape().last().copied();
+        if columns != Some(dim / 2) {
+            return Err(self.fail(node, format!("its table does not have the {} columns of a head of {dim}", dim / 2)));
+        }
+        Ok(Rotated { node, source: RopeSource::Rows { cosines, sines, positions }, input, order })
     }
 
-    /// One summand: a signal times a constant with one row of `head_dim` entries.
-    fn turned(self, node: usize, input: usize) -> Result<(Signal, Name), Error> {
+    /// `x ∘ cos + rotate_half(x) ∘ sin`.
+    fn written_out(self, node: usize, dim: usize) -> Result<Rotated, Error> {
+        let (first, second) = (self.turned(node, 0, dim)?, self.turned(node, 1, dim)?);
+        for ((x, cosines, order), (half_swapped, sines, other)) in [(&first, &second), (&second, &first)] {
+            if order == other
+                && x.base == half_swapped.base
+                && x.scale == half_swapped.scale
+                && is_half_swapped(x, half_swapped, dim)
+            {
+                let source = RopeSource::Doubled { cosines: *cosines, sines: *sines };
+                return Ok(Rotated { node, source, input: x.clone(), order: *order });
+            }
+        }
+        Err(self.fail(
+            node,
+            "expected the rotary embedding x·cos + rotate_half(x)·sin; interleaved and partial ones are not supported",
+        ))
+    }
+
+    /// One summand: a signal times a constant with one row of `dim` entries for each token.
+    fn turned(self, node: usize, input: usize, dim: usize) -> Result<(Signal, Name, Order), Error> {
         let summand = self.signal(node, input)?;
         let (product, _) = self.base_node(&summand, node, "a product with cosines or sines")?;
         let parts = if self.node(product).op_type == "Mul" && summand.map.is_none() {
@@ -83,18 +130,16 @@ impl Recogniser<'_, '_> {
         } else {
             None
         };
-        let unexpected = || self.fail(product, "expected a product with constant cosines or sines");
+        let unexpected =
+            || self.unexpected(product, "a product with the constant cosines or sines of a rotary embedding");
         let (signal, constant, input) = parts.ok_or_else(unexpected)?;
-        // The same row multiplies every head.
-        let row = constant.shape.last().copied().unwrap_or(0);
-        let indices = broadcast_indices(&constant.shape, &signal.shape);
-        if constant.len() != row || indices.iter().zip((0..row).cycle()).any(|(&index, expected)| index != expected) {
-            return Err(unexpected());
-        }
+        // The same rows multiply every head.
+        let order = order_of_operand(&constant.shape, &signal.shape, self.tokens(), true, Some(dim));
+        let order = order.filter(|_| constant.len() == dim * self.tokens()).ok_or_else(unexpected)?;
         let name = self.node(product).input(input).ok_or_else(unexpected)?;
         let mut signal = signal.with_positive_scale();
         signal.scale *= summand.scale;
-        Ok((signal, name))
+        Ok((signal, name, order))
     }
 }
 

@@ -17,6 +17,8 @@ use super::{Numbers, model};
 struct Maker {
     model: TensorModel,
     numbers: Numbers,
+    /// Whether linear layers have biases.
+    biased: bool,
 }
 
 impl Maker {
@@ -37,9 +39,14 @@ impl Maker {
         results[0]
     }
 
-    fn linear(&mut self, name: String, x: ValueId, out: usize, input: usize) -> ValueId {
-        let weight = self.weight(name, vec![out, input], 1.6 / (input as f64).sqrt());
-        self.op(TensorOp::Linear { weight }, &[x], TensorType::Vector { width: out as u32 })
+    fn linear(&mut self, name: &str, x: ValueId, out: usize, input: usize) -> ValueId {
+        let weight = self.weight(name.to_owned(), vec![out, input], 1.6 / (input as f64).sqrt());
+        let bias = self.biased.then(|| {
+            let values = (0..out).map(|_| self.numbers.next() as f32).collect();
+            self.model.weights.push(Weight::new(format!("{name}.bias"), vec![out], values));
+            WeightId(self.model.weights.len() as u32 - 1)
+        });
+        self.op(TensorOp::Linear { weight, bias }, &[x], TensorType::Vector { width: out as u32 })
     }
 
     fn norm(&mut self, name: String, x: ValueId) -> ValueId {
@@ -50,7 +57,7 @@ impl Maker {
 }
 
 /// A decoder with random weights.
-pub(super) fn random_model(hyperparameters: Hyperparameters) -> TensorModel {
+pub(super) fn random_model(hyperparameters: Hyperparameters, biased: bool) -> TensorModel {
     let h = hyperparameters.clone();
     let pairs = h.head_dim / 2;
     let angle = |index: usize| (index / pairs) as f64 * 50f64.powf(-((index % pairs) as f64) / pairs as f64);
@@ -60,7 +67,7 @@ pub(super) fn random_model(hyperparameters: Hyperparameters) -> TensorModel {
         sines: (0..h.context * pairs).map(|index| angle(index).sin() as f32).collect(),
     };
     let model = TensorModel { hyperparameters, rope, weights: vec![], graph: Graph::default() };
-    let mut maker = Maker { model, numbers: Numbers(11) };
+    let mut maker = Maker { model, numbers: Numbers(11), biased };
     let vector = TensorType::Vector { width: h.hidden as u32 };
     let token = maker.model.graph.add_input("token", TensorType::Token);
     let weight = maker.weight("embed_tokens".into(), vec![h.vocabulary, h.hidden], 1.0);
@@ -71,9 +78,9 @@ pub(super) fn random_model(hyperparameters: Hyperparameters) -> TensorModel {
     for layer in 0..h.layers {
         let name = |part: &str| format!("layers.{layer}.{part}");
         let normed = maker.norm(name("input_layernorm"), x);
-        let q = maker.linear(name("self_attn.q_proj"), normed, h.query_width(), h.hidden);
-        let k = maker.linear(name("self_attn.k_proj"), normed, h.kv_width(), h.hidden);
-        let v = maker.linear(name("self_attn.v_proj"), normed, h.kv_width(), h.hidden);
+        let q = maker.linear(&name("self_attn.q_proj"), normed, h.query_width(), h.hidden);
+        let k = maker.linear(&name("self_attn.k_proj"), normed, h.kv_width(), h.hidden);
+        let v = maker.linear(&name("self_attn.v_proj"), normed, h.kv_width(), h.hidden);
         let q = maker.op(TensorOp::Rope { heads }, &[q], query);
         let k = maker.op(TensorOp::Rope { heads: kv_heads }, &[k], kv);
         let cache = TensorType::Cache { width: h.kv_width() as u32 };
@@ -84,15 +91,15 @@ pub(super) fn random_model(hyperparameters: Hyperparameters) -> TensorModel {
         let scores = maker.op(TensorOp::Scores { heads, kv_heads, scale: h.attention_scale }, &[q, keys], rows);
         let weights = maker.op(TensorOp::Softmax, &[scores], rows);
         let mixed = maker.op(TensorOp::Mix { heads, kv_heads }, &[weights, values], query);
-        let update = maker.linear(name("self_attn.o_proj"), mixed, h.hidden, h.query_width());
+        let update = maker.linear(&name("self_attn.o_proj"), mixed, h.hidden, h.query_width());
         x = maker.op(TensorOp::Add, &[x, update], vector);
         let normed = maker.norm(name("post_attention_layernorm"), x);
         let wide = TensorType::Vector { width: h.mlp as u32 };
-        let gate = maker.linear(name("mlp.gate_proj"), normed, h.mlp, h.hidden);
+        let gate = maker.linear(&name("mlp.gate_proj"), normed, h.mlp, h.hidden);
         let gate = maker.op(TensorOp::Silu, &[gate], wide);
-        let up = maker.linear(name("mlp.up_proj"), normed, h.mlp, h.hidden);
+        let up = maker.linear(&name("mlp.up_proj"), normed, h.mlp, h.hidden);
         let product = maker.op(TensorOp::Mul, &[gate, up], wide);
-        let update = maker.linear(name("mlp.down_proj"), product, h.hidden, h.mlp);
+        let update = maker.linear(&name("mlp.down_proj"), product, h.hidden, h.mlp);
         x = maker.op(TensorOp::Add, &[x, update], vector);
     }
     let normed = maker.norm("norm".into(), x);
@@ -103,15 +110,21 @@ pub(super) fn random_model(hyperparameters: Hyperparameters) -> TensorModel {
     maker.model
 }
 
-/// Decodes and prefills 40 tokens of a random model and compares all logits with the tensor stage.
-fn check(slots: usize, hyperparameters: Hyperparameters, squarings: usize) {
-    let model = random_model(hyperparameters);
+/// Decodes and prefills 40 tokens of random models, without and with biases, and compares all logits with the tensor
+/// stage.
+fn check(slots: usize, hyperparameters: &Hyperparameters, squarings: usize) {
+    for biased in [false, true] {
+        check_model(slots, &random_model(hyperparameters.clone(), biased), squarings);
+    }
+}
+
+fn check_model(slots: usize, model: &TensorModel, squarings: usize) {
     let h = &model.hyperparameters;
     let shape = Shape::new(h, slots).unwrap();
-    let roles = Roles::new(&model).unwrap();
+    let roles = Roles::new(model).unwrap();
     let softmaxes = vec![SoftmaxPlan { reference: 1.0, exponents: vec![0.5; squarings + 1] }; h.layers];
     let plan = Plan::provisional(h, &roles, &softmaxes);
-    let (program, uses) = build(&model, &shape, &roles, &plan);
+    let (program, uses) = build(model, &shape, &roles, &plan);
     for entry in &program.entries {
         assert_eq!(entry.graph.verify_structure(), Vec::<String>::new());
     }
@@ -119,7 +132,7 @@ fn check(slots: usize, hyperparameters: Hyperparameters, squarings: usize) {
     let reasons: Vec<&str> = reasons.keys().map(String::as_str).collect();
     assert_eq!(reasons, ["landing of group members", "merge of scores", "push into the V cache"]);
     let tokens: Vec<u32> = (0..40).map(|index| (index * index * 7 + index / 3) as u32 % h.vocabulary as u32).collect();
-    let mut reference = tensor::Interpreter::new(&model).unwrap();
+    let mut reference = tensor::Interpreter::new(model).unwrap();
     let want: Vec<Vec<f64>> = tokens.iter().map(|&token| reference.step(token).unwrap()).collect();
     let compare = |got: &[Vec<f64>], position: usize, entry: &str| {
         for (token, &slot) in program.logits.index_to_slot.iter().enumerate() {
@@ -131,7 +144,7 @@ fn check(slots: usize, hyperparameters: Hyperparameters, squarings: usize) {
     let mut interpreter = Interpreter::new(&program);
     let [mut decode, mut prefill] = [0, 1].map(|entry| Recorder::new(&uses[entry], slots));
     for (position, &token) in tokens.iter().enumerate() {
-        let input = embed(&model, &program, &[token]).unwrap();
+        let input = embed(model, &program, &[token]).unwrap();
         let got = interpreter.call_with("decode", position as i64, 1, &input, &mut decode).unwrap();
         compare(&got, position, "decode");
     }
@@ -141,13 +154,13 @@ fn check(slots: usize, hyperparameters: Hyperparameters, squarings: usize) {
     let prompt = prompt.min(36);
     let mut done = 0;
     for chunk in tokens[..prompt].chunks(shape.chunk) {
-        let input = embed(&model, &program, chunk).unwrap();
+        let input = embed(model, &program, chunk).unwrap();
         let got = interpreter.call_with("prefill", done as i64, chunk.len() as i64, &input, &mut prefill).unwrap();
         done += chunk.len();
         compare(&got, done - 1, "prefill");
     }
     for position in done..40 {
-        let input = embed(&model, &program, &tokens[position..=position]).unwrap();
+        let input = embed(model, &program, &tokens[position..=position]).unwrap();
         let got = interpreter.call_with("decode", position as i64, 1, &input, &mut decode).unwrap();
         compare(&got, position, "decode after prefill");
     }
@@ -161,29 +174,29 @@ fn layered(mut hyperparameters: Hyperparameters, layers: usize, context: usize) 
 
 #[test]
 fn the_shipped_shape_in_4096_and_2048_slots() {
-    check(4096, layered(model(64, 4, 2, 16, 172), 2, 256), 1);
-    check(2048, layered(model(64, 4, 2, 16, 172), 1, 256), 1);
+    check(4096, &layered(model(64, 4, 2, 16, 172), 2, 256), 1);
+    check(2048, &layered(model(64, 4, 2, 16, 172), 1, 256), 1);
 }
 
 #[test]
 fn several_blocks_of_tokens_and_several_squarings() {
     // T = 16 tokens a ciphertext, B = 4 blocks.
-    check(512, layered(model(32, 4, 4, 8, 64), 2, 64), 2);
+    check(512, &layered(model(32, 4, 4, 8, 64), 2, 64), 2);
     // Groups of four: T = 32, B = 2.
-    check(512, layered(model(32, 8, 2, 8, 128), 1, 48), 3);
+    check(512, &layered(model(32, 8, 2, 8, 128), 1, 48), 3);
     // One head for all queries: T = 32, B = 2.
-    check(512, layered(model(32, 4, 1, 16, 48), 1, 60), 1);
+    check(512, &layered(model(32, 4, 1, 16, 48), 1, 60), 1);
 }
 
 #[test]
 fn sizes_that_are_no_powers_of_two() {
-    check(1024, layered(model(48, 6, 3, 12, 80), 1, 64), 1);
-    check(2048, layered(model(40, 3, 1, 20, 100), 1, 64), 1);
+    check(1024, &layered(model(48, 6, 3, 12, 80), 1, 64), 1);
+    check(2048, &layered(model(40, 3, 1, 20, 100), 1, 64), 1);
 }
 
 #[test]
 fn a_vocabulary_of_several_ciphertexts() {
     let mut hyperparameters = layered(model(32, 4, 4, 8, 64), 1, 64);
     hyperparameters.vocabulary = 700;
-    check(512, hyperparameters, 1);
+    check(512, &hyperparameters, 1);
 }

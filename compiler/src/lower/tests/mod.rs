@@ -45,14 +45,14 @@ fn model(hidden: usize, heads: usize, kv_heads: usize, head_dim: usize, mlp: usi
     }
 }
 
-fn program(slots: usize, table: Table, build: impl FnOnce(&mut Builder) -> Vec<ValueId>) -> SlotProgram {
+fn program(slots: usize, tables: Vec<Table>, build: impl FnOnce(&mut Builder) -> Vec<ValueId>) -> SlotProgram {
     let mut builder = Builder::new(slots, 0);
     let outputs = build(&mut builder);
     let placement = Placement { index_to_slot: vec![], token_stride: 1 };
     SlotProgram {
         slots: slots as u32,
         context: 64,
-        tables: vec![table],
+        tables,
         states: vec![],
         entries: vec![Entry { kind: EntryKind::Decode, graph: builder.finish(outputs), checks: vec![] }],
         embedding: placement.clone(),
@@ -61,7 +61,8 @@ fn program(slots: usize, table: Table, build: impl FnOnce(&mut Builder) -> Vec<V
     }
 }
 
-/// Checks one linear layer on `unit` vectors and returns (plaintext products, rotations).
+/// Checks one linear layer on `unit` vectors, without and with a bias of the first of them, and returns (plaintext
+/// products, rotations).
 fn check_linear(
     shape: &Shape,
     (input, input_positions): (Features, usize),
@@ -73,12 +74,20 @@ fn check_linear(
     let mut numbers = Numbers(7);
     let weights: Vec<f32> = (0..rows * columns).map(|_| numbers.next() as f32).collect();
     let vectors: Vec<Vec<f64>> = (0..unit).map(|_| numbers.vector(columns)).collect();
-    let table = Table { name: "w".into(), shape: vec![rows as u32, columns as u32], values: weights.clone() };
-    let layer = Linear { table: TableId(0), columns, input, input_positions, output, output_positions, unit };
-    let program = program(shape.slots, table, |builder| {
-        let x = builder.input("x", layout(shape.slots / input_positions, Fill::Zero));
-        let target = Integer::position();
-        vec![linear(builder, shape, &layer, x, landing.map(|_| &target))]
+    let biases: Vec<f32> = (0..rows).map(|_| numbers.next() as f32).collect();
+    let tables = vec![
+        Table { name: "w".into(), shape: vec![rows as u32, columns as u32], values: weights.clone() },
+        Table { name: "b".into(), shape: vec![rows as u32], values: biases.clone() },
+    ];
+    let bare =
+        Linear { table: TableId(0), columns, bias: None, input, input_positions, output, output_positions, unit };
+    let biased = Linear { bias: Some(TableId(1)), ..bare.clone() };
+    let [bare, biased] = [bare, biased].map(|layer| {
+        program(shape.slots, tables.clone(), |builder| {
+            let x = builder.input("x", layout(shape.slots / input_positions, Fill::Zero));
+            let target = Integer::position();
+            vec![linear(builder, shape, &layer, x, &Integer::count(), landing.map(|_| &target))]
+        })
     });
     let place = |features: Features, positions: usize, position: usize| {
         let (feature, valid) = shape.feature(features, positions, &Integer::from(position));
@@ -94,19 +103,28 @@ fn check_linear(
         }
     }
     let target = landing.unwrap_or(0);
-    let got = Interpreter::new(&program).call("decode", target, 1, &[slots]).unwrap();
+    let used = unit.div_ceil(2);
+    let inputs = [slots];
+    let [got, with_bias] =
+        [&bare, &biased].map(|program| Interpreter::new(program).call("decode", target, used as i64, &inputs).unwrap());
+    let inner_stride = shape.slots / output_positions;
     let mut seen = vec![false; rows];
     for position in 0..output_positions {
         let Some(feature) = place(output, output_positions, position) else { continue };
         seen[feature] = true;
         for (token, vector) in vectors.iter().enumerate() {
             let want: f64 = (0..columns).map(|i| f64::from(weights[feature * columns + i]) * vector[i]).sum();
-            let slot = position * (shape.slots / output_positions) + token + target as usize;
+            let slot = position * inner_stride + token + target as usize;
             assert!((got[0][slot] - want).abs() < 1e-9, "slot {slot}: {} instead of {want}", got[0][slot]);
+            let want = want + if token < used { f64::from(biases[feature]) } else { 0.0 };
+            assert!((with_bias[0][slot] - want).abs() < 1e-9, "slot {slot}: {} instead of {want}", with_bias[0][slot]);
         }
     }
     assert!(seen.iter().all(|&seen| seen));
-    let counted = counts(&program.entries[0].graph, shape.slots, &Environment::new(target, 1));
+    // The bias reaches no slot but those.
+    let touched = (0..shape.slots).filter(|&slot| got[0][slot] != with_bias[0][slot]).count();
+    assert!(touched <= rows * used, "{touched} slots for {rows} outputs of {used} vectors");
+    let counted = counts(&biased.entries[0].graph, shape.slots, &Environment::new(target, used as i64));
     (counted.plain_products, counted.rotations)
 }
 
@@ -177,11 +195,19 @@ fn counts_at_the_size_of_a_large_model() {
         (d, (Features::KeyValue, 1024), 128, 30),
     ];
     for ((input, input_positions), (output, output_positions), products, rotations) in cases {
-        let layer =
-            Linear { table: TableId(0), columns: 4096, input, input_positions, output, output_positions, unit: 1 };
+        let layer = Linear {
+            table: TableId(0),
+            columns: 4096,
+            bias: None,
+            input,
+            input_positions,
+            output,
+            output_positions,
+            unit: 1,
+        };
         let mut builder = Builder::new(shape.slots, 0);
         let x = builder.input("x", layout(shape.stride(), Fill::Zero));
-        let y = linear(&mut builder, &shape, &layer, x, None);
+        let y = linear(&mut builder, &shape, &layer, x, &Integer::from(1_i64), None);
         let counted = counts(&builder.finish(vec![y]), shape.slots, &Environment::new(0, 1));
         assert_eq!((counted.plain_products, counted.rotations), (products, rotations));
     }

@@ -1,0 +1,142 @@
+//! Holds a decoder against itself at other positions and lengths: it must be one function at all of them.
+//!
+//! A graph is recognised at a few past tokens and one new one. What depends on position or length in another way than a
+//! Llama decoder may hide there: a window, a scale that grows, frequencies that change, a mask that is missing. So the
+//! graph is recognised again at the context's last position, at its first, and at several new tokens where it takes
+//! them, up to the whole context; the structures must be equal, the masks causal, and constants the same.
+
+use super::dense::Dense;
+use super::inputs;
+use super::onnx::OnnxGraph;
+use super::recognise::{self, Decoder, MaskStep, Structure};
+use super::specialise::{Sizes, Specialised, Value};
+use crate::Error;
+
+/// Past tokens that a graph with a cache is first specialised to, and new tokens of short sequences: extents that
+/// models do not have otherwise.
+const PAST: usize = 11;
+const SEQUENCE: usize = 7;
+
+/// New tokens at once of the longest check.
+const LONGEST: usize = 1024;
+
+/// Recognises the decoder at one new token.
+pub(super) fn recognise(graph: &OnnxGraph) -> Result<Decoder<'_>, Error> {
+    let (cached, _) = inputs::interface(graph)?;
+    recognise::recognise(graph, Sizes { past: if cached { PAST } else { 0 }, sequence: 1 })
+}
+
+/// Checks the decoder at other lengths up to a context, and hands each specialised graph to `visit`.
+pub(super) fn check(
+    decoder: &Decoder<'_>,
+    context: usize,
+    mut visit: impl FnMut(&Specialised<'_>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let graph = decoder.specialised.graph;
+    let (cached, several) = inputs::interface(graph)?;
+    let sizes = |past: usize, sequence: usize| Sizes { past, sequence };
+    let last = context.saturating_sub(1);
+    let mut lengths = Vec::new();
+    if several {
+        lengths.push(sizes(0, context.min(SEQUENCE)));
+        if cached && context > PAST + SEQUENCE {
+            lengths.push(sizes(PAST, SEQUENCE));
+        }
+        if context > SEQUENCE {
+            // Only a cache takes the tokens beyond.
+            lengths.push(sizes(0, if cached { context.min(LONGEST) } else { context }));
+        }
+    }
+    if cached {
+        lengths.extend([sizes(0, 1), sizes(last, 1)]);
+    }
+    check_masks(decoder, context)?;
+    for sizes in lengths {
+        let at = |error: Error| at_lengths(error, sizes);
+        let Sizes { past, sequence } = sizes;
+        let other = match recognise::recognise(graph, sizes) {
+            Ok(other) => other,
+            Err(error) => {
+                // What varies explains why the structure is another.
+                let specialised = Specialised::new(graph, sizes, inputs::past_shape(graph), None).map_err(at)?;
+                same_constants(decoder, &specialised)?;
+                return Err(at(error));
+            }
+        };
+        check_masks(&other, context)?;
+        same_constants(decoder, &other.specialised)?;
+        if other.structure != decoder.structure {
+            let message = format!(
+                "the graph is another function at {past} past and {sequence} new tokens: it depends on position or length"
+            );
+            return Err(decoder.specialised.not_llama(decoder.structure.head.node, message));
+        }
+        visit(&other.specialised)?;
+    }
+    Ok(())
+}
+
+/// An error that other lengths than the first led to.
+fn at_lengths(error: Error, Sizes { past, sequence }: Sizes) -> Error {
+    match error {
+        Error::NotLlama { node, op_type, message } => Error::NotLlama {
+            node,
+            op_type,
+            message: format!(
+                "at {past} past and {sequence} new tokens: {message}; if a length is fixed in the graph, export it with \
+                 dynamic axes"
+            ),
+        },
+        other => other,
+    }
+}
+
+fn check_masks(decoder: &Decoder<'_>, context: usize) -> Result<(), Error> {
+    decoder.structure.layers.iter().map(|layer| &layer.attention).try_for_each(|attention| {
+        recognise::check_mask(&decoder.specialised, &attention.masks, attention.nodes.scores, context)
+    })
+}
+
+/// Checks that what is computed from constants alone, and meets a value that depends on tokens, has the same entries at
+/// other lengths. Masks and rotary tables, which are checked by themselves, may differ.
+fn same_constants(decoder: &Decoder<'_>, other: &Specialised<'_>) -> Result<(), Error> {
+    let known = &decoder.specialised;
+    let exempt = |node: usize| decoder.structure.exempt(node, known);
+    for node in known.needed_for_logits() {
+        let onnx = &known.graph.nodes[node];
+        let is_signal = |name| matches!(known.value(name), Value::Signal(_));
+        let computes = matches!(onnx.op_type.as_str(), "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Where" | "MatMul");
+        if !computes || !onnx.inputs.iter().flatten().any(|&name| is_signal(name)) || exempt(node) {
+            continue;
+        }
+        for &name in onnx.inputs.iter().flatten() {
+            if let (Value::Constant(a), Value::Constant(b)) = (known.value(name), other.value(name))
+                && !same_entries(a, b)
+            {
+                let message = "it computes with a number that depends on the position or on the length (a scale by \
+                               position, or a bias), which is not supported";
+                return Err(known.not_llama(node, message));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn same_entries(a: &Dense, b: &Dense) -> bool {
+    match a.factor() {
+        Some(factor) if a.len() == 1 || a.shape != b.shape => b.to_f64().iter().all(|&entry| entry == factor),
+        _ => a.shape == b.shape && a.data == b.data,
+    }
+}
+
+impl Structure {
+    /// Whether a node is a mask or turns by the constants of a rotary embedding.
+    fn exempt(&self, node: usize, specialised: &Specialised<'_>) -> bool {
+        let onnx = &specialised.graph.nodes[node];
+        self.layers.iter().map(|layer| &layer.attention).any(|attention| {
+            attention.masks.iter().any(|step| {
+                matches!(*step, MaskStep::Added { node: own, .. } | MaskStep::Kept { node: own, .. } if own == node)
+            }) || attention.rope.iter().any(|source| source.names().iter().any(|&name| onnx.inputs.contains(&Some(name))))
+        })
+    }
+}
