@@ -55,6 +55,8 @@ pub struct Compilation {
     pub plan: Plan,
     /// How non-linear functions were approximated.
     pub approximations: LowerReport,
+    /// Where the plan computes something else than the file would, in sentences.
+    pub notes: Vec<String>,
     /// Time that each pass took.
     pub passes: Vec<(&'static str, Duration)>,
 }
@@ -105,7 +107,8 @@ pub fn compile(path: &Path, options: &CompileOptions) -> Result<Compilation, Err
     let counts = summary::counts(&slots, &program);
     let plan = plan(path, &imported, tokenizer, options, parameters, program, counts);
     pass("assemble");
-    Ok(Compilation { tensor: imported.model, slots, plan, approximations, passes })
+    let notes = imported.notes;
+    Ok(Compilation { tensor: imported.model, slots, plan, approximations, notes, passes })
 }
 
 fn plan(

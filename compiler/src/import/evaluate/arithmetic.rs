@@ -160,8 +160,11 @@ fn broadcast<'a>(operand: &'a Dense, shape: &[usize]) -> Result<Cow<'a, Dense>, 
     Ok(Cow::Owned(operand.viewed(expanded(&operand.shape, shape)?)))
 }
 
+/// A shape and two operands that have it.
+type Pair<'a> = (Vec<usize>, Cow<'a, Dense>, Cow<'a, Dense>);
+
 /// Both operands with the shape that broadcasting gives them.
-fn broadcast_both<'a>(a: &'a Dense, b: &'a Dense) -> Result<(Vec<usize>, Cow<'a, Dense>, Cow<'a, Dense>), String> {
+fn broadcast_both<'a>(a: &'a Dense, b: &'a Dense) -> Result<Pair<'a>, String> {
     let shape = broadcast_shapes(&a.shape, &b.shape)?;
     entries(&shape)?;
     let (a, b) = (broadcast(a, &shape)?, broadcast(b, &shape)?);

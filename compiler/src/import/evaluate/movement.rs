@@ -319,7 +319,9 @@ fn gather_nd(operands: &Operands<'_>) -> Result<Dense, String> {
     let mut shape = indices.shape[..indices.shape.len() - 1].to_vec();
     shape.extend(&x.shape[depth..]);
     let mut data = Data::empty(x.kind());
-    starts.into_iter().for_each(|start| data.append(&x.data, start, inner));
+    for start in starts {
+        data.append(&x.data, start, inner);
+    }
     Ok(Dense { shape, data })
 }
 

@@ -57,8 +57,10 @@ fn child(kind: Kind, field: u64) -> Option<Kind> {
         (Kind::TypeContent, 2) => Kind::Shape,
         (Kind::Device, 2) => Kind::Sharding,
         (Kind::Sharding, 4) => Kind::ShardedDim,
-        (Kind::Sharding, 3) | (Kind::ShardedDim, 2) | (Kind::Annotation, 2) | (Kind::Shape, 1) => Kind::Leaf,
-        (Kind::Model, 8 | 14 | 26)
+        (Kind::Sharding, 3)
+        | (Kind::ShardedDim | Kind::Annotation, 2)
+        | (Kind::Shape, 1)
+        | (Kind::Model, 8 | 14 | 26)
         | (Kind::Graph, 16)
         | (Kind::Node, 9)
         | (Kind::Tensor, 3 | 13 | 16)

@@ -6,9 +6,10 @@
 //!    and a product ([`read`]);
 //! 3. nodes are put in an order of computation ([`order`]), and subgraphs whose condition is constant are inlined
 //!    ([`branches`]);
-//! 4. products with weights that were rounded to 8 bits when the file was made become plain products with dequantised
+//! 4. sigmoids written out become the operation ([`sigmoid`]);
+//! 5. products with weights that were rounded to 8 bits when the file was made become plain products with dequantised
 //!    weights ([`quantised`]);
-//! 5. what no output depends on is dropped, and attributes that nothing here understands are refused ([`attributes`]).
+//! 6. what no output depends on is dropped, and attributes that nothing here understands are refused ([`attributes`]).
 
 mod attributes;
 mod branches;
@@ -19,6 +20,7 @@ mod order;
 pub(super) mod proto;
 mod quantised;
 mod read;
+mod sigmoid;
 mod tensor;
 #[cfg(test)]
 pub(super) mod testing;
@@ -174,6 +176,7 @@ pub(super) fn read(path: &Path) -> Result<OnnxGraph, Error> {
     order::sort(&mut graph.nodes, graph.names.len())?;
     branches::inline(&mut graph)?;
     graph.prune();
+    sigmoid::fuse(&mut graph);
     quantised::to_plain_products(&mut graph);
     graph.prune();
     graph.nodes.iter().try_for_each(attributes::check)?;

@@ -19,9 +19,11 @@ pub(super) fn sort(nodes: &mut Vec<OnnxNode>, values: usize) -> Result<(), Error
     }
     let ahead: Vec<Vec<usize>> =
         nodes.iter().map(|node| node.reads().iter().filter_map(|name| producers[name.index()]).collect()).collect();
-    let mut users = vec![Vec::new(); nodes.len()];
+    let mut users: Vec<Vec<usize>> = vec![Vec::new(); nodes.len()];
     for (index, ahead) in ahead.iter().enumerate() {
-        ahead.iter().for_each(|&producer: &usize| users[producer].push(index));
+        for &producer in ahead {
+            users[producer].push(index);
+        }
     }
     let mut missing: Vec<usize> = ahead.iter().map(Vec::len).collect();
     let mut ready: BinaryHeap<Reverse<usize>> =

@@ -44,7 +44,7 @@ pub(super) fn to_plain_products(graph: &mut OnnxGraph) {
     for ((node, product), lookup) in std::mem::take(&mut graph.nodes).into_iter().zip(products).zip(lookups) {
         if let Some(product) = product {
             graph.notes.insert(NOTE.to_owned());
-            plain(graph, &node, product, &mut nodes);
+            plain(graph, &node, &product, &mut nodes);
         } else if let Some(mut lookup) = lookup {
             let weight = graph.fresh(format!("{}/dequantised", node.name));
             let mut inputs = node.inputs.clone();
@@ -61,7 +61,7 @@ pub(super) fn to_plain_products(graph: &mut OnnxGraph) {
 }
 
 /// A dequantised weight, the product with it, and the sum with a bias, in place of a node.
-fn plain(graph: &mut OnnxGraph, node: &OnnxNode, product: Product, nodes: &mut Vec<OnnxNode>) {
+fn plain(graph: &mut OnnxGraph, node: &OnnxNode, product: &Product, nodes: &mut Vec<OnnxNode>) {
     let step = |op_type: &str, inputs: Vec<Option<Name>>, outputs: Vec<Option<Name>>| OnnxNode {
         name: node.name.clone(),
         op_type: op_type.to_owned(),

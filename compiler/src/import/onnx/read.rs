@@ -9,7 +9,9 @@ use prost::Message;
 use super::proto::attribute_proto::AttributeType;
 use super::proto::tensor_shape_proto::dimension::Value as Dimension;
 use super::proto::type_proto::Value as TypeValue;
-use super::proto::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, ValueInfoProto};
+use super::proto::{
+    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto,
+};
 use super::{Attribute, Initializer, Name, OnnxGraph, OnnxInput, OnnxNode, Subgraph, limits};
 use crate::Error;
 use crate::import::dense::{Data, Dense, Kind};
@@ -35,7 +37,7 @@ pub(super) fn file(path: &Path) -> Result<OnnxGraph, Error> {
     let budget = limits::check(&bytes).map_err(not_onnx)?;
     let mut model = ModelProto::decode(bytes).map_err(|error| not_onnx(error.to_string()))?;
     let opset = model.opset_import.iter().find(|opset| matches!(opset.domain(), "" | "ai.onnx"));
-    let opset = opset.map_or(i64::MAX, |opset| opset.version());
+    let opset = opset.map_or(i64::MAX, OperatorSetIdProto::version);
     let (false, Some(graph)) = (model.opset_import.is_empty(), model.graph.take()) else {
         return Err(not_onnx("it holds no graph or no operator set".to_owned()));
     };
@@ -83,9 +85,12 @@ impl<'s> Scope<'s> {
         Self { around: Some(around), names: BTreeMap::new(), attributes, prefix }
     }
 
-    fn find(&self, name: &str) -> Option<Option<Name>> {
-        let known = self.names.get(name).copied();
-        known.or_else(|| self.around.and_then(|around| around.find(name)))
+    /// The names of the scope itself or of the nearest one around it that knows a value.
+    fn knowing(&self, name: &str) -> Option<&BTreeMap<String, Option<Name>>> {
+        if self.names.contains_key(name) {
+            return Some(&self.names);
+        }
+        self.around.and_then(|around| around.knowing(name))
     }
 }
 
@@ -116,7 +121,10 @@ impl Reader<'_> {
 
     /// The number of a value that is used; one that nothing gives gets a number too, and is missed when it is needed.
     fn used(&mut self, scope: &mut Scope<'_>, name: &str) -> Option<Name> {
-        scope.find(name).unwrap_or_else(|| self.define(scope, name))
+        match scope.knowing(name) {
+            Some(names) => names[name],
+            None => self.define(scope, name),
+        }
     }
 
     fn model(mut self, mut graph: GraphProto) -> Result<OnnxGraph, Error> {
@@ -210,8 +218,8 @@ impl Reader<'_> {
         }
         match node.op_type.as_str() {
             "Constant" => self.constant(node, proto),
-            "com.microsoft::QuickGelu" if is_one(&node, 1.702) => self.silu(node, nodes),
-            "Swish" if is_one(&node, 1.0) => self.silu(node, nodes),
+            "com.microsoft::QuickGelu" if is_one(&node, 1.702) => self.silu(&node, nodes),
+            "Swish" if is_one(&node, 1.0) => self.silu(&node, nodes),
             _ => {
                 // Old softmaxes have another default, over all axes from the second one on.
                 if node.op_type == "Softmax" && self.opset < 13 {
@@ -341,7 +349,7 @@ impl Reader<'_> {
     }
 
     /// x·sigmoid(x), written as its two steps.
-    fn silu(&mut self, node: OnnxNode, nodes: &mut Vec<OnnxNode>) -> Result<(), Error> {
+    fn silu(&mut self, node: &OnnxNode, nodes: &mut Vec<OnnxNode>) -> Result<(), Error> {
         let input = node.input(0).ok_or_else(|| node.error("it has no input"))?;
         let gate = Some(self.result.fresh(format!("{}/sigmoid", node.name)));
         let step = |op_type: &str, inputs: Vec<Option<Name>>, outputs: Vec<Option<Name>>| OnnxNode {

@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use super::proto::tensor_proto::DataLocation;
-use super::proto::{SparseTensorProto, TensorProto};
+use super::proto::{SparseTensorProto, StringStringEntryProto, TensorProto};
 use crate::Error;
 use crate::import::dense::{self, Data, Dense, Kind, strides};
 
@@ -173,7 +173,7 @@ impl Initializer {
             16 => Data::F32(words.iter().map(|&word| half::bf16::from_bits(word as u16).to_f32()).collect()),
             2 => Data::Bytes(words.iter().map(|&word| word as u8).collect()),
             12 | 13 => Data::Int(tensor.uint64_data.iter().map(|&word| word as i64).collect()),
-            3 | 4 | 5 | 6 => Data::Int(words.iter().map(|&word| i64::from(word)).collect()),
+            3..=6 => Data::Int(words.iter().map(|&word| i64::from(word)).collect()),
             // Two to a byte, as in raw data.
             21 | 22 => {
                 let bytes: Vec<u8> = words.iter().map(|&word| word as u8).collect();
@@ -190,7 +190,8 @@ impl Initializer {
 
 /// The place of a tensor in another file of the model's folder.
 fn external(name: &str, tensor: &TensorProto, folder: &Path) -> Result<Source, Error> {
-    let field = |key: &str| tensor.external_data.iter().find(|entry| entry.key() == key).map(|entry| entry.value());
+    let field =
+        |key: &str| tensor.external_data.iter().find(|entry| entry.key() == key).map(StringStringEntryProto::value);
     let number = |key: &str| match field(key).map(str::parse::<u64>) {
         None => Ok(None),
         Some(Ok(number)) => Ok(Some(number)),

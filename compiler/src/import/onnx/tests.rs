@@ -209,6 +209,17 @@ fn silu_has_one_form() {
     let quick = || node("com.microsoft::QuickGelu", &["x"], &["y"]);
     assert_eq!(ops(quick().with(float("alpha", 1.0))), ["Sigmoid", "Mul"]);
     assert_eq!(ops(node("Swish", &["x"], &["y"])), ["Sigmoid", "Mul"]);
+    let written_out = |last: NodeProto, negated: NodeProto| {
+        let nodes = vec![negated, node("Exp", &["minus"], &["power"]), node("Add", &["power", "one"], &["sum"]), last];
+        let tensors = vec![tensor("x", &[], &[2.0]), tensor("one", &[], &[1.0]), tensor("less", &[], &[-1.0])];
+        evaluated_ops(nodes, tensors)
+    };
+    let negated = || node("Neg", &["x"], &["minus"]);
+    let times = |factor: &str| node("Mul", &[factor, "x"], &["minus"]);
+    assert_eq!(written_out(node("Div", &["x", "sum"], &["y"]), negated()), ["Sigmoid", "Mul"]);
+    assert_eq!(written_out(node("Div", &["one", "sum"], &["y"]), times("less")), ["Sigmoid"]);
+    assert_eq!(written_out(node("Reciprocal", &["sum"], &["y"]), negated()), ["Sigmoid"]);
+    assert!(!written_out(node("Reciprocal", &["sum"], &["y"]), times("x")).contains(&"Sigmoid".to_owned()));
     // Another slope is another function: the default one approximates a GELU.
     assert_eq!(ops(quick()), ["com.microsoft::QuickGelu"]);
     assert_eq!(ops(node("Swish", &["x"], &["y"]).with(float("alpha", 2.0))), ["Swish"]);
@@ -528,7 +539,9 @@ proptest! {
     #[test]
     fn changed_graphs_never_panic(changes in prop::collection::vec(change(), 1..8)) {
         let mut bytes = seed();
-        changes.into_iter().for_each(|change| apply(&mut bytes, change));
+        for change in changes {
+            apply(&mut bytes, change);
+        }
         survives(&bytes);
     }
 
