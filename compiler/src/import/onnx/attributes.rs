@@ -91,19 +91,29 @@ fn understood(op_type: &str) -> Option<&'static [(&'static str, Type)]> {
             ("softcap", Float),
             ("smooth_softmax", Int),
             ("qk_output", Int),
+            ("causal", Int),
+            ("sliding_window_cache", Int),
+            ("kv_cache_bit_width", Int),
+            ("k_quant_type", Text),
+            ("v_quant_type", Text),
+            // Of norms of queries and keys, which are given as inputs.
+            ("qk_norm_epsilon", Float),
         ],
         _ => return None,
     })
 }
 
-/// Attributes that only one value of is supported, apart from those that their matchers look at.
+/// Numbers that only one value of is supported, apart from those that their matchers look at.
 fn fixed(op_type: &str, name: &str) -> Option<i64> {
     match (op_type, name) {
         ("GatherND", "batch_dims")
         | ("Mod", "fmod")
         | ("com.microsoft::MatMulNBits", "weight_prepacked")
         | ("com.microsoft::RotaryEmbedding", "is_packed_batching")
-        | ("com.microsoft::GroupQueryAttention", "qk_output") => Some(0),
+        | ("com.microsoft::GroupQueryAttention", "qk_output" | "sliding_window_cache" | "kv_cache_bit_width") => {
+            Some(0)
+        }
+        ("com.microsoft::GroupQueryAttention", "causal") => Some(1),
         _ => None,
     }
 }
@@ -127,7 +137,8 @@ pub(super) fn check(node: &OnnxNode) -> Result<(), Error> {
                 true
             }
             (Text, Attribute::Text(text)) => {
-                if node.op_type == "ScatterND" && text != "none" {
+                // The only text with more than one meaning for what is computed says that something is not done.
+                if name != "round_mode" && !text.eq_ignore_ascii_case("none") {
                     return Err(node.error(format!("its attribute `{name}` = `{text}` is not supported")));
                 }
                 true

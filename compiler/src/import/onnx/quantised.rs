@@ -40,15 +40,27 @@ pub(super) fn to_plain_products(graph: &mut OnnxGraph) {
     let around = Around { nodes: &graph.nodes, initializers: &graph.initializers, producers, users };
     let products: Vec<Option<Product>> = graph.nodes.iter().map(|node| around.product(node)).collect();
     let lookups: Vec<Option<OnnxNode>> = graph.nodes.iter().map(|node| around.lookup(node).cloned()).collect();
+    let mut looked_up = BTreeMap::new();
     let mut nodes = Vec::with_capacity(graph.nodes.len());
     for ((node, product), lookup) in std::mem::take(&mut graph.nodes).into_iter().zip(products).zip(lookups) {
         if let Some(product) = product {
             graph.notes.insert(NOTE.to_owned());
             plain(graph, &node, &product, &mut nodes);
         } else if let Some(mut lookup) = lookup {
-            let weight = graph.fresh(format!("{}/dequantised", node.name));
             let mut inputs = node.inputs.clone();
             inputs[0] = lookup.input(0);
+            // Optimisers write the same lookup once for each reader.
+            if let Some(&known) = looked_up.get(&(inputs.clone(), lookup.inputs.clone())) {
+                nodes.push(OnnxNode {
+                    op_type: "Identity".to_owned(),
+                    inputs: vec![known],
+                    attributes: BTreeMap::new(),
+                    ..node
+                });
+                continue;
+            }
+            looked_up.insert((inputs.clone(), lookup.inputs.clone()), node.outputs.first().copied().flatten());
+            let weight = graph.fresh(format!("{}/dequantised", node.name));
             lookup.inputs[0] = Some(weight);
             lookup.outputs.clone_from(&node.outputs);
             nodes.push(OnnxNode { inputs, outputs: vec![Some(weight)], ..node });

@@ -277,13 +277,18 @@ fn products_of_rounded_activations_become_plain() {
         );
     }
     // An embedding of integers is dequantised ahead of the lookup.
-    let nodes = vec![node("Gather", &["w", "ids"], &["g"]), node("DequantizeLinear", &["g", "one"], &["y"])];
+    let nodes = vec![
+        node("Gather", &["w", "ids"], &["g"]),
+        node("DequantizeLinear", &["g", "one"], &["a"]),
+        node("DequantizeLinear", &["g", "one"], &["b"]),
+        node("Add", &["a", "b"], &["y"]),
+    ];
     let mut file = model(nodes, vec![weight, tensor("one", &[], &[0.5])], &["y"]);
     file.graph.as_mut().expect("a graph").input = vec![value("ids", 7, &[1, 1])];
     let graph = read_model(&file).expect("it is read");
     assert_eq!(
         graph.nodes.iter().map(|node| node.op_type.as_str()).collect::<Vec<_>>(),
-        ["DequantizeLinear", "Gather"]
+        ["DequantizeLinear", "Gather", "Identity", "Add"]
     );
 }
 
