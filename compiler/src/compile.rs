@@ -133,6 +133,7 @@ fn plan(
             compiler_version: env!("CARGO_PKG_VERSION").to_owned(),
             options: recorded.into_iter().map(|(key, value)| (key.to_owned(), value)).collect::<BTreeMap<_, _>>(),
             predicted_ns_per_token,
+            notes: imported.notes.clone(),
         },
         parameters,
         program,

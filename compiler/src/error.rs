@@ -56,6 +56,16 @@ pub enum Error {
         /// What was found in it.
         message: String,
     },
+    /// A node that is not written as ONNX wants it, or in a way that would be misunderstood.
+    #[error("node `{node}` ({op_type}) cannot be read: {message}")]
+    BadNode {
+        /// The node.
+        node: String,
+        /// Its operation.
+        op_type: String,
+        /// What is wrong with it.
+        message: String,
+    },
     /// Operations that no Llama decoder has.
     #[error(
         "node `{node}` ({op_type}) is not supported; {}unsupported operations in this model: {}",
@@ -174,6 +184,12 @@ pub const EXPLANATIONS: &[(&str, &str)] = &[
          decoder_model.onnx, the same two in a folder `onnx`, or the only .onnx file. Name the file itself.",
     ),
     (
+        "C0105",
+        "A node of the graph depends on its own output, calls a function that calls itself, has a condition that only \
+         inputs decide, or carries an attribute that would change its meaning in a way that is not known here. Check the \
+         tool that wrote or changed the file.",
+    ),
+    (
         "C0201",
         "The model uses operations that are not part of a Llama decoder. Supported are decoders of the Llama family \
          (RMSNorm, rotary embedding, grouped-query attention, SwiGLU, with or without biases) exported to ONNX with or \
@@ -246,6 +262,7 @@ impl Error {
             Self::MissingExternalData { .. } => "C0102",
             Self::BadTensor { .. } => "C0103",
             Self::ModelFolder { .. } => "C0104",
+            Self::BadNode { .. } => "C0105",
             Self::UnsupportedOps { .. } => "C0201",
             Self::NotLlama { .. } => "C0202",
             Self::Interface { .. } => "C0203",

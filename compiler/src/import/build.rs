@@ -197,7 +197,7 @@ impl Builder<'_, '_> {
         }
         let values =
             if self.shapes_only { Vec::new() } else { self.decoder.specialised.resolve(norm.gamma)?.into_f32() };
-        let weight = self.weight(weight, vec![hidden], values);
+        let weight = self.weight(weight, vec![hidden], values, norm.node)?;
         Ok(self.vector(TensorOp::RmsNorm { weight, epsilon: norm.epsilon }, &[x], hidden, norm.node, name))
     }
 
@@ -208,19 +208,24 @@ impl Builder<'_, '_> {
         } else {
             linear.bias_values(&self.decoder.specialised)?
         };
-        let bias = bias.map(|values| self.weight(&format!("{weight}.bias"), vec![linear.outputs()], values));
+        let shape = vec![linear.outputs()];
+        let bias = bias.map(|values| self.weight(&format!("{weight}.bias"), shape, values, linear.node)).transpose()?;
         let op = TensorOp::Linear { weight: matrix, bias };
         Ok(self.vector(op, &[x], linear.outputs(), linear.node, name))
     }
 
     fn matrix(&mut self, name: &str, linear: &Linear) -> Result<WeightId, Error> {
         let values = if self.shapes_only { Vec::new() } else { linear.values(&self.decoder.specialised)? };
-        Ok(self.weight(name, vec![linear.outputs(), linear.inputs], values))
+        self.weight(name, vec![linear.outputs(), linear.inputs], values, linear.node)
     }
 
-    fn weight(&mut self, name: &str, shape: Vec<usize>, values: Vec<f32>) -> WeightId {
+    /// Adds a weight that a node reads.
+    fn weight(&mut self, name: &str, shape: Vec<usize>, values: Vec<f32>, node: usize) -> Result<WeightId, Error> {
+        if let Some(value) = values.iter().find(|value| !value.is_finite()) {
+            return Err(self.decoder.specialised.not_llama(node, format!("its weight holds the value {value}")));
+        }
         self.model.weights.push(Weight::new(name.to_owned(), shape, values));
-        WeightId(self.model.weights.len() as u32 - 1)
+        Ok(WeightId(self.model.weights.len() as u32 - 1))
     }
 
     fn vector(&mut self, op: TensorOp, inputs: &[ValueId], width: usize, node: usize, name: String) -> ValueId {

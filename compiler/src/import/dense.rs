@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use super::evaluate::View;
+
 /// Entries of a tensor. Half-precision floats are held as single precision, integers of all widths as 64 bits.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Data {
@@ -28,7 +30,7 @@ impl Kind {
         match data_type {
             1 | 10 | 16 => Some(Self::F32),
             11 => Some(Self::F64),
-            3 | 5 | 6 | 7 | 12 | 13 | 21 | 22 => Some(Self::Int),
+            3..=7 | 12 | 13 | 21 | 22 => Some(Self::Int),
             2 => Some(Self::Bytes),
             9 => Some(Self::Bool),
             _ => None,
@@ -68,17 +70,75 @@ impl Data {
         }
     }
 
-    /// The entries at the given positions.
-    pub(super) fn select(&self, indices: &[usize]) -> Self {
-        fn pick<T: Copy>(values: &[T], indices: &[usize]) -> Vec<T> {
-            indices.iter().map(|&index| values[index]).collect()
+    /// No entries of a kind.
+    pub(super) fn empty(kind: Kind) -> Self {
+        match kind {
+            Kind::F32 => Self::F32(Vec::new()),
+            Kind::F64 => Self::F64(Vec::new()),
+            Kind::Int => Self::Int(Vec::new()),
+            Kind::Bool => Self::Bool(Vec::new()),
+            Kind::Bytes => Self::Bytes(Vec::new()),
+        }
+    }
+
+    /// Appends `length` entries of other data of the same kind.
+    pub(super) fn append(&mut self, from: &Self, start: usize, length: usize) {
+        match (self, from) {
+            (Self::F32(data), Self::F32(from)) => data.extend_from_slice(&from[start..start + length]),
+            (Self::F64(data), Self::F64(from)) => data.extend_from_slice(&from[start..start + length]),
+            (Self::Int(data), Self::Int(from)) => data.extend_from_slice(&from[start..start + length]),
+            (Self::Bool(data), Self::Bool(from)) => data.extend_from_slice(&from[start..start + length]),
+            (Self::Bytes(data), Self::Bytes(from)) => data.extend_from_slice(&from[start..start + length]),
+            (data, from) => debug_assert_eq!(data.kind(), from.kind()),
+        }
+    }
+
+    /// Replaces `length` entries by those of other data of the same kind.
+    pub(super) fn overwrite(&mut self, at: usize, from: &Self, start: usize, length: usize) {
+        match (self, from) {
+            (Self::F32(data), Self::F32(from)) => data[at..at + length].copy_from_slice(&from[start..start + length]),
+            (Self::F64(data), Self::F64(from)) => data[at..at + length].copy_from_slice(&from[start..start + length]),
+            (Self::Int(data), Self::Int(from)) => data[at..at + length].copy_from_slice(&from[start..start + length]),
+            (Self::Bool(data), Self::Bool(from)) => {
+                data[at..at + length].copy_from_slice(&from[start..start + length]);
+            }
+            (Self::Bytes(data), Self::Bytes(from)) => {
+                data[at..at + length].copy_from_slice(&from[start..start + length]);
+            }
+            (data, from) => debug_assert_eq!(data.kind(), from.kind()),
+        }
+    }
+
+    /// The entries that a view reads.
+    fn viewed(&self, view: &View) -> Self {
+        fn read<T: Copy>(values: &[T], view: &View) -> Vec<T> {
+            let mut result = Vec::with_capacity(view.shape.iter().product());
+            read_into(&mut result, values, &view.shape, &view.strides, view.start);
+            result
+        }
+        fn read_into<T: Copy>(result: &mut Vec<T>, values: &[T], shape: &[usize], strides: &[isize], start: usize) {
+            match (shape, strides) {
+                ([], _) | (_, []) => result.push(values[start]),
+                (&[extent], [1]) => result.extend_from_slice(&values[start..start + extent]),
+                (&[extent], &[stride]) => {
+                    result.extend((0..extent as isize).map(|i| values[start.wrapping_add_signed(i * stride)]));
+                }
+                (&[extent, ref shape @ ..], &[stride, ref strides @ ..]) => {
+                    for i in 0..extent as isize {
+                        read_into(result, values, shape, strides, start.wrapping_add_signed(i * stride));
+                    }
+                }
+            }
+        }
+        if view.shape.contains(&0) {
+            return Self::empty(self.kind());
         }
         match self {
-            Self::F32(values) => Self::F32(pick(values, indices)),
-            Self::F64(values) => Self::F64(pick(values, indices)),
-            Self::Int(values) => Self::Int(pick(values, indices)),
-            Self::Bool(values) => Self::Bool(pick(values, indices)),
-            Self::Bytes(values) => Self::Bytes(pick(values, indices)),
+            Self::F32(values) => Self::F32(read(values, view)),
+            Self::F64(values) => Self::F64(read(values, view)),
+            Self::Int(values) => Self::Int(read(values, view)),
+            Self::Bool(values) => Self::Bool(read(values, view)),
+            Self::Bytes(values) => Self::Bytes(read(values, view)),
         }
     }
 }
@@ -103,12 +163,17 @@ impl Dense {
 
     /// The entries as double-precision floats, truth as 1 or 0.
     pub(super) fn to_f64(&self) -> Vec<f64> {
+        self.iter_f64().collect()
+    }
+
+    /// The entries as double-precision floats one by one.
+    pub(super) fn iter_f64(&self) -> Box<dyn Iterator<Item = f64> + '_> {
         match &self.data {
-            Data::F32(values) => values.iter().map(|&value| f64::from(value)).collect(),
-            Data::F64(values) => values.clone(),
-            Data::Int(values) => values.iter().map(|&value| value as f64).collect(),
-            Data::Bool(values) => values.iter().map(|&value| f64::from(u8::from(value))).collect(),
-            Data::Bytes(values) => values.iter().map(|&value| f64::from(value)).collect(),
+            Data::F32(values) => Box::new(values.iter().map(|&value| f64::from(value))),
+            Data::F64(values) => Box::new(values.iter().copied()),
+            Data::Int(values) => Box::new(values.iter().map(|&value| value as f64)),
+            Data::Bool(values) => Box::new(values.iter().map(|&value| f64::from(u8::from(value)))),
+            Data::Bytes(values) => Box::new(values.iter().map(|&value| f64::from(value))),
         }
     }
 
@@ -116,7 +181,7 @@ impl Dense {
     pub(super) fn into_f32(self) -> Vec<f32> {
         match self.data {
             Data::F32(values) => values,
-            _ => self.to_f64().into_iter().map(|value| value as f32).collect(),
+            _ => self.iter_f64().map(|value| value as f32).collect(),
         }
     }
 
@@ -135,25 +200,31 @@ impl Dense {
     pub(super) fn to_bools(&self) -> Vec<bool> {
         match &self.data {
             Data::Bool(values) => values.clone(),
-            _ => self.to_f64().into_iter().map(|value| value != 0.0).collect(),
+            _ => self.iter_f64().map(|value| value != 0.0).collect(),
         }
     }
 
     /// A tensor of the given kind from double-precision floats, each rounded to it.
-    pub(super) fn from_f64(shape: Vec<usize>, kind: Kind, values: Vec<f64>) -> Self {
+    pub(super) fn from_f64(shape: Vec<usize>, kind: Kind, values: impl IntoIterator<Item = f64>) -> Self {
+        let values = values.into_iter();
         let data = match kind {
-            Kind::F32 => Data::F32(values.into_iter().map(|value| value as f32).collect()),
-            Kind::F64 => Data::F64(values),
-            Kind::Int => Data::Int(values.into_iter().map(|value| value as i64).collect()),
-            Kind::Bool => Data::Bool(values.into_iter().map(|value| value != 0.0).collect()),
-            Kind::Bytes => Data::Bytes(values.into_iter().map(|value| value as u8).collect()),
+            Kind::F32 => Data::F32(values.map(|value| value as f32).collect()),
+            Kind::F64 => Data::F64(values.collect()),
+            Kind::Int => Data::Int(values.map(|value| value as i64).collect()),
+            Kind::Bool => Data::Bool(values.map(|value| value != 0.0).collect()),
+            Kind::Bytes => Data::Bytes(values.map(|value| value as u8).collect()),
         };
         Self { shape, data }
     }
 
     /// The only entry as a float.
     pub(super) fn scalar(&self) -> Option<f64> {
-        if self.len() == 1 { self.to_f64().first().copied() } else { None }
+        if self.len() == 1 { self.iter_f64().next() } else { None }
+    }
+
+    /// What a view of this tensor is.
+    pub(super) fn viewed(&self, view: View) -> Self {
+        Self { data: self.data.viewed(&view), shape: view.shape }
     }
 
     /// The number that all entries are, of a tensor with one entry for each token or vector.
@@ -189,6 +260,7 @@ impl Dense {
             16 => Data::F32(words(bytes, |word| half::bf16::from_le_bytes(word).to_f32())),
             11 => Data::F64(words(bytes, f64::from_le_bytes)),
             3 => Data::Int(words(bytes, |word| i64::from(i8::from_le_bytes(word)))),
+            4 => Data::Int(words(bytes, |word| i64::from(u16::from_le_bytes(word)))),
             5 => Data::Int(words(bytes, |word| i64::from(i16::from_le_bytes(word)))),
             6 => Data::Int(words(bytes, |word| i64::from(i32::from_le_bytes(word)))),
             7 => Data::Int(words(bytes, i64::from_le_bytes)),
@@ -215,7 +287,7 @@ fn onnx_width(data_type: i32) -> Option<usize> {
     match data_type {
         1 | 6 | 12 => Some(32),
         7 | 11 | 13 => Some(64),
-        5 | 10 | 16 => Some(16),
+        4 | 5 | 10 | 16 => Some(16),
         2 | 3 | 9 => Some(8),
         21 | 22 => Some(4),
         _ => None,

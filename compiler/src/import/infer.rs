@@ -1,9 +1,12 @@
 //! Shapes of what operations compute from signals or from parameters that are left in the file.
 
 use super::dense::{Kind, broadcast_shapes};
-use super::evaluate::{axis_index, cast_kind, matrix_product_shape};
-use super::onnx::OnnxNode;
-use super::specialise::{Sizes, Value};
+use super::evaluate::{
+    Operands, axis_index, cast_kind, extents, is_binary, is_comparison, is_reduction, is_unary, is_view, joined_shape,
+    matrix_product_shape, tiled_shape, views,
+};
+use super::onnx::{Attribute, OnnxNode};
+use super::specialise::{Sizes, Value, constants};
 
 /// Shape and kind of one output.
 pub(super) type Output = (Vec<usize>, Kind);
@@ -73,15 +76,19 @@ pub(super) fn is_known(op_type: &str) -> bool {
 
 /// Shapes and kinds of the outputs.
 pub(super) fn infer(node: &OnnxNode, inputs: &[Option<Value>], sizes: Sizes) -> Result<Vec<Output>, String> {
+    match rule(&node.op_type) {
+        Some(rule) => apply(rule, node, inputs, sizes),
+        None => {
+            Err("the operation is applied to values that depend on the token in a way that no decoder does".to_owned())
+        }
+    }
+}
+
+fn apply(rule: Rule, node: &OnnxNode, inputs: &[Option<Value>], sizes: Sizes) -> Result<Vec<Output>, String> {
     let value =
         |index: usize| inputs.get(index).and_then(Option::as_ref).ok_or_else(|| format!("input {index} is missing"));
     let first = value(0)?;
     let kind = first.kind();
-    let Some(rule) = rule(&node.op_type) else {
-        return Err(
-            "the operation is applied to values that depend on the token in a way that no decoder does".to_owned()
-        );
-    };
     let broadcast = || {
         inputs.iter().flatten().try_fold(Vec::new(), |shape: Vec<usize>, input| broadcast_shapes(&shape, input.shape()))
     };
@@ -100,7 +107,10 @@ pub(super) fn infer(node: &OnnxNode, inputs: &[Option<Value>], sizes: Sizes) -> 
             vec![(matrix_product_shape(first.shape(), &[columns, rows])?, kind)]
         }
         Rule::Reduction => vec![(reduced(node, first, inputs.get(1).and_then(Option::as_ref))?, kind)],
-        Rule::Join => vec![(joined(node, inputs)?, kind)],
+        Rule::Join => {
+            let parts: Vec<&[usize]> = inputs.iter().flatten().map(Value::shape).collect();
+            vec![(joined_shape(node.int("axis").unwrap_or(0), &parts)?.1, kind)]
+        }
         Rule::Lookup => {
             let axis = axis_index(node.int("axis").unwrap_or(0), first.shape().len())?;
             let mut shape = first.shape()[..axis].to_vec();
@@ -173,70 +183,58 @@ fn reduced(node: &OnnxNode, operand: &Value, axes: Option<&Value>) -> Result<Vec
     Ok(shape)
 }
 
-fn joined(node: &OnnxNode, inputs: &[Option<Value>]) -> Result<Vec<usize>, String> {
-    let mut parts = inputs.iter().flatten().map(Value::shape);
-    let mut shape = parts.next().unwrap_or_default().to_vec();
-    let axis = axis_index(node.int("axis").unwrap_or(0), shape.len())?;
-    for part in parts {
-        let fits =
-            part.len() == shape.len() && (0..shape.len()).all(|other| other == axis || part[other] == shape[other]);
-        if !fits {
-            return Err(format!("shapes {shape:?} and {part:?} cannot be concatenated"));
-        }
-        shape[axis] += part[axis];
-    }
-    Ok(shape)
-}
-
-/// Shapes of a node's outputs if all that it reads are parameters and constants; `None` if it is not one of the
-/// rearrangements that exporters apply to weights.
-pub(super) fn parameter_shapes(node: &OnnxNode, inputs: &[Option<Value>]) -> Result<Option<Vec<Output>>, String> {
+/// Shapes and kinds of the outputs of a node that reads constants and parameters only; `None` if they depend on more
+/// than shapes and constants, or if such a node is never large.
+pub(super) fn constant_shapes(node: &OnnxNode, inputs: &[Option<Value>]) -> Result<Option<Vec<Output>>, String> {
     let Some(Some(first)) = inputs.first() else {
         return Ok(None);
     };
-    let shape = first.shape();
-    let ints = |attribute: &str, index: usize| match (node.ints(attribute), inputs.get(index)) {
-        (Some(values), _) => Some(values.to_vec()),
-        (None, Some(Some(Value::Constant(values)))) => Some(values.to_ints()),
+    let op_type = node.op_type.as_str();
+    let constant = |index: usize| match inputs.get(index) {
+        Some(Some(Value::Constant(constant))) => Some(constant),
         _ => None,
     };
-    Ok(match node.op_type.as_str() {
-        "Identity" => Some(vec![(shape.to_vec(), first.kind())]),
-        "DequantizeLinear" => Some(vec![(shape.to_vec(), Kind::F32)]),
-        "Cast" => Some(vec![(shape.to_vec(), cast_kind(node)?)]),
-        "Transpose" => {
-            let order = node.ints("perm").map_or_else(|| (0..shape.len() as i64).rev().collect(), <[i64]>::to_vec);
-            let moved = order.into_iter().map(|axis| Ok(shape[axis_index(axis, shape.len())?]));
-            Some(vec![(moved.collect::<Result<_, String>>()?, first.kind())])
-        }
-        "Reshape" => {
-            let target = ints("shape", 1).ok_or("the shape is not constant")?;
-            let copied = |axis: usize| shape.get(axis).copied().unwrap_or(0);
-            let mut result: Vec<usize> = target
-                .iter()
-                .enumerate()
-                .map(|(axis, &extent)| if extent == 0 { copied(axis) } else { usize::try_from(extent).unwrap_or(1) })
-                .collect();
-            let (count, others) = (shape.iter().product::<usize>(), result.iter().product::<usize>());
-            if let Some(axis) = target.iter().position(|&extent| extent == -1) {
-                result[axis] = count.checked_div(others).unwrap_or(0);
-            }
-            if result.iter().product::<usize>() != count {
-                return Err(format!("shape {shape:?} cannot become {target:?}"));
-            }
-            Some(vec![(result, first.kind())])
-        }
-        "Split" => {
-            let axis = axis_index(node.int("axis").unwrap_or(0), shape.len())?;
-            let parts = node.outputs.len().max(1);
-            let sizes = ints("split", 1).unwrap_or_else(|| vec![(shape[axis] / parts) as i64; parts]);
-            let part = |size: i64| {
-                let mut shape = shape.to_vec();
-                shape[axis] = usize::try_from(size).unwrap_or(0);
-                (shape, first.kind())
+    let rule = match op_type {
+        _ if is_view(op_type) => {
+            let Some(rest) = constants(&inputs[1..]) else {
+                return Ok(None);
             };
-            Some(sizes.into_iter().map(part).collect())
+            let operands = Operands { node, values: std::iter::once(None).chain(rest).collect() };
+            let views = views(&operands, first.shape())?;
+            return Ok(Some(views.into_iter().map(|view| (view.shape, first.kind())).collect()));
         }
-        _ => None,
-    })
+        "Cast" => return Ok(Some(vec![(first.shape().to_vec(), cast_kind(node)?)])),
+        "DequantizeLinear" | "com.microsoft::DequantizeLinear" => {
+            return Ok(Some(vec![(first.shape().to_vec(), Kind::F32)]));
+        }
+        "ConstantOfShape" => {
+            let Some(shape) = constant(0) else {
+                return Ok(None);
+            };
+            let kind = match node.attribute("value") {
+                Some(Attribute::Tensor(value)) => value.kind,
+                _ => Kind::F32,
+            };
+            return Ok(Some(vec![(extents(&shape.to_ints())?, kind)]));
+        }
+        "Tile" => {
+            let Some(repeats) = constant(1) else {
+                return Ok(None);
+            };
+            return Ok(Some(vec![(tiled_shape(first.shape(), repeats)?, first.kind())]));
+        }
+        "Trilu" | "CumSum" | "ScatterND" => Rule::Same,
+        "And" | "Or" | "Xor" | "Not" | "IsNaN" => Rule::Test,
+        "Max" | "Min" => Rule::Broadcast,
+        _ if is_unary(op_type) => Rule::Same,
+        _ if is_binary(op_type) => Rule::Broadcast,
+        _ if is_comparison(op_type) => Rule::Test,
+        _ if is_reduction(op_type) => Rule::Reduction,
+        "Where" => Rule::Choice,
+        "MatMul" => Rule::Product,
+        "Concat" => Rule::Join,
+        "Gather" => Rule::Lookup,
+        _ => return Ok(None),
+    };
+    apply(rule, node, inputs, Sizes { past: 0, sequence: 0 }).map(Some)
 }

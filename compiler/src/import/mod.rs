@@ -62,6 +62,8 @@ pub struct ImportedModel {
     pub bos_token: Option<u32>,
     /// The tokens that end a text.
     pub eos_tokens: Vec<u32>,
+    /// Where the model computes something else than the file would, in sentences.
+    pub notes: Vec<String>,
 }
 
 /// Loads the ONNX model at `path` and recognises the Llama decoder in it.
@@ -84,5 +86,6 @@ pub fn load(path: &Path, options: &ImportOptions) -> Result<ImportedModel, Error
         tokenizer: companions.tokenizer,
         bos_token: companions.bos_token,
         eos_tokens: companions.eos_tokens,
+        notes: graph.notes.iter().cloned().collect(),
     })
 }

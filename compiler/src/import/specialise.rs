@@ -6,19 +6,26 @@
 //! `Slice`, `Split`, `Expand`, `Concat` of parts of one base, `Neg` and products with one number only change the
 //! rearrangement, so that exporters that arrive at the same numbers along different views give equal signals.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use super::dense::{Dense, Kind, Shared};
-use super::evaluate::{self, Operands, shape_of};
+use super::evaluate::{self, Operands, entries, shape_of};
 use super::onnx::{Name, OnnxGraph, OnnxNode};
 use super::recognise::unsupported_feature;
 use super::{infer, inputs};
 use crate::Error;
 
-/// Float initialisers with more entries than this stay in the file until the recognised model asks for them.
+/// Stored tensors with more entries than this, and what is computed from them, stay in the file until the recognised
+/// model asks for them.
 const FOLDED_ENTRIES: usize = 4096;
+
+/// Most entries of a folded constant that is computed from small ones: a mask or a rotary table.
+const LARGEST_CONSTANT: usize = 1 << 25;
+
+/// Most bytes of all folded constants of a graph.
+const CONSTANT_BYTES: usize = 1 << 30;
 
 /// What a graph is specialised to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +119,8 @@ pub(super) struct Specialised<'g> {
     values: Vec<Option<Value>>,
     /// For each value the node that gives it, and as which output.
     producers: Vec<Option<(usize, usize)>>,
+    /// Bytes of the constants that were computed.
+    constant_bytes: usize,
 }
 
 impl OnnxGraph {
@@ -134,7 +143,7 @@ impl<'g> Specialised<'g> {
         wanted: Option<&[Name]>,
     ) -> Result<Self, Error> {
         let producers = vec![None; graph.names.len()];
-        let mut this = Self { graph, sizes, values: vec![None; graph.names.len()], producers };
+        let mut this = Self { graph, sizes, values: vec![None; graph.names.len()], producers, constant_bytes: 0 };
         for (index, node) in graph.nodes.iter().enumerate() {
             for (output, name) in node.outputs.iter().enumerate() {
                 let Some(name) = name else { continue };
@@ -146,7 +155,7 @@ impl<'g> Specialised<'g> {
             }
         }
         for (&name, initializer) in &graph.initializers {
-            let large = initializer.kind.is_float() && initializer.len() > FOLDED_ENTRIES;
+            let large = initializer.kind != Kind::Bool && initializer.len() > FOLDED_ENTRIES;
             this.values[name.index()] = Some(if large || initializer.missing_file().is_some() {
                 Value::Parameter { shape: initializer.shape.clone(), kind: initializer.kind }
             } else {
@@ -206,26 +215,67 @@ impl<'g> Specialised<'g> {
         if let Some(initializer) = self.graph.initializers.get(&name) {
             return initializer.decode();
         }
-        let Some((index, output)) = self.producer(name) else {
-            return Err(Error::Interface {
-                message: format!("`{}` is not a constant", self.graph.names[name.index()]),
-            });
-        };
-        let node = &self.graph.nodes[index];
-        let inputs = node.inputs.iter().map(|input| input.map(|input| self.resolve(input)).transpose());
-        let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
-        let values = inputs.iter().map(Option::as_ref).collect();
-        let operands = Operands { node, values };
-        let outputs = evaluate::evaluate(&operands).map_err(|message| self.not_llama(index, message))?;
-        outputs.into_iter().nth(output).ok_or_else(|| self.not_llama(index, "an output is missing"))
+        let not_constant =
+            || Error::Interface { message: format!("`{}` is not a constant", self.graph.names[name.index()]) };
+        // Nodes stand in the order of computation; what the last of its readers has read is given up.
+        let needed = self.computed(name);
+        let mut readers: BTreeMap<Name, usize> = BTreeMap::from([(name, 1)]);
+        for &index in &needed {
+            self.graph.nodes[index].inputs.iter().flatten().for_each(|&input| *readers.entry(input).or_default() += 1);
+        }
+        let mut at_hand: BTreeMap<Name, Shared> = BTreeMap::new();
+        for index in needed {
+            let node = &self.graph.nodes[index];
+            for &input in node.inputs.iter().flatten() {
+                if at_hand.contains_key(&input) {
+                    continue;
+                }
+                let value = match (self.value(input), self.graph.initializers.get(&input)) {
+                    (Value::Constant(constant), _) => constant.clone(),
+                    (_, Some(initializer)) => Arc::new(initializer.decode()?),
+                    _ => return Err(not_constant()),
+                };
+                at_hand.insert(input, value);
+            }
+            let values = node.inputs.iter().map(|input| input.and_then(|input| at_hand.get(&input).map(Arc::as_ref)));
+            let outputs = evaluate::evaluate(&Operands { node, values: values.collect() });
+            let outputs = outputs.map_err(|message| self.not_llama(index, message))?;
+            for input in node.inputs.iter().flatten() {
+                if let Some(left) = readers.get_mut(input) {
+                    *left -= 1;
+                    if *left == 0 {
+                        at_hand.remove(input);
+                    }
+                }
+            }
+            let given = node.outputs.iter().zip(outputs).filter_map(|(output, value)| Some(((*output)?, value)));
+            at_hand.extend(given.filter(|(output, _)| readers.contains_key(output)).map(|(o, v)| (o, Arc::new(v))));
+        }
+        let result = at_hand.remove(&name).ok_or_else(not_constant)?;
+        Ok(Arc::try_unwrap(result).unwrap_or_else(|shared| shared.as_ref().clone()))
+    }
+
+    /// The nodes that a value is computed by from constants and initialisers.
+    fn computed(&self, name: Name) -> BTreeSet<usize> {
+        let mut needed = BTreeSet::new();
+        let mut pending = vec![name];
+        while let Some(name) = pending.pop() {
+            if !matches!(self.value(name), Value::Constant(_))
+                && let Some((index, _)) = self.producer(name)
+                && needed.insert(index)
+            {
+                pending.extend(self.graph.nodes[index].inputs.iter().flatten());
+            }
+        }
+        needed
     }
 
     /// The initialiser that a parameter is a cast or transposition of.
-    pub(super) fn root(&self, name: Name) -> Name {
-        match self.producer(name) {
-            Some((index, _)) => self.graph.nodes[index].input(0).map_or(name, |input| self.root(input)),
-            None => name,
+    pub(super) fn root(&self, mut name: Name) -> Name {
+        while let Some(input) = self.producer(name).and_then(|(index, _)| self.graph.nodes[index].input(0)) {
+            name = input;
         }
+        name
     }
 
     /// The first initialiser in the file's order whose external data file is missing, with that file.
@@ -271,23 +321,14 @@ impl<'g> Specialised<'g> {
             self.set(node, |_, _| Some(Value::Unknown));
             return Ok(evaluate::is_known(&node.op_type) || infer::is_known(&node.op_type));
         }
-        if let Some(values) = constants(&inputs).filter(|_| evaluate::is_known(&node.op_type)) {
-            if let Some(shape) = large_fill(node, &values) {
-                self.set(node, |_, _| Some(Value::Parameter { shape: shape.clone(), kind: Kind::F32 }));
-                return Ok(true);
-            }
-            let operands = Operands { node, values };
-            let mut results = evaluate::evaluate(&operands)?.into_iter().map(Arc::new);
-            self.set(node, |_, _| results.next().map(Value::Constant));
-            return Ok(true);
-        }
         if let ("Shape", Some(Some(value))) = (node.op_type.as_str(), inputs.first()) {
             let shape = Arc::new(shape_of(node, value.shape()));
             self.set(node, |_, _| Some(Value::Constant(shape.clone())));
             return Ok(true);
         }
-        if inputs.iter().flatten().all(|value| !matches!(value, Value::Signal(_))) && !inputs.is_empty() {
-            return self.parameter(node, &inputs);
+        if inputs.iter().flatten().all(|value| !matches!(value, Value::Signal(_))) && evaluate::is_known(&node.op_type)
+        {
+            return self.fold(node, &inputs).map(|()| true);
         }
         if let Some(results) = super::views::follow(node, &inputs)? {
             let mut results = results.into_iter();
@@ -321,14 +362,40 @@ impl<'g> Specialised<'g> {
         }
     }
 
-    /// A node whose inputs are parameters: its shape is enough for now.
-    fn parameter(&mut self, node: &OnnxNode, inputs: &[Option<Value>]) -> Result<bool, String> {
-        let results = infer::parameter_shapes(node, inputs)?;
-        self.set(node, |_, output| {
-            let (shape, kind) = results.as_ref()?.get(output)?.clone();
-            Some(Value::Parameter { shape, kind })
+    /// A node whose inputs are constants or parameters: computed if the result is small or comes from small ones, else
+    /// its shape is enough for now.
+    fn fold(&mut self, node: &OnnxNode, inputs: &[Option<Value>]) -> Result<(), String> {
+        let shapes = infer::constant_shapes(node, inputs)?;
+        let at_hand = constants(inputs).is_some();
+        if let Some(shapes) = &shapes {
+            let entries = shapes.iter().map(|(shape, _)| entries(shape)).collect::<Result<Vec<_>, _>>()?;
+            let largest = entries.into_iter().max().unwrap_or(0);
+            // A fill stands for weights if it is too large to be anything else.
+            let stays = node.op_type == "ConstantOfShape" && shapes.iter().all(|(_, kind)| kind.is_float());
+            let limit = if at_hand && !stays { LARGEST_CONSTANT } else { FOLDED_ENTRIES };
+            if largest > limit || (!at_hand && Self::missing_data(self.graph).is_some()) {
+                self.set(node, |_, output| {
+                    let (shape, kind) = shapes.get(output)?.clone();
+                    Some(Value::Parameter { shape, kind })
+                });
+                return Ok(());
+            }
+        }
+        let values = node.inputs.iter().zip(inputs).map(|(&name, input)| match (name, input) {
+            (Some(_), Some(Value::Constant(constant))) => Ok(Some(constant.clone())),
+            (Some(name), Some(_)) => self.resolve(name).map(|value| Some(Arc::new(value))),
+            _ => Ok(None),
         });
-        Ok(results.is_some())
+        let values: Vec<Option<Shared>> = values.collect::<Result<_, Error>>().map_err(|error| error.to_string())?;
+        let values = values.iter().map(Option::as_deref).collect();
+        let results = evaluate::evaluate(&Operands { node, values })?;
+        self.constant_bytes += results.iter().map(|result| 8 * result.len()).sum::<usize>();
+        if self.constant_bytes > CONSTANT_BYTES {
+            return Err(format!("with it, constants take more than {} MiB", CONSTANT_BYTES >> 20));
+        }
+        let mut results = results.into_iter().map(Arc::new);
+        self.set(node, |_, _| results.next().map(Value::Constant));
+        Ok(())
     }
 
     /// `Where(IsNaN(x), 0, x)` is x: the guard of a softmax against rows that are masked everywhere.
@@ -358,19 +425,4 @@ pub(super) fn constants(inputs: &[Option<Value>]) -> Option<Vec<Option<&Dense>>>
             Some(_) => None,
         })
         .collect()
-}
-
-/// The shape of a `ConstantOfShape` that stands for weights: too large to be anything else.
-fn large_fill(node: &OnnxNode, values: &[Option<&Dense>]) -> Option<Vec<usize>> {
-    let shape = match (node.op_type.as_str(), values) {
-        ("ConstantOfShape", [Some(shape)]) => shape.to_ints(),
-        _ => return None,
-    };
-    let shape = shape.into_iter().map(|extent| usize::try_from(extent).ok()).collect::<Option<Vec<_>>>()?;
-    let float = match node.attribute("value") {
-        Some(super::onnx::Attribute::Tensor(value)) => value.kind().is_float(),
-        _ => true,
-    };
-    let count = shape.iter().try_fold(1_usize, |product, &extent| product.checked_mul(extent))?;
-    (float && count > FOLDED_ENTRIES).then_some(shape)
 }

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 
 use cachemir_ir::graph::Node;
 use cachemir_ir::tensor::{CacheKind, Interpreter, Ranges, TensorModel, TensorOp};
-use onnx_protobuf::{Message, ModelProto, NodeProto};
 use proptest::prelude::*;
+use prost::Message;
 
+use super::onnx::proto::{ModelProto, NodeProto};
 use super::{ImportOptions, ImportedModel, load};
 use crate::Error;
 
@@ -301,18 +302,18 @@ fn damaged_and_incomplete_files_are_refused() {
 fn changed(route: &str, change: impl Fn(&mut NodeProto)) -> Error {
     let (_target, model) = copy(route);
     let bytes = fs::read(&model).expect("it is there");
-    let mut proto = ModelProto::parse_from_bytes(&bytes).expect("it is a model");
-    proto.graph.mut_or_insert_default().node.iter_mut().for_each(change);
-    fs::write(&model, proto.write_to_bytes().expect("it is a model")).expect("it is writable");
+    let mut proto = ModelProto::decode(bytes.as_slice()).expect("it is a model");
+    proto.graph.as_mut().expect("a graph").node.iter_mut().for_each(change);
+    fs::write(&model, proto.encode_to_vec()).expect("it is writable");
     failure(&model)
 }
 
 #[test]
 fn other_decoders_are_refused_by_name() {
     // A GELU and a hyperbolic tangent: both are listed, the first one is named.
-    let error = changed("optimum", |node| match node.op_type.as_str() {
-        "Sigmoid" => node.op_type = "Gelu".to_owned(),
-        "Neg" => node.op_type = "Tanh".to_owned(),
+    let error = changed("optimum", |node| match node.op_type() {
+        "Sigmoid" => node.op_type = Some("Gelu".to_owned()),
+        "Neg" => node.op_type = Some("Tanh".to_owned()),
         _ => {}
     });
     match error {
@@ -325,22 +326,22 @@ fn other_decoders_are_refused_by_name() {
     }
     // Half of the features turned the wrong way.
     let error = changed("dynamo_op18", |node| {
-        if node.op_type == "Neg" {
-            node.op_type = "Identity".to_owned();
+        if node.op_type() == "Neg" {
+            node.op_type = Some("Identity".to_owned());
         }
     });
     assert!(matches!(&error, Error::NotLlama { op_type, .. } if op_type == "Add"), "{error}");
     // A gate that is not multiplied by itself.
     let error = changed("optimum", |node| {
-        if node.op_type == "Sigmoid" {
-            node.op_type = "Sqrt".to_owned();
+        if node.op_type() == "Sigmoid" {
+            node.op_type = Some("Sqrt".to_owned());
         }
     });
     assert!(matches!(&error, Error::NotLlama { node, .. } if node.contains("layers.1/mlp")), "{error}");
     // A window over the last tokens only.
     let error = changed("genai_fp32", |node| {
-        if let Some(window) = node.attribute.iter_mut().find(|attribute| attribute.name == "local_window_size") {
-            window.i = 4;
+        if let Some(window) = node.attribute.iter_mut().find(|attribute| attribute.name() == "local_window_size") {
+            window.i = Some(4);
         }
     });
     assert!(matches!(&error, Error::NotLlama { op_type, .. } if op_type.ends_with("GroupQueryAttention")), "{error}");

@@ -85,6 +85,8 @@ pub struct Provenance {
     pub options: BTreeMap<String, String>,
     /// Cost of a decode step by the compiler's cost table, in nanoseconds on one thread.
     pub predicted_ns_per_token: f64,
+    /// Where the plan computes something else than the model's file would, in sentences.
+    pub notes: Vec<String>,
 }
 
 /// The server's plan.

@@ -347,6 +347,8 @@ pub(super) struct Provenance {
     pub(super) options: BTreeMap<String, String>,
     #[prost(double, tag = "4")]
     pub(super) predicted_ns_per_token: f64,
+    #[prost(string, repeated, tag = "5")]
+    pub(super) notes: Vec<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -1,8 +1,16 @@
 //! Operations that compute new entries.
 
-use super::movement::entries;
+use std::borrow::Cow;
+
+use super::movement::{entries, expanded};
 use super::{Operands, axis_index};
 use crate::import::dense::{Data, Dense, Kind, broadcast_indices, broadcast_shapes, strided_indices, strides};
+
+/// Most products in a matrix product of constants.
+const MOST_PRODUCTS: usize = 1 << 30;
+
+/// Most entries of a range.
+const LONGEST_RANGE: f64 = (1 << 25) as f64;
 
 pub(super) fn is_known(op_type: &str) -> bool {
     unary(op_type).is_some()
@@ -13,6 +21,24 @@ pub(super) fn is_known(op_type: &str) -> bool {
             op_type,
             "And" | "Or" | "Xor" | "Not" | "IsNaN" | "Where" | "MatMul" | "Range" | "CumSum" | "Max" | "Min"
         )
+}
+
+/// Whether the operation gives a result of its first operand's shape and kind.
+pub(in crate::import) fn is_unary(op_type: &str) -> bool {
+    unary(op_type).is_some()
+}
+
+/// Whether the operation is arithmetic on two operands that are broadcast, or a test of them.
+pub(in crate::import) fn is_binary(op_type: &str) -> bool {
+    binary(op_type).is_some()
+}
+
+pub(in crate::import) fn is_comparison(op_type: &str) -> bool {
+    comparison(op_type).is_some()
+}
+
+pub(in crate::import) fn is_reduction(op_type: &str) -> bool {
+    reduction(op_type).is_some()
 }
 
 fn unary(op_type: &str) -> Option<fn(f64) -> f64> {
@@ -74,15 +100,14 @@ pub(super) fn evaluate(operands: &Operands<'_>) -> Result<Dense, String> {
     let op_type = operands.node.op_type.as_str();
     if let Some(function) = unary(op_type) {
         let x = operands.get(0)?;
-        return Ok(Dense::from_f64(x.shape.clone(), x.kind(), x.to_f64().into_iter().map(function).collect()));
+        return Ok(Dense::from_f64(x.shape.clone(), x.kind(), x.iter_f64().map(function)));
     }
     if let Some(functions) = binary(op_type) {
         return arithmetic(operands.get(0)?, operands.get(1)?, functions);
     }
     if let Some(function) = comparison(op_type) {
-        let (shape, a, b) = broadcast(operands.get(0)?, operands.get(1)?)?;
-        let (a, b) = (a.to_f64(), b.to_f64());
-        let data = Data::Bool(a.into_iter().zip(b).map(|(a, b)| function(a, b)).collect());
+        let (shape, a, b) = broadcast_both(operands.get(0)?, operands.get(1)?)?;
+        let data = Data::Bool(a.iter_f64().zip(b.iter_f64()).map(|(a, b)| function(a, b)).collect());
         return Ok(Dense { shape, data });
     }
     if let Some(function) = reduction(op_type) {
@@ -90,7 +115,7 @@ pub(super) fn evaluate(operands: &Operands<'_>) -> Result<Dense, String> {
     }
     match op_type {
         "And" | "Or" | "Xor" => {
-            let (shape, a, b) = broadcast(operands.get(0)?, operands.get(1)?)?;
+            let (shape, a, b) = broadcast_both(operands.get(0)?, operands.get(1)?)?;
             let pairs = a.to_bools().into_iter().zip(b.to_bools());
             let values = pairs.map(|(a, b)| match op_type {
                 "And" => a && b,
@@ -104,7 +129,7 @@ pub(super) fn evaluate(operands: &Operands<'_>) -> Result<Dense, String> {
             let values = if op_type == "Not" {
                 x.to_bools().into_iter().map(|value| !value).collect()
             } else {
-                x.to_f64().into_iter().map(f64::is_nan).collect()
+                x.iter_f64().map(f64::is_nan).collect()
             };
             Ok(Dense { shape: x.shape.clone(), data: Data::Bool(values) })
         }
@@ -127,23 +152,29 @@ pub(super) fn evaluate(operands: &Operands<'_>) -> Result<Dense, String> {
     }
 }
 
+/// An operand with the shape that broadcasting gives it.
+fn broadcast<'a>(operand: &'a Dense, shape: &[usize]) -> Result<Cow<'a, Dense>, String> {
+    if operand.shape == shape {
+        return Ok(Cow::Borrowed(operand));
+    }
+    Ok(Cow::Owned(operand.viewed(expanded(&operand.shape, shape)?)))
+}
+
+/// A shape and two operands that have it.
+type Pair<'a> = (Vec<usize>, Cow<'a, Dense>, Cow<'a, Dense>);
+
 /// Both operands with the shape that broadcasting gives them.
-fn broadcast(a: &Dense, b: &Dense) -> Result<(Vec<usize>, Dense, Dense), String> {
+fn broadcast_both<'a>(a: &'a Dense, b: &'a Dense) -> Result<Pair<'a>, String> {
     let shape = broadcast_shapes(&a.shape, &b.shape)?;
     entries(&shape)?;
-    let expand = |operand: &Dense| {
-        if operand.shape == shape {
-            return operand.clone();
-        }
-        Dense { shape: shape.clone(), data: operand.data.select(&broadcast_indices(&operand.shape, &shape)) }
-    };
-    Ok((shape.clone(), expand(a), expand(b)))
+    let (a, b) = (broadcast(a, &shape)?, broadcast(b, &shape)?);
+    Ok((shape, a, b))
 }
 
 fn arithmetic(a: &Dense, b: &Dense, (on_floats, on_ints): Binary) -> Result<Dense, String> {
-    let (shape, a, b) = broadcast(a, b)?;
+    let (shape, a, b) = broadcast_both(a, b)?;
     if a.kind().is_float() {
-        let values = a.to_f64().into_iter().zip(b.to_f64()).map(|(a, b)| on_floats(a, b)).collect();
+        let values = a.iter_f64().zip(b.iter_f64()).map(|(a, b)| on_floats(a, b));
         return Ok(Dense::from_f64(shape, a.kind(), values));
     }
     let values = a.to_ints().into_iter().zip(b.to_ints()).map(|(a, b)| on_ints(a, b)).collect::<Option<Vec<_>>>();
@@ -153,19 +184,14 @@ fn arithmetic(a: &Dense, b: &Dense, (on_floats, on_ints): Binary) -> Result<Dens
 fn select(condition: &Dense, yes: &Dense, no: &Dense) -> Result<Dense, String> {
     let shape = broadcast_shapes(&broadcast_shapes(&condition.shape, &yes.shape)?, &no.shape)?;
     entries(&shape)?;
-    let at = |operand: &Dense| broadcast_indices(&operand.shape, &shape);
-    let (condition_at, yes_at, no_at) = (at(condition), at(yes), at(no));
+    let (condition, yes, no) = (broadcast(condition, &shape)?, broadcast(yes, &shape)?, broadcast(no, &shape)?);
     let condition = condition.to_bools();
     if yes.kind() == Kind::Int {
-        let (yes, no) = (yes.to_ints(), no.to_ints());
-        let pick = |i: usize| if condition[condition_at[i]] { yes[yes_at[i]] } else { no[no_at[i]] };
-        return Ok(Dense::ints(shape, (0..condition_at.len()).map(pick).collect()));
+        let pairs = condition.into_iter().zip(yes.to_ints()).zip(no.to_ints());
+        return Ok(Dense::ints(shape, pairs.map(|((condition, yes), no)| if condition { yes } else { no }).collect()));
     }
-    let kind = yes.kind();
-    let (yes, no) = (yes.to_f64(), no.to_f64());
-    let pick = |i: usize| if condition[condition_at[i]] { yes[yes_at[i]] } else { no[no_at[i]] };
-    let values = (0..condition_at.len()).map(pick).collect();
-    Ok(Dense::from_f64(shape, kind, values))
+    let pairs = condition.into_iter().zip(yes.iter_f64()).zip(no.iter_f64());
+    Ok(Dense::from_f64(shape, yes.kind(), pairs.map(|((condition, yes), no)| if condition { yes } else { no })))
 }
 
 fn reduce(operands: &Operands<'_>, function: fn(&[f64]) -> f64) -> Result<Dense, String> {
@@ -194,7 +220,7 @@ fn reduce(operands: &Operands<'_>, function: fn(&[f64]) -> f64) -> Result<Dense,
         gathered.extend(inner.iter().map(|offset| values[start + offset]));
         function(&gathered)
     });
-    let results = results.collect();
+    let results: Vec<f64> = results.collect();
     let shape =
         if keep { (0..rank).map(|axis| if reduced[axis] { 1 } else { x.shape[axis] }).collect() } else { outer_shape };
     Ok(Dense::from_f64(shape, x.kind(), results))
@@ -234,6 +260,10 @@ fn matrix_product(a: &Dense, b: &Dense) -> Result<Dense, String> {
     entries(&shape)?;
     let (left, right) = (matrix_shape(&a.shape, true), matrix_shape(&b.shape, false));
     let (rows, inner, columns) = (left[left.len() - 2], left[left.len() - 1], right[right.len() - 1]);
+    let work = shape.iter().chain([&inner]).try_fold(1_usize, |product, &extent| product.checked_mul(extent));
+    if work.is_none_or(|work| work > MOST_PRODUCTS) {
+        return Err(format!("the product of shapes {:?} and {:?} is too large to be a constant", a.shape, b.shape));
+    }
     let batch = broadcast_shapes(&left[..left.len() - 2], &right[..right.len() - 2])?;
     let left_at = broadcast_indices(&left[..left.len() - 2], &batch);
     let right_at = broadcast_indices(&right[..right.len() - 2], &batch);
@@ -258,7 +288,7 @@ fn range(operands: &Operands<'_>) -> Result<Dense, String> {
         return Err("the bounds are no scalars".to_owned());
     };
     let count = ((limit - first) / step).ceil().max(0.0);
-    if count.is_nan() || count > 1e8 {
+    if count.is_nan() || count > LONGEST_RANGE {
         return Err(format!("the range from {first} to {limit} by {step} is too long"));
     }
     let values: Vec<f64> = (0..count as usize).map(|i| first + i as f64 * step).collect();

@@ -10,12 +10,12 @@ mod quantised;
 #[cfg(test)]
 mod tests;
 
-pub(super) use arithmetic::matrix_product_shape;
-pub(super) use movement::{concatenate, is_view};
+pub(super) use arithmetic::{is_binary, is_comparison, is_reduction, is_unary, matrix_product_shape};
+pub(super) use movement::{View, concatenate, entries, extents, is_view, joined_shape, tiled_shape, views};
 pub(super) use quantised::dequantise;
 
 use super::dense::{Dense, Kind};
-use super::onnx::{Attribute, OnnxNode};
+use super::onnx::OnnxNode;
 
 /// Inputs of a node; optional ones may be missing.
 pub(super) struct Operands<'a> {
@@ -50,7 +50,7 @@ pub(super) fn is_known(op_type: &str) -> bool {
     arithmetic::is_known(op_type)
         || movement::is_known(op_type)
         || quantised::is_known(op_type)
-        || matches!(op_type, "Constant" | "Shape" | "Size" | "Identity" | "Dropout" | "Cast")
+        || matches!(op_type, "Shape" | "Size" | "Identity" | "Dropout" | "Cast")
 }
 
 /// The node's outputs for constant inputs.
@@ -66,7 +66,6 @@ pub(super) fn evaluate(operands: &Operands<'_>) -> Result<Vec<Dense>, String> {
         return quantised::evaluate(operands).map(|result| vec![result]);
     }
     let result = match op_type {
-        "Constant" => constant(operands.node)?,
         "Shape" => shape_of(operands.node, &operands.get(0)?.shape),
         "Size" => Dense::ints(Vec::new(), vec![operands.get(0)?.len() as i64]),
         "Identity" | "Dropout" => operands.get(0)?.clone(),
@@ -96,26 +95,4 @@ fn cast(node: &OnnxNode, operand: &Dense) -> Result<Dense, String> {
         return Ok(Dense::ints(operand.shape.clone(), operand.to_ints()));
     }
     Ok(Dense::from_f64(operand.shape.clone(), kind, operand.to_f64()))
-}
-
-fn constant(node: &OnnxNode) -> Result<Dense, String> {
-    if let Some(Attribute::Tensor(tensor)) = node.attribute("value") {
-        return Ok(tensor.clone());
-    }
-    let floats = |shape: Vec<usize>, values: &[f32]| {
-        Dense::from_f64(shape, Kind::F32, values.iter().map(|&value| f64::from(value)).collect())
-    };
-    if let Some(value) = node.float("value_float") {
-        return Ok(floats(Vec::new(), &[value]));
-    }
-    if let Some(value) = node.int("value_int") {
-        return Ok(Dense::ints(Vec::new(), vec![value]));
-    }
-    if let Some(values) = node.ints("value_ints") {
-        return Ok(Dense::int_vector(values.to_vec()));
-    }
-    if let Some(Attribute::Floats(values)) = node.attribute("value_floats") {
-        return Ok(floats(vec![values.len()], values));
-    }
-    Err("the constant has no supported value".to_owned())
 }

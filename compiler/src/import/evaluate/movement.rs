@@ -1,7 +1,7 @@
 //! Operations that copy entries to other places without computing.
 
 use super::{Operands, axis_index};
-use crate::import::dense::{Data, Dense, Kind, broadcast_indices, broadcast_shapes, strided_indices, strides};
+use crate::import::dense::{Data, Dense, Kind, broadcast_shapes, strides};
 use crate::import::onnx::Attribute;
 
 pub(super) fn is_known(op_type: &str) -> bool {
@@ -27,41 +27,76 @@ pub(in crate::import) fn is_view(op_type: &str) -> bool {
 }
 
 pub(super) fn evaluate(operands: &Operands<'_>) -> Result<Vec<Dense>, String> {
-    let result = match operands.node.op_type.as_str() {
-        "Reshape" => reshape(operands)?,
-        "Squeeze" => squeeze(operands)?,
-        "Unsqueeze" => unsqueeze(operands)?,
-        "Flatten" => flatten(operands)?,
-        "Transpose" => transpose(operands)?,
-        "Expand" => expand(operands)?,
-        "Slice" => slice(operands)?,
-        "Split" => return split(operands),
+    let op_type = operands.node.op_type.as_str();
+    if is_view(op_type) {
+        let x = operands.get(0)?;
+        let views = views(operands, &x.shape)?;
+        return Ok(views.into_iter().map(|view| x.viewed(view)).collect());
+    }
+    let result = match op_type {
         "Concat" => concat(operands)?,
         "Gather" => gather(operands)?,
         "GatherND" => gather_nd(operands)?,
         "ScatterND" => scatter_nd(operands)?,
         "ConstantOfShape" => constant_of_shape(operands)?,
         "Trilu" => triangle(operands)?,
-        "Tile" => tile(operands)?,
-        _ => operands.get(0)?.clone(),
+        _ => tile(operands)?,
     };
     Ok(vec![result])
 }
 
-fn extents(values: &[i64]) -> Result<Vec<usize>, String> {
+/// How an output of a view reads its operand: entry (i_0, i_1, …) is the operand's entry `start + Σ i_k·strides_k`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::import) struct View {
+    pub(in crate::import) shape: Vec<usize>,
+    pub(in crate::import) strides: Vec<isize>,
+    pub(in crate::import) start: usize,
+}
+
+impl View {
+    /// All entries in order, under another shape.
+    fn in_order(shape: Vec<usize>) -> Self {
+        let strides = signed_strides(&shape);
+        Self { shape, strides, start: 0 }
+    }
+}
+
+fn signed_strides(shape: &[usize]) -> Vec<isize> {
+    strides(shape).into_iter().map(|stride| stride as isize).collect()
+}
+
+/// The outputs of a view of an operand of the given shape; the node's first input itself is not looked at.
+pub(in crate::import) fn views(operands: &Operands<'_>, shape: &[usize]) -> Result<Vec<View>, String> {
+    let view = match operands.node.op_type.as_str() {
+        "Reshape" => View::in_order(reshaped(operands, shape)?),
+        "Squeeze" => View::in_order(squeezed(operands, shape)?),
+        "Unsqueeze" => View::in_order(unsqueezed(operands, shape)?),
+        "Flatten" => View::in_order(flattened(operands, shape)?),
+        "Transpose" => transposed(operands, shape)?,
+        "Expand" => expanded(shape, &extents(&operands.get(1)?.to_ints())?)?,
+        "Slice" => sliced(operands, shape)?,
+        "Split" => return split(operands, shape),
+        _ => View::in_order(shape.to_vec()),
+    };
+    Ok(vec![view])
+}
+
+pub(in crate::import) fn extents(values: &[i64]) -> Result<Vec<usize>, String> {
     values.iter().map(|&value| usize::try_from(value).map_err(|_| format!("{value} is no extent"))).collect()
 }
 
 /// The number of entries of a shape, if it is not absurd.
-pub(super) fn entries(shape: &[usize]) -> Result<usize, String> {
-    let count = shape.iter().try_fold(1_usize, |product, &extent| product.checked_mul(extent));
-    count.filter(|&count| count <= 1 << 27).ok_or_else(|| format!("the shape {shape:?} is too large"))
+pub(in crate::import) fn entries(shape: &[usize]) -> Result<usize, String> {
+    // Strides must not overflow either, whatever extent is zero.
+    let count = shape.iter().try_fold(1_usize, |product, &extent| product.checked_mul(extent.max(1)));
+    let count = count.filter(|&count| count <= 1 << 31).map(|_| shape.iter().product());
+    count.ok_or_else(|| format!("the shape {shape:?} is too large"))
 }
 
-fn reshape(operands: &Operands<'_>) -> Result<Dense, String> {
-    let x = operands.get(0)?;
+fn reshaped(operands: &Operands<'_>, old: &[usize]) -> Result<Vec<usize>, String> {
     let target = operands.ints("shape", 1).ok_or("the shape is missing")?;
     let keep_zero = operands.node.int("allowzero").unwrap_or(0) != 0;
+    let count: usize = old.iter().product();
     let mut shape = Vec::with_capacity(target.len());
     let mut free = None;
     for (axis, &extent) in target.iter().enumerate() {
@@ -70,67 +105,61 @@ fn reshape(operands: &Operands<'_>) -> Result<Dense, String> {
                 free = Some(axis);
                 1
             }
-            0 if !keep_zero => *x.shape.get(axis).ok_or("a zero extent has no axis to copy")?,
+            0 if !keep_zero => *old.get(axis).ok_or("a zero extent has no axis to copy")?,
             other => usize::try_from(other).map_err(|_| format!("{target:?} is no shape"))?,
         });
     }
     if let Some(axis) = free {
         let others = entries(&shape)?;
-        shape[axis] = x.len().checked_div(others).unwrap_or(0);
+        shape[axis] = count.checked_div(others).unwrap_or(0);
     }
-    if entries(&shape)? != x.len() {
-        return Err(format!("shape {:?} cannot become {target:?}", x.shape));
+    if entries(&shape)? != count {
+        return Err(format!("shape {old:?} cannot become {target:?}"));
     }
-    Ok(x.clone().reshaped(shape))
+    Ok(shape)
 }
 
-fn squeeze(operands: &Operands<'_>) -> Result<Dense, String> {
-    let x = operands.get(0)?;
-    let rank = x.shape.len();
+fn squeezed(operands: &Operands<'_>, shape: &[usize]) -> Result<Vec<usize>, String> {
+    let rank = shape.len();
     let mut drop: Vec<bool> = vec![false; rank];
     if let Some(axes) = operands.ints("axes", 1) {
         for axis in axes {
             drop[axis_index(axis, rank)?] = true;
         }
     } else {
-        drop = x.shape.iter().map(|&extent| extent == 1).collect();
+        drop = shape.iter().map(|&extent| extent == 1).collect();
     }
-    if (0..rank).any(|axis| drop[axis] && x.shape[axis] != 1) {
-        return Err(format!("an axis of {:?} that is not 1 cannot be dropped", x.shape));
+    if (0..rank).any(|axis| drop[axis] && shape[axis] != 1) {
+        return Err(format!("an axis of {shape:?} that is not 1 cannot be dropped"));
     }
-    let shape = (0..rank).filter(|&axis| !drop[axis]).map(|axis| x.shape[axis]).collect();
-    Ok(x.clone().reshaped(shape))
+    Ok((0..rank).filter(|&axis| !drop[axis]).map(|axis| shape[axis]).collect())
 }
 
-fn unsqueeze(operands: &Operands<'_>) -> Result<Dense, String> {
-    let x = operands.get(0)?;
+fn unsqueezed(operands: &Operands<'_>, shape: &[usize]) -> Result<Vec<usize>, String> {
     let axes = operands.ints("axes", 1).ok_or("the axes are missing")?;
-    let rank = x.shape.len() + axes.len();
+    let rank = shape.len() + axes.len();
     let mut added = vec![false; rank];
     for axis in axes {
         added[axis_index(axis, rank)?] = true;
     }
-    let mut old = x.shape.iter();
+    let mut old = shape.iter();
     let shape: Vec<usize> =
         added.iter().map(|&is_new| if is_new { 1 } else { old.next().copied().unwrap_or(1) }).collect();
     if old.next().is_some() {
         return Err("an axis is added twice".to_owned());
     }
-    Ok(x.clone().reshaped(shape))
+    Ok(shape)
 }
 
-fn flatten(operands: &Operands<'_>) -> Result<Dense, String> {
-    let x = operands.get(0)?;
-    let rank = x.shape.len();
+fn flattened(operands: &Operands<'_>, shape: &[usize]) -> Result<Vec<usize>, String> {
+    let rank = shape.len();
     let axis = operands.node.int("axis").unwrap_or(1);
     let axis = if axis == rank as i64 { rank } else { axis_index(axis, rank)? };
-    let shape = vec![x.shape[..axis].iter().product(), x.shape[axis..].iter().product()];
-    Ok(x.clone().reshaped(shape))
+    Ok(vec![shape[..axis].iter().product(), shape[axis..].iter().product()])
 }
 
-fn transpose(operands: &Operands<'_>) -> Result<Dense, String> {
-    let x = operands.get(0)?;
-    let rank = x.shape.len();
+fn transposed(operands: &Operands<'_>, shape: &[usize]) -> Result<View, String> {
+    let rank = shape.len();
     let order: Vec<i64> = operands.node.ints("perm").map_or_else(|| (0..rank as i64).rev().collect(), <[i64]>::to_vec);
     let order = order.into_iter().map(|axis| axis_index(axis, rank)).collect::<Result<Vec<_>, _>>()?;
     let mut sorted = order.clone();
@@ -138,40 +167,26 @@ fn transpose(operands: &Operands<'_>) -> Result<Dense, String> {
     if !sorted.into_iter().eq(0..rank) {
         return Err(format!("{order:?} is no order of {rank} axes"));
     }
-    let all = strides(&x.shape);
-    let (shape, moved): (Vec<usize>, Vec<usize>) = order.into_iter().map(|axis| (x.shape[axis], all[axis])).unzip();
-    let indices = strided_indices(&shape, &moved, 0);
-    Ok(Dense { shape, data: x.data.select(&indices) })
+    let all = signed_strides(shape);
+    let (shape, strides) = order.into_iter().map(|axis| (shape[axis], all[axis])).unzip();
+    Ok(View { shape, strides, start: 0 })
 }
 
-fn expand(operands: &Operands<'_>) -> Result<Dense, String> {
-    let x = operands.get(0)?;
-    let target = extents(&operands.get(1)?.to_ints())?;
-    let shape = broadcast_shapes(&x.shape, &target)?;
-    entries(&shape)?;
-    let indices = broadcast_indices(&x.shape, &shape);
-    Ok(Dense { shape, data: x.data.select(&indices) })
+/// An operand as broadcasting it with the target shape gives.
+pub(super) fn expanded(shape: &[usize], target: &[usize]) -> Result<View, String> {
+    let result = broadcast_shapes(shape, target)?;
+    entries(&result)?;
+    let new = result.len() - shape.len();
+    let all = signed_strides(shape);
+    let strides = (0..result.len()).map(|axis| match axis.checked_sub(new) {
+        Some(old) if shape[old] != 1 => all[old],
+        _ => 0,
+    });
+    Ok(View { strides: strides.collect(), shape: result, start: 0 })
 }
 
-/// The entries whose index on `axis` is in `chosen`.
-fn take(x: &Dense, axis: usize, chosen: &[usize]) -> Dense {
-    let outer: usize = x.shape[..axis].iter().product();
-    let inner: usize = x.shape[axis + 1..].iter().product();
-    let mut indices = Vec::with_capacity(outer * chosen.len() * inner);
-    for block in 0..outer {
-        for &index in chosen {
-            let start = (block * x.shape[axis] + index) * inner;
-            indices.extend(start..start + inner);
-        }
-    }
-    let mut shape = x.shape.clone();
-    shape[axis] = chosen.len();
-    Dense { shape, data: x.data.select(&indices) }
-}
-
-fn slice(operands: &Operands<'_>) -> Result<Dense, String> {
-    let mut x = operands.get(0)?.clone();
-    let rank = x.shape.len();
+fn sliced(operands: &Operands<'_>, shape: &[usize]) -> Result<View, String> {
+    let rank = shape.len();
     let starts = operands.ints("starts", 1).ok_or("the starts are missing")?;
     let ends = operands.ints("ends", 2).ok_or("the ends are missing")?;
     let axes = operands.ints("axes", 3).unwrap_or_else(|| (0..starts.len() as i64).collect());
@@ -179,51 +194,52 @@ fn slice(operands: &Operands<'_>) -> Result<Dense, String> {
     if [ends.len(), axes.len(), steps.len()] != [starts.len(); 3] {
         return Err("starts, ends, axes and steps have different lengths".to_owned());
     }
+    let mut view = View::in_order(shape.to_vec());
     for (((start, end), axis), step) in starts.into_iter().zip(ends).zip(axes).zip(steps) {
         let axis = axis_index(axis, rank)?;
-        let extent = x.shape[axis] as i64;
+        let extent = view.shape[axis] as i64;
         let wrap = |bound: i64| if bound < 0 { bound.saturating_add(extent) } else { bound };
-        let mut chosen = Vec::new();
-        match step {
+        let (first, count) = match step {
             0 => return Err("a step is zero".to_owned()),
             1.. => {
-                let (mut index, end) = (wrap(start).clamp(0, extent), wrap(end).clamp(0, extent));
-                while index < end {
-                    chosen.push(index as usize);
-                    index = index.saturating_add(step);
-                }
+                let (first, end) = (wrap(start).clamp(0, extent), wrap(end).clamp(0, extent));
+                (first, (end - first).max(0).unsigned_abs().div_ceil(step.unsigned_abs()))
             }
             _ => {
-                let (mut index, end) = (wrap(start).clamp(-1, extent - 1), wrap(end).clamp(-1, extent - 1));
-                while index > end {
-                    chosen.push(index as usize);
-                    index = index.saturating_add(step);
-                }
+                let (first, end) = (wrap(start).clamp(-1, extent - 1), wrap(end).clamp(-1, extent - 1));
+                (first, (first - end).max(0).unsigned_abs().div_ceil(step.unsigned_abs()))
             }
+        };
+        view.shape[axis] = count as usize;
+        if count > 0 {
+            view.start = view.start.wrapping_add_signed(first as isize * view.strides[axis]);
         }
-        x = take(&x, axis, &chosen);
+        // A single entry takes no step, however long it is.
+        view.strides[axis] = if count > 1 { view.strides[axis] * step as isize } else { 0 };
     }
-    Ok(x)
+    Ok(view)
 }
 
-fn split(operands: &Operands<'_>) -> Result<Vec<Dense>, String> {
-    let x = operands.get(0)?;
-    let axis = axis_index(operands.node.int("axis").unwrap_or(0), x.shape.len())?;
+fn split(operands: &Operands<'_>, shape: &[usize]) -> Result<Vec<View>, String> {
+    let axis = axis_index(operands.node.int("axis").unwrap_or(0), shape.len())?;
     let parts = operands.node.outputs.len().max(1);
     let sizes = if let Some(sizes) = operands.ints("split", 1) {
         extents(&sizes)?
     } else {
-        let size = x.shape[axis].div_ceil(parts);
-        (0..parts).map(|part| size.min(x.shape[axis].saturating_sub(part * size))).collect()
+        let size = shape[axis].div_ceil(parts);
+        (0..parts).map(|part| size.min(shape[axis].saturating_sub(part * size))).collect()
     };
-    if sizes.iter().try_fold(0_usize, |sum, &size| sum.checked_add(size)) != Some(x.shape[axis]) {
-        return Err(format!("parts of {sizes:?} do not make up {}", x.shape[axis]));
+    if sizes.iter().try_fold(0_usize, |sum, &size| sum.checked_add(size)) != Some(shape[axis]) {
+        return Err(format!("parts of {sizes:?} do not make up {}", shape[axis]));
     }
-    let mut start = 0;
+    let whole = View::in_order(shape.to_vec());
+    let mut first = 0;
     let parts = sizes.into_iter().map(|size| {
-        let chosen: Vec<usize> = (start..start + size).collect();
-        start += size;
-        take(x, axis, &chosen)
+        let mut part = whole.clone();
+        part.shape[axis] = size;
+        part.start = first * whole.strides[axis].unsigned_abs();
+        first += size;
+        part
     });
     Ok(parts.collect())
 }
@@ -236,46 +252,37 @@ fn concat(operands: &Operands<'_>) -> Result<Dense, String> {
 /// Tensors one after the other on an axis.
 pub(in crate::import) fn concatenate(axis: i64, parts: &[&Dense]) -> Result<Dense, String> {
     let first = parts.first().ok_or("there is nothing to concatenate")?;
-    let axis = axis_index(axis, first.shape.len())?;
-    let mut shape = first.shape.clone();
-    shape[axis] = 0;
-    for part in parts {
-        let fits = part.shape.len() == shape.len()
-            && (0..shape.len()).all(|other| other == axis || part.shape[other] == shape[other]);
-        if !fits || part.kind() != first.kind() {
-            return Err(format!("shapes {:?} and {:?} cannot be concatenated", first.shape, part.shape));
-        }
-        shape[axis] += part.shape[axis];
+    if parts.iter().any(|part| part.kind() != first.kind()) {
+        return Err("tensors of different kinds cannot be concatenated".to_owned());
     }
+    let shapes: Vec<&[usize]> = parts.iter().map(|part| part.shape.as_slice()).collect();
+    let (axis, shape) = joined_shape(axis, &shapes)?;
     let outer: usize = shape[..axis].iter().product();
     let inner: usize = shape[axis + 1..].iter().product();
-    // Joined one after the other, the entries only need another order.
-    let mut joined = first.data.clone();
-    let mut starts = vec![0];
-    for part in &parts[1..] {
-        starts.push(joined.len());
-        join(&mut joined, &part.data);
-    }
-    let mut indices = Vec::with_capacity(joined.len());
+    let mut data = Data::empty(first.kind());
     for block in 0..outer {
-        for (part, start) in parts.iter().zip(&starts) {
+        for part in parts {
             let length = part.shape[axis] * inner;
-            indices.extend(start + block * length..start + (block + 1) * length);
+            data.append(&part.data, block * length, length);
         }
     }
-    Ok(Dense { shape, data: joined.select(&indices) })
+    Ok(Dense { shape, data })
 }
 
-/// Appends entries of the same kind.
-fn join(data: &mut Data, more: &Data) {
-    match (data, more) {
-        (Data::F32(data), Data::F32(more)) => data.extend_from_slice(more),
-        (Data::F64(data), Data::F64(more)) => data.extend_from_slice(more),
-        (Data::Int(data), Data::Int(more)) => data.extend_from_slice(more),
-        (Data::Bool(data), Data::Bool(more)) => data.extend_from_slice(more),
-        (Data::Bytes(data), Data::Bytes(more)) => data.extend_from_slice(more),
-        _ => {}
+/// The axis as an index, and the shape that concatenation on it gives.
+pub(in crate::import) fn joined_shape(axis: i64, parts: &[&[usize]]) -> Result<(usize, Vec<usize>), String> {
+    let mut shape = parts.first().map(|part| part.to_vec()).ok_or("there is nothing to concatenate")?;
+    let axis = axis_index(axis, shape.len())?;
+    for part in &parts[1..] {
+        let fits =
+            part.len() == shape.len() && (0..shape.len()).all(|other| other == axis || part[other] == shape[other]);
+        if !fits {
+            return Err(format!("shapes {shape:?} and {part:?} cannot be concatenated"));
+        }
+        shape[axis] = shape[axis].checked_add(part[axis]).ok_or("the shape is too large")?;
     }
+    entries(&shape)?;
+    Ok((axis, shape))
 }
 
 /// An index that may count from the end.
@@ -289,26 +296,33 @@ fn gather(operands: &Operands<'_>) -> Result<Dense, String> {
     entries(&[indices.len(), x.shape[..axis].iter().product(), x.shape[axis + 1..].iter().product()])?;
     let chosen: Result<Vec<usize>, String> =
         indices.to_ints().into_iter().map(|index| wrapped(index, x.shape[axis])).collect();
-    let taken = take(x, axis, &chosen?);
+    let chosen = chosen?;
+    let (extent, inner) = (x.shape[axis], x.shape[axis + 1..].iter().product::<usize>());
+    let mut data = Data::empty(x.kind());
+    for block in 0..x.shape[..axis].iter().product::<usize>() {
+        for index in &chosen {
+            data.append(&x.data, (block * extent + index) * inner, inner);
+        }
+    }
     let mut shape = x.shape[..axis].to_vec();
     shape.extend(&indices.shape);
     shape.extend(&x.shape[axis + 1..]);
-    Ok(taken.reshaped(shape))
+    Ok(Dense { shape, data })
 }
 
 fn gather_nd(operands: &Operands<'_>) -> Result<Dense, String> {
     let (x, indices) = (operands.get(0)?, operands.get(1)?);
-    if operands.node.int("batch_dims").unwrap_or(0) != 0 {
-        return Err("batch_dims is not supported".to_owned());
-    }
     let starts = nd_starts(&x.shape, indices)?;
     let depth = indices.shape.last().copied().unwrap_or(0);
     let inner: usize = x.shape[depth..].iter().product();
     entries(&[starts.len(), inner])?;
     let mut shape = indices.shape[..indices.shape.len() - 1].to_vec();
     shape.extend(&x.shape[depth..]);
-    let chosen: Vec<usize> = starts.into_iter().flat_map(|start| start..start + inner).collect();
-    Ok(Dense { shape, data: x.data.select(&chosen) })
+    let mut data = Data::empty(x.kind());
+    for start in starts {
+        data.append(&x.data, start, inner);
+    }
+    Ok(Dense { shape, data })
 }
 
 /// Where the block that each index tuple names starts.
@@ -338,28 +352,23 @@ fn scatter_nd(operands: &Operands<'_>) -> Result<Dense, String> {
     if updates.len() != starts.len() * inner {
         return Err(format!("updates of shape {:?} for indices of shape {:?}", updates.shape, indices.shape));
     }
-    // The result takes entries from the data followed by the updates.
-    let mut source: Vec<usize> = (0..x.len()).collect();
+    let mut data = x.data.clone();
     for (number, start) in starts.into_iter().enumerate() {
-        for offset in 0..inner {
-            source[start + offset] = x.len() + number * inner + offset;
-        }
+        data.overwrite(start, &updates.data, number * inner, inner);
     }
-    let mut joined = x.data.clone();
-    join(&mut joined, &updates.data);
-    Ok(Dense { shape: x.shape.clone(), data: joined.select(&source) })
+    Ok(Dense { shape: x.shape.clone(), data })
 }
 
 fn constant_of_shape(operands: &Operands<'_>) -> Result<Dense, String> {
     let shape = extents(&operands.get(0)?.to_ints())?;
-    let count = entries(&shape)?;
-    let zero = Dense::from_f64(vec![1], Kind::F32, vec![0.0]);
+    entries(&shape)?;
     let value = match operands.node.attribute("value") {
-        Some(Attribute::Tensor(value)) if value.len() == 1 => value,
-        None => &zero,
+        Some(Attribute::Tensor(value)) if value.len() == 1 => value.decode().map_err(|error| error.to_string())?,
+        None => Dense::from_f64(vec![1], Kind::F32, [0.0]),
         Some(_) => return Err("the value is not one number".to_owned()),
     };
-    Ok(Dense { shape, data: value.data.select(&vec![0; count]) })
+    let strides = vec![0; shape.len()];
+    Ok(value.viewed(View { shape, strides, start: 0 }))
 }
 
 fn triangle(operands: &Operands<'_>) -> Result<Dense, String> {
@@ -382,16 +391,26 @@ fn triangle(operands: &Operands<'_>) -> Result<Dense, String> {
 
 fn tile(operands: &Operands<'_>) -> Result<Dense, String> {
     let x = operands.get(0)?;
+    let shape = tiled_shape(&x.shape, operands.get(1)?)?;
+    // Each axis becomes two: the repetition, and the axis itself.
+    let doubled = |repeats: &[usize], extents: &[usize]| -> Vec<usize> {
+        repeats.iter().zip(extents).flat_map(|(&repeat, &extent)| [repeat, extent]).collect()
+    };
     let repeats = extents(&operands.get(1)?.to_ints())?;
-    if repeats.len() != x.shape.len() {
-        return Err(format!("repeats {repeats:?} for shape {:?}", x.shape));
+    let strides = signed_strides(&x.shape).into_iter().flat_map(|stride| [0, stride]).collect();
+    let view = View { shape: doubled(&repeats, &x.shape), strides, start: 0 };
+    Ok(x.viewed(view).reshaped(shape))
+}
+
+/// The shape of a tensor repeated along its axes.
+pub(in crate::import) fn tiled_shape(shape: &[usize], repeats: &Dense) -> Result<Vec<usize>, String> {
+    let repeats = extents(&repeats.to_ints())?;
+    if repeats.len() != shape.len() {
+        return Err(format!("repeats {repeats:?} for shape {shape:?}"));
     }
-    let mut result = x.clone();
-    for (axis, &repeat) in repeats.iter().enumerate() {
-        let extent = result.shape[axis];
-        entries(&[result.len().max(extent), repeat])?;
-        let chosen: Vec<usize> = (0..extent * repeat).map(|index| index % extent).collect();
-        result = take(&result, axis, &chosen);
-    }
-    Ok(result)
+    let tiled: Option<Vec<usize>> =
+        shape.iter().zip(&repeats).map(|(&extent, &repeat)| extent.checked_mul(repeat)).collect();
+    let tiled = tiled.ok_or("the shape is too large")?;
+    entries(&tiled)?;
+    Ok(tiled)
 }

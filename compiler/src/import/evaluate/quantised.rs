@@ -4,10 +4,10 @@
 //! its first input by.
 
 use super::Operands;
-use crate::import::dense::{Data, Dense, Kind};
+use crate::import::dense::{Data, Dense};
 
 pub(super) fn is_known(op_type: &str) -> bool {
-    matches!(op_type, "DequantizeLinear")
+    matches!(op_type, "DequantizeLinear" | "com.microsoft::DequantizeLinear")
 }
 
 /// The dequantised weights `[rows, columns]` of an operation of the given bits and block size.
@@ -37,9 +37,9 @@ pub(in crate::import) fn dequantise(
         None => None,
         Some(zeros) if zeros.kind().is_float() => Some((zeros.to_f64(), blocks)),
         Some(zeros) => {
-            let zeros: Vec<f64> = unpacked(zeros, bits);
+            let zeros = unpacked(zeros, bits);
             let row = zeros.len().checked_div(rows).unwrap_or(0);
-            Some((zeros, row))
+            Some((zeros.into_iter().map(f64::from).collect(), row))
         }
     };
     if zeros.as_ref().is_some_and(|(values, row)| *row < blocks || values.len() < rows * blocks) {
@@ -51,45 +51,61 @@ pub(in crate::import) fn dequantise(
         for column in 0..columns {
             let group = column / block;
             let zero = zeros.as_ref().map_or(middle, |(zeros, length)| zeros[row * length + group]);
-            values.push((integers[row * row_length + column] - zero) * scales[row * blocks + group]);
+            let integer = f64::from(integers[row * row_length + column]);
+            values.push(((integer - zero) * scales[row * blocks + group]) as f32);
         }
     }
-    Ok(Dense::from_f64(vec![rows, columns], Kind::F32, values))
+    Ok(Dense { shape: vec![rows, columns], data: Data::F32(values) })
 }
 
 /// Unsigned integers of 4 bits, low half first, or 8 bits.
-fn unpacked(packed: &Dense, bits: usize) -> Vec<f64> {
+fn unpacked(packed: &Dense, bits: usize) -> Vec<u8> {
     match &packed.data {
-        Data::Bytes(bytes) if bits == 4 => {
-            bytes.iter().flat_map(|byte| [f64::from(byte & 15), f64::from(byte >> 4)]).collect()
-        }
-        _ => packed.to_f64(),
+        Data::Bytes(bytes) if bits == 4 => bytes.iter().flat_map(|byte| [byte & 15, byte >> 4]).collect(),
+        _ => packed.iter_f64().map(|value| value as u8).collect(),
     }
 }
 
-/// `DequantizeLinear` with one scale for the tensor or one for each index of an axis.
+/// `DequantizeLinear` with one scale for the tensor, one for each index of an axis, or one for each block of an axis.
 pub(super) fn evaluate(operands: &Operands<'_>) -> Result<Dense, String> {
-    let (x, scale) = (operands.get(0)?, operands.get(1)?);
-    if operands.node.int("block_size").unwrap_or(0) != 0 {
-        return Err("blocked DequantizeLinear is not supported".to_owned());
-    }
-    let (scales, zeros) = (scale.to_f64(), operands.optional(2).map(Dense::to_f64));
-    let inner: usize = if scales.len() == 1 {
-        x.len().max(1)
-    } else {
-        let axis = super::axis_index(operands.node.int("axis").unwrap_or(1), x.shape.len())?;
-        if x.shape[axis] != scales.len() {
-            return Err(format!("{} scales for {} indices", scales.len(), x.shape[axis]));
-        }
-        x.shape[axis + 1..].iter().product()
-    };
-    if zeros.as_ref().is_some_and(|zeros| zeros.len() != scales.len()) {
+    let (x, scales) = (operands.get(0)?, operands.get(1)?);
+    let zeros = operands.optional(2);
+    if zeros.is_some_and(|zeros| zeros.shape != scales.shape && (zeros.len(), scales.len()) != (1, 1)) {
         return Err("scales and zero points differ in number".to_owned());
     }
-    let values = x.to_f64().into_iter().enumerate().map(|(index, value)| {
-        let group = index / inner % scales.len();
-        (value - zeros.as_ref().map_or(0.0, |zeros| zeros[group])) * scales[group]
+    let block = operands.node.int("block_size").unwrap_or(0);
+    let block = usize::try_from(block).map_err(|_| format!("the block size {block} is negative"))?;
+    // Entry (i, j, k) of x seen as [outer, extent, inner] has the scale of (i, j/block, k), or of j for all i and k.
+    let (extent, inner, block) = if scales.len() == 1 && block == 0 {
+        (1, x.len().max(1), 1)
+    } else {
+        let axis = super::axis_index(operands.node.int("axis").unwrap_or(1), x.shape.len())?;
+        let fits = if block == 0 {
+            scales.shape == [x.shape[axis]]
+        } else {
+            scales.shape.len() == x.shape.len()
+                && (0..x.shape.len()).all(|other| {
+                    let extent = if other == axis { x.shape[axis].div_ceil(block) } else { x.shape[other] };
+                    scales.shape[other] == extent
+                })
+        };
+        if !fits {
+            return Err(format!("scales of shape {:?} for a tensor of shape {:?}", scales.shape, x.shape));
+        }
+        (x.shape[axis], x.shape[axis + 1..].iter().product(), block)
+    };
+    let (scale, zero) = (scales.to_f64(), zeros.map(Dense::to_f64));
+    let scale_at = |index: usize| {
+        if block == 0 {
+            return index / inner % extent;
+        }
+        let (outer, middle, inside) = (index / (extent * inner), index / inner % extent, index % inner);
+        (outer * extent.div_ceil(block) + middle / block) * inner + inside
+    };
+    let one = scales.len() == 1;
+    let values = x.iter_f64().enumerate().map(|(index, value)| {
+        let at = if one { 0 } else { scale_at(index) };
+        ((value - zero.as_ref().map_or(0.0, |zero| zero[at])) * scale[at]) as f32
     });
-    let values = values.collect();
-    Ok(Dense::from_f64(x.shape.clone(), Kind::F32, values))
+    Ok(Dense { shape: x.shape.clone(), data: Data::F32(values.collect()) })
 }

@@ -1,33 +1,20 @@
 //! The operations against their definitions.
 
-use onnx_protobuf::{Message, ModelProto, NodeProto, OperatorSetIdProto};
 use proptest::prelude::*;
 
 use super::{Operands, evaluate};
 use crate::import::dense::{Dense, Kind};
-use crate::import::onnx::{OnnxNode, read};
+use crate::import::onnx::OnnxNode;
+use crate::import::onnx::testing::{self, model, read_model};
 
 /// A node of the given operation, read as from a model file.
 fn node(op_type: &str, ints: &[(&str, &[i64])], int: &[(&str, i64)], outputs: usize) -> OnnxNode {
-    let mut proto = NodeProto { op_type: op_type.to_owned(), ..NodeProto::default() };
-    proto.output = (0..outputs).map(|output| format!("y{output}")).collect();
-    for (name, values) in ints {
-        let mut attribute = onnx_protobuf::AttributeProto { name: (*name).to_owned(), ..Default::default() };
-        attribute.ints = values.to_vec();
-        attribute.type_ = onnx_protobuf::attribute_proto::AttributeType::INTS.into();
-        proto.attribute.push(attribute);
-    }
-    for (name, value) in int {
-        let mut attribute = onnx_protobuf::AttributeProto { name: (*name).to_owned(), i: *value, ..Default::default() };
-        attribute.type_ = onnx_protobuf::attribute_proto::AttributeType::INT.into();
-        proto.attribute.push(attribute);
-    }
-    let mut model = ModelProto { ir_version: 8, ..ModelProto::default() };
-    model.opset_import.push(OperatorSetIdProto { version: 18, ..Default::default() });
-    model.graph.mut_or_insert_default().node.push(proto);
-    let file = tempfile::NamedTempFile::new().expect("a file");
-    std::fs::write(file.path(), model.write_to_bytes().expect("a model")).expect("it is writable");
-    read(file.path()).expect("a model").nodes.remove(0)
+    let names: Vec<String> = (0..outputs).map(|output| format!("y{output}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut node = testing::node(op_type, &[], &names);
+    node.attribute.extend(ints.iter().map(|(name, values)| testing::ints(name, values)));
+    node.attribute.extend(int.iter().map(|(name, value)| testing::int(name, *value)));
+    read_model(&model(vec![node], Vec::new(), &names)).expect("a model").nodes.remove(0)
 }
 
 fn run(node: &OnnxNode, inputs: &[&Dense]) -> Result<Vec<Dense>, String> {
@@ -40,7 +27,7 @@ fn one(node: &OnnxNode, inputs: &[&Dense]) -> Dense {
 
 fn floats(shape: &[usize], start: f64) -> Dense {
     let count = shape.iter().product::<usize>();
-    let values = (0..count).map(|index| start + index as f64 * 0.5).collect();
+    let values = (0..count).map(|index| start + index as f64 * 0.5);
     Dense::from_f64(shape.to_vec(), Kind::F32, values)
 }
 

@@ -4,11 +4,15 @@
 use std::fs;
 
 use cachemir_ir::tensor::{Interpreter, TensorModel, TensorOp, Weight, WeightId};
-use onnx_protobuf::attribute_proto::AttributeType;
-use onnx_protobuf::{AttributeProto, GraphProto, Message, ModelProto, NodeProto, TensorProto, ValueInfoProto};
+use prost::Message;
 
 use super::{copy, imported};
 use crate::Error;
+use crate::import::onnx::proto::attribute_proto::AttributeType;
+use crate::import::onnx::proto::tensor_shape_proto::{Dimension, dimension};
+use crate::import::onnx::proto::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, type_proto,
+};
 use crate::import::{ImportOptions, ImportedModel, load};
 
 /// A graph under change.
@@ -19,9 +23,9 @@ impl Graph {
     fn node(op_type: &str, inputs: &[&str], output: &str) -> NodeProto {
         let (domain, op_type) = op_type.rsplit_once("::").unwrap_or(("", op_type));
         NodeProto {
-            name: format!("{output}_node"),
-            op_type: op_type.to_owned(),
-            domain: domain.to_owned(),
+            name: Some(format!("{output}_node")),
+            op_type: Some(op_type.to_owned()),
+            domain: Some(domain.to_owned()),
             input: inputs.iter().map(|&name| name.to_owned()).collect(),
             output: vec![output.to_owned()],
             ..NodeProto::default()
@@ -29,37 +33,38 @@ impl Graph {
     }
 
     fn ints(name: &str, values: &[i64]) -> AttributeProto {
-        let type_ = AttributeType::INTS.into();
-        AttributeProto { name: name.to_owned(), ints: values.to_vec(), type_, ..AttributeProto::default() }
+        let r#type = Some(AttributeType::Ints.into());
+        AttributeProto { name: Some(name.to_owned()), ints: values.to_vec(), r#type, ..AttributeProto::default() }
     }
 
     fn int(name: &str, value: i64) -> AttributeProto {
-        AttributeProto {
-            name: name.to_owned(),
-            i: value,
-            type_: AttributeType::INT.into(),
-            ..AttributeProto::default()
-        }
+        let r#type = Some(AttributeType::Int.into());
+        AttributeProto { name: Some(name.to_owned()), i: Some(value), r#type, ..AttributeProto::default() }
     }
 
     fn floats(&mut self, name: &str, shape: &[usize], values: &[f32]) {
         let dims = shape.iter().map(|&extent| extent as i64).collect();
         let float_data = values.to_vec();
-        let tensor = TensorProto { name: name.to_owned(), data_type: 1, dims, float_data, ..TensorProto::default() };
+        let tensor =
+            TensorProto { name: Some(name.to_owned()), data_type: Some(1), dims, float_data, ..TensorProto::default() };
         self.0.initializer.push(tensor);
     }
 
     fn integers(&mut self, name: &str, shape: &[usize], values: &[i64]) {
         let dims = shape.iter().map(|&extent| extent as i64).collect();
         let int64_data = values.to_vec();
-        let tensor = TensorProto { name: name.to_owned(), data_type: 7, dims, int64_data, ..TensorProto::default() };
+        let tensor =
+            TensorProto { name: Some(name.to_owned()), data_type: Some(7), dims, int64_data, ..TensorProto::default() };
         self.0.initializer.push(tensor);
     }
 
     /// Numbers of the nodes whose name ends so, or whose operation is so called.
     fn named(&self, what: &str) -> Vec<usize> {
         let nodes = self.0.node.iter().enumerate();
-        nodes.filter(|(_, node)| node.name.ends_with(what) || node.op_type == what).map(|(index, _)| index).collect()
+        nodes
+            .filter(|(_, node)| node.name().ends_with(what) || node.op_type() == what)
+            .map(|(index, _)| index)
+            .collect()
     }
 
     /// Puts nodes behind the first output of each node so named: they are given their number, and the names of their
@@ -92,28 +97,36 @@ impl Graph {
     }
 
     fn input(&mut self, name: &str) -> &mut ValueInfoProto {
-        self.0.input.iter_mut().find(|input| input.name == name).expect("an input")
+        self.0.input.iter_mut().find(|input| input.name() == name).expect("an input")
     }
 
     /// Sets an input's extent to a number, or exchanges two of its extents.
     fn fix(&mut self, name: &str, axis: usize, extent: i64) {
-        self.input(name).type_.mut_or_insert_default().mut_tensor_type().shape.mut_or_insert_default().dim[axis]
-            .set_dim_value(extent);
+        extents(self.input(name))[axis].value = Some(dimension::Value::DimValue(extent));
     }
 
     fn exchange(&mut self, name: &str, a: usize, b: usize) {
-        self.input(name).type_.mut_or_insert_default().mut_tensor_type().shape.mut_or_insert_default().dim.swap(a, b);
+        extents(self.input(name)).swap(a, b);
+    }
+}
+
+/// The extents of an input.
+fn extents(input: &mut ValueInfoProto) -> &mut Vec<Dimension> {
+    match input.r#type.as_mut().and_then(|of| of.value.as_mut()) {
+        Some(type_proto::Value::TensorType(tensor)) => &mut tensor.shape.get_or_insert_default().dim,
+        _ => panic!("an input is a tensor"),
     }
 }
 
 /// Loads a route's model with a changed graph, for a context of so many tokens.
 fn with_context(route: &str, context: usize, change: impl FnOnce(&mut Graph)) -> Result<ImportedModel, Error> {
     let (_target, path) = copy(route);
-    let mut proto = ModelProto::parse_from_bytes(&fs::read(&path).expect("it is there")).expect("it is a model");
+    let bytes = fs::read(&path).expect("it is there");
+    let mut proto = ModelProto::decode(bytes.as_slice()).expect("it is a model");
     let mut graph = Graph(proto.graph.take().expect("a graph"));
     change(&mut graph);
-    proto.graph = Some(graph.0).into();
-    fs::write(&path, proto.write_to_bytes().expect("it is a model")).expect("it is writable");
+    proto.graph = Some(graph.0);
+    fs::write(&path, proto.encode_to_vec()).expect("it is writable");
     load(&path, &ImportOptions { context: Some(context), ..ImportOptions::default() })
 }
 
@@ -257,8 +270,8 @@ fn constant_factors_are_folded() {
 /// Sets an attribute of the fused attentions.
 fn set_attention(graph: &mut Graph, name: &str, value: i64) {
     for place in graph.named("GroupQueryAttention") {
-        let attribute = graph.0.node[place].attribute.iter_mut().find(|attribute| attribute.name == name);
-        attribute.expect("an attribute").i = value;
+        let attribute = graph.0.node[place].attribute.iter_mut().find(|attribute| attribute.name() == name);
+        attribute.expect("an attribute").i = Some(value);
     }
 }
 
@@ -278,9 +291,9 @@ fn windows_are_accepted_from_the_context_on() {
         graph.integers("end", &[1], &[i64::MAX]);
         graph.integers("axis", &[1], &[2]);
         let reads_past = |node: &&NodeProto| {
-            node.op_type == "Concat" && node.input.iter().any(|input| input.starts_with("past_key_values"))
+            node.op_type() == "Concat" && node.input.iter().any(|input| input.starts_with("past_key_values"))
         };
-        let appends: Vec<String> = graph.0.node.iter().filter(reads_past).map(|node| node.name.clone()).collect();
+        let appends: Vec<String> = graph.0.node.iter().filter(reads_past).map(|node| node.name().to_owned()).collect();
         assert_eq!(appends.len(), 4);
         for name in appends {
             graph.after(&name, |_, _, from, to| vec![Graph::node("Slice", &[from, "first", "end", "axis"], to)]);
@@ -312,7 +325,7 @@ fn what_depends_on_position_or_length_is_refused() {
             nodes.push(Graph::node("Floor", &[&step], &late));
             nodes.push(Graph::node("Add", &[&late, "one"], &factor));
             let mut product = Graph::node("Mul", &[from, &factor], to);
-            "Softmax_temperature".clone_into(&mut product.name);
+            product.name = Some("Softmax_temperature".to_owned());
             nodes.push(product);
             nodes
         });
@@ -345,8 +358,8 @@ fn a_missing_causal_mask_is_refused() {
         for place in graph.named("Softmax") {
             let masked = graph.0.node[place].input[0].clone();
             let sum = graph.0.node.iter_mut().find(|node| node.output[0] == masked).expect("a sum with the mask");
-            assert_eq!(sum.op_type, "Add");
-            "Identity".clone_into(&mut sum.op_type);
+            assert_eq!(sum.op_type(), "Add");
+            sum.op_type = Some("Identity".to_owned());
             sum.input.truncate(1);
         }
     });
@@ -355,7 +368,7 @@ fn a_missing_causal_mask_is_refused() {
 #[test]
 fn caches_may_have_tokens_first() {
     let model = changed("optimum", |graph| {
-        for name in graph.0.input.iter().map(|input| input.name.clone()).collect::<Vec<_>>() {
+        for name in graph.0.input.iter().map(|input| input.name().to_owned()).collect::<Vec<_>>() {
             if !name.starts_with("past_key_values") {
                 continue;
             }
@@ -376,7 +389,7 @@ fn caches_may_have_tokens_first() {
 fn the_rotary_embedding_may_stand_ahead_of_the_fused_attention() {
     let model = changed("genai_fp32", |graph| {
         let mut positions = graph.input("input_ids").clone();
-        "position_ids".clone_into(&mut positions.name);
+        positions.name = Some("position_ids".to_owned());
         graph.0.input.push(positions);
         graph.integers("parts", &[3], &[64, 32, 32]);
         set_attention(graph, "do_rotary", 0);
@@ -452,7 +465,7 @@ fn features_of_other_architectures_are_named() {
     });
     refused("optimum", &["ReLU"], |graph| {
         for place in graph.named("Sigmoid") {
-            "Relu".clone_into(&mut graph.0.node[place].op_type);
+            graph.0.node[place].op_type = Some("Relu".to_owned());
         }
     });
     refused("genai_fp32", &["interleaved"], |graph| set_attention(graph, "rotary_interleaved", 1));
@@ -470,8 +483,8 @@ fn inputs_are_told_by_kind_rank_and_use() {
     // Only the last token's logits.
     let model = changed("optimum", |graph| {
         let mut kept = graph.input("input_ids").clone();
-        "num_logits_to_keep".clone_into(&mut kept.name);
-        kept.type_.mut_or_insert_default().mut_tensor_type().shape.mut_or_insert_default().dim.clear();
+        kept.name = Some("num_logits_to_keep".to_owned());
+        extents(&mut kept).clear();
         graph.0.input.push(kept);
         graph.integers("zero", &[1], &[0]);
         graph.integers("end", &[1], &[i64::MAX]);
@@ -487,13 +500,13 @@ fn inputs_are_told_by_kind_rank_and_use() {
     assert_same("kept logits", &model, &imported("optimum").model);
     refused("optimum", &["`temperature`"], |graph| {
         let mut unknown = graph.input("input_ids").clone();
-        "temperature".clone_into(&mut unknown.name);
-        unknown.type_.mut_or_insert_default().mut_tensor_type().shape.mut_or_insert_default().dim.clear();
+        unknown.name = Some("temperature".to_owned());
+        extents(&mut unknown).clear();
         graph.0.input.push(unknown);
     });
     refused("optimum", &["merged decoder"], |graph| {
         let mut branch = graph.input("input_ids").clone();
-        "use_cache_branch".clone_into(&mut branch.name);
+        branch.name = Some("use_cache_branch".to_owned());
         graph.0.input.push(branch);
     });
 }
