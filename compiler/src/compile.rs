@@ -58,6 +58,8 @@ pub struct Compilation {
     pub plan: Plan,
     /// How non-linear functions were approximated.
     pub approximations: LowerReport,
+    /// What a user should know and nothing else says.
+    pub notes: Vec<String>,
     /// Time that each pass took.
     pub passes: Vec<(&'static str, Duration)>,
 }
@@ -70,7 +72,7 @@ pub fn compile(path: &Path, options: &CompileOptions) -> Result<Compilation, Err
 
     let parameters = Parameters::preset(&options.parameters)
         .map_err(|error| Error::BadOption { option: "--params", message: error.to_string() })?;
-    let mut imported = import::load(
+    let imported = import::load(
         path,
         &ImportOptions {
             config: options.config.clone(),
@@ -101,20 +103,21 @@ pub fn compile(path: &Path, options: &CompileOptions) -> Result<Compilation, Err
     verify::ckks(&program, levels)?;
     pass("place");
 
-    let guard = guard::guard(&imported.model, &guarded(&imported, calibration)?, &program.logits, program.slots as usize)?;
+    let guard =
+        guard::guard(&imported.model, &guarded(&imported, calibration)?, &program.logits, program.slots as usize)?;
     pass("guard");
 
     let counts = summary::counts(&slots, &program);
-    let tokenizer = imported.tokenizer.take();
-    let plan = plan(path, &imported, tokenizer, options, parameters, program, guard, counts);
+    let untokenized = "no tokenizer.json was found beside the model: prompts and answers are token ids (--prompt-ids)";
+    let notes = imported.tokenizer.is_none().then(|| untokenized.to_owned()).into_iter().collect();
+    let plan = plan(path, &imported, options, parameters, program, guard, counts);
     pass("assemble");
-    Ok(Compilation { tensor: imported.model, slots, plan, approximations, passes })
+    Ok(Compilation { tensor: imported.model, slots, plan, approximations, notes, passes })
 }
 
 fn plan(
     path: &Path,
     imported: &ImportedModel,
-    tokenizer: Option<TokenizerFile>,
     options: &CompileOptions,
     parameters: Parameters,
     program: Program<CkksOp, CiphertextType>,
@@ -122,7 +125,7 @@ fn plan(
     counts: BTreeMap<String, u64>,
 ) -> Plan {
     let model = &imported.model;
-    let (tokenizer, chat) = tokenizer.map_or((None, None), |file| (Some(file.bytes), file.chat));
+    let tokenizer = imported.tokenizer.as_ref();
     let embedding = model.weight_named("embed_tokens").map(|weight| weight.values.clone()).unwrap_or_default();
     let middle = i64::from(program.context) / 2;
     let predicted_ns_per_token = CostTable::built_in(&parameters).predict(&program, "decode", middle);
@@ -136,8 +139,8 @@ fn plan(
         counts,
         model: ClientModel {
             name: name(path),
-            tokenizer,
-            chat,
+            tokenizer: tokenizer.map(|file| file.bytes.clone()),
+            chat: tokenizer.and_then(|file| file.chat.clone()),
             vocabulary: model.hyperparameters.vocabulary as u32,
             hidden: model.hyperparameters.hidden as u32,
             embedding,

@@ -126,11 +126,15 @@ fn run_compile(arguments: &CompileArguments) -> Result<(), Error> {
     let text = if arguments.json {
         let mut json = summary::json(&compilation.plan);
         json["approximations"] = summary::approximations_json(&compilation.approximations);
+        json["notes"] = compilation.notes.clone().into();
         json["pass_seconds"] = compilation.passes.iter().map(|(name, time)| (*name, time.as_secs_f64())).collect();
         format!("{json}\n")
     } else {
         let mut text = summary::text(&compilation.plan);
         text += &summary::approximations_text(&compilation.approximations);
+        for note in &compilation.notes {
+            text += &format!("note: {note}\n");
+        }
         if arguments.time_passes {
             for (name, time) in &compilation.passes {
                 text += &format!("  {name:<12} {:7.2} s\n", time.as_secs_f64());

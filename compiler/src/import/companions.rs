@@ -8,7 +8,6 @@ use serde_json::Value;
 use super::{ImportOptions, TokenizerFile};
 use crate::Error;
 
-
 /// What the files beside a model say.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Companions {

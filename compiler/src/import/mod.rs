@@ -18,9 +18,9 @@ mod infer;
 mod onnx;
 mod recognise;
 mod specialise;
-mod tokenizer;
 #[cfg(test)]
 mod tests;
+mod tokenizer;
 mod views;
 
 use std::path::{Path, PathBuf};

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 
 use super::container::{Blobs, BlobsRead};
 use super::{
-    ChatTemplate, CkksProgram, ClientModel, ClientPlan, EntryInterface, Guard, NormCheck, Others, Plan, Provenance, wire,
+    ChatTemplate, CkksProgram, ClientModel, ClientPlan, EntryInterface, Guard, NormCheck, Others, Plan, Provenance,
+    wire,
 };
 use crate::Error;
 use crate::ckks::{CiphertextType, CkksGraph, CkksOp};

@@ -96,6 +96,7 @@ fn dot(row: &[f32], vector: &[f64]) -> f64 {
 
 /// The largest absolute value; NaN if there is one.
 fn largest(numbers: &[f64]) -> f64 {
-    let more = |most: f64, number: &f64| if number.is_nan() || most.is_nan() { f64::NAN } else { most.max(number.abs()) };
+    let more =
+        |most: f64, number: &f64| if number.is_nan() || most.is_nan() { f64::NAN } else { most.max(number.abs()) };
     numbers.iter().fold(0.0, more)
 }
