@@ -15,7 +15,7 @@ use cachemir_ir::tensor::TensorModel;
 use cachemir_ir::verify;
 
 use crate::calibration::Calibration;
-use crate::import::{self, ImportOptions, ImportedModel, TokenizerFile};
+use crate::import::{self, ImportOptions, ImportedModel};
 use crate::lower::{self, LowerOptions, LowerReport, Shape};
 use crate::progress::{Observer, Pass};
 use crate::{Error, deepen, guard, locate, summary};
@@ -55,7 +55,7 @@ pub fn compile_watched(path: &Path, options: &CompileOptions, observer: &dyn Obs
     let parameters = Parameters::preset(&options.parameters)
         .map_err(|error| Error::BadOption { option: "--params", message: error.to_string() })?;
     observer.begin(Pass::Import);
-    let mut imported = import::load(
+    let imported = import::load(
         path,
         &ImportOptions {
             config: options.config.clone(),
@@ -86,8 +86,7 @@ pub fn compile_watched(path: &Path, options: &CompileOptions, observer: &dyn Obs
     verify::ckks(&program, levels)?;
     let guard = guard::guard(&imported.model, &calibration, &program.logits, program.slots as usize)?;
     let counts = summary::counts(&slots, &program);
-    let tokenizer = imported.tokenizer.take();
-    let plan = plan(path, &imported, tokenizer, options, parameters, program, guard, counts, report);
+    let plan = plan(path, &imported, options, parameters, program, guard, counts, report);
     Ok(Compilation { tensor: imported.model, slots, plan })
 }
 
@@ -96,7 +95,6 @@ pub fn compile_watched(path: &Path, options: &CompileOptions, observer: &dyn Obs
 fn plan(
     path: &Path,
     imported: &ImportedModel,
-    tokenizer: Option<TokenizerFile>,
     options: &CompileOptions,
     parameters: Parameters,
     program: Program<CkksOp, CiphertextType>,
@@ -105,7 +103,7 @@ fn plan(
     report: LowerReport,
 ) -> Plan {
     let model = &imported.model;
-    let (tokenizer, chat) = tokenizer.map_or((None, None), |file| (Some(file.bytes), file.chat));
+    let tokenizer = imported.tokenizer.as_ref();
     let embedding = model.weight_named("embed_tokens").map(|weight| weight.values.clone()).unwrap_or_default();
     let middle = i64::from(middle(program.context));
     let predicted_ns_per_token = CostTable::built_in(&parameters).predict(&program, "decode", middle);
@@ -120,8 +118,8 @@ fn plan(
         approximations: report.approximations,
         model: ClientModel {
             name: locate::model_name(path),
-            tokenizer,
-            chat,
+            tokenizer: tokenizer.map(|file| file.bytes.clone()),
+            chat: tokenizer.and_then(|file| file.chat.clone()),
             vocabulary: model.hyperparameters.vocabulary as u32,
             hidden: model.hyperparameters.hidden as u32,
             embedding,

@@ -1,19 +1,20 @@
 //! What the logits of a step can be, for the client to check before it believes them.
 //!
-//! The output head sees `x = h/√(mean(h²) + ε)` for the residual stream h of width d, so that `‖x‖² = d·m/(m + ε)` with m
-//! the mean square: nearly d, whatever the text. With γ the last norm's factors and `A = W·diag(γ)` the logits are
-//! `y = A x`. From this follow, for every text,
+//! The output head sees `x = h/√(mean(h²) + ε)` for the residual stream h of width d, so that `‖x‖² = d·m/(m + ε)` with
+//! m the mean square: nearly d, whatever the text. With γ the last norm's factors and `A = W·diag(γ)` the logits are `y
+//! = A x`. From this follow, for every text,
 //!
 //! - **bounds**: `|y_i| ≤ √d·‖A_i‖` for row i. Calibration gives tighter ones, widened by a margin;
-//! - **the length of x**: the transpose of A, cut to some columns, is factored with column pivoting, `Aᵀ P = Q R`. Its first d
-//!   pivots are tokens S with rows as independent as can be, `A_S = L Qᵀ` with `L = Rᵀ` lower triangular, and `z = L⁻¹ y_S = Qᵀ x` has
-//!   the length of x. A residual stream that blew up leaves the interval of the last norm's approximation and has another length;
-//! - **the other logits**: `y = A Q z`. Where the head is the embedding E, which the client has, `A Q = E·(diag(γ) Q)`, and
-//!   all logits are checked; otherwise twice d further ones, spread over the vocabulary. A last layer or a decryption that went wrong
-//!   contradicts itself.
+//! - **the length of x**: the transpose of A, cut to some columns, is factored with column pivoting, `Aᵀ P = Q R`. Its
+//!   first d pivots are tokens S with rows as independent as can be, `A_S = L Qᵀ` with `L = Rᵀ` lower triangular, and
+//!   `z = L⁻¹ y_S = Qᵀ x` has the length of x. A residual stream that blew up leaves the interval of the last norm's
+//!   approximation and has another length;
+//! - **the other logits**: `y = A Q z`. Where the head is the embedding E, which the client has, `A Q = E·(diag(γ) Q)`,
+//!   and all logits are checked; otherwise twice d further ones, spread over the vocabulary. A last layer or a
+//!   decryption that went wrong contradicts itself.
 //!
-//! Errors e of the logits change z by `L⁻¹ e` and a further logit by `A_i Q L⁻¹ e`; the client knows how large they are, and
-//! the guard holds the factors. Pivoting keeps `A_i Q L⁻¹` small whatever the condition of L.
+//! Errors e of the logits change z by `L⁻¹ e` and a further logit by `A_i Q L⁻¹ e`; the client knows how large they
+//! are, and the guard holds the factors. Pivoting keeps `A_i Q L⁻¹` small whatever the condition of L.
 //!
 //! L reveals the inner products of d rows of A, which logits reveal as well.
 
@@ -30,8 +31,8 @@ use crate::calibration::Calibration;
 /// By which part of their range the bounds on logits go beyond what calibration saw, at either end.
 const LOGIT_MARGIN: f64 = 0.5;
 
-/// How far the length of x may be from what calibration saw, relative to √d. The approximation of the last norm is better than this
-/// wherever calibration text is, and an error of the length alone changes no order of the logits.
+/// How far the length of x may be from what calibration saw, relative to √d. The approximation of the last norm is
+/// better than this wherever calibration text is, and an error of the length alone changes no order of the logits.
 const LENGTH_MARGIN: f64 = 0.05;
 
 /// Smallest deviation of a logit from what the others say, relative to the largest, that counts as a contradiction.
@@ -50,8 +51,7 @@ const RANK: f64 = 1e-6;
 /// Most tokens of calibration text that logits are collected from.
 const TOKENS: usize = 4096;
 
-/// The guard of a model. `logits` tells where a program puts the logits, and `slots` how many each
-/// of its outputs has.
+/// The guard of a model. `logits` tells where a program puts the logits, and `slots` how many each of its outputs has.
 ///
 /// # Errors
 /// Those of the interpreter, e.g. for tokens that are not in the vocabulary.
@@ -116,8 +116,8 @@ fn spread(range: usize, count: usize) -> Vec<usize> {
     (0..count).map(|index| index * range / count).collect()
 }
 
-/// The check of the last norm, with bounds that are still to be measured; `None` where there are fewer than d independent rows, or
-/// more work than it is worth.
+/// The check of the last norm, with bounds that are still to be measured; `None` where there are fewer than d
+/// independent rows, or more work than it is worth.
 fn norm_check(model: &TensorModel, head: &Head) -> Option<NormCheck> {
     let (width, vocabulary) = (model.hyperparameters.hidden, model.hyperparameters.vocabulary);
     if width > MOST_WIDTH || vocabulary < width {
@@ -187,7 +187,9 @@ impl Seen {
             let mut seen = Self::default();
             for &token in sequence.iter().take(model.hyperparameters.context.min(share)) {
                 let logits = interpreter.step(token)?;
-                logits.iter().for_each(|&logit| seen.logits.include(logit));
+                for &logit in &logits {
+                    seen.logits.include(logit);
+                }
                 if let Some(norm) = norm {
                     let reading = norm.read(&logits, embedding);
                     seen.length.include(reading.length);
@@ -205,8 +207,8 @@ impl Seen {
     }
 }
 
-/// Slots that stand for tokens beyond the vocabulary: an output holds its w logits at multiples of a stride, as if there were the next
-/// power of two of them, and the weights of those that there are not are zero.
+/// Slots that stand for tokens beyond the vocabulary: an output holds its w logits at multiples of a stride, as if
+/// there were the next power of two of them, and the weights of those that there are not are zero.
 fn zeros(placement: &Placement, slots: usize) -> Vec<u32> {
     let slots = slots as u32;
     let mut used = placement.index_to_slot.clone();

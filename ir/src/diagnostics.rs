@@ -37,9 +37,16 @@ pub const CODES: &[Code] = &[
     Code {
         code: "CMR-R004",
         title: "the tokenizer cannot be used",
-        explanation: "The client file holds the model's `tokenizer.json`. It could not be parsed, or it produced a token \
-                      that the embedding does not have. Check that `--tokenizer` named the model's own tokenizer when \
-                      the plan was compiled.",
+        explanation: "The client file holds the model's `tokenizer.json`. It could not be parsed, it failed on the text, \
+                      or there was none beside the model when the plan was compiled (`cachemirc compile --tokenizer` \
+                      names it). Without a tokenizer, prompts are token ids: `--prompt-ids 1,2,3`.",
+    },
+    Code {
+        code: "CMR-R005",
+        title: "the chat template cannot be used",
+        explanation: "`--chat` writes the prompt as the model's chat template has it, which the compiler finds beside the \
+                      tokenizer, in `chat_template.jinja` or `tokenizer_config.json`. There was none, or it refused \
+                      the messages: the message has its reason.",
     },
     Code {
         code: "CMR-R010",
@@ -55,9 +62,14 @@ pub const CODES: &[Code] = &[
     },
     Code {
         code: "CMR-R012",
-        title: "an option is out of range",
-        explanation: "The message says what is possible. For sampling, the temperature must be a number of at least 0, top-p and min-p must lie \
-                      between 0 and 1, and top-p must be above 0.",
+        title: "an option cannot be used",
+        explanation: "An option is unknown, lacks a value, contradicts another one, or asks for what cannot be. The \
+                      message says what is possible; `cachemir-run help` lists all options.",
+    },
+    Code {
+        code: "CMR-R013",
+        title: "there is no such token",
+        explanation: "A token id of `--prompt-ids`, or one that the tokenizer made, has no row in the model's embedding.",
     },
     Code {
         code: "CMR-R020",
@@ -110,9 +122,18 @@ pub const CODES: &[Code] = &[
     Code {
         code: "CMR-R050",
         title: "a value left its range",
-        explanation: "A value left the range that a bootstrap or a polynomial needs, so that the text is not reliable: \
-                      `--check` saw it, or the logits were no numbers. `--backend clear --check` names the first such op \
-                      within seconds. Calibrate with text that resembles the prompt (`cachemirc compile --calibrate`).",
+        explanation: "`--check` saw a value leave the range that a bootstrap or a polynomial needs, so that the text is \
+                      not reliable. The message names the first such op. Calibrate with text that resembles the prompt \
+                      (`cachemirc compile --calibrate`).",
+    },
+    Code {
+        code: "CMR-R051",
+        title: "a step's result is none that the calibrated model can give",
+        explanation: "The client checks the logits of every step before it chooses a token: their size, slots that must be \
+                      zero, and the length of the last norm's result. Beyond what the model can give, a value left \
+                      its range on the way, and the run ends before a wrong token is printed; a session on disk stays \
+                      as it was. Compile with `--calibrate` and text that resembles the prompt. `--backend clear \
+                      --check` names the first site that left its range within seconds.",
     },
     Code {
         code: "CMR-R051",

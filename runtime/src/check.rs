@@ -6,7 +6,7 @@ use cachemir_ir::ckks::CkksOp;
 use num_complex::Complex64;
 
 use crate::Error;
-use crate::client::SecretCipher;
+use crate::client::{Cipher, SecretCipher};
 use crate::executor::{ClearCiphertext, Observer, Site};
 
 /// Relative slack of the range checks, for rounding.
@@ -54,6 +54,11 @@ impl RangeCheck {
     /// Values that left their range.
     pub fn violations(&self) -> usize {
         self.violations
+    }
+
+    /// The first value that left its range, in words.
+    pub fn first(&self) -> Option<&str> {
+        self.first.as_deref()
     }
 
     /// An error if any value left its range.
@@ -192,7 +197,7 @@ impl<B: Backend> Observer<(Ciphertext<B>, ClearCiphertext)> for Probe<'_, B> {
             self.layer = layer_of(node).map_or_else(|| "head".to_owned(), |layer| format!("layer {layer}"));
         }
         let Some((ciphertext, exact)) = result else { return Ok(()) };
-        let found = self.cipher.decrypt_complex(ciphertext)?;
+        let found = self.cipher.decrypt(ciphertext)?;
         if let Some((worst, mean)) = precision_bits(&found, &exact.slots) {
             self.record(worst, mean);
         }

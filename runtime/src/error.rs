@@ -30,11 +30,28 @@ pub enum Error {
     /// A tokenizer that cannot be used.
     #[error("the tokenizer cannot be used: {0}")]
     Tokenizer(String),
+    /// A text for a model without a tokenizer.
+    #[error("the model was compiled without a tokenizer: give token ids with --prompt-ids")]
+    NoTokenizer,
+    /// A token that has no embedding.
+    #[error("token {token} is not in the vocabulary: the model has tokens 0 to {}", vocabulary.saturating_sub(1))]
+    NoSuchToken {
+        /// The token.
+        token: u32,
+        /// Number of tokens of the model.
+        vocabulary: u32,
+    },
+    /// A model whose files have no chat template.
+    #[error("the model has no chat template: give a text to continue with --prompt alone")]
+    NoChatTemplate,
+    /// A chat template that does not render.
+    #[error("the model's chat template fails: {0}")]
+    ChatTemplate(String),
     /// No text to continue.
     #[error("the prompt is empty: give some text to continue with --prompt")]
     EmptyPrompt,
     /// More tokens than the caches hold.
-    #[error("the prompt has {tokens} tokens with the start token, and the plan's context has room for {context}")]
+    #[error("the prompt has {tokens} tokens, special ones included, and the plan's context has room for {context}")]
     PromptTooLong {
         /// Tokens of the prompt.
         tokens: usize,
@@ -134,23 +151,19 @@ pub enum Error {
         /// The first of them.
         first: String,
     },
-    /// Logits that are infinite or no numbers.
+    /// Outputs that the calibrated model cannot give.
     #[error(
-        "the logits are no numbers: a value left the interval of an approximation on the way, where polynomials explode"
-    )]
-    NotANumber,
-    /// A prompt that leads out of the range of an approximation.
-    #[error(
-        "this text leads {site} out of its range: {value:.4} is not within {:.4} and {:.4}, where the approximation is \
-         accurate; its tokens cannot be trusted", interval[0], interval[1]
+        "the step at position {position} left the range that the plan was calibrated for: {message}{}. No token was \
+         chosen from it. Compile with --calibrate and text like this prompt; --backend clear --check shows the site",
+        site.as_ref().map_or(String::new(), |site| format!("; the first site out of its range: {site}"))
     )]
     OutOfRange {
-        /// The approximation.
-        site: String,
-        /// Its argument, in units in which the approximation covers -1 to 1.
-        value: f64,
-        /// Where it has to lie.
-        interval: [f64; 2],
+        /// Position of the last token taken in.
+        position: usize,
+        /// What the client found.
+        message: String,
+        /// Where `--check` saw a value leave its range first.
+        site: Option<String>,
     },
     /// A failed system call.
     #[error("{what}: {source}")]
@@ -166,16 +179,21 @@ pub enum Error {
 }
 
 impl Error {
+    /// The code of a command line that cannot be read.
+    pub const COMMAND_LINE: &str = "CMR-R012";
+
     /// The stable code, explained in [`cachemir_ir::diagnostics::CODES`].
     pub fn code(&self) -> &'static str {
         match self {
             Self::PlanUnreadable { .. } => "CMR-R001",
             Self::PlanInvalid(_) => "CMR-R002",
             Self::PlanMismatch { .. } => "CMR-R003",
-            Self::Tokenizer(_) => "CMR-R004",
+            Self::Tokenizer(_) | Self::NoTokenizer => "CMR-R004",
+            Self::NoChatTemplate | Self::ChatTemplate(_) => "CMR-R005",
             Self::EmptyPrompt => "CMR-R010",
             Self::PromptTooLong { .. } => "CMR-R011",
-            Self::SamplingOption { .. } | Self::BadOption { .. } => "CMR-R012",
+            Self::SamplingOption { .. } | Self::BadOption { .. } => Self::COMMAND_LINE,
+            Self::NoSuchToken { .. } => "CMR-R013",
             Self::Memory { .. } | Self::OutOfMemory { .. } => "CMR-R020",
             Self::Unwritable { .. } => "CMR-R021",
             Self::SessionInvalid { .. } => "CMR-R030",
@@ -184,7 +202,7 @@ impl Error {
             Self::ContextFull { .. } => "CMR-R033",
             Self::Execution { .. } => "CMR-R040",
             Self::Engine { .. } => "CMR-R041",
-            Self::Check { .. } | Self::NotANumber => "CMR-R050",
+            Self::Check { .. } => "CMR-R050",
             Self::OutOfRange { .. } => "CMR-R051",
             Self::System { .. } | Self::Interrupted => "CMR-R060",
         }

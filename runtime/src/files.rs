@@ -71,6 +71,9 @@ pub(crate) fn check_writable(path: &Path) -> Result<(), Error> {
     if path.is_dir() {
         return Err(unwritable(std::io::ErrorKind::IsADirectory.into()));
     }
+    if path.exists() {
+        return OpenOptions::new().append(true).open(path).map(drop).map_err(unwritable);
+    }
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),

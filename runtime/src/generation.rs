@@ -127,9 +127,12 @@ pub struct Request {
 
 /// Continues a text.
 ///
-/// The request's tokens are the session's tokens, of which the state holds the first [`Session::position`]; the others are taken in
-/// first. A full context, a token that ends the text and an interruption end the generation without an error. After an
-/// interruption the session is as after the last finished call.
+/// The request's tokens are the session's tokens, of which the state holds the first [`Session::position`]; the others
+/// are taken in first. A full context, a token that ends the text and an interruption end the generation without an
+/// error. After an interruption the session is as after the last finished call.
+///
+/// # Errors [`Error::OutOfRange`] where a step's logits are none that the calibrated model can give: nothing is chosen
+/// from them, and the session is of no use any more.
 pub fn generate<A, C>(
     client: &Client<C>,
     server: &Server<'_, A>,
@@ -174,7 +177,7 @@ where
             result.decode_positions.push(position);
         }
         listener.logits(&logits);
-        let token = sampler.sample(&logits).ok_or(Error::NotANumber)?;
+        let token = sampler.sample(&logits).ok_or_else(|| Error::execution("the model has no tokens"))?;
         result.tokens.push(token);
         result.generated += 1;
         let text = stream.push(token, client.tokenizer())?;
@@ -220,7 +223,8 @@ where
             "prefill" => server.prefill(session, inputs, step.count, &mut Forward(listener))?,
             _ => server.decode(session, inputs, &mut Forward(listener))?,
         };
-        logits = Some(client.decrypt(step.entry, step.count, &outputs)?);
+        // Every call is checked: what went wrong in one is in the caches of those after it.
+        logits = Some(client.decrypt(step.entry, step.position, step.count, &outputs)?);
     }
     logits.ok_or_else(|| Error::execution("there is no token to take in"))
 }

@@ -13,7 +13,7 @@ use cachemir_ir::plan::{ClientPlan, Plan, client_path};
 
 use crate::Error;
 use crate::client::{Cipher, Client, check_levels};
-use crate::executor::{CkksProgram, Encrypted, Schedule, slot_kind};
+use crate::executor::{CkksProgram, Encrypted, Noisy, Schedule, slot_kind};
 use crate::files;
 
 /// A plan with its client's part and its hash.
@@ -118,12 +118,7 @@ impl Engine<CpuBackend> {
             ring = ring.with_uniform_halves(halves);
         }
         check_levels(&ring, parameters.levels())?;
-        let kinds: BTreeSet<bool> = keys.bootstraps.iter().map(|variant| variant.complex).collect();
-        let bootstraps: Vec<BootstrapPlan> = kinds
-            .into_iter()
-            .map(|complex| BootstrapPlan::new(ring.parameters(), slots, slot_kind(complex)))
-            .collect::<Result<_, _>>()?;
-        let bootstraps = merge_kinds(ring.parameters(), bootstraps);
+        let bootstraps = bootstrap_plans(ring.parameters(), keys, slots)?;
         let levels = |levels: &BTreeSet<u32>| levels.iter().map(|&level| level as usize).collect::<Vec<_>>();
         let mut manifest = KeyManifest::default();
         for (&by, at) in &keys.rotations {
@@ -226,6 +221,24 @@ pub fn write_text(path: &Path, text: &str) -> Result<(), Error> {
 /// The engine's parameters for a plan's.
 pub fn engine_parameters(parameters: &cachemir_ir::parameters::Parameters) -> Result<Parameters, Error> {
     Parameters::new(parameters.clone()).map_err(|source| Error::PlanInvalid(source.to_string()))
+}
+
+/// The bootstraps that programs of `slots` slots with these keys use.
+fn bootstrap_plans(
+    parameters: &Parameters,
+    keys: &cachemir_ir::manifest::KeyManifest,
+    slots: usize,
+) -> Result<Vec<BootstrapPlan>, Error> {
+    let kinds: BTreeSet<bool> = keys.bootstraps.iter().map(|variant| variant.complex).collect();
+    let plans = kinds.into_iter().map(|complex| BootstrapPlan::new(parameters, slots, slot_kind(complex)));
+    Ok(merge_kinds(parameters, plans.collect::<Result<_, _>>()?))
+}
+
+/// Arithmetic in the clear with the noise that this plan's encryption would add; equal seeds give equal noise.
+pub fn noisy(plan: &Plan, seed: u64) -> Result<Noisy, Error> {
+    let (parameters, slots) = (engine_parameters(&plan.parameters)?, plan.program.slots as usize);
+    let bootstraps = bootstrap_plans(&parameters, &plan.keys, slots)?;
+    Ok(Noisy::new(slots, plan.levels(), parameters, &bootstraps, seed))
 }
 
 /// How much more a complex bootstrap may cost than a real one and still serve both kinds.

@@ -137,6 +137,150 @@ fn what_is_wrong_is_said_with_a_code() {
     expect_failure(&run(&[plan_text, "--prompt", "one"]), 1, "CMR-R001");
 }
 
+/// The summary of a run in the clear.
+fn clear_tokens(plan: &Path, further: &[&str]) -> Vec<usize> {
+    token_ids(&run(&[&[text(plan), "--backend", "clear", "--json", "--ignore-end"], further].concat()))
+}
+
+#[test]
+fn prompts_come_as_text_as_ids_and_from_stdin() {
+    use std::io::Write;
+    let folder = tempfile::tempdir().unwrap();
+    let plan = common::write_plan(folder.path(), 16);
+    let expected = clear_tokens(&plan, &["--prompt", "one two", "-n", "4"]);
+    assert_eq!(expected, common::greedy(&[0, 1, 2], 4));
+    assert_eq!(clear_tokens(&plan, &["--prompt-ids", "0,1,2", "--max-tokens", "4"]), expected);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_cachemir-run"))
+        .args([text(&plan), "-p", "-", "--n-predict", "4", "--backend", "clear", "--json", "--ignore-eos", "--quiet"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"one two\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(token_ids(&output), expected);
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "--quiet says nothing");
+    expect_failure(&run(&[text(&plan), "--backend", "clear", "--prompt-ids", "1,4"]), 2, "CMR-R013");
+}
+
+#[test]
+fn a_model_without_a_tokenizer_shows_ids() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = common::write_changed_plan(folder.path(), 16, |plan| plan.model.tokenizer = None);
+    expect_failure(&run(&[text(&plan), "--backend", "clear", "--prompt", "one"]), 1, "--prompt-ids");
+    let output = run(&[text(&plan), "--backend", "clear", "--prompt-ids", "0,1", "-n", "3", "--ignore-end"]);
+    let shown: Vec<usize> =
+        String::from_utf8(output.stdout).unwrap().split_whitespace().map(|id| id.parse().unwrap()).collect();
+    assert_eq!(shown, common::greedy(&[0, 1], 3));
+}
+
+#[test]
+fn a_message_is_written_as_the_template_has_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain = common::write_plan(folder.path(), 16);
+    expect_failure(&run(&[text(&plain), "--backend", "clear", "--chat", "--prompt", "two"]), 1, "CMR-R005");
+    let source = "{{ bos_token }} {% for m in messages %}{% if m['role'] == 'system' %}two {% endif %}{{ m.content }} \
+                  {% endfor %}{% if add_generation_prompt %}one{% endif %}";
+    let plan = common::write_changed_plan(folder.path(), 16, |plan| {
+        let tokens = [("bos_token".to_owned(), "<s>".to_owned())].into();
+        plan.model.chat = Some(cachemir_ir::plan::ChatTemplate { source: source.to_owned(), tokens });
+    });
+    // The start token is in the template, and not added again.
+    let chat = |further: &[&str]| clear_tokens(&plan, &[&["--chat", "--prompt", "two", "-n", "3"], further].concat());
+    assert_eq!(chat(&[]), common::greedy(&[0, 2, 1], 3));
+    assert_eq!(chat(&["--system", "one"]), common::greedy(&[0, 2, 1, 2, 1], 3));
+}
+
+#[test]
+fn what_the_model_cannot_give_is_refused_and_the_session_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = common::write_plan(folder.path(), 16);
+    let session = folder.path().join("session");
+    let key = folder.path().join("session.key");
+    for backend in ["clear", "cpu"] {
+        let plan = text(&plan);
+        let begun = run(&[plan, "--backend", backend, "--prompt", "one", "-n", "2", "--save-session", text(&session)]);
+        assert!(begun.status.success(), "{}", String::from_utf8_lossy(&begun.stderr));
+        let saved = [std::fs::read(&session).unwrap(), std::fs::read(&key).unwrap()];
+        // The same plan, whose client now knows that such logits are wrong. The server's file, and with it the session's plan, is the same.
+        let client_file = folder.path().join("plan.client");
+        let whole = std::fs::read(&client_file).unwrap();
+        let mut client = cachemir_ir::plan::ClientPlan::from_bytes(&whole).unwrap();
+        client.model.guard.logits = [-1e-3, 1e-3];
+        std::fs::write(&client_file, client.to_bytes().unwrap()).unwrap();
+        for check in [&[][..], &["--check"]] {
+            if backend == "cpu" && !check.is_empty() {
+                continue;
+            }
+            let arguments =
+                [plan, "--backend", backend, "--json", "--resume", text(&session), "--save-session", text(&session)];
+            let output = run(&[&arguments[..], check].concat());
+            expect_failure(&output, 1, "CMR-R051");
+            let events = events(&output);
+            assert!(events.iter().all(|event| event["event"] != "token"), "nothing is printed for the token");
+            let error = events.last().unwrap();
+            assert_eq!((&error["event"], &error["code"]), (&"error".into(), &"CMR-R051".into()));
+            assert!(error["message"].as_str().unwrap().contains("range") && error["help"].is_string());
+            assert!([std::fs::read(&session).unwrap(), std::fs::read(&key).unwrap()] == saved, "{backend}");
+        }
+        std::fs::write(&client_file, whole).unwrap();
+    }
+}
+
+#[test]
+fn what_needs_no_keys_is_refused_before_they_are_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = common::write_plan(folder.path(), 16);
+    let session = folder.path().join("session");
+    run(&[text(&plan), "--backend", "clear", "--prompt", "one", "-n", "2", "--save-session", text(&session)]);
+    let refused = |further: &[&str], exit: i32, code: &str| {
+        let output = run(&[&[text(&plan), "--json", "--backend", "cpu"], further].concat());
+        expect_failure(&output, exit, code);
+        assert_eq!(events(&output).len(), 1, "the error comes before anything else: {further:?}");
+    };
+    refused(&["--resume", text(&session)], 1, "CMR-R030");
+    refused(&["--prompt", "one", "--save-session", "/nowhere/at/all"], 1, "CMR-R021");
+    refused(&["--prompt", "one", "--logits", "/nowhere/at/all"], 1, "CMR-R021");
+    refused(&["--prompt", "one", "--logits", text(&plan)], 2, "CMR-R012");
+    refused(&["--prompt", "one", "--save-session", text(&folder.path().join("plan.client"))], 2, "CMR-R012");
+    let misuse = run(&[text(&plan), "--json", "--prompt", "one", "--no-such-option"]);
+    expect_failure(&misuse, 2, "--no-such-option");
+    assert_eq!(events(&misuse)[0]["code"], "CMR-R012");
+    let other = tempfile::tempdir().unwrap();
+    let other_plan = common::write_plan(other.path(), 6);
+    let output = run(&[text(&other_plan), "--json", "--resume", text(&session)]);
+    expect_failure(&output, 1, "CMR-R031");
+    assert_eq!(events(&output).len(), 1);
+}
+
+#[test]
+fn the_program_explains_itself() {
+    let explained = |code: &str| String::from_utf8(run(&["explain", code]).stdout).unwrap();
+    assert!(explained("cmr-r051").contains("--calibrate"));
+    assert!(explained("C0301").contains("config.json"));
+    expect_failure(&run(&["explain", "X1"]), 2, "CMR-R012");
+    let version = String::from_utf8(run(&["--version"]).stdout).unwrap();
+    assert!(version.starts_with(concat!("cachemir-run ", env!("CARGO_PKG_VERSION"))), "{version}");
+    let script = String::from_utf8(run(&["completions", "bash"]).stdout).unwrap();
+    assert!(script.contains("--prompt-ids"));
+    let page = String::from_utf8(run(&["man", "eval"]).stdout).unwrap();
+    assert!(page.contains(".TH") && page.contains("against"), "{page}");
+}
+
+#[test]
+fn messages_fit_a_terminal_and_break_between_words() {
+    let output = Command::new(env!("CARGO_BIN_EXE_cachemir-run"))
+        .args(["missing.bin", "--prompt", "one"])
+        .env("COLUMNS", "60")
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.lines().all(|line| line.chars().count() <= 60), "{text}");
+    let joined = text.replace('\u{2502}', " ").split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(joined.contains("`cachemirc compile model.onnx -o plan.bin` writes both"), "{joined}");
+}
+
 #[test]
 fn benches_and_the_doctor_report_json() {
     let folder = tempfile::tempdir().unwrap();
@@ -157,4 +301,19 @@ fn benches_and_the_doctor_report_json() {
     let eval = events(&output).pop().unwrap();
     assert_eq!(eval["tokens"], 4);
     assert!(eval["perplexity"].as_f64().unwrap() >= 1.0);
+    assert_eq!((&eval["backend"], &eval["encrypted"]), (&"clear".into(), &false.into()));
+    assert_eq!(eval["security_bits"], Value::Null);
+    // The text in the clear says so, and nothing of security.
+    let plain = run(&["eval", text(&plan), "--text", text(&file)]);
+    let shown = String::from_utf8(plain.stdout).unwrap() + &String::from_utf8(plain.stderr).unwrap();
+    assert!(shown.contains("nothing was encrypted") && !shown.contains("security"), "{shown}");
+    let noisy = events(&run(&["eval", text(&plan), "--text", text(&file), "--json", "--noise"])).pop().unwrap();
+    assert_eq!(noisy["backend"], "noisy");
+    let (exact, noisy) = (eval["perplexity"].as_f64().unwrap(), noisy["perplexity"].as_f64().unwrap());
+    assert!(exact != noisy && (exact / noisy - 1.0).abs() < 1e-3, "{exact} and {noisy}");
+    expect_failure(&run(&["eval", text(&plan), "--text", text(&file), "--noise", "--backend", "cpu"]), 2, "CMR-R012");
+    // What the doctor says of a plan's keys is what a run says.
+    let doctor = events(&run(&["doctor", text(&plan), "--json"])).pop().unwrap();
+    let start = events(&run(&[text(&plan), "--prompt", "one", "-n", "1", "--json"])).remove(0);
+    assert_eq!(doctor["plan"]["key_bytes"], start["key_bytes"]);
 }

@@ -9,11 +9,11 @@ use cachemir_ir::tensor::Interpreter;
 use cachemir_runtime::Error;
 use cachemir_runtime::check::RangeCheck;
 use cachemir_runtime::client::sampling::{Sampler, Sampling};
-use cachemir_runtime::client::{Cipher, ClearCipher, Client, SecretCipher};
+use cachemir_runtime::client::{Cipher, ClearCipher, Client, NoisyCipher, Prompt, SecretCipher};
 use cachemir_runtime::executor::{Algebra, Clear, Executor, Observer, Site};
 use cachemir_runtime::generation::{Listener, Request, Step, generate};
 use cachemir_runtime::server::Server;
-use cachemir_runtime::setup::{Engine, Plans};
+use cachemir_runtime::setup::{Engine, Plans, noisy};
 
 const ROUTES: [&str; 3] = ["optimum", "genai_fp32", "dynamo_op18"];
 const INSECURE: &str = "insecure-test";
@@ -164,7 +164,7 @@ fn prompts_unlike_the_calibration_text_stay_in_range() {
     let server = clear_server(&plans);
     let client = plans.open_client(ClearCipher).expect("a client");
     for prompt in ["naïve café ☃", "{}[]()<>", "AAAA BBBB", "He said: \"What's up?\" and left; then 7 dogs came."] {
-        let tokens = client.prompt_tokens(prompt).expect("a prompt");
+        let tokens = client.prompt_tokens(&[], &Prompt::Text(prompt.to_owned())).expect("a prompt");
         let mut recorder = Recorder { logits: Vec::new(), observer: RangeCheck::default() };
         continued(&client, &server, &tokens, 8, &mut recorder);
         recorder.observer.finish().unwrap_or_else(|error| panic!("{prompt}: {error}"));
@@ -188,6 +188,36 @@ fn encrypted_text_is_the_reference_text() {
     // The first token comes from the prefill, the other four from decode steps.
     let found = continued(&client, &server, &prompt, 5, &mut recorder);
     assert_eq!(found, expected[..5]);
+    let encrypted = recorder.logits;
+
+    // The noise model in the clear is as noisy as encryption.
+    let exact = logits_of(&plans, Clear::new(plan.program.slots as usize, plan.levels()), ClearCipher, &prompt);
+    let modelled =
+        logits_of(&plans, noisy(plan, 7).expect("noise"), NoisyCipher(noisy(plan, 8).expect("noise")), &prompt);
+    let noise = |logits: &[Vec<f64>]| {
+        let errors = logits.iter().flatten().zip(exact.iter().flatten()).map(|(found, exact)| (found - exact).powi(2));
+        (errors.sum::<f64>() / exact.iter().flatten().count() as f64).sqrt()
+    };
+    let (measured, predicted) = (noise(&encrypted), noise(&modelled));
+    assert!(
+        measured > 0.0 && (0.25..=4.0).contains(&(predicted / measured)),
+        "{measured} measured, {predicted} predicted"
+    );
+}
+
+/// The logits of five steps after a prompt.
+fn logits_of<A, C>(plans: &Plans, algebra: A, cipher: C, prompt: &[u32]) -> Vec<Vec<f64>>
+where
+    A: Algebra,
+    C: Cipher<Ciphertext = A::Ciphertext>,
+{
+    let plan = &plans.server;
+    let executor = Executor::new(algebra, &plan.program, plan.levels(), PLAINTEXT_BYTES).expect("the program fits");
+    let server = Server::new(executor, plans.client.plan_hash);
+    let client = plans.open_client(cipher).expect("a client");
+    let mut recorder = Recorder { logits: Vec::new(), observer: () };
+    continued(&client, &server, prompt, 5, &mut recorder);
+    recorder.logits
 }
 
 #[test]

@@ -81,6 +81,16 @@ fn what_the_server_runs_cannot_name_a_secret_key() {
     }
 }
 
+/// What plays the client's and the server's roles reads plans and no models: only the program around it does.
+#[test]
+fn the_runtime_library_does_not_use_the_compiler() {
+    let library =
+        sources("runtime/src").into_iter().filter(|(path, _)| !path.components().any(|part| part.as_os_str() == "bin"));
+    for (path, text) in library {
+        assert!(!text.contains("cachemir_compiler"), "{} uses the compiler", path.display());
+    }
+}
+
 /// Builder, verifier, interpreter and executor all ask `ckks::infer` for levels and scales.
 #[test]
 fn levels_are_inferred_in_one_place() {

@@ -1,7 +1,7 @@
 //! The tokenizer beside a model, and what its files say of conversations.
 //!
-//! What `tokenizer.json` alone makes of a text is what the model gets: special tokens are those of its post-processor, whatever
-//! `config.json` says. Padding and truncation are left out, for they are settings of batches and not of texts.
+//! What `tokenizer.json` alone makes of a text is what the model gets: special tokens are those of its post-processor,
+//! whatever `config.json` says. Padding and truncation are left out, for they are settings of batches and not of texts.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -95,8 +95,8 @@ impl TokenizerFile {
 /// The tokenizer's form that other libraries read.
 const SENTENCE_PIECE: &str = "tokenizer.model";
 
-/// The template in `chat_template.jinja` or `tokenizer_config.json` beside a tokenizer, of several the one named `default`,
-/// with the texts of special tokens.
+/// The template in `chat_template.jinja` or `tokenizer_config.json` beside a tokenizer, of several the one named
+/// `default`, with the texts of special tokens.
 fn chat_template(tokenizer: &Path) -> Result<Option<ChatTemplate>, Error> {
     let beside = |name: &str| Some(tokenizer.with_file_name(name)).filter(|path| path.is_file());
     let config = beside("tokenizer_config.json").map(|path| read_json(&path)).transpose()?.unwrap_or_default();

@@ -65,6 +65,7 @@ pub fn json(plan: &Plan) -> Value {
             "relinearisation": !plan.keys.relinearisation.is_empty(),
         },
         "predicted_ns_per_token": nanoseconds(plan.provenance.predicted_ns_per_token),
+        "notes": plan.provenance.notes,
     })
 }
 

@@ -220,7 +220,8 @@ fn foot(plan: &Plan, columns: usize) -> String {
         plan.provenance.predicted_ns_per_token / 1e9,
         middle(plan.program.context)
     );
-    paragraph(&text, columns)
+    let notes = plan.provenance.notes.iter().map(|note| paragraph(&format!("note: {note}"), columns));
+    paragraph(&text, columns) + &notes.collect::<String>()
 }
 
 #[cfg(test)]

@@ -80,8 +80,13 @@ impl<'a> NoiseModel<'a> {
     }
 
     /// Standard deviation of a slot's error where coefficients have errors of this variance.
-    fn of_slot(&self, coefficient_variance: f64, scale: f64) -> f64 {
+    pub fn of_slot(&self, coefficient_variance: f64, scale: f64) -> f64 {
         (2.0 * self.slots as f64 * coefficient_variance).sqrt() / scale
+    }
+
+    /// Standard deviation of a slot's error in a plaintext encoded at this scale.
+    pub fn encoding(&self, scale: f64) -> f64 {
+        self.of_slot(ENCODING_VARIANCE, scale)
     }
 
     fn fresh(&self, level: usize, magnitude: f64, encryption_variance: f64) -> SlotNoise {
@@ -126,7 +131,7 @@ impl<'a> NoiseModel<'a> {
 
     /// A product with a plaintext encoded at `plain_scale`, not rescaled.
     pub fn mul_plain(&self, a: &SlotNoise, plain_magnitude: f64, plain_scale: f64) -> SlotNoise {
-        let encoding = self.of_slot(ENCODING_VARIANCE, plain_scale);
+        let encoding = self.encoding(plain_scale);
         SlotNoise {
             level: a.level,
             scale: a.scale * plain_scale,

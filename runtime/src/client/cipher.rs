@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 
+use cachemir_ckks::circuits::bootstrapping::BootstrapPlan;
 use cachemir_ckks::ring::sampling::{Seed, os_seed};
 use cachemir_ckks::{
     Ciphertext, Decryptor, Encoder, Encryptor, EvaluationKeys, KeyGenerator, KeyManifest, Ring, SecretKey,
@@ -12,7 +13,7 @@ use num_complex::Complex64;
 use zeroize::Zeroizing;
 
 use crate::Error;
-use crate::executor::ClearCiphertext;
+use crate::executor::{ClearCiphertext, Noisy, slot_kind};
 
 /// Encrypts vectors of slots and decrypts ciphertexts.
 pub trait Cipher {
@@ -22,8 +23,11 @@ pub trait Cipher {
     /// Encrypts real slots at a level and its canonical scale.
     fn encrypt(&self, slots: &[f64], level: u32) -> Result<Self::Ciphertext, Error>;
 
-    /// Decrypts the slots' real parts.
-    fn decrypt(&self, ciphertext: &Self::Ciphertext) -> Result<Vec<f64>, Error>;
+    /// Decrypts the slots.
+    fn decrypt(&self, ciphertext: &Self::Ciphertext) -> Result<Vec<Complex64>, Error>;
+
+    /// Standard deviation of the error that a bootstrap of values of size one leaves in a slot.
+    fn noise(&self, slots: usize) -> Result<f64, Error>;
 }
 
 /// No encryption.
@@ -37,8 +41,31 @@ impl Cipher for ClearCipher {
         Ok(ClearCiphertext::fresh(slots, level))
     }
 
-    fn decrypt(&self, ciphertext: &ClearCiphertext) -> Result<Vec<f64>, Error> {
-        Ok(ciphertext.slots.iter().map(|slot| slot.re).collect())
+    fn decrypt(&self, ciphertext: &ClearCiphertext) -> Result<Vec<Complex64>, Error> {
+        Ok(ciphertext.slots.clone())
+    }
+
+    fn noise(&self, _slots: usize) -> Result<f64, Error> {
+        Ok(0.0)
+    }
+}
+
+/// No encryption, with the errors that it would add.
+pub struct NoisyCipher(pub Noisy);
+
+impl Cipher for NoisyCipher {
+    type Ciphertext = ClearCiphertext;
+
+    fn encrypt(&self, slots: &[f64], level: u32) -> Result<ClearCiphertext, Error> {
+        Ok(self.0.encrypt(slots, level))
+    }
+
+    fn decrypt(&self, ciphertext: &ClearCiphertext) -> Result<Vec<Complex64>, Error> {
+        Ok(ciphertext.slots.clone())
+    }
+
+    fn noise(&self, _slots: usize) -> Result<f64, Error> {
+        Ok(self.0.bootstrap_deviation())
     }
 }
 
@@ -75,11 +102,6 @@ impl<B: Backend> SecretCipher<B> {
     ) -> Result<EvaluationKeys<B>, Error> {
         Ok(KeyGenerator::new(self.ring.clone()).evaluation_keys(&self.secret, manifest, progress)?)
     }
-
-    /// Decrypts complex slots.
-    pub fn decrypt_complex(&self, ciphertext: &Ciphertext<B>) -> Result<Vec<Complex64>, Error> {
-        Ok(Decryptor::new(self.ring.clone(), &self.secret).decrypt_slots(&self.encoder, ciphertext)?)
-    }
 }
 
 impl<B: Backend> Cipher for SecretCipher<B> {
@@ -91,8 +113,13 @@ impl<B: Backend> Cipher for SecretCipher<B> {
         Ok(Encryptor::with_secret_key(self.ring.clone(), &self.secret).encrypt(&plain)?)
     }
 
-    fn decrypt(&self, ciphertext: &Ciphertext<B>) -> Result<Vec<f64>, Error> {
-        Ok(self.decrypt_complex(ciphertext)?.into_iter().map(|slot| slot.re).collect())
+    fn decrypt(&self, ciphertext: &Ciphertext<B>) -> Result<Vec<Complex64>, Error> {
+        Ok(Decryptor::new(self.ring.clone(), &self.secret).decrypt_slots(&self.encoder, ciphertext)?)
+    }
+
+    fn noise(&self, slots: usize) -> Result<f64, Error> {
+        let parameters = self.ring.parameters();
+        Ok(BootstrapPlan::new(parameters, slots, slot_kind(true))?.noise(parameters).slot_standard_deviation())
     }
 }
 
@@ -107,8 +134,12 @@ impl<L: Cipher, R: Cipher> Cipher for CheckedCipher<L, R> {
         Ok((self.0.encrypt(slots, level)?, self.1.encrypt(slots, level)?))
     }
 
-    fn decrypt(&self, ciphertext: &Self::Ciphertext) -> Result<Vec<f64>, Error> {
+    fn decrypt(&self, ciphertext: &Self::Ciphertext) -> Result<Vec<Complex64>, Error> {
         self.0.decrypt(&ciphertext.0)
+    }
+
+    fn noise(&self, slots: usize) -> Result<f64, Error> {
+        self.0.noise(slots)
     }
 }
 
@@ -119,8 +150,12 @@ impl<C: Cipher> Cipher for &C {
         (*self).encrypt(slots, level)
     }
 
-    fn decrypt(&self, ciphertext: &Self::Ciphertext) -> Result<Vec<f64>, Error> {
+    fn decrypt(&self, ciphertext: &Self::Ciphertext) -> Result<Vec<Complex64>, Error> {
         (*self).decrypt(ciphertext)
+    }
+
+    fn noise(&self, slots: usize) -> Result<f64, Error> {
+        (*self).noise(slots)
     }
 }
 

@@ -1,9 +1,11 @@
 //! The client's role: it owns the secret key, the text and the choice of tokens.
 //!
-//! It turns text into tokens, looks their embeddings up, packs and encrypts them; it decrypts logits and samples. All it
-//! needs is the plan's client file. The server's modules use nothing of this one.
+//! It turns text into tokens, looks their embeddings up, packs and encrypts them; it decrypts logits and samples. All
+//! it needs is the plan's client file. The server's modules use nothing of this one.
 
+pub mod chat;
 mod cipher;
+mod guard;
 pub mod packing;
 pub mod sampling;
 mod saved;
@@ -13,11 +15,27 @@ use cachemir_ir::plan::{ClientPlan, EntryInterface};
 use cachemir_ir::program::EntryKind;
 
 pub(crate) use cipher::check_levels;
-pub use cipher::{CheckedCipher, Cipher, ClearCipher, SecretCipher};
+pub use cipher::{CheckedCipher, Cipher, ClearCipher, NoisyCipher, SecretCipher};
 pub use saved::SavedClient;
 pub use tokenizer::{TextStream, Tokenizer};
 
 use crate::Error;
+
+/// What a session is asked to continue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Prompt {
+    /// A text as it is.
+    Text(String),
+    /// A message to a chat model, in the form of the model's template.
+    Chat {
+        /// How the model should behave, if the template's own words are not to be used.
+        system: Option<String>,
+        /// The message.
+        user: String,
+    },
+    /// Token ids.
+    Tokens(Vec<u32>),
+}
 
 /// A client with its plan, tokenizer and cipher.
 #[derive(Debug)]
@@ -25,13 +43,19 @@ pub struct Client<C> {
     plan: ClientPlan,
     tokenizer: Tokenizer,
     cipher: C,
+    /// Standard deviation of a bootstrap's error.
+    noise: f64,
 }
 
 impl<C: Cipher> Client<C> {
     /// A client that encrypts with the given cipher.
     pub fn new(plan: ClientPlan, cipher: C) -> Result<Self, Error> {
-        let tokenizer = Tokenizer::from_bytes(plan.model.tokenizer.as_deref().unwrap_or_default())?;
-        Ok(Self { plan, tokenizer, cipher })
+        let tokenizer = match &plan.model.tokenizer {
+            Some(bytes) => Tokenizer::from_bytes(bytes)?,
+            None => Tokenizer::of_ids(),
+        };
+        let noise = cipher.noise(plan.slots as usize)?;
+        Ok(Self { plan, tokenizer, cipher, noise })
     }
 
     /// The client's plan.
@@ -62,13 +86,27 @@ impl<C: Cipher> Client<C> {
         })
     }
 
-    /// The tokens of a prompt, start token included. Fails where there is no text or no room for an answer.
-    pub fn prompt_tokens(&self, prompt: &str) -> Result<Vec<u32>, Error> {
-        if prompt.is_empty() {
+    /// The tokens of a prompt, after those of the text that it continues. Only the beginning of a text has the special
+    /// tokens that the tokenizer adds. Fails where there is nothing to continue or no room for an answer.
+    pub fn prompt_tokens(&self, earlier: &[u32], prompt: &Prompt) -> Result<Vec<u32>, Error> {
+        let mut tokens = earlier.to_vec();
+        match prompt {
+            Prompt::Text(text) if text.is_empty() => {}
+            Prompt::Text(text) => tokens.extend(self.tokenizer.encode(text, earlier.is_empty())?),
+            Prompt::Chat { system, user } => {
+                let template = self.plan.model.chat.as_ref().ok_or(Error::NoChatTemplate)?;
+                let text = chat::render(template, system.as_deref(), user)?;
+                // The template writes its special tokens itself.
+                tokens.extend(self.tokenizer.encode(&text, false)?);
+            }
+            Prompt::Tokens(ids) => tokens.extend(ids),
+        }
+        if let Some(token) = tokens.iter().find(|token| **token >= self.plan.model.vocabulary) {
+            return Err(Error::NoSuchToken { token: *token, vocabulary: self.plan.model.vocabulary });
+        }
+        if tokens.is_empty() {
             return Err(Error::EmptyPrompt);
         }
-        let tokens =
-            self.tokenizer.encode(prompt, Some(if self.plan.model.name.starts_with("stories") { 1 } else { 0 }))?;
         if tokens.len() > self.context() {
             return Err(Error::PromptTooLong { tokens: tokens.len(), context: self.context() });
         }
@@ -82,16 +120,33 @@ impl<C: Cipher> Client<C> {
         packed.iter().zip(&interface.input_levels).map(|(slots, &level)| self.cipher.encrypt(slots, level)).collect()
     }
 
-    /// Decrypts what a call of `count` tokens gave, checks that all approximations were used where they are accurate, and
-    /// takes the logits out.
-    pub fn decrypt(&self, entry: &str, count: usize, outputs: &[C::Ciphertext]) -> Result<Vec<f64>, Error> {
+    /// Decrypts what a call of an entry point gave that took `count` tokens in from `position` on, and takes the logits out.
+    /// Fails where an approximation was used where it is not accurate, and where the logits are none that the calibrated
+    /// model can give.
+    pub fn decrypt(
+        &self,
+        entry: &str,
+        position: usize,
+        count: usize,
+        outputs: &[C::Ciphertext],
+    ) -> Result<Vec<f64>, Error> {
         let slots = outputs.iter().map(|output| self.cipher.decrypt(output)).collect::<Result<Vec<_>, _>>()?.concat();
-        for check in &self.interface(entry)?.checks {
-            if let Some(value) = check.violation(&slots, count) {
-                return Err(Error::OutOfRange { site: check.site.clone(), value, interval: check.interval });
-            }
+        let logits = packing::unpack(&slots, &self.plan.logits)?;
+        let model = &self.plan.model;
+        let real: Vec<f64> = slots.iter().map(|slot| slot.re).collect();
+        let refused = self.interface(entry)?.checks.iter().find_map(|check| {
+            let value = check.violation(&real, count)?;
+            let [low, high] = check.interval;
+            Some(format!(
+                "{} was asked for a value at {value:.4}, and is accurate from {low:.4} to {high:.4}",
+                check.site
+            ))
+        });
+        let refused = refused.or_else(|| guard::refusal(&model.guard, &slots, &logits, &model.embedding, self.noise));
+        match refused {
+            None => Ok(logits),
+            Some(message) => Err(Error::OutOfRange { position: position + count - 1, message, site: None }),
         }
-        packing::unpack(&slots, &self.plan.logits)
     }
 
     fn interface(&self, entry: &str) -> Result<&EntryInterface, Error> {

@@ -2,6 +2,7 @@
 
 use cachemir_ir::plan::ClientPlan;
 use cachemir_ir::program::{self, Placement};
+use num_complex::Complex64;
 
 use crate::Error;
 
@@ -20,10 +21,11 @@ pub fn pack(plan: &ClientPlan, tokens: &[u32]) -> Result<Vec<Vec<f64>>, Error> {
     })
 }
 
-/// Takes a vector out of the slots of all outputs, one after the other: entry i lies in slot `index_to_slot[i]`.
-pub fn unpack(slots: &[f64], placement: &Placement) -> Result<Vec<f64>, Error> {
+/// Takes a vector out of the real parts of the slots of all outputs, one after the other: entry i lies in slot
+/// `index_to_slot[i]`.
+pub fn unpack(slots: &[Complex64], placement: &Placement) -> Result<Vec<f64>, Error> {
     let entry = |&slot: &u32| {
-        let value = slots.get(slot as usize).copied();
+        let value = slots.get(slot as usize).map(|slot| slot.re);
         value.ok_or_else(|| Error::PlanInvalid(format!("the placement reads slot {slot} of {}", slots.len())))
     };
     placement.index_to_slot.iter().map(entry).collect()
@@ -34,7 +36,7 @@ mod tests {
     use super::*;
     use cachemir_ir::manifest::KeyManifest;
     use cachemir_ir::parameters::Parameters;
-    use cachemir_ir::plan::ClientModel;
+    use cachemir_ir::plan::{ClientModel, Guard};
     use cachemir_ir::program::EmbeddingForm;
 
     fn plan(token_stride: u32) -> ClientPlan {
@@ -43,12 +45,13 @@ mod tests {
             keys: KeyManifest::default(),
             model: ClientModel {
                 name: String::new(),
-                tokenizer: Vec::new(),
+                tokenizer: None,
+                chat: None,
                 vocabulary: 2,
                 hidden: 2,
                 embedding: vec![1.0, 2.0, 3.0, 4.0],
-                bos: None,
                 eos: vec![],
+                guard: Guard::of_logits(-1.0, 1.0),
             },
             slots: 8,
             context: 4,
@@ -68,13 +71,14 @@ mod tests {
         // √(3² + 4² + 2·12) = 7
         assert_eq!(packed[1][0], 6.0 / 7.0);
         assert_eq!(packed[1][6], 8.0 / 7.0);
-        assert_eq!(unpack(&packed[0], &plan.logits).unwrap(), [2.0, 0.5]);
+        let slots: Vec<Complex64> = packed[0].iter().map(|&value| value.into()).collect();
+        assert_eq!(unpack(&slots, &plan.logits).unwrap(), [2.0, 0.5]);
     }
 
     #[test]
     fn what_does_not_fit_is_an_error() {
         assert_eq!(pack(&plan(4), &[2]).unwrap_err().code(), "CMR-R004");
         assert_eq!(pack(&plan(4), &[0, 1]).unwrap_err().code(), "CMR-R002");
-        assert_eq!(unpack(&[0.0; 4], &plan(4).logits).unwrap_err().code(), "CMR-R002");
+        assert_eq!(unpack(&[Complex64::ZERO; 4], &plan(4).logits).unwrap_err().code(), "CMR-R002");
     }
 }

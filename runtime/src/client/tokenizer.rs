@@ -3,34 +3,63 @@
 use crate::Error;
 
 /// The model's tokenizer.
+///
+/// What `tokenizer.json` alone makes of a text is what the model gets: special tokens are those of its post-processor.
+/// Padding and truncation are settings of batches, and left out.
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    /// Without it, texts are the ids of their tokens.
+    inner: Option<tokenizers::Tokenizer>,
 }
 
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Tokenizer({} tokens)", self.inner.get_vocab_size(true))
+        match &self.inner {
+            Some(inner) => write!(f, "Tokenizer({} tokens)", inner.get_vocab_size(true)),
+            None => write!(f, "Tokenizer(ids)"),
+        }
     }
+}
+
+// Its use as a function asks for this signature.
+#[allow(clippy::needless_pass_by_value)]
+fn failed(source: tokenizers::Error) -> Error {
+    Error::Tokenizer(source.to_string())
 }
 
 impl Tokenizer {
     /// Reads the bytes of a `tokenizer.json`.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
-        let inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|source| Error::Tokenizer(source.to_string()))?;
-        Ok(Self { inner })
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(failed)?;
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(failed)?;
+        Ok(Self { inner: Some(inner) })
     }
 
-    /// The tokens of a text, after the start token where the model has one.
-    pub fn encode(&self, text: &str, start: Option<u32>) -> Result<Vec<u32>, Error> {
-        let encoding = self.inner.encode(text, false).map_err(|source| Error::Tokenizer(source.to_string()))?;
-        let mut tokens: Vec<u32> = start.into_iter().collect();
-        tokens.extend(encoding.get_ids());
-        Ok(tokens)
+    /// For a model without a tokenizer: shows the ids of tokens, and knows no texts.
+    pub fn of_ids() -> Self {
+        Self { inner: None }
+    }
+
+    /// The tokens of a text; with the special tokens that the tokenizer adds where the text is `whole`.
+    pub fn encode(&self, text: &str, whole: bool) -> Result<Vec<u32>, Error> {
+        let inner = self.inner.as_ref().ok_or(Error::NoTokenizer)?;
+        Ok(inner.encode(text, whole).map_err(failed)?.get_ids().to_vec())
+    }
+
+    /// The tokens that the tokenizer puts in front of a text; none without one.
+    pub fn prefix(&self) -> Result<Vec<u32>, Error> {
+        let Some(inner) = &self.inner else { return Ok(Vec::new()) };
+        let encoding = inner.encode("a", true).map_err(failed)?;
+        let special = encoding.get_special_tokens_mask().iter().zip(encoding.get_ids());
+        Ok(special.take_while(|(special, _)| **special == 1).map(|(_, token)| *token).collect())
     }
 
     /// The text of tokens, without special ones.
     pub fn decode(&self, tokens: &[u32]) -> Result<String, Error> {
-        self.inner.decode(tokens, true).map_err(|source| Error::Tokenizer(source.to_string()))
+        match &self.inner {
+            Some(inner) => inner.decode(tokens, true).map_err(failed),
+            None => Ok(tokens.iter().flat_map(|token| [token.to_string(), " ".to_owned()]).collect()),
+        }
     }
 }
 
@@ -103,6 +132,13 @@ mod tests {
         let description = serde_json::json!({
             "version": "1.0", "added_tokens": [{"id": 256, "content": "<s>", "single_word": false, "lstrip": false,
                 "rstrip": false, "normalized": false, "special": true}],
+            "truncation": {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0},
+            "padding": {"strategy": {"Fixed": 40}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0,
+                "pad_type_id": 0, "pad_token": "a"},
+            "post_processor": {"type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+                "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+                "special_tokens": {"<s>": {"id": "<s>", "ids": [256], "tokens": ["<s>"]}}},
             "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
             "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
             "model": {"type": "BPE", "vocab": vocabulary, "merges": []},
@@ -111,12 +147,26 @@ mod tests {
     }
 
     #[test]
-    fn a_text_comes_back_with_the_start_token_in_front() {
+    fn a_text_comes_back_with_the_tokenizers_own_special_tokens_in_front() {
         let tokenizer = bytes_tokenizer();
-        let tokens = tokenizer.encode("a è", Some(256)).unwrap();
+        let tokens = tokenizer.encode("a è", true).unwrap();
         assert_eq!(tokens, [256, 97, 32, 0xc3, 0xa8]);
         assert_eq!(tokenizer.decode(&tokens).unwrap(), "a è");
-        assert_eq!(tokenizer.encode("", None).unwrap(), [0_u32; 0]);
+        assert_eq!(tokenizer.encode("a è", false).unwrap(), tokens[1..]);
+        assert_eq!(tokenizer.encode("", false).unwrap(), [0_u32; 0]);
+        assert_eq!(tokenizer.prefix().unwrap(), [256]);
+        // Special tokens in a text are recognised.
+        assert_eq!(tokenizer.encode("<s>a", false).unwrap(), [256, 97]);
+    }
+
+    #[test]
+    fn without_a_tokenizer_texts_are_ids() {
+        let tokenizer = Tokenizer::of_ids();
+        assert_eq!(tokenizer.encode("a", true).unwrap_err().code(), "CMR-R004");
+        let mut stream = TextStream::after(&[7]);
+        let shown = [5, 12, 5].map(|token| stream.push(token, &tokenizer).unwrap());
+        assert_eq!(shown, ["5 ", "12 ", "5 "]);
+        assert_eq!(stream.finish(&tokenizer).unwrap(), "");
     }
 
     #[test]
@@ -125,7 +175,7 @@ mod tests {
         let text = "né 漢字 🙂!";
         let mut stream = TextStream::default();
         let mut pieces = Vec::new();
-        for token in tokenizer.encode(text, None).unwrap() {
+        for token in tokenizer.encode(text, false).unwrap() {
             pieces.push(stream.push(token, &tokenizer).unwrap());
         }
         assert!(pieces.iter().all(|piece| !piece.contains('\u{fffd}')), "{pieces:?}");

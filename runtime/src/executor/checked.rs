@@ -167,6 +167,6 @@ impl<L: Algebra, R: Algebra> Algebra for Checked<L, R> {
     }
 
     fn name(&self) -> &'static str {
-        "checked"
+        super::CHECKED
     }
 }

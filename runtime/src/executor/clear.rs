@@ -207,6 +207,6 @@ impl Algebra for Clear {
     }
 
     fn name(&self) -> &'static str {
-        "clear"
+        super::CLEAR
     }
 }

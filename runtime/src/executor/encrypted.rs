@@ -260,6 +260,6 @@ impl<B: Backend> Algebra for Encrypted<B> {
     }
 
     fn name(&self) -> &'static str {
-        "encrypted"
+        super::ENCRYPTED
     }
 }

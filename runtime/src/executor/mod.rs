@@ -12,6 +12,7 @@ mod algebra;
 mod checked;
 mod clear;
 mod encrypted;
+mod noisy;
 mod plaintexts;
 mod schedule;
 mod state;
@@ -28,11 +29,21 @@ pub use algebra::Algebra;
 pub use checked::Checked;
 pub use clear::{Clear, ClearCiphertext};
 pub use encrypted::{Encrypted, slot_kind};
+pub use noisy::Noisy;
 pub use state::States;
 
 use crate::Error;
 use plaintexts::{Key, Plaintexts};
 pub(crate) use schedule::Schedule;
+
+/// Name of [`Clear`].
+pub const CLEAR: &str = "clear";
+/// Name of [`Noisy`].
+pub const NOISY: &str = "noisy";
+/// Name of [`Encrypted`].
+pub const ENCRYPTED: &str = "encrypted";
+/// Name of [`Checked`].
+pub const CHECKED: &str = "checked";
 
 /// A program of the ckks stage with its entry points.
 pub type CkksProgram = Program<CkksOp, CiphertextType>;

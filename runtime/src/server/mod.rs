@@ -5,7 +5,7 @@
 
 mod session;
 
-pub use session::Session;
+pub use session::{SavedSession, Session};
 
 use crate::Error;
 use crate::executor::{Algebra, Executor, Observer};

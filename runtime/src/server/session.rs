@@ -34,6 +34,35 @@ impl<C> Session<C> {
     }
 }
 
+/// A session's file whose arrays are not read yet: all that can be known of it without the engine.
+pub struct SavedSession {
+    /// Number of tokens that the state holds.
+    pub position: usize,
+    payload: Vec<u8>,
+    /// Where the arrays begin.
+    arrays: usize,
+}
+
+impl SavedSession {
+    /// Reads the file of a session of the plan with this hash, in the representation of ciphertexts of this name.
+    pub fn read(path: &Path, plan_hash: [u8; 32], representation: &str) -> Result<Self, Error> {
+        let fail = |message: String| Error::SessionInvalid { path: path.to_owned(), message };
+        let senseless = || fail("its contents make no sense".to_owned());
+        let payload = files::read(KIND, path).map_err(fail)?;
+        let mut reader = Reader(&payload);
+        if reader.array::<32>().ok_or_else(senseless)? != plan_hash {
+            return Err(Error::SessionMismatch { path: path.to_owned() });
+        }
+        let name = String::from_utf8_lossy(reader.string().ok_or_else(senseless)?).into_owned();
+        if name != representation {
+            return Err(fail(format!("it is a session of {name} execution, this one is {representation}")));
+        }
+        let position = reader.u32().ok_or_else(senseless)? as usize;
+        let arrays = payload.len() - reader.0.len();
+        Ok(Self { position, payload, arrays })
+    }
+}
+
 impl<A: Algebra> Server<'_, A> {
     /// Writes a session to a file. It holds ciphertexts only, and can be kept by whoever runs the server.
     pub fn save(&self, session: &Session<A::Ciphertext>, path: &Path) -> Result<(), Error> {
@@ -59,18 +88,10 @@ impl<A: Algebra> Server<'_, A> {
     pub fn load(&self, path: &Path) -> Result<Session<A::Ciphertext>, Error> {
         let fail = |message: String| Error::SessionInvalid { path: path.to_owned(), message };
         let senseless = || fail("its contents make no sense".to_owned());
-        let payload = files::read(KIND, path).map_err(fail)?;
-        let mut reader = Reader(&payload);
-        if reader.array::<32>().ok_or_else(senseless)? != self.plan_hash {
-            return Err(Error::SessionMismatch { path: path.to_owned() });
-        }
-        let name = String::from_utf8_lossy(reader.string().ok_or_else(senseless)?).into_owned();
-        let own = self.executor.algebra().name();
-        if name != own {
-            return Err(fail(format!("it is a session of {name} execution, this one is {own}")));
-        }
+        let saved = SavedSession::read(path, self.plan_hash, self.executor.algebra().name())?;
+        let mut reader = Reader(&saved.payload[saved.arrays..]);
         let mut session = self.open();
-        session.position = reader.u32().ok_or_else(senseless)? as usize;
+        session.position = saved.position;
         let context = self.executor.program().context as usize;
         if session.position > context || reader.u32() != Some(session.states.arrays().len() as u32) {
             return Err(senseless());

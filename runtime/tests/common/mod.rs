@@ -7,7 +7,7 @@ use cachemir_ir::expression::{Integer, TableId, Vector};
 use cachemir_ir::graph::{Region, ValueId};
 use cachemir_ir::manifest::KeyManifest;
 use cachemir_ir::parameters::Parameters;
-use cachemir_ir::plan::{ClientModel, Plan, Provenance};
+use cachemir_ir::plan::{ClientModel, Guard, Plan, Provenance};
 use cachemir_ir::program::{EmbeddingForm, Entry, EntryKind, Placement, Program, State, Table};
 use cachemir_ir::slots::{Domain, Fill, Layout, StateId, WriteMode};
 
@@ -114,6 +114,10 @@ fn tokenizer() -> Vec<u8> {
     };
     let description = serde_json::json!({
         "version": "1.0", "added_tokens": [special(0), special(3)], "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": {"type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}}},
         "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "one"},
     });
     description.to_string().into_bytes()
@@ -121,6 +125,11 @@ fn tokenizer() -> Vec<u8> {
 
 /// The plan, written to a folder.
 pub(crate) fn write_plan(folder: &Path, context: u32) -> PathBuf {
+    write_changed_plan(folder, context, |_| {})
+}
+
+/// The plan with a change, written to a folder.
+pub(crate) fn write_changed_plan(folder: &Path, context: u32, change: impl FnOnce(&mut Plan)) -> PathBuf {
     let (last, all) = weights();
     let table = |name: &str, values| Table { name: name.to_owned(), shape: vec![WIDTH as u32; 2], values };
     let placement = |token_stride| Placement { index_to_slot: (0..WIDTH as u32).collect(), token_stride };
@@ -135,23 +144,25 @@ pub(crate) fn write_plan(folder: &Path, context: u32) -> PathBuf {
         inputs: vec![EmbeddingForm::scaled(1.0)],
         logits: placement(0),
     };
-    let plan = Plan {
+    let mut plan = Plan {
         parameters: Parameters::insecure_test(),
         keys: KeyManifest::of(&program),
         program,
         model: ClientModel {
             name: "four words".to_owned(),
-            tokenizer: tokenizer(),
+            tokenizer: Some(tokenizer()),
+            chat: None,
             vocabulary: WIDTH as u32,
             hidden: WIDTH as u32,
             embedding: embedding(),
-            bos: Some(0),
             eos: vec![3],
+            guard: Guard::of_logits(-400.0, 400.0),
         },
         provenance: Provenance { compiler_version: "test".to_owned(), ..Provenance::default() },
         counts: Vec::new(),
         approximations: Vec::new(),
     };
+    change(&mut plan);
     let path = folder.join("plan.bin");
     plan.write(&path).unwrap();
     path

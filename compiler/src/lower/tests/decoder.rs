@@ -12,6 +12,8 @@ use super::super::plan::{Plan, SoftmaxPlan};
 use super::super::roles::Roles;
 use super::super::{Shape, build, counts};
 use super::{Numbers, model};
+use crate::calibration::Calibration;
+use crate::guard::guard;
 
 /// Adds weights and ops to a model one at a time.
 struct Maker {
@@ -134,13 +136,21 @@ fn check_model(slots: usize, model: &TensorModel, squarings: usize) {
     let tokens: Vec<u32> = (0..40).map(|index| (index * index * 7 + index / 3) as u32 % h.vocabulary as u32).collect();
     let mut reference = tensor::Interpreter::new(model).unwrap();
     let want: Vec<Vec<f64>> = tokens.iter().map(|&token| reference.step(token).unwrap()).collect();
+    let seen = Calibration { text: vec![tokens.clone()], ..Calibration::default() };
+    let guard = guard(&model, &seen, &program.logits, slots).unwrap();
     let compare = |got: &[Vec<f64>], position: usize, entry: &str| {
+        for &slot in &guard.zeros {
+            let got = got[slot as usize / slots][slot as usize % slots];
+            assert!(got.abs() < 1e-9, "{entry} at {position}: {got} in slot {slot}, which stands for no token");
+        }
         for (token, &slot) in program.logits.index_to_slot.iter().enumerate() {
             let (part, slot) = (slot as usize / slots, slot as usize % slots);
             let (got, want) = (got[part][slot], want[position][token]);
             assert!((got - want).abs() < 1e-6, "{entry} at {position}, logit {token}: {got} instead of {want}");
         }
     };
+    let written = h.vocabulary % slots;
+    assert_eq!(guard.zeros.len(), written.next_power_of_two() % slots - written);
     let mut interpreter = Interpreter::new(&program);
     let [mut decode, mut prefill] = [0, 1].map(|entry| Recorder::new(&uses[entry], slots));
     for (position, &token) in tokens.iter().enumerate() {

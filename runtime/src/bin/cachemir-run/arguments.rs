@@ -8,12 +8,15 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Generates text from a compiled plan while everything the server sees stays encrypted.
 #[derive(Debug, Parser)]
-#[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(name = "cachemir-run", version = env!("CACHEMIR_VERSION"), args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) generate: Generate,
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
+    /// Show errors and what was asked for, and nothing else.
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
 }
 
 impl Arguments {
@@ -25,6 +28,7 @@ impl Arguments {
             Some(Command::Bench(Bench::Ops(options))) => options.json,
             Some(Command::Eval(options)) => options.json,
             Some(Command::Doctor(options)) => options.json,
+            Some(Command::Explain { .. } | Command::Completions { .. } | Command::Man { .. }) => false,
         }
     }
 
@@ -35,7 +39,9 @@ impl Arguments {
             Some(Command::Bench(Bench::Plan(options))) => options.threads,
             Some(Command::Bench(Bench::Ops(options))) => options.threads,
             Some(Command::Eval(options)) => options.threads,
-            Some(Command::Doctor(_)) => None,
+            Some(Command::Doctor(_) | Command::Explain { .. } | Command::Completions { .. } | Command::Man { .. }) => {
+                None
+            }
         }
     }
 }
@@ -45,10 +51,26 @@ pub(crate) enum Command {
     /// Measures a plan or the engine's operations.
     #[command(subcommand)]
     Bench(Bench),
-    /// Measures the perplexity of a text.
+    /// Measures how well a plan predicts a text, and how close it is to the exact model.
     Eval(Evaluate),
     /// Tells what this machine offers: instruction sets, cores, memory, and what fits.
     Doctor(Doctor),
+    /// Explains the code of an error message.
+    Explain {
+        /// A code such as CMR-R001 or C0201.
+        code: String,
+    },
+    /// Prints a script that completes command lines in a shell.
+    Completions {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Prints the manual page, in the format of man(1).
+    Man {
+        /// The command that the page is about; all together where absent.
+        command: Option<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -93,16 +115,25 @@ pub(crate) struct Generate {
     /// The plan that `cachemirc compile` wrote.
     #[arg(value_name = "PLAN", required = true)]
     pub(crate) plan: Option<PathBuf>,
-    /// Text to continue.
+    /// Text to continue; `-` reads it from stdin, without its last line end.
     #[arg(long, short, allow_hyphen_values = true)]
     pub(crate) prompt: Option<String>,
+    /// Token ids to continue, separated by commas.
+    #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with = "prompt")]
+    pub(crate) prompt_ids: Vec<u32>,
+    /// Take the prompt as a message, and write it as the model's chat template has it.
+    #[arg(long, requires = "prompt", conflicts_with = "resume")]
+    pub(crate) chat: bool,
+    /// How a chat model should behave, in place of the template's own words.
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    pub(crate) system: Option<String>,
     /// Most tokens to generate.
-    #[arg(short = 'n', long = "tokens", default_value_t = 16)]
+    #[arg(short = 'n', long = "tokens", default_value_t = 16, visible_aliases = ["max-tokens", "n-predict"])]
     pub(crate) count: usize,
     #[command(flatten)]
     pub(crate) sampling: SamplingOptions,
     /// Go on after a token that ends the text.
-    #[arg(long)]
+    #[arg(long, visible_alias = "ignore-eos")]
     pub(crate) ignore_end: bool,
     /// How to execute.
     #[arg(long, value_enum, default_value_t = Backend::Cpu)]
@@ -133,7 +164,7 @@ pub(crate) struct Generate {
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct SamplingOptions {
     /// Divides the logits; 0 takes the most likely token.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, visible_alias = "temp")]
     temperature: f64,
     /// Only this many of the most likely tokens; 0 for all.
     #[arg(long, default_value_t = 0)]
@@ -164,7 +195,7 @@ pub(crate) struct BenchPlan {
     #[arg(long, default_value_t = 16)]
     pub(crate) prompt_tokens: usize,
     /// Tokens to generate; the first comes out of the prefill.
-    #[arg(short = 'n', long = "tokens", default_value_t = 4)]
+    #[arg(short = 'n', long = "tokens", default_value_t = 4, visible_aliases = ["max-tokens", "n-predict"])]
     pub(crate) count: usize,
     /// How to execute.
     #[arg(long, value_enum, default_value_t = Backend::Cpu)]
@@ -217,13 +248,19 @@ pub(crate) struct BenchOps {
 pub(crate) struct Evaluate {
     /// The plan.
     pub(crate) plan: PathBuf,
-    /// The text, of which as much is used as the context holds.
+    /// The text; a longer one than the context is cut into parts of that length, each a session of its own.
     #[arg(long, value_name = "FILE")]
     pub(crate) text: PathBuf,
-    /// Most tokens to use.
-    #[arg(short = 'n', long = "tokens")]
+    /// Most tokens to predict.
+    #[arg(short = 'n', long = "tokens", visible_aliases = ["max-tokens", "n-predict"])]
     pub(crate) count: Option<usize>,
-    /// How to execute.
+    /// The ONNX model that the plan was compiled from, to compare with; its companions are found as the compiler finds them.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) against: Option<PathBuf>,
+    /// Add the errors that encryption would make, by the noise model, to the execution in the clear.
+    #[arg(long)]
+    pub(crate) noise: bool,
+    /// How to execute; encrypted, every token of the text takes as long as one of an answer.
     #[arg(long, value_enum, default_value_t = Backend::Clear)]
     pub(crate) backend: Backend,
     /// How evaluation keys are kept; `seeded` by default where the processor expands seeds as fast as it reads memory.
@@ -239,6 +276,8 @@ pub(crate) struct Evaluate {
 
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {
+    /// A plan, to tell what memory running it takes.
+    pub(crate) plan: Option<PathBuf>,
     /// One JSON object on stdout.
     #[arg(long)]
     pub(crate) json: bool,
@@ -265,6 +304,13 @@ mod tests {
         assert!(arguments.command.is_none() && arguments.generate.check);
         let arguments = Arguments::parse_from(["cachemir-run", "bench", "plan", "plan.bin", "--json"]);
         assert!(arguments.json());
+        let aliases = ["cachemir-run", "p", "-p", "x", "--max-tokens", "3", "--temp", "0.5", "--ignore-eos", "-q"];
+        let arguments = Arguments::parse_from(aliases);
+        assert!(arguments.generate.count == 3 && arguments.generate.ignore_end && arguments.quiet);
+        let arguments = Arguments::parse_from(["cachemir-run", "p", "--prompt-ids", "1,2,3"]);
+        assert_eq!(arguments.generate.prompt_ids, [1, 2, 3]);
+        assert!(Arguments::try_parse_from(["cachemir-run", "p", "--prompt-ids", "1,x"]).is_err());
+        assert!(Arguments::try_parse_from(["cachemir-run", "p", "--prompt", "x", "--system", "y"]).is_err());
         assert_eq!(Arguments::try_parse_from(["cachemir-run"]).unwrap_err().exit_code(), 2);
     }
 }

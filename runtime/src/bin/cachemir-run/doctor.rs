@@ -1,23 +1,20 @@
 //! `cachemir-run doctor`
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use cachemir_ckks::Ring;
 use cachemir_ckks::circuits::bootstrapping::BootstrapPlan;
-use cachemir_ckks::rlwe::keys::KeyManifest;
 use cachemir_hal::{Backend as _, CpuBackend};
 use cachemir_ir::parameters::{PRESET_NAMES, Parameters as Preset};
 use cachemir_runtime::executor::slot_kind;
-use cachemir_runtime::setup::engine_parameters;
+use cachemir_runtime::setup::{Engine, Plans, Requirements, engine_parameters};
 use cachemir_runtime::{Error, memory};
 use serde_json::{Value, json};
 
 use crate::arguments::Doctor;
 use crate::estimate;
 use crate::output;
-
-/// Rotations of a program besides those of its bootstraps, for the sizes below.
-const PROGRAM_ROTATIONS: u32 = 40;
 
 /// Shows what this machine offers, and what fits into its memory.
 pub(crate) fn run(options: &Doctor) -> Result<(), Error> {
@@ -47,37 +44,45 @@ pub(crate) fn run(options: &Doctor) -> Result<(), Error> {
         let mut sizes = Vec::new();
         for log2_slots in BTreeSet::from([12.min(full), full]) {
             let bytes = key_bytes(&ring, 1 << log2_slots)?;
-            let fits = available.is_none_or(|available| bytes < available);
-            let verdict = if fits { "which fits" } else { "which does not fit" };
-            lines.push(format!(
-                "  keys for 2^{log2_slots} slots: about {}, {verdict}; a run says what else it needs before it starts",
-                memory::format_bytes(bytes)
-            ));
-            sizes.push(json!({"log2_slots": log2_slots, "key_bytes": bytes, "fits": fits}));
+            lines.push(format!("  keys of a bootstrap of 2^{log2_slots} slots: {}", memory::format_bytes(bytes)));
+            sizes.push(json!({"log2_slots": log2_slots, "bootstrap_key_bytes": bytes}));
         }
         presets.push(
             json!({"parameters": name, "security_bits": preset.security_bits(), "transform_ns": transform_ns, "slots": sizes}),
         );
     }
+    let needs = options.plan.as_deref().map(requirements).transpose()?;
+    let fits = needs.map(|needs| available.is_none_or(|available| needs.check(available).is_ok()));
+    match (&options.plan, needs) {
+        (Some(plan), Some(needs)) => lines.push(format!(
+            "{}: {} of keys, {} in all, which {}",
+            plan.display(),
+            memory::format_bytes(needs.key_bytes),
+            memory::format_bytes(needs.total_bytes()),
+            if fits == Some(true) { "fits" } else { "does not fit" }
+        )),
+        _ => lines.push("a plan has further keys for its rotations: `cachemir-run doctor PLAN` says all".to_owned()),
+    }
     if options.json {
+        let plan =
+            needs.map(|needs| json!({"key_bytes": needs.key_bytes, "needed_bytes": needs.total_bytes(), "fits": fits}));
         let object: Value = json!({"event": "doctor", "kernels": description, "instruction_sets": instructions,
-            "cores": cores, "available_bytes": available, "presets": presets});
+            "cores": cores, "available_bytes": available, "presets": presets, "plan": plan});
         return output::line(&object);
     }
     output::text(&lines.join("\n"))
 }
 
-/// Bytes of the keys of a complex bootstrap and of some rotations, about half of them at the top level for use.
+/// Bytes of the keys of a complex bootstrap.
 fn key_bytes(ring: &Ring<CpuBackend>, slots: usize) -> Result<u64, Error> {
-    let parameters = ring.parameters();
-    let mut manifest = BootstrapPlan::new(parameters, slots, slot_kind(true))?.key_manifest();
-    let mut program = KeyManifest::default();
-    for rotation in 1..=PROGRAM_ROTATIONS {
-        let level = if rotation % 2 == 0 { parameters.use_top_level() } else { parameters.use_top_level() / 2 };
-        program.require_rotation(rotation as usize, [level]);
-    }
-    manifest.merge(&program);
-    Ok(manifest.key_bytes(parameters, ring.uniform_halves()))
+    let manifest = BootstrapPlan::new(ring.parameters(), slots, slot_kind(true))?.key_manifest();
+    Ok(manifest.key_bytes(ring.parameters(), ring.uniform_halves()))
+}
+
+/// What a run of a plan needs, as the run itself says.
+fn requirements(plan: &Path) -> Result<Requirements, Error> {
+    let plans = Plans::read(plan)?;
+    Ok(Engine::new(&plans.server, None)?.requirements(&plans.server.program))
 }
 
 /// What the processor reports of the instruction sets that there are kernels for.

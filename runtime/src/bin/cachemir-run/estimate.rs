@@ -2,8 +2,9 @@
 
 use cachemir_ckks::{CkksError, Ring};
 use cachemir_hal::Backend;
-use cachemir_ir::ckks::CkksOp;
 use cachemir_ir::cost::{CostTable, for_each_execution};
+use cachemir_ir::operations::{Call, Operations};
+use cachemir_ir::program::EntryKind;
 use cachemir_runtime::Error;
 use cachemir_runtime::executor::CkksProgram;
 use cachemir_runtime::generation::Step;
@@ -64,22 +65,14 @@ pub(crate) struct Counts {
 
 /// Mean counts of decode steps at these positions.
 pub(crate) fn decode_counts(program: &CkksProgram, positions: &[usize]) -> Counts {
-    let mut counts = Counts::default();
-    for &position in positions {
-        for_each_execution(
-            program,
-            "decode",
-            position as i64,
-            1,
-            &mut |graph, op, environment| match &graph.node(op).op {
-                CkksOp::Bootstrap(_) => counts.bootstraps += 1.0,
-                CkksOp::Rotate { by } if by.evaluate(environment).rem_euclid(i64::from(program.slots)) != 0 => {
-                    counts.rotations += 1.0;
-                }
-                _ => {}
-            },
-        );
+    let of = |&position: &usize| {
+        Operations::of(program, Call { kind: EntryKind::Decode, position: position as u32, tokens: 1 })
+    };
+    let (mut bootstraps, mut rotations) = (0.0, 0.0);
+    for operations in positions.iter().map(of) {
+        bootstraps += operations.bootstraps as f64;
+        rotations += operations.rotations as f64;
     }
     let calls = positions.len().max(1) as f64;
-    Counts { bootstraps: counts.bootstraps / calls, rotations: counts.rotations / calls }
+    Counts { bootstraps: bootstraps / calls, rotations: rotations / calls }
 }

@@ -1,7 +1,12 @@
-//! `cachemir-run eval`
+//! `cachemir-run eval`: how well a plan predicts a text, and how close it is to the exact model.
 
+mod scores;
+
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
+use cachemir_compiler::import::{self, ImportOptions};
+use cachemir_ir::tensor::{Interpreter, TensorModel};
 use cachemir_runtime::Error;
 use cachemir_runtime::client::{Cipher, ClearCipher, Client};
 use cachemir_runtime::executor::{Algebra, Observer};
@@ -10,27 +15,38 @@ use cachemir_runtime::server::Server;
 use cachemir_runtime::setup::Plans;
 use serde_json::json;
 
-use crate::arguments::Evaluate;
-use crate::output::{self, Screen, ScreenOptions};
-use crate::roles::{self, Mode, Surroundings, Task, security};
+use crate::arguments::{Backend, Evaluate};
+use crate::output::{self, Screen, ScreenOptions, note};
+use crate::roles::{self, Mode, NOTHING_ENCRYPTED, Surroundings, Task, security};
 
-/// Feeds a text token by token and adds the surprise of each next token up.
-struct Perplexity<'a> {
-    tokens: &'a [u32],
+use scores::{Scores, compare, surprise};
+
+/// Feeds parts of a text token by token and scores what is said of each next token.
+struct Fidelity<'a> {
+    /// Each a session of its own.
+    parts: &'a [Vec<u32>],
+    exact: Option<Interpreter<'a>>,
     interrupt: &'a AtomicBool,
 }
 
-impl Task for Perplexity<'_> {
-    /// Predicted tokens, and the sum of −ln of their probabilities.
-    type Output = (usize, f64);
+/// What a measurement found.
+struct Found {
+    scores: Scores,
+    /// Parts that the client refused to go on with, and its reason for the first of them.
+    refused: usize,
+    reason: Option<String>,
+}
+
+impl Task for Fidelity<'_> {
+    type Output = Found;
 
     fn run<A, C>(
-        self,
+        mut self,
         client: &Client<C>,
         server: &Server<'_, A>,
         surroundings: &Surroundings,
         watch: &mut dyn Observer<A::Ciphertext>,
-    ) -> Result<Self::Output, Error>
+    ) -> Result<Found, Error>
     where
         A: Algebra,
         C: Cipher<Ciphertext = A::Ciphertext>,
@@ -38,72 +54,128 @@ impl Task for Perplexity<'_> {
         let options = ScreenOptions { json: false, show_tokens: false, expected_ns: surroundings.expected_ns };
         let slots = client.plan().slots;
         let mut screen = Screen::new(options, &surroundings.costs, slots, self.interrupt, watch, None);
-        let mut session = server.open();
-        let (mut count, mut sum) = (0, 0.0);
-        for step in steps(0, self.tokens.len() - 1, None) {
-            screen.step(step);
-            let inputs = client.encrypt("decode", &self.tokens[step.position..=step.position])?;
-            let outputs = match server.decode(&mut session, inputs, &mut screen) {
-                Ok(outputs) => outputs,
-                Err(Error::Interrupted) => break,
-                Err(error) => return Err(error),
-            };
-            sum += surprise(&client.decrypt("decode", 1, &outputs)?, self.tokens[step.position + 1]);
-            count += 1;
+        let mut found = Found { scores: Scores::default(), refused: 0, reason: None };
+        'parts: for part in self.parts {
+            let mut session = server.open();
+            if let Some(exact) = &mut self.exact {
+                exact.reset();
+            }
+            for step in steps(0, part.len() - 1, None) {
+                screen.step(step);
+                let inputs = client.encrypt("decode", &part[step.position..=step.position])?;
+                let outputs = match server.decode(&mut session, inputs, &mut screen) {
+                    Ok(outputs) => outputs,
+                    Err(Error::Interrupted) => break 'parts,
+                    Err(error) => return Err(error),
+                };
+                let logits = match client.decrypt("decode", step.position, 1, &outputs) {
+                    Ok(logits) => logits,
+                    Err(error @ Error::OutOfRange { .. }) => {
+                        found.refused += 1;
+                        found.reason.get_or_insert_with(|| error.to_string());
+                        break;
+                    }
+                    Err(error) => return Err(error),
+                };
+                let next = part[step.position + 1];
+                let against = match &mut self.exact {
+                    Some(exact) => {
+                        let exact = exact.step(part[step.position])?;
+                        Some((surprise(&exact, next), compare(&exact, &logits)))
+                    }
+                    None => None,
+                };
+                found.scores.include(step.position, surprise(&logits, next), against);
+            }
         }
         screen.finish()?;
-        Ok((count, sum))
+        Ok(found)
     }
 }
 
-/// −ln of the probability that logits give a token.
-fn surprise(logits: &[f64], token: u32) -> f64 {
-    let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let total: f64 = logits.iter().map(|logit| (logit - largest).exp()).sum();
-    logits.get(token as usize).map_or(f64::INFINITY, |logit| total.ln() - (logit - largest))
+/// The exact model: the recognised ONNX file, run by the tensor stage's interpreter in double precision.
+fn exact_model(path: &Path, plans: &Plans) -> Result<TensorModel, Error> {
+    let bad = |message: String| Error::BadOption { option: "--against", message };
+    let options = ImportOptions { context: Some(plans.client.context as usize), ..ImportOptions::default() };
+    let imported = import::load(path, &options).map_err(|error| bad(format!("{error} ({})", error.code())))?;
+    let (found, expected) = (imported.model.hyperparameters.vocabulary, plans.client.model.vocabulary);
+    if found != expected as usize {
+        return Err(bad(format!("the model has {found} tokens, and the plan's has {expected}")));
+    }
+    if imported.model.content_hash() != plans.server.provenance.model_hash {
+        note("the model is not the one that the plan was compiled from: differences of the two count as errors");
+    }
+    Ok(imported.model)
 }
 
-/// Measures the perplexity of a text's beginning.
+/// The text's tokens in parts that fit a context, each with what the tokenizer puts in front of a text. The last token
+/// of a part is predicted and not taken in.
+fn parts(client: &Client<ClearCipher>, text: &str, most: usize) -> Result<Vec<Vec<u32>>, Error> {
+    let (prefix, tokens) = (client.tokenizer().prefix()?, client.tokenizer().encode(text, true)?);
+    let body = tokens.strip_prefix(prefix.as_slice()).unwrap_or(&tokens);
+    let room = (client.context() + 1).saturating_sub(prefix.len()).max(1);
+    let mut left = most;
+    let mut parts = Vec::new();
+    for chunk in body.chunks(room) {
+        let mut part: Vec<u32> = prefix.iter().chain(chunk).copied().collect();
+        part.truncate(left.saturating_add(1));
+        if part.len() >= 2 {
+            left -= part.len() - 1;
+            parts.push(part);
+        }
+    }
+    if parts.is_empty() {
+        return Err(Error::BadOption { option: "--text", message: "there are no two tokens in it".to_owned() });
+    }
+    Ok(parts)
+}
+
+/// Measures a plan on a text.
 pub(crate) fn run(options: &Evaluate, interrupt: &AtomicBool) -> Result<(), Error> {
+    if options.noise && options.backend != Backend::Clear {
+        let message = "an encrypted execution has its own noise; --backend clear adds it".to_owned();
+        return Err(Error::BadOption { option: "--noise", message });
+    }
     let plans = Plans::read(&options.plan)?;
     let text =
         std::fs::read_to_string(&options.text).map_err(|source| Error::System { what: "reading the text", source })?;
     let client = plans.open_client(ClearCipher)?;
-    let mut tokens = client.tokenizer().encode(&text, None)?;
-    // The last token is predicted, not taken in.
-    tokens.truncate(options.count.unwrap_or(usize::MAX).min(client.context() + 1));
-    if tokens.len() < 2 {
-        return Err(Error::EmptyPrompt);
-    }
+    let parts = parts(&client, &text, options.count.unwrap_or(usize::MAX))?;
+    let model = options.against.as_deref().map(|path| exact_model(path, &plans)).transpose()?;
+    let exact = model.as_ref().map(Interpreter::new).transpose()?;
     let mode = Mode {
         backend: options.backend,
         check: false,
+        noise: options.noise,
         json: false,
         keys: options.keys,
         seed: None,
-        steps: steps(0, tokens.len() - 1, None),
+        steps: parts.iter().flat_map(|part| steps(0, part.len() - 1, None)).collect(),
         interrupt,
     };
-    let ((count, sum), _) = roles::run(&plans, &mode, Perplexity { tokens: &tokens, interrupt })?;
-    if count == 0 {
+    let (found, _) = roles::run(&plans, &mode, Fidelity { parts: &parts, exact, interrupt })?;
+    let encrypted = options.backend == Backend::Cpu;
+    let parameters = &plans.server.parameters;
+    if found.scores.is_empty() && found.refused == 0 {
         return Err(Error::Interrupted);
     }
-    let perplexity = (sum / count as f64).exp();
     if options.json {
-        return output::line(&json!({"event": "eval", "tokens": count, "nats_per_token": sum / count as f64,
-            "perplexity": perplexity, "parameters": plans.server.parameters.name}));
+        let mut object = found.scores.json();
+        let about = json!({"event": "eval", "backend": mode.representation(), "encrypted": encrypted,
+            "security_bits": encrypted.then(|| parameters.security_bits()).flatten(), "parameters": parameters.name,
+            "parts": parts.len(), "refused_parts": found.refused, "refusal": found.reason});
+        if let (Some(fields), Some(about)) = (object.as_object_mut(), about.as_object()) {
+            fields.extend(about.clone());
+        }
+        return output::line(&object);
     }
-    output::text(&format!("perplexity {perplexity:.4} over {count} tokens ({})", security(&plans.server.parameters)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::surprise;
-
-    #[test]
-    fn surprise_is_the_logarithm_of_the_softmax() {
-        assert!((surprise(&[0.0, 0.0], 1) - 2.0_f64.ln()).abs() < 1e-12);
-        assert!((surprise(&[1000.0, 1000.0 - 3.0_f64.ln()], 1) - 4.0_f64.ln()).abs() < 1e-12);
-        assert_eq!(surprise(&[0.0], 3), f64::INFINITY);
+    let how = match (encrypted, options.noise) {
+        (true, _) => format!("encrypted, {}", security(parameters)),
+        (false, true) => format!("with modelled noise; {NOTHING_ENCRYPTED}"),
+        (false, false) => NOTHING_ENCRYPTED.to_owned(),
+    };
+    if let Some(reason) = &found.reason {
+        note(&format!("{} of {} parts of the text were refused; the first: {reason}", found.refused, parts.len()));
     }
+    output::text(&format!("{}({how})", found.scores.text()))
 }

@@ -1,15 +1,17 @@
 //! `cachemir-run PLAN --prompt …`
 
 use std::fs::File;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use cachemir_ir::plan::client_path;
 use cachemir_runtime::check::RangeCheck;
 use cachemir_runtime::client::sampling::{Sampler, Sampling};
-use cachemir_runtime::client::{Cipher, Client, SavedClient};
+use cachemir_runtime::client::{Cipher, Client, Prompt, SavedClient};
 use cachemir_runtime::executor::{Algebra, Observer};
 use cachemir_runtime::generation::{Generation, Request, Stop, generate, steps};
-use cachemir_runtime::server::Server;
+use cachemir_runtime::server::{SavedSession, Server};
 use cachemir_runtime::setup::{Plans, check_writable};
 use cachemir_runtime::{Error, memory};
 use serde_json::{Value, json};
@@ -17,43 +19,26 @@ use serde_json::{Value, json};
 use crate::arguments::Generate;
 use crate::estimate;
 use crate::output::{self, Screen, ScreenOptions, note};
-use crate::roles::{self, Findings, Mode, Surroundings, Task, security};
+use crate::roles::{self, Findings, Mode, NOTHING_ENCRYPTED, Surroundings, Task, security};
 
 /// Generates text for the command line's options.
 pub(crate) fn run(options: &Generate, interrupt: &AtomicBool) -> Result<(), Error> {
     let path = options.plan.as_deref().unwrap_or_else(|| Path::new(""));
     let sampling = Sampling::from(options.sampling);
     let mut sampler = Sampler::new(sampling)?;
-    let prompt = options.prompt.as_deref().unwrap_or_default();
-    if prompt.is_empty() && options.resume.is_none() {
-        return Err(Error::EmptyPrompt);
-    }
+    let prompt = read_prompt(options)?;
     let plans = Plans::read(path)?;
+    check_outputs(options, path)?;
     let tokenizing = plans.open_client(cachemir_runtime::client::ClearCipher)?;
     let saved = options.resume.as_deref().map(|file| read_saved(file, &plans)).transpose()?;
-    let tokens = match &saved {
-        None => tokenizing.prompt_tokens(prompt)?,
-        Some(saved) => {
-            let mut tokens = saved.tokens.clone();
-            tokens.extend(tokenizing.tokenizer().encode(prompt, None)?);
-            if saved.tokens.len() > tokenizing.context() {
-                return Err(Error::ContextFull { context: tokenizing.context() });
-            }
-            if tokens.len() > tokenizing.context() {
-                return Err(Error::PromptTooLong { tokens: tokens.len(), context: tokenizing.context() });
-            }
-            (0..saved.generated).for_each(|_| sampler.skip());
-            tokens
-        }
-    };
-    if let Some(file) = &options.save_session {
-        check_writable(file)?;
-        check_writable(&SavedClient::path(file))?;
+    let earlier = saved.as_ref().map_or(&[][..], |saved| &saved.tokens);
+    if earlier.len() > tokenizing.context() {
+        return Err(Error::ContextFull { context: tokenizing.context() });
     }
-    let logits = match &options.logits {
-        Some(path) => Some(File::create(path).map_err(|source| Error::Unwritable { path: path.clone(), source })?),
-        None => None,
-    };
+    let tokens = tokenizing.prompt_tokens(earlier, &prompt)?;
+    if let Some(saved) = &saved {
+        (0..saved.generated).for_each(|_| sampler.skip());
+    }
     let processed = saved.as_ref().map_or(0, |saved| saved.tokens.len().saturating_sub(1));
     let end = tokens.len().saturating_add(options.count.saturating_sub(1)).min(tokenizing.context());
     let mut expected = steps(processed, tokens.len(), tokenizing.chunk());
@@ -61,6 +46,7 @@ pub(crate) fn run(options: &Generate, interrupt: &AtomicBool) -> Result<(), Erro
     let mode = Mode {
         backend: options.backend,
         check: options.check,
+        noise: false,
         json: options.json,
         keys: options.keys,
         seed: saved.as_ref().map(|saved| saved.seed.clone()),
@@ -73,13 +59,62 @@ pub(crate) fn run(options: &Generate, interrupt: &AtomicBool) -> Result<(), Erro
         request: &request,
         sampler,
         earlier: saved.map_or(0, |saved| saved.generated),
-        logits,
         interrupt,
         show_tokens: true,
     };
+    if let Some(file) = &options.resume {
+        // What needs no keys is checked before they are made.
+        let position = SavedSession::read(file, plans.client.plan_hash, mode.representation())?.position;
+        check_position(file, position, request.tokens.len(), tokenizing.context())?;
+    }
     let ((generation, surroundings), findings) = roles::run(&plans, &mode, task)?;
     report(&plans, options, &generation, &surroundings, &findings)?;
     findings.ranges.as_ref().map_or(Ok(()), RangeCheck::finish)
+}
+
+/// What the options ask to continue.
+fn read_prompt(options: &Generate) -> Result<Prompt, Error> {
+    if !options.prompt_ids.is_empty() {
+        return Ok(Prompt::Tokens(options.prompt_ids.clone()));
+    }
+    let mut text = options.prompt.clone().unwrap_or_default();
+    if text == "-" {
+        text = io::read_to_string(io::stdin()).map_err(|source| Error::System { what: "reading stdin", source })?;
+        let end = text.strip_suffix('\n').map(|line| line.strip_suffix('\r').unwrap_or(line).len());
+        text.truncate(end.unwrap_or(text.len()));
+    }
+    if text.is_empty() && options.resume.is_none() {
+        return Err(Error::EmptyPrompt);
+    }
+    Ok(if options.chat { Prompt::Chat { system: options.system.clone(), user: text } } else { Prompt::Text(text) })
+}
+
+/// Fails where a file that is to be written cannot be, or would take the place of the plan.
+fn check_outputs(options: &Generate, plan: &Path) -> Result<(), Error> {
+    let session = options.save_session.iter().flat_map(|file| [file.clone(), SavedClient::path(file)]);
+    let same = |a: &Path, b: &Path| a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b));
+    for (option, file) in
+        session.map(|file| ("--save-session", file)).chain(options.logits.clone().map(|file| ("--logits", file)))
+    {
+        if [plan.to_owned(), client_path(plan)].iter().any(|plan| same(&file, plan)) {
+            let message = format!("{} is part of the plan; choose another name", file.display());
+            return Err(Error::BadOption { option, message });
+        }
+        check_writable(&file)?;
+    }
+    Ok(())
+}
+
+/// Fails where a session of so many tokens taken in cannot go on with these tokens.
+fn check_position(file: &Path, position: usize, tokens: usize, context: usize) -> Result<(), Error> {
+    if position >= context {
+        return Err(Error::ContextFull { context });
+    }
+    if position >= tokens {
+        let message = "its tokens are fewer than the session's".to_owned();
+        return Err(Error::SessionKey { path: SavedClient::path(file), message });
+    }
+    Ok(())
 }
 
 fn read_saved(file: &Path, plans: &Plans) -> Result<SavedClient, Error> {
@@ -106,7 +141,6 @@ struct Conversation<'a> {
     sampler: Sampler,
     /// Tokens that the session generated before.
     earlier: u32,
-    logits: Option<File>,
     interrupt: &'a AtomicBool,
     show_tokens: bool,
 }
@@ -129,22 +163,15 @@ impl Task for Conversation<'_> {
             Some(file) => server.load(file)?,
             None => server.open(),
         };
-        if let Some(file) = &self.options.resume {
-            if session.position() >= client.context() {
-                return Err(Error::ContextFull { context: client.context() });
-            }
-            if session.position() >= self.request.tokens.len() {
-                let message = "its tokens are fewer than the session's".to_owned();
-                return Err(Error::SessionKey { path: SavedClient::path(file), message });
-            }
-        }
         let screen_options = ScreenOptions {
             json: self.options.json,
             show_tokens: self.show_tokens,
             expected_ns: surroundings.expected_ns,
         };
         let slots = client.plan().slots;
-        let logits = self.logits.take();
+        let create =
+            |path: &PathBuf| File::create(path).map_err(|source| Error::Unwritable { path: path.clone(), source });
+        let logits = self.options.logits.as_ref().map(create).transpose()?;
         let mut screen = Screen::new(screen_options, &surroundings.costs, slots, self.interrupt, watch, logits);
         let made = generate(client, server, &mut session, self.request, &mut self.sampler, &mut screen);
         screen.finish()?;
@@ -182,6 +209,7 @@ pub(crate) fn summary(
             "precision_bits_mean": layer.precision_bits_mean})
     };
     let encrypted = surroundings.ntt_ns.is_some();
+    let counted = [positions[0], positions[positions.len() - 1]];
     json!({
         "event": "summary",
         "text": generation.text,
@@ -195,6 +223,8 @@ pub(crate) fn summary(
         "key_bytes": surroundings.requirements.map(|requirements| requirements.key_bytes),
         "bootstraps_per_token": counts.bootstraps,
         "rotations_per_token": counts.rotations,
+        "counted_positions": counted,
+        "encrypted": encrypted,
         "security_bits": encrypted.then(|| plan.parameters.security_bits()).flatten(),
         "precision_bits_min": findings.precision_bits_min,
         "layers": findings.layers.iter().map(layer).collect::<Vec<_>>(),
@@ -245,16 +275,19 @@ fn report(
         lines.push(format!("{seconds:.2} s a token{ratio}"));
     }
     lines.push(format!(
-        "{:.1} bootstraps and {:.0} rotations a token",
+        "{:.1} bootstraps and {:.0} rotations a token at positions {} to {}",
         summary["bootstraps_per_token"].as_f64().unwrap_or(0.0),
-        summary["rotations_per_token"].as_f64().unwrap_or(0.0)
+        summary["rotations_per_token"].as_f64().unwrap_or(0.0),
+        summary["counted_positions"][0],
+        summary["counted_positions"][1]
     ));
     if let Some(peak) = memory::peak_resident_bytes() {
         lines.push(format!("at most {} resident", memory::format_bytes(peak)));
     }
-    if surroundings.ntt_ns.is_some() {
-        lines.push(security(&plans.server.parameters));
-    }
+    lines.push(match surroundings.ntt_ns {
+        Some(_) => security(&plans.server.parameters),
+        None => NOTHING_ENCRYPTED.to_owned(),
+    });
     note(&lines.join("; "));
     if let Some(file) = &options.save_session {
         note(&format!("session saved: {} and {}", file.display(), SavedClient::path(file).display()));

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use arguments::{Arguments, Bench, Command};
 use cachemir_runtime::Error;
@@ -28,8 +28,14 @@ use cachemir_runtime::Error;
 const STACK_BYTES: usize = 8 << 20;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => diagnose::misuse(&error, std::env::args_os().any(|argument| argument == "--json")),
+    };
     let json = arguments.json();
+    if arguments.quiet {
+        output::be_quiet();
+    }
     match start(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => diagnose::report(&error, json),
@@ -63,7 +69,29 @@ fn run(arguments: Arguments) -> Result<(), Error> {
             evaluate::run(&options, &interrupt)
         }
         Some(Command::Doctor(options)) => doctor::run(&options),
+        Some(Command::Explain { code }) => diagnose::explain(&code),
+        Some(Command::Completions { shell }) => completions(shell),
+        Some(Command::Man { command }) => manual(command.as_deref()),
     }
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<(), Error> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "cachemir-run", &mut script);
+    output::text(String::from_utf8_lossy(&script).trim_end())
+}
+
+fn manual(command: Option<&str>) -> Result<(), Error> {
+    let mut page = Arguments::command();
+    page.build();
+    if let Some(name) = command {
+        let unknown = || Error::BadOption { option: "COMMAND", message: format!("there is no command `{name}`") };
+        page = page.find_subcommand(name).ok_or_else(unknown)?.clone();
+    }
+    let mut text = Vec::new();
+    let rendered = clap_mangen::Man::new(page).render(&mut text);
+    rendered.map_err(|source| Error::System { what: "writing the manual page", source })?;
+    output::text(String::from_utf8_lossy(&text).trim_end())
 }
 
 /// The first Ctrl-C asks for a clean end, the second one ends at once.

@@ -2,14 +2,15 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cachemir_ir::cost::CostTable;
 use cachemir_runtime::Error;
 use cachemir_runtime::executor::{Observer, Site};
 use cachemir_runtime::generation::{Listener, Meter, Step};
-use indicatif::{ProgressBar, ProgressStyle};
+use console::Term;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
 /// Where nobody reads on, the run ends as if it were interrupted.
@@ -26,10 +27,49 @@ pub(crate) fn line(object: &Value) -> Result<(), Error> {
     writeln!(stdout, "{object}").and_then(|()| stdout.flush()).map_err(stdout_error)
 }
 
-/// Writes text to stderr.
-pub(crate) fn note(text: &str) {
+/// Whether only errors and what was asked for are shown. Set once, before anything is written.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Shows errors and what was asked for, and nothing else, from now on.
+pub(crate) fn be_quiet() {
+    QUIET.store(true, Ordering::Relaxed);
+}
+
+fn quiet() -> bool {
+    QUIET.load(Ordering::Relaxed)
+}
+
+/// Columns of what is no terminal.
+const DEFAULT_COLUMNS: usize = 80;
+
+/// The width of the terminal at stderr: `COLUMNS` where it is set, 80 where there is none.
+pub(crate) fn columns() -> usize {
+    let set = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    let asked = || Term::stderr().size_checked().map(|(_, columns)| columns.into());
+    set.or_else(asked).filter(|&columns| columns > 0).unwrap_or(DEFAULT_COLUMNS)
+}
+
+/// Writes an error to stderr.
+pub(crate) fn complain(text: &str) {
     // There is nowhere else to report to.
     let _ = writeln!(io::stderr().lock(), "{}", text.trim_end());
+}
+
+/// Writes what is of interest beside the result to stderr, in lines that fit a terminal.
+pub(crate) fn note(text: &str) {
+    if quiet() {
+        return;
+    }
+    if io::stderr().is_terminal() {
+        let options = textwrap::Options::new(columns())
+            .subsequent_indent("  ")
+            .break_words(false)
+            .word_separator(textwrap::WordSeparator::AsciiSpace)
+            .word_splitter(textwrap::WordSplitter::NoHyphenation);
+        complain(&textwrap::fill(text.trim_end(), options));
+    } else {
+        complain(text);
+    }
 }
 
 /// A time for people.
@@ -50,7 +90,8 @@ pub(crate) fn bar(length: u64, label: &str, bytes: bool) -> ProgressBar {
     let numbers = if bytes { "{binary_bytes}/{binary_total_bytes}" } else { "{percent:>3} %" };
     let template = format!("{{msg:<24}} [{{bar:30}}] {numbers}, {{eta}} left");
     let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    let bar = ProgressBar::new(length).with_style(style.progress_chars("=> "));
+    let target = if quiet() { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+    let bar = ProgressBar::with_draw_target(Some(length), target).with_style(style.progress_chars("=> "));
     bar.set_message(label.to_owned());
     bar
 }
@@ -104,7 +145,7 @@ impl<'a, C> Screen<'a, C> {
         logits: Option<File>,
     ) -> Self {
         let ScreenOptions { json, show_tokens, expected_ns } = options;
-        let progress = if io::stderr().is_terminal() {
+        let progress = if io::stderr().is_terminal() && !quiet() {
             Progress::Bar(bar(TICKS as u64, "prompt", false))
         } else {
             Progress::Silent

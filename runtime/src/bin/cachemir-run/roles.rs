@@ -9,12 +9,12 @@ use cachemir_ckks::ring::sampling::Seed;
 use cachemir_hal::{Backend as _, CpuBackend};
 use cachemir_ir::cost::CostTable;
 use cachemir_runtime::check::{LayerPrecision, Probe, RangeCheck};
-use cachemir_runtime::client::{CheckedCipher, Cipher, ClearCipher, Client, SecretCipher};
-use cachemir_runtime::executor::{Algebra, Checked, Clear, Executor, Observer};
+use cachemir_runtime::client::{CheckedCipher, Cipher, ClearCipher, Client, NoisyCipher, SecretCipher};
+use cachemir_runtime::executor::{Algebra, Checked, Clear, ClearCiphertext, Executor, Observer};
 use cachemir_runtime::generation::Step;
 use cachemir_runtime::server::Server;
 use cachemir_runtime::setup::{Engine, Plans, Requirements, plaintext_budget_bytes};
-use cachemir_runtime::{Error, memory};
+use cachemir_runtime::{Error, executor, memory, setup};
 use serde_json::json;
 use zeroize::Zeroizing;
 
@@ -28,6 +28,8 @@ use crate::timing;
 pub(crate) struct Mode<'a> {
     pub(crate) backend: Backend,
     pub(crate) check: bool,
+    /// Whether an execution in the clear has the noise of encryption.
+    pub(crate) noise: bool,
     pub(crate) json: bool,
     /// How keys are kept, where the user has a say.
     pub(crate) keys: Option<KeyStorage>,
@@ -37,6 +39,18 @@ pub(crate) struct Mode<'a> {
     pub(crate) steps: Vec<Step>,
     /// Set when the user asks for an end.
     pub(crate) interrupt: &'a AtomicBool,
+}
+
+impl Mode<'_> {
+    /// The name of the representation of ciphertexts, as saved sessions have it.
+    pub(crate) fn representation(&self) -> &'static str {
+        match (self.backend, self.check) {
+            (Backend::Clear, _) if self.noise => executor::NOISY,
+            (Backend::Clear, _) => executor::CLEAR,
+            (Backend::Cpu, false) => executor::ENCRYPTED,
+            (Backend::Cpu, true) => executor::CHECKED,
+        }
+    }
 }
 
 /// What a task is told about its surroundings.
@@ -87,14 +101,41 @@ pub(crate) fn run<T: Task>(plans: &Plans, mode: &Mode<'_>, task: T) -> Result<(T
 
 fn run_clear<T: Task>(plans: &Plans, mode: &Mode<'_>, task: T) -> Result<(T::Output, Findings), Error> {
     let plan = &plans.server;
-    let algebra = Clear::new(plan.program.slots as usize, plan.levels());
+    if mode.noise {
+        let cipher = NoisyCipher(setup::noisy(plan, CLIENT_NOISE)?);
+        run_unencrypted(plans, mode, setup::noisy(plan, SERVER_NOISE)?, cipher, task)
+    } else {
+        let algebra = Clear::new(plan.program.slots as usize, plan.levels());
+        run_unencrypted(plans, mode, algebra, ClearCipher, task)
+    }
+}
+
+/// Seeds of the noise of either role.
+const CLIENT_NOISE: u64 = 1;
+const SERVER_NOISE: u64 = 2;
+
+fn run_unencrypted<T, A, C>(
+    plans: &Plans,
+    mode: &Mode<'_>,
+    algebra: A,
+    cipher: C,
+    task: T,
+) -> Result<(T::Output, Findings), Error>
+where
+    T: Task,
+    A: Algebra<Ciphertext = ClearCiphertext>,
+    C: Cipher<Ciphertext = ClearCiphertext>,
+{
+    let plan = &plans.server;
+    let name = algebra.name();
     let executor =
         Executor::new(algebra, &plan.program, plan.levels(), plaintext_budget_bytes(None, memory::available_bytes()))?;
     let server = Server::new(executor, plans.client.plan_hash);
-    let client = plans.open_client(ClearCipher)?;
-    note(&format!("{}: in the clear, nothing is encrypted", plan.model.name));
+    let client = plans.open_client(cipher)?;
+    let noise = if mode.noise { ", with the noise that encryption would add" } else { "" };
+    note(&format!("{}: IN THE CLEAR{noise}. Nothing is encrypted (--backend cpu encrypts)", plan.model.name));
     if mode.json {
-        let event = json!({"event": "start", "backend": "clear", "parameters": plan.parameters.name,
+        let event = json!({"event": "start", "backend": name, "encrypted": false, "parameters": plan.parameters.name,
             "slots": plan.program.slots, "context": plan.program.context});
         output::line(&event)?;
     }
@@ -117,10 +158,12 @@ fn run_clear<T: Task>(plans: &Plans, mode: &Mode<'_>, task: T) -> Result<(T::Out
     }
 }
 
-/// What the check found, where logits are no numbers for it.
+/// Names the first site that left its range where the client refuses what came of it.
 fn explained<O>(output: Result<O, Error>, ranges: &RangeCheck) -> Result<O, Error> {
     match output {
-        Err(Error::NotANumber) => Err(ranges.finish().err().unwrap_or(Error::NotANumber)),
+        Err(Error::OutOfRange { position, message, .. }) => {
+            Err(Error::OutOfRange { position, message, site: ranges.first().map(str::to_owned) })
+        }
         other => other,
     }
 }
@@ -195,6 +238,9 @@ fn run_encrypted<T: Task>(plans: &Plans, mode: &Mode<'_>, task: T) -> Result<(T:
     }
 }
 
+/// What reports say of an execution in the clear instead of its security.
+pub(crate) const NOTHING_ENCRYPTED: &str = "in the clear, nothing was encrypted";
+
 /// The security of a parameter set in words, which every report repeats.
 pub(crate) fn security(parameters: &cachemir_ir::parameters::Parameters) -> String {
     match parameters.security_bits() {
@@ -236,7 +282,7 @@ fn announce(
     ));
     if mode.json {
         output::line(&json!({
-            "event": "start", "backend": "cpu", "parameters": plan.parameters.name,
+            "event": "start", "backend": "cpu", "encrypted": true, "parameters": plan.parameters.name,
             "security_bits": plan.parameters.security_bits(), "slots": plan.program.slots,
             "context": plan.program.context, "threads": threads, "ntt_ns": ntt_ns,
             "key_bytes": requirements.key_bytes, "needed_bytes": requirements.total_bytes(),

@@ -13,7 +13,7 @@ use cachemir_runtime::{Error, memory};
 use crate::arguments::{Backend, BenchPlan};
 use crate::generate::summary;
 use crate::output::{self, Screen, ScreenOptions, note};
-use crate::roles::{self, Mode, Surroundings, Task, security};
+use crate::roles::{self, Mode, NOTHING_ENCRYPTED, Surroundings, Task, security};
 
 /// A generation whose text nobody reads.
 struct Measurement<'a> {
@@ -57,11 +57,12 @@ pub(crate) fn plan(options: &BenchPlan, interrupt: &AtomicBool) -> Result<(), Er
     if total > client.context() {
         return Err(Error::PromptTooLong { tokens: total, context: client.context() });
     }
-    let mut tokens = client.tokenizer().encode(TEXT, plans.client.model.bos)?;
-    let text = client.tokenizer().encode(TEXT, None)?;
-    while tokens.len() < wanted && !text.is_empty() {
-        tokens.extend(&text);
-    }
+    let text = match &plans.client.model.tokenizer {
+        Some(_) => client.tokenizer().encode(TEXT, false)?,
+        None => (0..plans.client.model.vocabulary).take(wanted).collect(),
+    };
+    let mut tokens = client.tokenizer().prefix()?;
+    tokens.extend(text.iter().cycle().take(wanted));
     tokens.truncate(wanted);
     let mut expected = steps(0, tokens.len(), client.chunk());
     expected.extend(steps(tokens.len(), tokens.len() + options.count.saturating_sub(1), None));
@@ -69,6 +70,7 @@ pub(crate) fn plan(options: &BenchPlan, interrupt: &AtomicBool) -> Result<(), Er
     let mode = Mode {
         backend: options.backend,
         check: false,
+        noise: false,
         json: false,
         keys: options.keys,
         seed: None,
@@ -98,13 +100,14 @@ pub(crate) fn plan(options: &BenchPlan, interrupt: &AtomicBool) -> Result<(), Er
     if let Some(seconds) = generation.seconds_per_token() {
         note(&format!("a token: {}{}", output::seconds(seconds), ratio(seconds)));
     }
+    let secure =
+        if surroundings.ntt_ns.is_some() { security(&plans.server.parameters) } else { NOTHING_ENCRYPTED.to_owned() };
     note(&format!(
-        "{:.1} bootstraps and {:.0} rotations a token; at most {} resident{}; {}",
+        "{:.1} bootstraps and {:.0} rotations a token; at most {} resident{}; {secure}",
         object["bootstraps_per_token"].as_f64().unwrap_or(0.0),
         object["rotations_per_token"].as_f64().unwrap_or(0.0),
         memory::peak_resident_bytes().map_or("?".to_owned(), memory::format_bytes),
         surroundings.ntt_ns.map_or(String::new(), |ns| format!("; one NTT {:.1} µs", ns / 1e3)),
-        security(&plans.server.parameters),
     ));
     Ok(())
 }
