@@ -16,7 +16,7 @@ use rayon::prelude::*;
 
 use crate::Error;
 use crate::import::{ImportedModel, TokenizerFile};
-use crate::progress::{Observer, Pass};
+use crate::progress::{Observer, Parts, Pass};
 
 /// Sequences and tokens in each that are sampled from the model where no text is given.
 const SAMPLED_SEQUENCES: usize = 12;
@@ -54,7 +54,7 @@ impl Calibration {
     /// # Errors
     /// A text that cannot be read or holds nothing, and logits that are no numbers.
     pub fn of(imported: &ImportedModel, text: Option<&Path>, observer: &dyn Observer) -> Result<Self, Error> {
-        observer.begin(Pass::Calibrate);
+        let parts = Parts::begin(observer, Pass::Calibrate, 3);
         let model = &imported.model;
         let beginning = beginning(imported)?;
         let given = match text {
@@ -64,7 +64,9 @@ impl Calibration {
                 continued(model, &vec![beginning.clone(); SAMPLED_SEQUENCES], |_| length)?
             }
         };
+        parts.one();
         let mut this = Self::of_text(model, given)?;
+        parts.one();
         if let Some(tokenizer) = &imported.tokenizer {
             let prompts = tokenizer.encode(EVERYDAY, &tokenizer.path)?;
             let room = model.hyperparameters.context.saturating_sub(CONTINUED_TOKENS).max(1);
@@ -78,6 +80,7 @@ impl Calibration {
         }
         let prefix = if let Beginning::Tokens(tokens) = beginning { tokens } else { Vec::new() };
         this.rare = shuffled_vocabulary(model, &prefix);
+        parts.one();
         Ok(this)
     }
 

@@ -141,6 +141,36 @@ pub enum Error {
         /// The op that does not fit.
         cause: crate::placement::Infeasible,
     },
+    /// Values that spread over so wide a range that no polynomial is precise enough.
+    #[error(
+        "{site} (node `{node}`) is asked for values over a range, {} to {}, that is too wide: the best polynomial, of \
+         degree {degree}, has the precision {error:.1e} where {tolerated:.0e} is needed. Calibrate with text that keeps to \
+         a shorter range (--calibrate), or leave out tokens with massive activations",
+        range[0], range[1]
+    )]
+    Imprecise {
+        /// The approximation.
+        site: String,
+        /// Its ONNX node.
+        node: String,
+        /// What its argument may be.
+        range: [f64; 2],
+        /// Degree of the best polynomial.
+        degree: usize,
+        /// Its error.
+        error: f64,
+        /// The largest error that would do.
+        tolerated: f64,
+    },
+    /// Calibration text on which the program with its polynomials leaves their intervals.
+    #[error(
+        "calibration text leads the program out of the range of its approximations, which are not precise enough for this \
+         model: {message}. Calibrate with other text (--calibrate), or with more of it"
+    )]
+    Unsettled {
+        /// The op, its slot and the value.
+        message: String,
+    },
     /// A plan file that cannot be used.
     #[error("{}: {source}", path.display())]
     Plan {
@@ -239,8 +269,9 @@ pub const EXPLANATIONS: &[(&str, &str)] = &[
     ),
     (
         "C0601",
-        "An op needs more levels than the parameters leave it, wherever bootstraps are put. Choose parameters with more \
-         levels (--params), or a calibration text with shorter ranges, which lowers the degrees of the approximations.",
+        "An op needs more levels than the parameters leave it, wherever bootstraps are put; or values spread over so wide a \
+         range that no polynomial of those levels is precise enough. Choose parameters with more levels (--params), or a \
+         calibration text with shorter ranges, which lowers the degrees of the approximations.",
     ),
     (
         "C0901",
@@ -272,7 +303,7 @@ impl Error {
             Self::BadOption { .. } => "C0401",
             Self::Read { .. } => "C0501",
             Self::Write { .. } => "C0502",
-            Self::Infeasible { .. } => "C0601",
+            Self::Infeasible { .. } | Self::Imprecise { .. } | Self::Unsettled { .. } => "C0601",
             Self::Plan { .. } => "C0503",
             Self::Ir(source) => match source {
                 cachemir_ir::Error::File { action: "read", .. } => "C0501",
@@ -289,6 +320,7 @@ impl Error {
         match self {
             Self::UnsupportedOps { node, .. } | Self::NotLlama { node, .. } => Some(node),
             Self::Infeasible { cause, .. } => Some(&cause.origin),
+            Self::Imprecise { node, .. } => Some(node),
             _ => None,
         }
     }

@@ -129,19 +129,12 @@ pub const CODES: &[Code] = &[
     Code {
         code: "CMR-R051",
         title: "a step's result is none that the calibrated model can give",
-        explanation: "The client checks the logits of every step before it chooses a token: their size, slots that must be \
-                      zero, and the length of the last norm's result. Beyond what the model can give, a value left \
+        explanation: "The client checks every step before it chooses a token: the arguments of approximations that an odd \
+                      text can lead out of their range, the size of the logits, slots that must be zero, and the length of \
+                      the last norm's result. Beyond what the model can give, a value left \
                       its range on the way, and the run ends before a wrong token is printed; a session on disk stays \
                       as it was. Compile with `--calibrate` and text that resembles the prompt. `--backend clear \
                       --check` names the first site that left its range within seconds.",
-    },
-    Code {
-        code: "CMR-R051",
-        title: "a text leads out of the range of an approximation",
-        explanation: "The client sees the argument of every approximation that an odd text can lead out of its range, and ends \
-                      the run before it prints a token that cannot be trusted. Compile the model with text that resembles the \
-                      prompt (`cachemirc compile --calibrate`), or leave out what the model was not made for: tokens that are \
-                      rare in its training text have the oddest values.",
     },
     Code {
         code: "CMR-R060",

@@ -22,7 +22,7 @@ pub struct RootDemand {
 }
 
 /// By how much a result may exceed 1/√x on the sane interval.
-const SLACK: f64 = 0.05;
+pub const SLACK: f64 = 0.05;
 
 /// Steps of a bisection.
 const STEPS: usize = 6;

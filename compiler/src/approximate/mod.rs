@@ -8,7 +8,7 @@ mod banded;
 mod inverse_root;
 
 pub use banded::{Band, within_bands};
-pub use inverse_root::{RootDemand, inverse_root};
+pub use inverse_root::{RootDemand, SLACK, inverse_root};
 
 use std::fmt;
 

@@ -42,7 +42,7 @@ use crate::calibration::Calibration;
 use crate::progress::{Observer, Pass};
 use builder::layout;
 use entry::SiteUse;
-use plan::{Plan, SoftmaxPlan};
+use plan::{Plan, SoftmaxPlan, Step};
 use roles::Roles;
 
 /// A program of the slots stage.
@@ -229,9 +229,17 @@ pub fn lower(
     };
     observer.begin(Pass::Approximate);
     let plan = Plan::new(&model.hyperparameters, &roles, &softmaxes, &ranges, options);
+    if let Some(step) = plan.steps().into_iter().find(|step| step.approximation.error > step.tolerated) {
+        return Err(imprecise(step, &roles));
+    }
     let (mut program, uses) = build(model, &shape, &roles, &plan);
     if calibrated {
-        calibrate::magnitudes(model, &shape, &mut program, &sequences, options, observer)?;
+        calibrate::magnitudes(model, &shape, &mut program, &sequences, options, observer).map_err(
+            |error| match error {
+                Error::Ir(cachemir_ir::Error::Execution(message)) => Error::Unsettled { message },
+                other => other,
+            },
+        )?;
     }
     let further = plan.further().map(|step| Further {
         polynomial: step.approximation.polynomial.clone(),
@@ -251,6 +259,23 @@ pub fn lower(
         further: further.collect(),
     };
     Ok((program, report))
+}
+
+/// The error about a step that no polynomial is good enough for.
+fn imprecise(step: &Step, roles: &Roles) -> Error {
+    let origin = match step.site {
+        Site::Norm { index } => &roles.norms[index].gamma.origin,
+        Site::Scores { layer } | Site::Sum { layer, .. } | Site::Denominator { layer } => &roles.layers[layer].softmax,
+        Site::Gate { layer } | Site::Up { layer } => &roles.layers[layer].silu,
+    };
+    Error::Imprecise {
+        site: step.site.to_string(),
+        node: origin.as_ref().map(|origin| origin.node.clone()).unwrap_or_default(),
+        range: [-1.0, 1.0].map(|end| step.affine.argument(end)),
+        degree: step.approximation.polynomial.degree(),
+        error: step.approximation.error,
+        tolerated: step.tolerated,
+    }
 }
 
 /// Builds both entry points; the sites are those of decode and of prefill.

@@ -24,8 +24,11 @@ use cachemir_ir::tensor::{Hyperparameters, Range};
 use rayon::prelude::*;
 
 use super::roles::Roles;
-use super::{LowerOptions, Site, softmax};
+use super::{LowerOptions, Site, derived, softmax};
 use crate::approximate::{self, Affine, Approximation, Function, Measure};
+
+/// By which factor an error may exceed the one that was asked for, where the largest degree does not give that.
+pub(super) const TOLERATED: f64 = 10.0;
 
 /// What was seen at a site.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -88,6 +91,10 @@ pub(super) struct Step {
     pub(super) affine: Affine,
     /// The polynomial.
     pub(super) approximation: Approximation,
+    /// The largest error of the approximation, by its measure, that a program may have.
+    pub(super) tolerated: f64,
+    /// What the weights alone allow x to be in slots that matter, where that is known.
+    pub(super) derived: Option<Range>,
 }
 
 impl Step {
@@ -142,6 +149,8 @@ impl Plan {
                 error: 0.0,
                 accurate: [-1.0, 1.0],
             },
+            tolerated: f64::INFINITY,
+            derived: None,
         };
         let norm = |(index, norm): (usize, &super::roles::Norm)| {
             step(Site::Norm { index }, Function::InverseSquareRoot { epsilon: norm.epsilon, factor: 1.0 })
@@ -197,7 +206,8 @@ impl Plan {
             let of_depth = |least_depth: u32| {
                 let demand = approximate::RootDemand { ranges, error: options.norm_error, least_depth };
                 let approximation = approximate::inverse_root(function, affine, demand);
-                Step { site: Site::Norm { index }, function, affine, approximation }
+                let tolerated = TOLERATED * options.norm_error.needed;
+                Step { site: Site::Norm { index }, function, affine, approximation, tolerated, derived: None }
             };
             let least = of_depth(0);
             let reaches = |step: &Step| {
@@ -263,13 +273,14 @@ impl Plan {
             method: method.to_owned(),
             accurate: step.approximation.accurate,
             sane: [-1.0, 1.0].map(|end| step.affine.argument(end)),
-            derived: None,
+            derived: step.derived.map(|range| [range.min, range.max]),
             degree: degree as u32,
             depth: cachemir_ir::ckks::polynomial_depth(degree) + u32::from(newton),
             // A Newton step squares the relative error.
             max_error: if newton { error * error } else { error },
             measure,
-            escape_proof: false,
+            escape_proof: step.derived.is_some_and(|range| derived::JUNK * range.max_abs() <= step.affine.half),
+            checked: !matches!(step.site, Site::Scores { .. } | Site::Gate { .. } | Site::Up { .. }),
         }
     }
 }
@@ -295,15 +306,18 @@ fn layer_plan(
             function,
             affine: map,
             approximation: approximate::fit(function, map, target, Measure::Absolute),
+            tolerated: TOLERATED * target.needed,
+            derived: seen.derived,
         }
     };
     let bound = |seen: SiteRange| seen.rare.union(seen.all).max_abs() * (1.0 + options.margin);
     let calibrated = fitted(bound(seen));
-    // All that the weights allow, where that takes no further level.
-    let derived = seen.derived.map(|range| fitted(range.max_abs().max(bound(seen))));
-    let silu = derived.filter(|step| step.depth() <= calibrated.depth()).unwrap_or(calibrated);
+    // All that the weights allow, in all slots or in those that matter, where that takes no further level.
+    let reaches = [derived::JUNK, 1.0].into_iter().filter_map(|factor| Some(factor * seen.derived?.max_abs()));
+    let wider = reaches.map(|reach| fitted(reach.max(bound(seen)))).find(|step| step.depth() <= calibrated.depth());
+    let silu = wider.unwrap_or(calibrated);
     let up = of(Site::Up { layer });
-    let up_bound = up.derived.map_or(0.0, |range| range.max_abs()).max(bound(up));
+    let up_bound = up.derived.map_or(0.0, |range| derived::JUNK * range.max_abs()).max(bound(up));
     LayerPlan { softmax: softmax.clone(), exponential, rough, reciprocal, newton, silu, up_bound }
 }
 

@@ -3,7 +3,7 @@
 use cachemir_ir::ckks::polynomial_depth;
 use cachemir_ir::tensor::Range;
 
-use super::plan::{SiteRange, SoftmaxPlan, Step, exponential};
+use super::plan::{SiteRange, SoftmaxPlan, Step, TOLERATED, exponential};
 use super::{LowerOptions, Site};
 use crate::approximate::{self, Affine, Function, Measure};
 
@@ -20,6 +20,8 @@ pub(super) fn steps(
         function: Function::Reciprocal { factor },
         affine: sum.affine,
         approximation: approximate::reciprocal(sum.range.min, sum.range.max, sum.affine, factor, sum.degree),
+        tolerated: sum.tolerated,
+        derived: None,
     };
     // y_j carries 1/half of its own sum; the next one is to carry that of the next sum.
     let rough = sums.windows(2).map(|pair| reciprocal(&pair[0], pair[0].affine.half / pair[1].affine.half.sqrt()));
@@ -57,7 +59,8 @@ fn exponential_of_scores(
     };
     let everyday = text.union(with_zero(seen.everyday));
     let (affine, approximation) = on(widest([text, everyday, everyday.union(with_zero(seen.rare))], same_depth));
-    Step { site: Site::Scores { layer }, function, affine, approximation }
+    let tolerated = TOLERATED * target.needed;
+    Step { site: Site::Scores { layer }, function, affine, approximation, tolerated, derived: None }
 }
 
 /// The row sums of one stage.
@@ -74,6 +77,8 @@ struct Sum {
     degree: usize,
     /// Whether a Newton step follows.
     newton: bool,
+    /// The largest relative error that a program may have, ahead of the Newton step.
+    tolerated: f64,
     /// Whether the range holds those of everyday prompts.
     holds_everyday: bool,
 }
@@ -116,10 +121,21 @@ fn sums_within(
         let smallest = tiers[0].min;
         if stage == squarings {
             let (degree, newton) = final_reciprocal(tiers[0], options.softmax_error);
-            let error = if newton { options.softmax_error.sqrt() } else { options.softmax_error };
+            let squared = if newton { 0.5 } else { 1.0 };
+            let error = options.softmax_error.powf(squared);
+            let tolerated = (TOLERATED * options.softmax_error).powf(squared);
             let range = widest(tiers, |range| reciprocal_error(range, degree) <= error);
             let affine = Affine::onto(range.min, range.max);
-            sums.push(Sum { site, smallest, range, affine, degree, newton, holds_everyday: holds(range, tiers[1]) });
+            sums.push(Sum {
+                site,
+                smallest,
+                range,
+                affine,
+                degree,
+                newton,
+                tolerated,
+                holds_everyday: holds(range, tiers[1]),
+            });
             break;
         }
         // Slots that do not matter hold sums of parts of rows: anything from 0 to somewhat more than the range.
@@ -129,7 +145,16 @@ fn sums_within(
         let range = widest(tiers, |range| reciprocal_error(range, degree) <= roughest);
         roughness = reciprocal_error(range, degree);
         let affine = Affine::onto(0.0, range.max);
-        sums.push(Sum { site, smallest, range, affine, degree, newton: false, holds_everyday: holds(range, tiers[1]) });
+        sums.push(Sum {
+            site,
+            smallest,
+            range,
+            affine,
+            degree,
+            newton: false,
+            tolerated: 0.95,
+            holds_everyday: holds(range, tiers[1]),
+        });
     }
     sums
 }

@@ -162,7 +162,7 @@ fn approximations(plan: &Plan, columns: usize) -> String {
         return String::new();
     }
     let all = &plan.approximations;
-    let site = 2 + widest(all.iter().map(|one| one.site.as_str()).chain(["not escape-proof"])) + 2;
+    let site = 2 + widest(all.iter().map(|one| one.site.as_str()).chain(["by calibration"])) + 2;
     let method = widest(all.iter().map(|one| one.method.as_str()).chain(["method"]));
     let ranges: Vec<[String; 3]> = all
         .iter()
@@ -185,13 +185,21 @@ fn approximations(plan: &Plan, columns: usize) -> String {
         let error = format!("{:.0e} {measure}", one.max_error);
         let numbers = [one.degree, one.depth].map(|number| number.to_string());
         out += &first(&format!("  {}", one.site), [&one.method, &numbers[0], &numbers[1], &error]);
-        let proof = if one.escape_proof { "    escape-proof" } else { "    not escape-proof" };
+        let proof = match one {
+            one if one.escape_proof => "    escape-proof",
+            one if one.checked => "    checked",
+            _ => "    by calibration",
+        };
         out += &second(proof, range.each_ref().map(String::as_str));
     }
     let proof = all.iter().filter(|one| one.escape_proof).count();
+    let checked = all.iter().filter(|one| !one.escape_proof && one.checked).count();
     let note = format!(
         "  The error holds where values of the calibration text lie (accurate); within the sane interval a polynomial stays \
-         bounded; derived is what the weights alone allow. {proof} of {} are escape-proof: no input leaves the sane interval.",
+         bounded; derived is what the weights alone allow. Of {} sites {proof} are escape-proof: no input leaves the sane \
+         interval. {checked} others are checked: the client sees the argument, and refuses a step in which it is not where \
+         the approximation is accurate. The rest cover what calibration saw, with a margin; what leaves them by far \
+         drives a checked one out of its range.",
         all.len()
     );
     out + &paragraph(&note, columns)

@@ -51,6 +51,7 @@ fn approximation(site: &str, method: &str, derived: Option<[f64; 2]>) -> Approxi
         max_error: 1e-3,
         measure: Measure::Relative,
         escape_proof: derived.is_some_and(|[low, high]| low >= 0.0 && high <= 4.0),
+        checked: method == "minimax",
     }
 }
 

@@ -439,6 +439,7 @@ fn approximation_to_wire(approximation: &Approximation) -> wire::Approximation {
         max_error,
         measure,
         escape_proof,
+        checked,
     } = approximation.clone();
     wire::Approximation {
         site,
@@ -452,6 +453,7 @@ fn approximation_to_wire(approximation: &Approximation) -> wire::Approximation {
         max_error,
         relative: measure == Measure::Relative,
         escape_proof,
+        checked,
     }
 }
 
@@ -469,6 +471,7 @@ fn approximation_from_wire(approximation: wire::Approximation) -> Result<Approxi
         max_error,
         relative,
         escape_proof,
+        checked,
     } = approximation;
     Ok(Approximation {
         site,
@@ -482,6 +485,7 @@ fn approximation_from_wire(approximation: wire::Approximation) -> Result<Approxi
         max_error,
         measure: if relative { Measure::Relative } else { Measure::Absolute },
         escape_proof,
+        checked,
     })
 }
 

@@ -59,4 +59,6 @@ pub struct Approximation {
     pub measure: Measure,
     /// Whether no input at all can leave the sane range.
     pub escape_proof: bool,
+    /// Whether the client sees the argument, and refuses the step where it lies beyond the accurate range.
+    pub checked: bool,
 }

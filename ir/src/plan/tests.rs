@@ -102,6 +102,7 @@ pub(crate) fn example() -> Plan {
             max_error: 1e-3,
             measure: Measure::Relative,
             escape_proof: false,
+            checked: true,
         }],
     }
 }

@@ -422,6 +422,8 @@ pub(super) struct Approximation {
     pub(super) relative: bool,
     #[prost(bool, tag = "11")]
     pub(super) escape_proof: bool,
+    #[prost(bool, tag = "12")]
+    pub(super) checked: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]

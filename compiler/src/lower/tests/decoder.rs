@@ -132,7 +132,10 @@ fn check_model(slots: usize, model: &TensorModel, squarings: usize) {
     }
     let reasons = counts(&program.entries[0].graph, slots, &Environment::new(33, 1)).masks_unfused;
     let reasons: Vec<&str> = reasons.keys().map(String::as_str).collect();
-    assert_eq!(reasons, ["landing of group members", "merge of scores", "push into the V cache"]);
+    assert_eq!(
+        reasons,
+        ["arguments shown to the client", "landing of group members", "merge of scores", "push into the V cache"]
+    );
     let tokens: Vec<u32> = (0..40).map(|index| (index * index * 7 + index / 3) as u32 % h.vocabulary as u32).collect();
     let mut reference = tensor::Interpreter::new(model).unwrap();
     let want: Vec<Vec<f64>> = tokens.iter().map(|&token| reference.step(token).unwrap()).collect();

@@ -1,0 +1,147 @@
+//! Prompts of all kinds on a plan in the clear: the right token, or a refusal, and never a wrong token in silence.
+//!
+//! `CACHEMIR_PROMPTS=2000` tries so many prompts instead of a few; `CACHEMIR_PROMPTS_MODEL=PATH` tries them on another model.
+
+use std::path::{Path, PathBuf};
+
+use cachemir_compiler::compile::{Compilation, CompileOptions, compile};
+use cachemir_ir::tensor::Interpreter;
+use cachemir_runtime::Error;
+use cachemir_runtime::client::{ClearCipher, Prompt};
+use cachemir_runtime::executor::{Clear, Executor};
+use cachemir_runtime::generation::steps;
+use cachemir_runtime::server::Server;
+use cachemir_runtime::setup::Plans;
+
+/// Tokens that are generated after each prompt.
+const GENERATED: usize = 4;
+
+/// Difference of the top two logits below which either token counts as right.
+const TIE: f64 = 0.05;
+
+/// A generator with a fixed seed (Steele, Lea, Flood 2014).
+struct SplitMix(u64);
+
+impl SplitMix {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut x = self.0;
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((x ^ (x >> 31)) % limit as u64) as usize
+    }
+}
+
+fn compiled() -> Compilation {
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tinystories2l_bounded/onnx/optimum/model.onnx");
+    let path = std::env::var_os("CACHEMIR_PROMPTS_MODEL").map_or(shipped, PathBuf::from);
+    let options = CompileOptions {
+        config: None,
+        tokenizer: None,
+        calibration: None,
+        context: None,
+        parameters: "n16".to_owned(),
+    };
+    compile(&path, &options).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Text of random words, letters and bytes, or a text cut anywhere.
+fn text(random: &mut SplitMix, texts: &[String]) -> String {
+    match random.below(3) {
+        0 => {
+            let bytes: Vec<u8> = (0..=random.below(24)).map(|_| random.below(256) as u8).collect();
+            String::from_utf8_lossy(&bytes).into_owned()
+        }
+        1 => (0..=random.below(12)).map(|_| char::from(33 + random.below(94) as u8)).collect(),
+        _ => {
+            let characters: Vec<char> = texts[random.below(texts.len())].chars().collect();
+            let first = random.below(characters.len());
+            characters[first..].iter().take(1 + random.below(80)).collect()
+        }
+    }
+}
+
+/// The most likely token, and its lead over the next.
+fn top(logits: &[f64]) -> (u32, f64) {
+    let (mut best, mut second) = ((0, f64::NEG_INFINITY), f64::NEG_INFINITY);
+    for (token, &logit) in logits.iter().enumerate() {
+        if logit > best.1 {
+            (best, second) = ((token as u32, logit), best.1);
+        } else {
+            second = second.max(logit);
+        }
+    }
+    (best.0, best.1 - second)
+}
+
+#[test]
+fn no_prompt_gives_a_wrong_token_in_silence() {
+    let prompts = std::env::var("CACHEMIR_PROMPTS").map_or(40, |count| count.parse().expect("a number of prompts"));
+    let Compilation { tensor, plan, .. } = compiled();
+    let bytes = plan.to_bytes().expect("a valid plan");
+    let plans =
+        Plans { client: plan.client(cachemir_ir::plan::Plan::hash_of(&bytes).expect("its hash")), server: plan };
+    let client = plans.open_client(ClearCipher).expect("a client");
+    let program = &plans.server.program;
+    let algebra = Clear::new(program.slots as usize, plans.server.levels());
+    let executor = Executor::new(algebra, program, plans.server.levels(), 64 << 20).expect("it runs");
+    let server = Server::new(executor, plans.client.plan_hash);
+    let texts =
+        ["Once upon a time there was a little girl named Lily. She liked to play in the park with her dog, and \
+                  one day she found a big red ball. \"Whose ball is this?\" she asked. The dog said nothing."
+            .to_owned()];
+    let mut random = SplitMix(1);
+    let (mut right, mut refused, mut wrong) = (0, 0, Vec::new());
+    for number in 0..prompts {
+        let vocabulary = tensor.hyperparameters.vocabulary;
+        let prompt = if number % 2 == 0 {
+            Prompt::Tokens((0..=random.below(40)).map(|_| random.below(vocabulary) as u32).collect())
+        } else {
+            Prompt::Text(text(&mut random, &texts))
+        };
+        let Ok(mut tokens) = client.prompt_tokens(&[], &prompt) else { continue };
+        let mut exact = Interpreter::new(&tensor).expect("the model runs");
+        let mut session = server.open();
+        let mut outcome = Ok(());
+        'tokens: for _ in 0..GENERATED {
+            let mut got = Vec::new();
+            for step in steps(session.position(), tokens.len(), client.chunk()) {
+                let inputs =
+                    client.encrypt(step.entry, &tokens[step.position..step.position + step.count]).expect("inputs");
+                let outputs = match step.entry {
+                    "prefill" => server.prefill(&mut session, inputs, step.count, &mut ()),
+                    _ => server.decode(&mut session, inputs, &mut ()),
+                };
+                match client.decrypt(step.entry, step.position, step.count, &outputs.expect("a step")) {
+                    Ok(logits) => got = logits,
+                    Err(Error::OutOfRange { .. }) => {
+                        outcome = Err(None);
+                        break 'tokens;
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            let mut want = Vec::new();
+            for &token in &tokens[exact.position()..] {
+                want = exact.step(token).expect("a step");
+            }
+            let (token, lead) = top(&want);
+            if top(&got).0 != token {
+                if lead > TIE {
+                    outcome =
+                        Err(Some(format!("{tokens:?}: {} instead of {token}, which leads by {lead:.3}", top(&got).0)));
+                }
+                break;
+            }
+            tokens.push(token);
+        }
+        match outcome {
+            Ok(()) => right += 1,
+            Err(None) => refused += 1,
+            Err(Some(what)) => wrong.push(what),
+        }
+    }
+    println!("{right} right, {refused} refused, {} wrong in silence", wrong.len());
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(right > refused, "{right} right, {refused} refused");
+}
