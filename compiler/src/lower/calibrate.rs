@@ -44,6 +44,8 @@ pub(super) struct TensorRanges {
     pub(super) softmaxes: Vec<SoftmaxPlan>,
     /// Ranges of the slots that matter.
     pub(super) ranges: SiteRanges,
+    /// By everyday prompt and norm: the mean squares.
+    pub(super) everyday: Vec<Vec<Range>>,
 }
 
 /// Powers of the number of tokens that sums may be multiplied by.
@@ -103,27 +105,39 @@ struct Seen {
     ranges: tensor::Ranges,
     /// By softmax.
     rows: Vec<Rows>,
+    /// By sequence and norm: the mean squares.
+    mean_squares: Vec<Vec<Range>>,
 }
 
 impl Seen {
     fn collect(
         model: &TensorModel,
+        norms: &[OpId],
         softmaxes: &[OpId],
         sequences: &[Vec<u32>],
         parts: &Parts<'_>,
     ) -> Result<Self, Error> {
-        let mut seen = Self { ranges: tensor::Ranges::new(model), rows: vec![Rows::new(); softmaxes.len()] };
+        let mut seen = Self {
+            ranges: tensor::Ranges::new(model),
+            rows: vec![Rows::new(); softmaxes.len()],
+            mean_squares: Vec::new(),
+        };
         let mut interpreter = tensor::Interpreter::new(model)?;
         for sequence in sequences {
             interpreter.reset();
+            let mut mean_squares = vec![Range::default(); norms.len()];
             for &token in sequence.iter().take(model.hyperparameters.context) {
                 interpreter.step(token)?;
                 seen.ranges.record(model, &interpreter);
+                for (range, &op) in mean_squares.iter_mut().zip(norms) {
+                    range.include(tensor::mean_square(interpreter.value(model.graph.node(op).inputs[0])));
+                }
                 for (rows, &op) in seen.rows.iter_mut().zip(softmaxes) {
                     let scores = interpreter.value(model.graph.node(op).inputs[0]);
                     scores.chunks_exact(interpreter.position()).for_each(|row| rows.include(row));
                 }
             }
+            seen.mean_squares.push(mean_squares);
             parts.one();
         }
         Ok(seen)
@@ -147,8 +161,8 @@ pub(super) fn tensor_ranges(
     let softmaxes = ops(|op| matches!(op, TensorOp::Softmax));
     let linears = ops(|op| matches!(op, TensorOp::Linear { .. }));
     let kinds = [&calibration.text, &calibration.everyday, &calibration.rare];
-    let collect = |sequences: &&Vec<Vec<u32>>| Seen::collect(model, &softmaxes, sequences, &parts);
-    let tiers: Vec<Seen> = kinds.par_iter().map(collect).collect::<Result<_, _>>()?;
+    let collect = |sequences: &&Vec<Vec<u32>>| Seen::collect(model, &norms, &softmaxes, sequences, &parts);
+    let mut tiers: Vec<Seen> = kinds.par_iter().map(collect).collect::<Result<_, _>>()?;
     let text = &tiers[0];
 
     let mut seen = SiteRanges::new();
@@ -187,7 +201,8 @@ pub(super) fn tensor_ranges(
         }
         plans.push(SoftmaxPlan { reference, exponents });
     }
-    Ok(TensorRanges { softmaxes: plans, ranges: seen })
+    let everyday = tiers.swap_remove(1).mean_squares;
+    Ok(TensorRanges { softmaxes: plans, ranges: seen, everyday })
 }
 
 /// The inputs of a call on these tokens.

@@ -177,6 +177,8 @@ impl LowerReport {
 /// A polynomial that is deeper than that of its site, and accurate on more.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Further {
+    /// The share of everyday prompts that it brings in.
+    pub(crate) gained_prompts: f64,
     polynomial: Chebyshev,
     /// Where it is accurate, as arguments of the polynomial.
     arguments: [f64; 2],
@@ -216,19 +218,23 @@ pub fn lower(
     };
     let calibrated = model.has_values() && calibration.sequences().any(|sequence| !sequence.is_empty());
     let mut sequences = Vec::new();
-    let (softmaxes, ranges) = if calibrated {
+    let (softmaxes, ranges, everyday) = if calibrated {
         sequences = calibrate::excerpt(&calibration.text, model.hyperparameters.context, options.calibration_tokens);
         let tensor = calibrate::tensor_ranges(model, &roles, calibration, options, observer)?;
         let provisional = Plan::provisional(&model.hyperparameters, &roles, &tensor.softmaxes);
         let (program, uses) = build(model, &shape, &roles, &provisional);
         let mut ranges = calibrate::site_ranges(model, &shape, &program, &uses, &sequences, tensor.ranges, observer)?;
         derived::add(model, &roles, &mut ranges);
-        (tensor.softmaxes, ranges)
+        (tensor.softmaxes, ranges, tensor.everyday)
     } else {
-        (vec![SoftmaxPlan { reference: 10.0, exponents: vec![0.0; 2] }; roles.layers.len()], plan::SiteRanges::new())
+        (
+            vec![SoftmaxPlan { reference: 10.0, exponents: vec![0.0; 2] }; roles.layers.len()],
+            plan::SiteRanges::new(),
+            Vec::new(),
+        )
     };
     observer.begin(Pass::Approximate);
-    let plan = Plan::new(&model.hyperparameters, &roles, &softmaxes, &ranges, options);
+    let plan = Plan::new(&model.hyperparameters, &roles, &softmaxes, &ranges, &everyday, options);
     if let Some(step) = plan.steps().into_iter().find(|step| step.approximation.error > step.tolerated) {
         return Err(imprecise(step, &roles));
     }
@@ -241,7 +247,8 @@ pub fn lower(
             },
         )?;
     }
-    let further = plan.further().map(|step| Further {
+    let further = plan.further().map(|(step, gained_prompts)| Further {
+        gained_prompts: *gained_prompts,
         polynomial: step.approximation.polynomial.clone(),
         arguments: step.approximation.accurate.map(|x| step.affine.place(x)),
         reported: plan.describe(step),

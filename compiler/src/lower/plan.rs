@@ -130,8 +130,9 @@ pub(super) struct Plan {
     pub(super) residual_scale: f64,
     /// All norms but the first, which acts on embeddings and is the client's.
     norms: Vec<Step>,
-    /// By norm: one level deeper, where everyday prompts lead out of what that of the least depth covers.
-    further: Vec<Option<Step>>,
+    /// By norm: one level deeper, where everyday prompts lead out of what that of the least depth covers, with the share of
+    /// these prompts that it brings in.
+    further: Vec<Option<(Step, f64)>>,
     /// The layers.
     pub(super) layers: Vec<LayerPlan>,
 }
@@ -180,6 +181,7 @@ impl Plan {
         roles: &Roles,
         softmaxes: &[SoftmaxPlan],
         ranges: &SiteRanges,
+        everyday: &[Vec<Range>],
         options: &LowerOptions,
     ) -> Self {
         let root_width = (model.hidden as f64).sqrt();
@@ -210,11 +212,16 @@ impl Plan {
                 Step { site: Site::Norm { index }, function, affine, approximation, tolerated, derived: None }
             };
             let least = of_depth(0);
-            let reaches = |step: &Step| {
+            let covers = |step: &Step, range: &Range| {
                 let [low, high] = step.approximation.accurate;
-                low <= ranges[1][0] && ranges[1][1] <= high
+                low <= range.min && range.max <= high
             };
-            let further = if reaches(&least) { None } else { Some(of_depth(least.depth() + 1)) };
+            let missed: Vec<&Range> =
+                everyday.iter().map(|prompt| &prompt[index]).filter(|range| !covers(&least, range)).collect();
+            let further = (!missed.is_empty()).then(|| of_depth(least.depth() + 1)).map(|step| {
+                let gained = missed.iter().filter(|range| covers(&step, range)).count();
+                (step, gained as f64 / everyday.len() as f64)
+            });
             (least, further)
         };
         let (norms, further) = roles.norms.par_iter().enumerate().skip(1).map(norm).unzip();
@@ -227,8 +234,8 @@ impl Plan {
         &self.norms[index - 1]
     }
 
-    /// Deeper steps that reach further.
-    pub(super) fn further(&self) -> impl Iterator<Item = &Step> {
+    /// Deeper steps that reach further, with the share of everyday prompts that each brings in.
+    pub(super) fn further(&self) -> impl Iterator<Item = &(Step, f64)> {
         self.further.iter().flatten()
     }
 

@@ -173,7 +173,7 @@ impl<'m> Interpreter<'m> {
 }
 
 /// The mean of the squares of x.
-pub(super) fn mean_square(x: &[f64]) -> f64 {
+pub fn mean_square(x: &[f64]) -> f64 {
     dot(x, x) / x.len() as f64
 }
 

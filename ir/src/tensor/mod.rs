@@ -27,7 +27,7 @@ mod ranges;
 mod tests;
 mod verifier;
 
-pub use interpreter::Interpreter;
+pub use interpreter::{Interpreter, mean_square};
 pub use op::{CacheKind, TensorOp};
 pub use ranges::{Range, Ranges, SoftmaxRanges};
 pub use verifier::verify;
