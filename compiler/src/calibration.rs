@@ -274,7 +274,7 @@ fn shuffled_vocabulary(model: &TensorModel, prefix: &[u32]) -> Vec<Vec<u32>> {
         if rest.is_empty() {
             break;
         }
-        let begin = if index / RARE_LENGTHS.len() % 2 == 0 { prefix } else { &[] };
+        let begin = if (index / RARE_LENGTHS.len()).is_multiple_of(2) { prefix } else { &[] };
         let room = length.min(shape.context).saturating_sub(begin.len()).max(1);
         let (part, after) = rest.split_at(room.min(rest.len()));
         sequences.push(begin.iter().chain(part).copied().take(shape.context).collect());

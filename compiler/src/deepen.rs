@@ -18,7 +18,7 @@ const WORTH_OF_ALL_PROMPTS: f64 = 0.25;
 /// Ops placed in all trials together, at most.
 const MOST_OPS: usize = 12_000;
 
-/// Places the program, with those deeper polynomials that take no further bootstrap; the program and the report are changed
+/// Places the program, with those deeper polynomials that are worth their time; the program and the report are changed
 /// accordingly.
 ///
 /// # Errors

@@ -191,3 +191,22 @@ impl<O, T> Program<O, T> {
         self.entries.iter().find(|entry| entry.kind.name() == name)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Placement, RangeCheck};
+
+    #[test]
+    fn a_check_sees_the_slots_of_all_tokens_and_forgives_noise() {
+        let placement = Placement { index_to_slot: vec![0, 4], token_stride: 1 };
+        let check = RangeCheck { site: "norm 1".to_owned(), placement, interval: [-0.5, 0.5] };
+        let mut slots = vec![0.5005, -0.5005, 9.0, 9.0, 0.1, 0.2, 9.0, 9.0];
+        assert_eq!(check.violation(&slots, 2), None);
+        assert_eq!(check.violation(&slots, 3), Some(9.0));
+        slots[5] = -0.502;
+        assert_eq!(check.violation(&slots, 2), Some(-0.502));
+        slots[0] = f64::NAN;
+        assert!(check.violation(&slots, 1).is_some_and(f64::is_nan));
+        assert!(check.violation(&slots[..4], 1).is_some());
+    }
+}

@@ -141,7 +141,7 @@ fn no_prompt_gives_a_wrong_token_in_silence() {
             Err(Some(what)) => wrong.push(what),
         }
     }
-    println!("{right} right, {refused} refused, {} wrong in silence", wrong.len());
+    eprintln!("{right} right, {refused} refused, {} wrong in silence", wrong.len());
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(right > refused, "{right} right, {refused} refused");
 }

@@ -87,8 +87,47 @@ pub fn inverse_root(function: Function, affine: Affine, demand: RootDemand) -> A
         }
         return finish(best, range);
     }
-    let larger = (1..60).map(|power| needed * 1.5f64.powi(power)).take_while(|&error| error < 1.0);
-    let found = larger.filter_map(|error| attempt(LARGEST_DEGREE, text, error)).next();
+    let mut larger = (1..60).map(|power| needed * 1.5f64.powi(power)).take_while(|&error| error < 1.0);
+    let found = larger.find_map(|error| attempt(LARGEST_DEGREE, text, error));
     let polynomial = found.unwrap_or_else(|| super::interpolate(|u| f(affine.argument(u)), LARGEST_DEGREE));
     finish(polynomial, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root(ranges: [[f64; 2]; 3], least_depth: u32) -> (Affine, Function, Approximation) {
+        let function = Function::InverseSquareRoot { epsilon: 1e-5, factor: 1.0 };
+        let affine = Affine::onto(0.0, 6.0);
+        let error = Target { needed: 1e-3, wished: 1e-5 };
+        (affine, function, inverse_root(function, affine, RootDemand { ranges, error, least_depth }))
+    }
+
+    #[test]
+    fn it_is_accurate_where_values_lie_and_never_makes_a_norm_longer() {
+        let ranges = [[0.4, 2.5], [0.03, 3.0], [0.005, 4.0]];
+        let mut reach = ranges[0];
+        for least_depth in [0, 5, 6] {
+            let (affine, function, found) = root(ranges, least_depth);
+            let f = |u: f64| function.evaluate(affine.argument(u));
+            let [low, high] = ranges[0].map(|x| affine.place(x));
+            assert!(largest_error(f, &found.polynomial, low, high, Measure::Relative) <= 1.1e-3, "{least_depth}");
+            // Deeper polynomials reach further.
+            assert!(found.accurate[0] <= reach[0] && found.accurate[1] >= 0.99 * reach[1], "{:?}", found.accurate);
+            reach = found.accurate;
+            for step in 0..=5000 {
+                let u = -1.0 + f64::from(step) / 2500.0;
+                let (p, most) = (found.polynomial.evaluate(u), f(u) * (1.0 + 1.2 * SLACK));
+                assert!((-0.01..=most).contains(&p), "{p} at {}, where at most {most} is sane", affine.argument(u));
+            }
+        }
+        assert!(reach[0] < 0.05, "{reach:?}");
+    }
+
+    #[test]
+    fn what_no_polynomial_covers_is_told() {
+        let (.., found) = root([[1e-5, 6.0]; 3], 0);
+        assert!(found.error > 0.01 && found.polynomial.degree() == LARGEST_DEGREE);
+    }
 }

@@ -23,6 +23,17 @@ pub(super) enum Rows {
     Places,
 }
 
+/// Which sums of which softmax, and where they lie.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sums {
+    /// The layer.
+    pub(super) layer: usize,
+    /// Squarings before them.
+    pub(super) stage: usize,
+    /// Where the rows lie.
+    pub(super) rows: Rows,
+}
+
 /// The outputs that show arguments, and what the client finds there.
 #[derive(Debug)]
 pub(super) struct Checks {
@@ -30,13 +41,13 @@ pub(super) struct Checks {
     unit: usize,
     /// What each output is the sum of.
     parts: Vec<Vec<ValueId>>,
-    checks: Vec<RangeCheck>,
+    found: Vec<RangeCheck>,
 }
 
 impl Checks {
     /// No checks yet, for calls of up to `unit` tokens.
     pub(super) fn new(unit: usize) -> Self {
-        Self { unit, parts: Vec::new(), checks: Vec::new() }
+        Self { unit, parts: Vec::new(), found: Vec::new() }
     }
 
     /// The mean square at a norm, in every position of the stream.
@@ -53,11 +64,11 @@ impl Checks {
         builder: &mut Builder,
         shape: &Shape,
         plan: &Plan,
-        (layer, stage): (usize, usize),
+        sums: Sums,
         step: &Step,
         argument: ValueId,
-        rows: Rows,
     ) {
+        let Sums { layer, stage, rows } = sums;
         let (tokens, place, lane_slots, group) = (shape.tokens(), shape.query_stride(), shape.lane(), shape.group);
         let norms = 2 * plan.layers.len();
         let norm_outputs = norms.div_ceil(shape.hidden);
@@ -100,11 +111,11 @@ impl Checks {
         let index_to_slot = slots.into_iter().map(|slot| (first * shape.slots + slot) as u32).collect();
         let interval = step.approximation.accurate.map(|x| step.affine.place(x));
         let placement = Placement { index_to_slot, token_stride: 1 };
-        self.checks.push(RangeCheck { site: step.site.to_string(), placement, interval });
+        self.found.push(RangeCheck { site: step.site.to_string(), placement, interval });
     }
 
     /// The outputs, and the checks on them.
     pub(super) fn finish(self, builder: &mut Builder) -> (Vec<ValueId>, Vec<RangeCheck>) {
-        (self.parts.into_iter().map(|parts| builder.add_all(parts)).collect(), self.checks)
+        (self.parts.into_iter().map(|parts| builder.add_all(parts)).collect(), self.found)
     }
 }

@@ -7,7 +7,7 @@ use cachemir_ir::slots::{Fill, Layout, Purpose, SlotGraph, StateId};
 
 use super::Site;
 use super::builder::{Builder, doubling, layout};
-use super::checks::{Checks, Rows};
+use super::checks::{Checks, Rows, Sums};
 use super::linear::{Linear, linear};
 use super::plan::{Plan, Step};
 use super::roles::Roles;
@@ -165,7 +165,8 @@ impl<'a> EntryBuilder<'a> {
         if steps.len() > 1 || steps[stage].approximation.polynomial.degree() > 7 {
             argument = self.builder.refresh(argument, None);
         }
-        self.checks.sums(&mut self.builder, self.shape, plan, (layer, stage), &steps[stage], argument, sums);
+        let sums = Sums { layer, stage, rows: sums };
+        self.checks.sums(&mut self.builder, self.shape, plan, sums, &steps[stage], argument);
         let scale = self.softmax_scale(layer, stage + 1, position);
         self.polynomial(&steps[stage], argument, Some(rows), scale, None)
     }
@@ -273,8 +274,8 @@ impl<'a> EntryBuilder<'a> {
         let step = &plan.reciprocal;
         let argument = self.argument(step, denominator, Some(rows.clone()));
         let (numerator, argument) = self.builder.refresh_pair(numerator, argument);
-        let stage = (layer, plan.softmax.squarings());
-        self.checks.sums(&mut self.builder, self.shape, self.plan, stage, step, argument, Rows::Places);
+        let sums = Sums { layer, stage: plan.softmax.squarings(), rows: Rows::Places };
+        self.checks.sums(&mut self.builder, self.shape, self.plan, sums, step, argument);
         let inverse = self.polynomial(step, argument, None, None, Some(rows.clone()));
         let quotient = self.builder.multiply(numerator, inverse);
         if !plan.newton {

@@ -2,7 +2,7 @@
 
 use super::{Recogniser, Value};
 use crate::Error;
-use crate::import::dense::Dense;
+use crate::import::dense::{Dense, Kind};
 use crate::import::evaluate::is_view;
 use crate::import::onnx::Name;
 use crate::import::specialise::{Sizes, Specialised};
@@ -90,7 +90,9 @@ impl Recogniser<'_, '_> {
                     found.masks.push(MaskStep::Kept { node, condition: name(0)?, where_true });
                     (node, kept)
                 }
-                view if is_view(view) || view == "Cast" => (node, 0),
+                view if is_view(view) => (node, 0),
+                // Between floats of different widths; a cast to integers would round.
+                "Cast" if Kind::of_onnx(onnx.int("to").unwrap_or(0) as i32).is_some_and(Kind::is_float) => (node, 0),
                 _ => return Err(self.unexpected(node, "attention scores with a scale and a constant mask")),
             };
         }

@@ -1,5 +1,7 @@
 //! Whole programs of random decoders, with exact functions in place of polynomials, against the tensor stage.
 
+use std::ops::Range;
+
 use cachemir_ir::expression::Environment;
 use cachemir_ir::graph::{Graph, Origin, ValueId};
 use cachemir_ir::slots_interpreter::Interpreter;
@@ -138,9 +140,29 @@ fn check_model(slots: usize, model: &TensorModel, squarings: usize) {
     );
     let tokens: Vec<u32> = (0..40).map(|index| (index * index * 7 + index / 3) as u32 % h.vocabulary as u32).collect();
     let mut reference = tensor::Interpreter::new(model).unwrap();
-    let want: Vec<Vec<f64>> = tokens.iter().map(|&token| reference.step(token).unwrap()).collect();
+    let mut want = Vec::new();
+    let mut arguments = Vec::new();
+    for &token in &tokens {
+        want.push(reference.step(token).unwrap());
+        arguments.push(shown(model, &reference, squarings));
+    }
+    let compare_arguments = |got: &[Vec<f64>], entry: usize, positions: Range<usize>| {
+        let checks = &program.entries[entry].checks;
+        assert_eq!(checks.len(), h.layers * (2 + squarings + 1));
+        for (token, position) in positions.enumerate() {
+            for (site, values) in &arguments[position] {
+                let check = checks.iter().find(|check| check.site == *site).expect("the site is shown");
+                assert_eq!(check.placement.index_to_slot.len(), values.len());
+                for (slot, want) in check.placement.index_to_slot.iter().zip(values) {
+                    let slot = *slot as usize + token * check.placement.token_stride as usize;
+                    let got = got[slot / slots][slot % slots];
+                    assert!((got - want).abs() < 1e-6 * want.max(1.0), "{site} at {position}: {got} instead of {want}");
+                }
+            }
+        }
+    };
     let seen = Calibration { text: vec![tokens.clone()], ..Calibration::default() };
-    let guard = guard(&model, &seen, &program.logits, slots).unwrap();
+    let guard = guard(model, &seen, &program.logits, slots).unwrap();
     let compare = |got: &[Vec<f64>], position: usize, entry: &str| {
         for &slot in &guard.zeros {
             let got = got[slot as usize / slots][slot as usize % slots];
@@ -160,6 +182,7 @@ fn check_model(slots: usize, model: &TensorModel, squarings: usize) {
         let input = embed(model, &program, &[token]).unwrap();
         let got = interpreter.call_with("decode", position as i64, 1, &input, &mut decode).unwrap();
         compare(&got, position, "decode");
+        compare_arguments(&got, 0, position..position + 1);
     }
     // A prefill of whole chunks and a part of one, then decoding.
     interpreter.reset();
@@ -169,6 +192,7 @@ fn check_model(slots: usize, model: &TensorModel, squarings: usize) {
     for chunk in tokens[..prompt].chunks(shape.chunk) {
         let input = embed(model, &program, chunk).unwrap();
         let got = interpreter.call_with("prefill", done as i64, chunk.len() as i64, &input, &mut prefill).unwrap();
+        compare_arguments(&got, 1, done..done + chunk.len());
         done += chunk.len();
         compare(&got, done - 1, "prefill");
     }
@@ -177,6 +201,35 @@ fn check_model(slots: usize, model: &TensorModel, squarings: usize) {
         let got = interpreter.call_with("decode", position as i64, 1, &input, &mut decode).unwrap();
         compare(&got, position, "decode after prefill");
     }
+}
+
+/// What a step shows the client of norms and of the first sums of softmaxes, by site.
+fn shown(model: &TensorModel, step: &tensor::Interpreter<'_>, squarings: usize) -> Vec<(String, Vec<f64>)> {
+    let graph = &model.graph;
+    let (mut norms, mut softmaxes, mut shown) = (0, 0, Vec::new());
+    for &op in &graph.body.ops {
+        let node = graph.node(op);
+        let operand = || step.value(node.inputs[0]);
+        match node.op {
+            TensorOp::RmsNorm { .. } => {
+                // The first one is the client's.
+                if norms > 0 {
+                    shown.push((format!("norm {norms}"), vec![tensor::mean_square(operand())]));
+                }
+                norms += 1;
+            }
+            TensorOp::Softmax => {
+                // As the plan has it: reference 1, and the root of the number of tokens.
+                let y = |x: &f64| ((x - 1.0) / f64::from(1 << squarings)).exp();
+                let rows = operand().chunks_exact(step.position());
+                let sum = |row: &[f64]| row.iter().map(y).sum::<f64>() * (step.position() as f64).sqrt();
+                shown.push((format!("layer {softmaxes} rough reciprocal 0"), rows.map(sum).collect()));
+                softmaxes += 1;
+            }
+            _ => {}
+        }
+    }
+    shown
 }
 
 fn layered(mut hyperparameters: Hyperparameters, layers: usize, context: usize) -> Hyperparameters {
