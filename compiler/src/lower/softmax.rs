@@ -63,6 +63,10 @@ fn exponential_of_scores(
     Step { site: Site::Scores { layer }, function, affine, approximation, tolerated, derived: None }
 }
 
+/// Largest relative error of a rough reciprocal. It is a factor of a whole row, which the last reciprocal divides out, but has
+/// to leave the row positive.
+const ROUGHEST_TOLERATED: f64 = 0.95;
+
 /// The row sums of one stage.
 #[derive(Clone)]
 struct Sum {
@@ -119,42 +123,28 @@ fn sums_within(
             max: range.max * (1.0 + roughness).powi(2),
         });
         let smallest = tiers[0].min;
+        let sum = |tiers: [Range; 3], affine: &dyn Fn(Range) -> Affine, degree: usize, error: f64| {
+            let range = widest(tiers, |range| reciprocal_error(range, degree) <= error);
+            let (newton, tolerated) = (false, ROUGHEST_TOLERATED);
+            let holds_everyday = holds(range, tiers[1]);
+            Sum { site, smallest, range, affine: affine(range), degree, newton, tolerated, holds_everyday }
+        };
         if stage == squarings {
             let (degree, newton) = final_reciprocal(tiers[0], options.softmax_error);
             let squared = if newton { 0.5 } else { 1.0 };
-            let error = options.softmax_error.powf(squared);
             let tolerated = (TOLERATED * options.softmax_error).powf(squared);
-            let range = widest(tiers, |range| reciprocal_error(range, degree) <= error);
-            let affine = Affine::onto(range.min, range.max);
-            sums.push(Sum {
-                site,
-                smallest,
-                range,
-                affine,
-                degree,
-                newton,
-                tolerated,
-                holds_everyday: holds(range, tiers[1]),
-            });
-            break;
+            let onto = |range: Range| Affine::onto(range.min, range.max);
+            let last = sum(tiers, &onto, degree, options.softmax_error.powf(squared));
+            sums.push(Sum { newton, tolerated, ..last });
+        } else {
+            // Slots that do not matter hold sums of parts of rows: anything from 0 to somewhat more than the range.
+            let excess = (seen.all.max / seen.text.max).max(1.0);
+            let tiers = tiers.map(|range| Range { max: range.max * excess, ..range });
+            let degree = rough_degree(tiers[0], options.rough_error);
+            let rough = sum(tiers, &|range| Affine::onto(0.0, range.max), degree, roughest);
+            roughness = reciprocal_error(rough.range, degree);
+            sums.push(rough);
         }
-        // Slots that do not matter hold sums of parts of rows: anything from 0 to somewhat more than the range.
-        let excess = (seen.all.max / seen.text.max).max(1.0);
-        let tiers = tiers.map(|range| Range { max: range.max * excess, ..range });
-        let degree = rough_degree(tiers[0], options.rough_error);
-        let range = widest(tiers, |range| reciprocal_error(range, degree) <= roughest);
-        roughness = reciprocal_error(range, degree);
-        let affine = Affine::onto(0.0, range.max);
-        sums.push(Sum {
-            site,
-            smallest,
-            range,
-            affine,
-            degree,
-            newton: false,
-            tolerated: 0.95,
-            holds_everyday: holds(range, tiers[1]),
-        });
     }
     sums
 }
