@@ -190,14 +190,58 @@ pub(super) fn value(
     })
 }
 
+/// Each past input with the output that becomes it in the next call: the one of the same name but for what all inputs,
+/// and all outputs, have in common at both ends; in the order of the lists, if the names do not tell.
+pub(super) fn presents(graph: &OnnxGraph) -> Result<Vec<(Name, &(String, Name))>, Error> {
+    let (_, logits) = graph.logits()?;
+    let pasts = graph.inputs.iter().filter(|input| matches!(role(graph, input), Ok(Role::Past(_))));
+    let pasts: Vec<&OnnxInput> = pasts.collect();
+    let is_cache = |output: &&(String, Name)| {
+        let name = output.0.to_lowercase();
+        output.1 != *logits && ["present", "past", "cache", "key", "value"].iter().any(|part| name.contains(part))
+    };
+    let mut outputs: Vec<&(String, Name)> = graph.outputs.iter().filter(is_cache).collect();
+    if outputs.is_empty() {
+        outputs = graph.outputs.iter().filter(|output| output.1 != *logits).collect();
+    }
+    if outputs.len() < pasts.len() {
+        let message = format!(
+            "{} inputs hold past keys and values, but {} outputs hand them on to the next call; export the model with an \
+             output (`present…`) for each",
+            pasts.len(),
+            outputs.len()
+        );
+        return Err(Error::Interface { message });
+    }
+    let own = distinct_parts(pasts.iter().map(|input| input.name.as_str()).collect());
+    let theirs = distinct_parts(outputs.iter().map(|(name, _)| name.as_str()).collect());
+    let by_name = own.iter().map(|part| theirs.iter().position(|other| other == part));
+    let order = by_name.collect::<Option<Vec<usize>>>().unwrap_or_else(|| (0..pasts.len()).collect());
+    Ok(pasts.iter().zip(order).map(|(past, place)| (past.value, outputs[place])).collect())
+}
+
+/// Names without what all of them begin and end with.
+fn distinct_parts(names: Vec<&str>) -> Vec<&str> {
+    let Some(&first) = names.first() else { return names };
+    let starts = first.char_indices().map(|(at, letter)| at + letter.len_utf8());
+    let alike = starts.take_while(|&end| names.iter().all(|name| name.starts_with(&first[..end])));
+    let start = alike.last().unwrap_or(0);
+    let names: Vec<&str> = names.into_iter().map(|name| &name[start..]).collect();
+    let first = names[0];
+    let mut ends = first.char_indices().map(|(at, _)| &first[at..]);
+    let end = ends.find(|end| names.iter().all(|name| name.ends_with(end))).map_or(0, str::len);
+    names.into_iter().map(|name| &name[..name.len() - end]).collect()
+}
+
 /// Key-value heads and head dimension, for graphs whose inputs do not say them: as the attention of the first layer, or
 /// what it appends to its cache, has them.
 pub(super) fn past_shape(graph: &OnnxGraph) -> Option<[usize; 2]> {
     let caches = graph.inputs.iter().filter(|input| matches!(role(graph, input), Ok(Role::Past(_))));
-    caches.into_iter().find_map(|input| {
+    let of_input = |input: &OnnxInput, guess: [usize; 2]| {
         let Consumer { node, axes, .. } = consumer(graph, input.value)?;
         let shape_of = |name: Name| {
-            let specialised = Specialised::new(graph, Sizes { past: 1, sequence: 1 }, None, Some(&[name])).ok()?;
+            let sizes = Sizes { past: 1, sequence: 1 };
+            let specialised = Specialised::new(graph, sizes, Some(guess), Some(&[name])).ok()?;
             Some(specialised.value(name).shape().to_vec()).filter(|shape| !shape.is_empty())
         };
         if node.op_type == GROUPED {
@@ -206,16 +250,17 @@ pub(super) fn past_shape(graph: &OnnxGraph) -> Option<[usize; 2]> {
             let parts = if node.input(1).is_none() { heads + 2 * kv_heads } else { heads };
             return Some([kv_heads, shape_of(node.input(0)?)?.last()?.checked_div(parts)?]);
         }
-        let new = node
-            .inputs
-            .iter()
-            .flatten()
-            .map(|&name| shape_of(name))
-            .find_map(|shape| shape.filter(|shape| shape.len() == 4 && shape.iter().all(|&extent| extent > 0)))?;
+        let new =
+            shape_of(node.input(1)?).filter(|shape| shape.len() == 4 && shape.iter().all(|&extent| extent > 0))?;
         let tokens = axis_index(node.int("axis")?, 4).ok()?;
         let dim = axes.iter().position(|&axis| axis == 3)?;
         let heads = (1..4).find(|&axis| axis != tokens && axis != dim)?;
         Some([new[heads], new[dim]])
+    };
+    // A graph may read other extents of a cache: what it says must not depend on the guess of these.
+    caches.into_iter().find_map(|input| {
+        let found = of_input(input, [1, 1])?;
+        (of_input(input, found)? == found).then_some(found)
     })
 }
 

@@ -5,10 +5,13 @@
 //! graph is recognised again at the context's last position, at its first, and at several new tokens where it takes
 //! them, up to the whole context; the structures must be equal, the masks causal, and constants the same.
 
+use std::collections::BTreeSet;
+
 use super::dense::Dense;
+use super::evaluate::is_view;
 use super::inputs;
-use super::onnx::OnnxGraph;
-use super::recognise::{self, Decoder, MaskStep, Structure};
+use super::onnx::{Name, OnnxGraph};
+use super::recognise::{self, Decoder, RopeSource, Structure};
 use super::specialise::{Sizes, Specialised, Value};
 use crate::Error;
 
@@ -98,23 +101,26 @@ fn check_masks(decoder: &Decoder<'_>, context: usize) -> Result<(), Error> {
 }
 
 /// Checks that what is computed from constants alone, and meets a value that depends on tokens, has the same entries at
-/// other lengths. Masks and rotary tables, which are checked by themselves, may differ.
+/// other lengths. Masks, rotary tables, positions and lengths, which are checked by themselves, may differ; and so may
+/// shapes, places and the like of views, which the values' maps show.
 fn same_constants(decoder: &Decoder<'_>, other: &Specialised<'_>) -> Result<(), Error> {
     let known = &decoder.specialised;
-    let exempt = |node: usize| decoder.structure.exempt(node, known);
+    let exempt = decoder.structure.exempt(known);
     for node in known.needed_for_logits() {
         let onnx = &known.graph.nodes[node];
-        let is_signal = |name| matches!(known.value(name), Value::Signal(_));
-        let computes = matches!(onnx.op_type.as_str(), "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Where" | "MatMul");
-        if !computes || !onnx.inputs.iter().flatten().any(|&name| is_signal(name)) || exempt(node) {
+        let is_signal = |name: &Name| matches!(known.value(*name), Value::Signal(_));
+        let of_signal = onnx.input(0).as_ref().is_some_and(is_signal);
+        let views = is_view(&onnx.op_type) || (onnx.op_type == "Gather" && of_signal);
+        if views || !onnx.inputs.iter().flatten().any(is_signal) {
             continue;
         }
         for &name in onnx.inputs.iter().flatten() {
-            if let (Value::Constant(a), Value::Constant(b)) = (known.value(name), other.value(name))
-                && !same_entries(a, b)
-            {
-                let message = "it computes with a number that depends on the position or on the length (a scale by \
-                               position, or a bias), which is not supported";
+            if !is_signal(&name) && !exempt.contains(&(node, name)) && !same_constant(known, other, name)? {
+                let message = format!(
+                    "its input `{}` depends on the position or on the length (a scale by position, or a bias), which is \
+                     not supported",
+                    known.graph.names[name.index()]
+                );
                 return Err(known.not_llama(node, message));
             }
         }
@@ -122,7 +128,23 @@ fn same_constants(decoder: &Decoder<'_>, other: &Specialised<'_>) -> Result<(), 
     Ok(())
 }
 
-fn same_entries(a: &Dense, b: &Dense) -> bool {
+/// Whether a value that does not depend on tokens is the same in both. One that is left in the file is if all that it is
+/// computed from is.
+fn same_constant(a: &Specialised<'_>, b: &Specialised<'_>, name: Name) -> Result<bool, Error> {
+    match (a.value(name), b.value(name)) {
+        (Value::Constant(a), Value::Constant(b)) => Ok(same_numbers(a, b)),
+        (Value::Parameter { shape, .. }, Value::Parameter { shape: other, .. }) => {
+            let nodes = a.computed(name).into_iter().map(|node| &a.graph.nodes[node]);
+            let mut constants = nodes
+                .flat_map(|node| node.inputs.iter().flatten())
+                .filter(|&&input| [a, b].into_iter().any(|graph| matches!(graph.value(input), Value::Constant(_))));
+            constants.try_fold(shape == other, |same, &input| Ok(same && same_constant(a, b, input)?))
+        }
+        _ => Ok(same_numbers(&a.resolve(name)?, &b.resolve(name)?)),
+    }
+}
+
+fn same_numbers(a: &Dense, b: &Dense) -> bool {
     match a.factor() {
         Some(factor) if a.len() == 1 || a.shape != b.shape => b.to_f64().iter().all(|&entry| entry == factor),
         _ => a.shape == b.shape && a.data == b.data,
@@ -130,13 +152,20 @@ fn same_entries(a: &Dense, b: &Dense) -> bool {
 }
 
 impl Structure {
-    /// Whether a node is a mask or turns by the constants of a rotary embedding.
-    fn exempt(&self, node: usize, specialised: &Specialised<'_>) -> bool {
-        let onnx = &specialised.graph.nodes[node];
-        self.layers.iter().map(|layer| &layer.attention).any(|attention| {
-            attention.masks.iter().any(|step| {
-                matches!(*step, MaskStep::Added { node: own, .. } | MaskStep::Kept { node: own, .. } if own == node)
-            }) || attention.rope.iter().any(|source| source.names().iter().any(|&name| onnx.inputs.contains(&Some(name))))
-        })
+    /// Inputs of nodes that may depend on the position: masks, constants of rotary embeddings, positions and lengths.
+    fn exempt(&self, specialised: &Specialised<'_>) -> BTreeSet<(usize, Name)> {
+        let mut exempt = BTreeSet::new();
+        let nodes = &specialised.graph.nodes;
+        let mut all_inputs = |node: usize| exempt.extend(nodes[node].inputs.iter().flatten().map(|&name| (node, name)));
+        for attention in self.layers.iter().map(|layer| &layer.attention) {
+            attention.masks.iter().for_each(|step| all_inputs(step.node()));
+            [attention.nodes.query_rope, attention.nodes.key_rope].into_iter().for_each(&mut all_inputs);
+        }
+        let tables: BTreeSet<Name> =
+            self.layers.iter().flat_map(|layer| layer.attention.rope).flat_map(RopeSource::names).collect();
+        for (node, onnx) in nodes.iter().enumerate().filter(|(_, onnx)| onnx.op_type == "Mul") {
+            exempt.extend(onnx.inputs.iter().flatten().filter(|name| tables.contains(name)).map(|&name| (node, name)));
+        }
+        exempt
     }
 }

@@ -256,7 +256,7 @@ impl<'g> Specialised<'g> {
     }
 
     /// The nodes that a value is computed by from constants and initialisers.
-    fn computed(&self, name: Name) -> BTreeSet<usize> {
+    pub(super) fn computed(&self, name: Name) -> BTreeSet<usize> {
         let mut needed = BTreeSet::new();
         let mut pending = vec![name];
         while let Some(name) = pending.pop() {
@@ -370,8 +370,9 @@ impl<'g> Specialised<'g> {
         if let Some(shapes) = &shapes {
             let entries = shapes.iter().map(|(shape, _)| entries(shape)).collect::<Result<Vec<_>, _>>()?;
             let largest = entries.into_iter().max().unwrap_or(0);
-            // A fill stands for weights if it is too large to be anything else.
-            let stays = node.op_type == "ConstantOfShape" && shapes.iter().all(|(_, kind)| kind.is_float());
+            // A fill of a size that the file gives stands for weights if it is too large to be anything else.
+            let stored = node.input(0).is_some_and(|shape| self.graph.initializers.contains_key(&shape));
+            let stays = node.op_type == "ConstantOfShape" && stored && shapes.iter().all(|(_, kind)| kind.is_float());
             let limit = if at_hand && !stays { LARGEST_CONSTANT } else { FOLDED_ENTRIES };
             if largest > limit || (!at_hand && Self::missing_data(self.graph).is_some()) {
                 self.set(node, |_, output| {

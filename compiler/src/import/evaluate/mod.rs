@@ -68,6 +68,9 @@ pub(super) fn evaluate(operands: &Operands<'_>) -> Result<Vec<Dense>, String> {
     let result = match op_type {
         "Shape" => shape_of(operands.node, &operands.get(0)?.shape),
         "Size" => Dense::ints(Vec::new(), vec![operands.get(0)?.len() as i64]),
+        "Dropout" if operands.optional(2).is_some_and(|training| training.to_bools().contains(&true)) => {
+            return Err("it drops entries at random; export the model for inference, not in training mode".to_owned());
+        }
         "Identity" | "Dropout" => operands.get(0)?.clone(),
         "Cast" => cast(operands.node, operands.get(0)?)?,
         other => return Err(format!("{other} cannot be evaluated")),

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use super::cache::Appended;
+use super::diagnose::Part;
 use super::mask::{MaskStep, Scores};
 use super::order::{Features, Order};
 use super::{Linear, Name, Norm, Recogniser, RopeSource, Signal, Stream, Value, same_entries};
@@ -62,14 +64,6 @@ pub(super) struct Core {
     pub(super) nodes: AttentionNodes,
 }
 
-/// Keys or values of this step, in the given order.
-struct Appended {
-    /// The node that appends them to a cache, and the cache's input, if there is one.
-    cache: Option<(usize, Name)>,
-    new: Signal,
-    order: Order,
-}
-
 /// Keys or values as attention reads them, each head once.
 struct Heads {
     count: usize,
@@ -87,7 +81,7 @@ impl Recogniser<'_, '_> {
             ("MatMul" | "com.microsoft::FusedMatMul", 0) => self.written_out_attention(mix)?,
             ("Attention", 0) => self.attention_op(mix)?,
             ("com.microsoft::GroupQueryAttention", 0) => self.grouped_attention(mix)?,
-            _ => return Err(self.unexpected(mix, "attention")),
+            _ => return Err(self.unexpected(Part::Other, mix, "attention")),
         };
         if self.features(&mixed, Order::Tokens, core.mixed) != Some(Features::All) {
             return Err(
@@ -144,7 +138,7 @@ impl Recogniser<'_, '_> {
         let (shares, values, mix_scale) = self.factors_of_product(mix)?;
         let (softmax, _) = self.whole_node(&shares, mix, "a softmax")?;
         if self.node(softmax).op_type != "Softmax" {
-            return Err(self.unexpected(softmax, "a softmax whose result weighs the values"));
+            return Err(self.unexpected(Part::Other, softmax, "a softmax whose result weighs the values"));
         }
         let rank = self.operand(softmax, 0).shape().len();
         if axis_index(self.node(softmax).int("axis").unwrap_or(-1), rank) != Ok(rank.saturating_sub(1)) {
@@ -191,11 +185,14 @@ impl Recogniser<'_, '_> {
         [scores, softmax, mix]: [usize; 3],
     ) -> Result<Core, Error> {
         let kv_heads = keys.count;
-        let keys = self.appended(&keys.signal, scores, dim)?;
-        let values = self.appended(&values.signal, mix, dim)?;
+        let keys = self.appended(&keys.signal, Order::Heads { dim }, scores)?;
+        let values = self.appended(&values.signal, Order::Heads { dim }, mix)?;
         let query = self.rotated(queries, Order::Heads { dim }, dim, scores)?;
         let node = |appended: &Appended, or: usize| appended.cache.map_or(or, |(node, _)| node);
         let key = self.rotated(&keys.new, keys.order, dim, node(&keys, scores))?;
+        for appended in [&keys, &values] {
+            self.check_present(appended)?;
+        }
         let nodes = AttentionNodes {
             query_rope: query.node,
             key_rope: key.node,
@@ -307,46 +304,6 @@ impl Recogniser<'_, '_> {
             .collect();
         let signal = Signal { shape: vec![count, total, dim], map: Some(Arc::new(map)), ..signal.clone() };
         Ok(Heads { count, signal })
-    }
-
-    /// What a cache gains in this step. `heads` is all that attention reads, `[kv_heads, total, dim]`.
-    fn appended(self, heads: &Signal, user: usize, dim: usize) -> Result<Appended, Error> {
-        let (node, _) = self.base_node(heads, user, "keys and values of this step")?;
-        let total = self.total();
-        let by_heads = Order::Heads { dim };
-        if self.node(node).op_type != "Concat" {
-            return if self.specialised.sizes.past == 0 {
-                Ok(Appended { cache: None, new: heads.clone(), order: by_heads })
-            } else {
-                Err(self.unexpected(node, "past and new keys or values, concatenated"))
-            };
-        }
-        let (past, mut new) = (self.signal(node, 0)?, self.signal(node, 1)?);
-        new.scale *= heads.scale;
-        let rank = past.shape.len();
-        let axis = axis_index(self.node(node).int("axis").unwrap_or(0), rank);
-        let order = match (rank, axis) {
-            (3.., Ok(axis)) if axis + 2 == rank => by_heads,
-            (4, Ok(1)) => Order::Tokens,
-            _ => return Err(self.fail(node, "caches are [batch, heads, tokens, dim] or [batch, tokens, heads, dim]")),
-        };
-        // The input may lie in the other order.
-        let input = self.specialised.graph.inputs.iter().find(|input| input.value == past.base);
-        let layout = input.map(|input| super::role(self.specialised.graph, input)).transpose()?;
-        let input_order = match layout {
-            Some(super::Role::Past(crate::import::inputs::CacheLayout::HeadsFirst)) => by_heads,
-            Some(super::Role::Past(_)) => Order::Tokens,
-            _ => return Err(self.unexpected(node, "past keys or values followed by those of this step")),
-        };
-        let same = past.scale == 1.0
-            && super::order::features(&past, self.specialised.sizes.past, order, input_order) == Some(Features::All);
-        let read = super::order::features(heads, total, by_heads, order);
-        if !same || self.node(node).inputs.len() != 2 || read != Some(Features::All) {
-            return Err(
-                self.fail(node, "expected past keys or values followed by those of this step, all of them read")
-            );
-        }
-        Ok(Appended { cache: Some((node, past.base)), new, order })
     }
 
     /// The operation `Attention` of operator set 23 with four-dimensional operands.

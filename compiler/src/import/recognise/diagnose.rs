@@ -5,10 +5,20 @@ use super::{Recogniser, Signal, Value};
 use crate::Error;
 use crate::import::onnx::{Name, OnnxGraph};
 
+/// The part of a decoder that a node should be of: the same operations mean other features in other parts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// The residual stream.
+    Stream,
+    /// The rotary embedding of queries or keys.
+    Rotation,
+    Other,
+}
+
 impl Recogniser<'_, '_> {
     /// An error for a node that is not what was expected, with the name of what it is where that is known.
-    pub(super) fn unexpected(self, node: usize, expected: &str) -> Error {
-        let feature = self.local_feature(node, expected).or_else(|| graph_feature(self.specialised.graph));
+    pub(super) fn unexpected(self, part: Part, node: usize, expected: &str) -> Error {
+        let feature = self.local_feature(part, node).or_else(|| graph_feature(self.specialised.graph));
         match feature {
             Some(feature) => self.fail(node, format!("expected {expected}, found {feature}, not supported")),
             None => self.fail(node, format!("expected {expected}")),
@@ -30,12 +40,12 @@ impl Recogniser<'_, '_> {
             let feature = "two layers added to one another (blocks in parallel, or LoRA adapters that are not merged)";
             return self.fail(node, format!("expected {EXPECTED}, found {feature}, not supported"));
         }
-        self.unexpected(node, EXPECTED)
+        self.unexpected(Part::Stream, node, EXPECTED)
     }
 
-    fn local_feature(self, node: usize, expected: &str) -> Option<&'static str> {
+    fn local_feature(self, part: Part, node: usize) -> Option<&'static str> {
         if self.is_norm(node) {
-            return Some(if expected.contains("residual") {
+            return Some(if part == Part::Stream {
                 "a norm of a layer's output (post-norm, as in Gemma 2 and OLMo 2)"
             } else {
                 "a norm of queries or keys (as in Qwen3)"
@@ -57,7 +67,7 @@ impl Recogniser<'_, '_> {
         if matches!(onnx.op_type.as_str(), "Mul" | "Div") && signals.len() == 1 && (by_position(0) || by_position(1)) {
             return Some("a factor that may depend on the position, or on the feature");
         }
-        if expected.contains("rotary") {
+        if part == Part::Rotation {
             let whole =
                 Signal::whole(onnx.outputs.first().copied().flatten()?, Vec::new(), crate::import::dense::Kind::F32);
             if self.is_layer(&whole) {
@@ -101,17 +111,19 @@ pub(in crate::import) fn unsupported_feature(graph: &OnnxGraph, node: usize) -> 
     let onnx = &graph.nodes[node];
     Some(match onnx.op_type.as_str() {
         "Tanh" if is_cap(graph, node) => "soft-capping",
-        "Tanh"
-        | "Erf"
+        "Tanh" => "a hyperbolic tangent, as in a GELU activation or in soft-capping",
+        "Erf"
         | "Gelu"
         | "com.microsoft::Gelu"
         | "com.microsoft::FastGelu"
         | "com.microsoft::BiasGelu"
         | "com.microsoft::QuickGelu" => "a GELU activation",
-        "Relu" | "LeakyRelu" => "a ReLU activation",
+        "Relu" => "a ReLU activation",
+        "LeakyRelu" | "PRelu" | "ThresholdedRelu" | "Elu" | "Celu" | "Selu" | "HardSigmoid" | "HardSwish" | "Mish"
+        | "Softplus" | "Softsign" => "another activation than SiLU",
         "LayerNormalization" | "com.microsoft::SkipLayerNormalization" => "LayerNorm, as in GPT-2 and encoders",
         "TopK" | "com.microsoft::MoE" | "com.microsoft::QMoE" => "a mixture of experts (MoE: a router and its top-k)",
-        "com.microsoft::Attention" | "com.microsoft::MultiHeadAttention" => {
+        "com.microsoft::Attention" | "com.microsoft::QAttention" | "com.microsoft::MultiHeadAttention" => {
             "multi-head attention of an encoder or GPT-2"
         }
         _ => return None,

@@ -47,6 +47,9 @@ impl Recogniser<'_, '_> {
             }
         };
         let caches = [cache(3)?, cache(4)?];
+        for (output, past) in [(1, caches[0]), (2, caches[1])] {
+            past.map_or(Ok(()), |past| self.check_present_of(node, past, output))?;
+        }
         let scale = onnx.float("scale").filter(|&scale| scale != 0.0);
         let scale = scale.map_or_else(|| 1.0 / (head_dim as f64).sqrt(), f64::from);
         let mut nodes = AttentionNodes {

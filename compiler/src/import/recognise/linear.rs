@@ -1,5 +1,6 @@
 //! Linear layers: a product with a constant matrix, in the forms that exporters write it.
 
+use super::diagnose::Part;
 use super::order::{Order, order_of_operand};
 use super::{Recogniser, Signal, Value};
 use crate::Error;
@@ -198,7 +199,7 @@ impl Recogniser<'_, '_> {
             return Ok((linear, input));
         }
         if !is_linear(&onnx.op_type) {
-            return Err(self.unexpected(node, expected));
+            return Err(self.unexpected(Part::Other, node, expected));
         }
         let flag = |name: &str| onnx.int(name).unwrap_or(0) != 0;
         if flag("transA") || flag("transBatchA") || flag("transBatchB") {

@@ -1,5 +1,6 @@
 //! The mask of an attention: which tokens each new token sees.
 
+use super::diagnose::Part;
 use super::{Recogniser, Value};
 use crate::Error;
 use crate::import::dense::{Dense, Kind};
@@ -21,6 +22,18 @@ pub(in crate::import) enum MaskStep {
     UpperLeft { node: usize },
     /// The token itself and those ahead of it; with a window only the last so many.
     Causal { node: usize, window: Option<usize> },
+}
+
+impl MaskStep {
+    /// The node that does the step.
+    pub(in crate::import) fn node(self) -> usize {
+        match self {
+            Self::Added { node, .. }
+            | Self::Kept { node, .. }
+            | Self::UpperLeft { node }
+            | Self::Causal { node, .. } => node,
+        }
+    }
 }
 
 /// Scores ahead of a softmax.
@@ -93,7 +106,13 @@ impl Recogniser<'_, '_> {
                 view if is_view(view) => (node, 0),
                 // Between floats of different widths; a cast to integers would round.
                 "Cast" if Kind::of_onnx(onnx.int("to").unwrap_or(0) as i32).is_some_and(Kind::is_float) => (node, 0),
-                _ => return Err(self.unexpected(node, "attention scores with a scale and a constant mask")),
+                _ => {
+                    return Err(self.unexpected(
+                        Part::Other,
+                        node,
+                        "attention scores with a scale and a constant mask",
+                    ));
+                }
             };
         }
     }
@@ -111,8 +130,8 @@ enum Fault {
     Past,
 }
 
-/// Checks that all past tokens and the new one itself are visible, and future ones hidden. `context` is named where
-/// fewer tokens would do.
+/// Checks that all past tokens and the new one itself are visible, and future ones hidden. A refusal
+/// compares what is visible with the context that was asked for.
 pub(in crate::import) fn check(
     specialised: &Specialised<'_>,
     masks: &[MaskStep],

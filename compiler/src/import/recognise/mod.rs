@@ -7,6 +7,7 @@
 //! at several lengths.
 
 mod attention;
+mod cache;
 mod diagnose;
 mod grouped;
 mod linear;
@@ -18,15 +19,16 @@ mod rope;
 pub(super) use attention::Attention;
 pub(super) use diagnose::unsupported_feature;
 pub(super) use linear::Linear;
-pub(super) use mask::{MaskStep, check as check_mask};
+pub(super) use mask::check as check_mask;
 pub(super) use norm::Norm;
 pub(super) use rope::RopeSource;
 
 use super::dense::Kind;
-use super::inputs::{Role, past_shape, role};
+use super::inputs::past_shape;
 use super::onnx::{Name, OnnxGraph, OnnxNode};
 use super::specialise::{Signal, Sizes, Specialised, Value};
 use crate::Error;
+use diagnose::Part;
 use order::Order;
 
 /// A gated layer.
@@ -173,27 +175,6 @@ impl<'s, 'g> Recogniser<'s, 'g> {
         }
     }
 
-    /// Checks that each past input belongs to one layer.
-    fn check_caches(self, layers: &[Layer]) -> Result<(), Error> {
-        let mut used: Vec<Name> = layers.iter().flat_map(|layer| layer.attention.caches).flatten().collect();
-        let count = used.len();
-        used.sort();
-        used.dedup();
-        let graph = self.specialised.graph;
-        let given = graph.inputs.iter().filter(|input| matches!(role(graph, input), Ok(Role::Past(_)))).count();
-        if used.len() == count && count == given {
-            return Ok(());
-        }
-        Err(Error::Interface {
-            message: format!(
-                "{given} inputs hold past keys and values, {} of them are read by the {} layers, each of which needs two \
-                 of its own",
-                used.len(),
-                layers.len()
-            ),
-        })
-    }
-
     /// The value that a signal holds the last tokens of, in order; the signal itself if it holds anything else. The
     /// decoder's output is that of the last token.
     fn all_tokens(self, signal: &Signal) -> Signal {
@@ -245,7 +226,7 @@ impl<'s, 'g> Recogniser<'s, 'g> {
                     ("Add", _) | ("com.microsoft::SkipSimplifiedLayerNormalization", 3) => node,
                     _ => {
                         let expected = "the embedding or a sum of the residual stream and a layer's output";
-                        return Err(self.unexpected(node, expected));
+                        return Err(self.unexpected(Part::Stream, node, expected));
                     }
                 }
             }
@@ -292,7 +273,11 @@ impl<'s, 'g> Recogniser<'s, 'g> {
         let factors = self.factors(&gated)?;
         let signals: Vec<&Signal> = factors.iter().filter_map(norm::Factor::signal).collect();
         let (3, [a, b, c]) = (factors.len(), signals.as_slice()) else {
-            return Err(self.unexpected(product, "the product of a gate, its sigmoid and an up projection"));
+            return Err(self.unexpected(
+                Part::Other,
+                product,
+                "the product of a gate, its sigmoid and an up projection",
+            ));
         };
         let orders = [(a, b, c), (a, c, b), (b, a, c), (b, c, a), (c, a, b), (c, b, a)];
         let found = orders.into_iter().find_map(|(gate, sigmoid, up)| {
@@ -302,7 +287,11 @@ impl<'s, 'g> Recogniser<'s, 'g> {
             (self.node(node).op_type == "Sigmoid" && sigmoid.is_whole() && of_gate).then_some((gate, node, up))
         });
         let Some((gate, sigmoid, up)) = found else {
-            return Err(self.unexpected(product, "a gate multiplied by its own sigmoid (SiLU) and by an up projection"));
+            return Err(self.unexpected(
+                Part::Other,
+                product,
+                "a gate multiplied by its own sigmoid (SiLU) and by an up projection",
+            ));
         };
         let (gate, normed) = self.linear(gate, Order::Tokens, product, "the gate projection")?;
         let (up, up_normed) = self.linear(up, Order::Tokens, product, "the up projection")?;
@@ -323,8 +312,15 @@ impl<'s, 'g> Recogniser<'s, 'g> {
                 self.node(*node).outputs.get(3).copied().flatten() == Some(added.base) && added.is_whole()
             }
         };
+        let scaled =
+            matches!(normed, Stream::Value(signal) if signal.base == added.base && signal.scale != added.scale);
         if same {
             Ok(())
+        } else if scaled {
+            Err(self.fail(
+                sum,
+                "the residual stream is scaled where a layer's output is added to it, which is not supported",
+            ))
         } else {
             Err(self.fail(
                 sum,

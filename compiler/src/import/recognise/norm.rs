@@ -1,5 +1,6 @@
 //! Root-mean-square norms, fused or written out, and products of several factors.
 
+use super::diagnose::Part;
 use super::{Recogniser, Signal, Stream, Value, same_entries};
 use crate::Error;
 use crate::import::evaluate::axis_index;
@@ -111,7 +112,7 @@ impl Recogniser<'_, '_> {
                 Ok((Norm { node, gamma: self.gamma(node, 2)?, epsilon: epsilon() }, Stream::Sum(node)))
             }
             ("Mul", _) => self.written_out_norm(node, signal),
-            _ => Err(self.unexpected(node, "a root-mean-square norm")),
+            _ => Err(self.unexpected(Part::Other, node, "a root-mean-square norm")),
         }
     }
 
@@ -124,7 +125,8 @@ impl Recogniser<'_, '_> {
 
     /// γ, x and 1/sqrt(mean(x²) + ε) multiplied in any order.
     fn written_out_norm(self, node: usize, signal: &Signal) -> Result<(Norm, Stream), Error> {
-        let unexpected = || self.unexpected(node, "a root-mean-square norm: factors times the input over a root");
+        let unexpected =
+            || self.unexpected(Part::Other, node, "a root-mean-square norm: factors times the input over a root");
         let (mut gamma, mut x, mut under) = (None, None, None);
         for factor in self.factors(signal)? {
             let taken = match factor {

@@ -1,5 +1,6 @@
 //! Rotary embeddings, as an operation or written out with cosines, sines and half-swapped features.
 
+use super::diagnose::Part;
 use super::order::{Features, Order, order_of_operand};
 use super::{Recogniser, Signal, Value};
 use crate::Error;
@@ -47,7 +48,7 @@ impl Recogniser<'_, '_> {
                 self.written_out(node, dim)?
             }
             "RotaryEmbedding" | "com.microsoft::RotaryEmbedding" => self.rotary_op(node, dim)?,
-            _ => return Err(self.unexpected(node, EXPECTED)),
+            _ => return Err(self.unexpected(Part::Rotation, node, EXPECTED)),
         };
         if self.features(signal, order, rotated.order) != Some(Features::All) {
             return Err(self.fail(node, "the rotated features are rearranged"));
@@ -130,8 +131,13 @@ impl Recogniser<'_, '_> {
         } else {
             None
         };
-        let unexpected =
-            || self.unexpected(product, "a product with the constant cosines or sines of a rotary embedding");
+        let unexpected = || {
+            self.unexpected(
+                Part::Rotation,
+                product,
+                "a product with the constant cosines or sines of a rotary embedding",
+            )
+        };
         let (signal, constant, input) = parts.ok_or_else(unexpected)?;
         // The same rows multiply every head.
         let order = order_of_operand(&constant.shape, &signal.shape, self.tokens(), true, Some(dim));
