@@ -71,7 +71,8 @@ pub fn compile_watched(path: &Path, options: &CompileOptions, observer: &dyn Obs
 
     let smallest = Shape::smallest(&imported.model.hyperparameters)?.slots;
     let slots = smallest.min(parameters.maximum_slots() as usize);
-    let lower_options = LowerOptions { slots: Some(slots), ..LowerOptions::default() };
+    let rounding = parameters.rounding_deviation(slots);
+    let lower_options = LowerOptions { slots: Some(slots), rounding, ..LowerOptions::default() };
     let (mut slots, mut report) = lower::lower(&imported.model, &calibration, &lower_options, observer)?;
     verify::slots(&slots, true)?;
 

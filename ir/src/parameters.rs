@@ -148,6 +148,13 @@ impl Parameters {
         )
     }
 
+    /// Standard deviation of the error that a rescale at the canonical scale adds to the real part of each of `slots` slots:
+    /// coefficients of both polynomials are rounded, under a uniform ternary secret.
+    pub fn rounding_deviation(&self, slots: usize) -> f64 {
+        let of_coefficient = (1.0 + f64::from(self.log2_degree).exp2() * 2.0 / 3.0) / 12.0;
+        (slots as f64 * of_coefficient).sqrt() * (-f64::from(self.log2_scale)).exp2()
+    }
+
     /// Most slots of a ciphertext, N/2.
     pub fn maximum_slots(&self) -> u32 {
         1 << (self.log2_degree - 1)

@@ -88,6 +88,12 @@ impl Chebyshev {
         u * next - after + self.coefficients.first().copied().unwrap_or(0.0)
     }
 
+    /// About how much larger the error of the value is than that of each rounding on the way, if the polynomial is
+    /// evaluated by products of T_j: twice the root of the sum of all c_k². Large coefficients that cancel leave it.
+    pub fn rounding_gain(&self) -> f64 {
+        2.0 * self.coefficients.iter().map(|c| c * c).sum::<f64>().sqrt()
+    }
+
     /// The polynomial's degree.
     pub fn degree(&self) -> usize {
         self.coefficients.len().saturating_sub(1)

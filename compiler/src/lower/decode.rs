@@ -114,7 +114,7 @@ fn scores(entry: &mut EntryBuilder<'_>, layer: usize, members: &[ValueId]) -> Va
     let summed = builder.close(vec![yielded])[0];
     entry.builder.set_layout(summed, layout(tokens, Fill::Tokens));
     let plan = entry.plan;
-    let shifted = entry.argument(&plan.layers[layer].exponential, summed, None);
+    let shifted = entry.argument(&plan.layers[layer].exponential.step, summed, None);
     entry.builder.refresh(shifted, None)
 }
 
@@ -126,8 +126,7 @@ fn softmax(entry: &mut EntryBuilder<'_>, layer: usize, scores: ValueId) -> Value
     let member = shape.lane_of_slot() % group;
     let row = shape.real_row(&member);
     let known = (block * tokens + Integer::slot() % tokens).less_equal(Integer::position());
-    let scale = entry.softmax_scale(layer, 0, Integer::position());
-    let mut y = entry.polynomial(&plan.exponential, scores, Some(both(known, row.clone())), scale, None);
+    let mut y = entry.exponential(layer, scores, both(known, row.clone()), Integer::position());
     y = entry.builder.refresh(y, None);
     for stage in 0..plan.rough.len() {
         let sum = entry.builder.fold(y, block_steps(shape).chain(doubling(1, tokens)));

@@ -171,6 +171,17 @@ impl<'a> EntryBuilder<'a> {
         self.polynomial(&steps[stage], argument, Some(rows), scale, None)
     }
 
+    /// y_0 of a softmax of shifted scores in the slots that the mask holds, zero elsewhere.
+    pub(super) fn exponential(&mut self, layer: usize, scores: ValueId, known: Integer, position: Integer) -> ValueId {
+        let exponential = &self.plan.layers[layer].exponential;
+        let scale = self.softmax_scale(layer, 0, position);
+        let mut y = self.polynomial(&exponential.step, scores, Some(known), scale, None);
+        for _ in 0..exponential.doublings {
+            y = self.builder.multiply(y, y);
+        }
+        y
+    }
+
     /// The factor of what makes y_stage of a softmax, at a position given for each slot; `None` if it is 1.
     pub(super) fn softmax_scale(&self, layer: usize, stage: usize, position: Integer) -> Option<Vector> {
         let plan = self.plan;
@@ -264,7 +275,7 @@ impl<'a> EntryBuilder<'a> {
 
     /// The factor of scores: their scale, over half the width of the exponential's interval.
     pub(super) fn score_factor(&self, layer: usize) -> f64 {
-        self.roles.layers[layer].scale / self.plan.layers[layer].exponential.affine.half
+        self.roles.layers[layer].scale / self.plan.layers[layer].exponential.step.affine.half
     }
 
     /// numerator/denominator: the pair is refreshed, then the reciprocal, with a Newton step if planned. The denominator

@@ -71,6 +71,8 @@ pub struct LowerOptions {
     pub rough_error: f64,
     /// Absolute error of SiLU.
     pub silu_error: Target,
+    /// Standard deviation of the error that encryption adds to a slot at each rescale; 0 leaves it out of account.
+    pub rounding: f64,
     /// Largest ratio of row sums that a rough reciprocal has to cover; decides the number of squarings.
     pub rough_ratio: f64,
     /// Tokens of calibration text that are run through the slots stage, at most.
@@ -90,6 +92,7 @@ impl Default for LowerOptions {
             softmax_error: 1e-3,
             rough_error: 0.4,
             silu_error: Target { needed: 2e-3, wished: 1e-4 },
+            rounding: 0.0,
             rough_ratio: 2000.0,
             calibration_tokens: 512,
         }

@@ -12,7 +12,8 @@
 //! | denominator | Σ y_k over a row | coefficients of what makes y_k |
 //! | gate | the gate's entries | W_gate |
 //!
-//! Softmax is by normalising and squaring (arXiv 2410.11184): y_0 = exp((x − c)/2^k), y_{j+1} = (y_j·r_j)² with r_j a
+//! Softmax is by normalising and squaring (arXiv 2410.11184): y_0 = exp((x − c)/2^k), itself a square or a fourth power where
+//! scores spread far ([`Exponential`]), y_{j+1} = (y_j·r_j)² with r_j a
 //! rough reciprocal of Σ y_j, and the result is y_k / Σ y_k, whose division is delayed until after the mix. Errors of
 //! r_j cancel, as numerator and denominator carry the same factor. As sums grow with the number of tokens, y_j also carries
 //! a power of the position plus one, which narrows the ranges of the sums and rides on the coefficients' mask. The norm's result is x/(√d·rms), at most 1, and
@@ -71,13 +72,6 @@ impl SoftmaxPlan {
     pub(super) fn squarings(&self) -> usize {
         self.exponents.len() - 1
     }
-
-    /// What the coefficients of the polynomial that makes y_stage are multiplied by at a position. The rough reciprocal
-    /// ahead of a squaring carries the square root of the power.
-    pub(super) fn scale(&self, stage: usize, position: usize) -> f64 {
-        let exponent = self.exponents[stage] * if stage == 0 { 1.0 } else { 0.5 };
-        (position as f64 + 1.0).powf(exponent)
-    }
 }
 
 /// A function and the polynomial that stands for it.
@@ -104,13 +98,37 @@ impl Step {
     }
 }
 
+/// The exponential of scores: y_0 is the value of a polynomial, squared as often as there are doublings.
+///
+/// A polynomial whose value at one end is far beyond 1 has large coefficients, whose noise drowns small values; squares of
+/// smaller values have noise in proportion to their size, at the same depth.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Exponential {
+    /// The root of y_0: the function of the argument over 2^`doublings`. Its error is that of y_0.
+    pub(super) step: Step,
+    /// m, how often the argument is doubled by squaring the value.
+    pub(super) doublings: u32,
+}
+
+impl Exponential {
+    /// Levels that y_0 takes.
+    pub(super) fn depth(&self) -> u32 {
+        self.step.depth() + self.doublings
+    }
+
+    /// Largest error of y_0 up to 1, with that of rounding under encryption in the smallest sum of a row.
+    pub(super) fn error(&self) -> f64 {
+        self.step.approximation.error
+    }
+}
+
 /// The approximations of one layer.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct LayerPlan {
     /// Squarings and reference.
     pub(super) softmax: SoftmaxPlan,
     /// Exponential of the scores.
-    pub(super) exponential: Step,
+    pub(super) exponential: Exponential,
     /// Rough reciprocals, one a squaring.
     pub(super) rough: Vec<Step>,
     /// Reciprocal of the denominator.
@@ -121,6 +139,15 @@ pub(super) struct LayerPlan {
     pub(super) silu: Step,
     /// Bound of the up-projection, divided out of W_up and multiplied into W_down.
     pub(super) up_bound: f64,
+}
+
+impl LayerPlan {
+    /// What the coefficients of the polynomial that makes y_stage are multiplied by at a position: as high a root of the power
+    /// as the polynomial's value is of y_stage.
+    pub(super) fn softmax_scale(&self, stage: usize, position: usize) -> f64 {
+        let squarings = if stage == 0 { self.exponential.doublings } else { 1 };
+        (position as f64 + 1.0).powf(self.softmax.exponents[stage] / f64::from(1u32 << squarings))
+    }
 }
 
 /// The approximations of a program.
@@ -158,7 +185,7 @@ impl Plan {
         };
         let layer = |(layer, softmax): (usize, &SoftmaxPlan)| LayerPlan {
             softmax: softmax.clone(),
-            exponential: step(Site::Scores { layer }, exponential(softmax, 1.0)),
+            exponential: Exponential { step: step(Site::Scores { layer }, exponential(softmax, 1.0, 0)), doublings: 0 },
             rough: (0..softmax.squarings())
                 .map(|stage| step(Site::Sum { layer, stage }, Function::Reciprocal { factor: 1.0 }))
                 .collect(),
@@ -246,7 +273,7 @@ impl Plan {
             if index > 0 {
                 steps.push(self.norm(2 * index));
             }
-            steps.push(&layer.exponential);
+            steps.push(&layer.exponential.step);
             steps.extend(&layer.rough);
             steps.push(&layer.reciprocal);
             steps.push(self.norm(2 * index + 1));
@@ -266,10 +293,18 @@ impl Plan {
     /// What is known of a step.
     pub(super) fn describe(&self, step: &Step) -> cachemir_ir::plan::Approximation {
         let newton = matches!(step.site, Site::Denominator { layer } if self.layers[layer].newton);
+        let doublings = match step.site {
+            Site::Scores { layer } => self.layers[layer].exponential.doublings,
+            _ => 0,
+        };
         let (method, measure) = match step.function {
             Function::InverseSquareRoot { .. } => ("weighted minimax", Measure::Relative),
             Function::Reciprocal { .. } if newton => ("minimax, Newton step", Measure::Relative),
             Function::Reciprocal { .. } => ("minimax", Measure::Relative),
+            Function::Exponential { .. } if doublings == 1 => ("Chebyshev interpolation, squared", Measure::Absolute),
+            Function::Exponential { .. } if doublings == 2 => {
+                ("Chebyshev interpolation, squared twice", Measure::Absolute)
+            }
             Function::Exponential { .. } | Function::Silu { .. } => ("Chebyshev interpolation", Measure::Absolute),
         };
         let degree = step.approximation.polynomial.degree();
@@ -282,7 +317,7 @@ impl Plan {
             sane: [-1.0, 1.0].map(|end| step.affine.argument(end)),
             derived: step.derived.map(|range| [range.min, range.max]),
             degree: degree as u32,
-            depth: cachemir_ir::ckks::polynomial_depth(degree) + u32::from(newton),
+            depth: cachemir_ir::ckks::polynomial_depth(degree) + u32::from(newton) + doublings,
             // A Newton step squares the relative error.
             max_error: if newton { error * error } else { error },
             measure,
@@ -292,9 +327,11 @@ impl Plan {
     }
 }
 
-pub(super) fn exponential(softmax: &SoftmaxPlan, factor: f64) -> Function {
-    let divisor = f64::from(1u32 << softmax.squarings());
-    Function::Exponential { reference: softmax.reference, divisor, factor }
+/// What, squared `doublings` times, is y_0 times a factor.
+pub(super) fn exponential(softmax: &SoftmaxPlan, factor: f64, doublings: u32) -> Function {
+    let power = f64::from(1u32 << doublings);
+    let divisor = f64::from(1u32 << softmax.squarings()) * power;
+    Function::Exponential { reference: softmax.reference, divisor, factor: factor.powf(1.0 / power) }
 }
 
 fn layer_plan(
@@ -303,7 +340,7 @@ fn layer_plan(
     of: &dyn Fn(Site) -> SiteRange,
     options: &LowerOptions,
 ) -> LayerPlan {
-    let (exponential, rough, reciprocal, newton) = softmax::steps(layer, softmax, of, options);
+    let softmax::Steps { exponential, rough, reciprocal, newton } = softmax::steps(layer, softmax, of, options);
     let seen = of(Site::Gate { layer });
     let fitted = |bound: f64| {
         let (function, map) = (Function::Silu { factor: 1.0 / bound }, Affine { centre: 0.0, half: bound });

@@ -167,14 +167,14 @@ fn weights(
     }
     let terms = queries.iter().zip(keys).map(|(&q, key)| entry.builder.multiply(q, key)).collect();
     let scores = entry.builder.add_all(terms);
-    let shifted = entry.argument(&plan.exponential, scores, None);
+    let shifted = entry.argument(&plan.exponential.step, scores, None);
     entry.origin(roles.softmax.as_ref());
     let shifted = entry.builder.refresh(shifted, None);
     let token = Integer::slot() % shape.query_stride();
     let other = index.clone() * chunk + (token.clone() + shape.lane_of_slot()) % chunk;
     let known = other.less_equal(Integer::position() + token);
-    let scale = entry.softmax_scale(layer, 0, Integer::position() + Integer::slot() % shape.query_stride());
-    let mut y = entry.polynomial(&plan.exponential, shifted, Some(rows(shape).and(known)), scale, None);
+    let position = Integer::position() + Integer::slot() % shape.query_stride();
+    let mut y = entry.exponential(layer, shifted, rows(shape).and(known), position);
     for &inverse in inverses {
         y = entry.builder.refresh(y, None);
         let root = entry.builder.multiply(y, inverse);

@@ -3,17 +3,26 @@
 use cachemir_ir::ckks::polynomial_depth;
 use cachemir_ir::tensor::Range;
 
-use super::plan::{SiteRange, SoftmaxPlan, Step, TOLERATED, exponential};
+use super::plan::{Exponential, SiteRange, SoftmaxPlan, Step, TOLERATED, exponential};
 use super::{LowerOptions, Site};
 use crate::approximate::{self, Affine, Function, Measure};
 
-/// The exponential, the rough reciprocals, the last reciprocal, and whether a Newton step follows it.
+/// The approximations of a softmax.
+pub(super) struct Steps {
+    pub(super) exponential: Exponential,
+    pub(super) rough: Vec<Step>,
+    pub(super) reciprocal: Step,
+    /// Whether a Newton step follows the reciprocal.
+    pub(super) newton: bool,
+}
+
+/// The approximations of a layer's softmax.
 pub(super) fn steps(
     layer: usize,
     softmax: &SoftmaxPlan,
     of: &dyn Fn(Site) -> SiteRange,
     options: &LowerOptions,
-) -> (Step, Vec<Step>, Step, bool) {
+) -> Steps {
     let sums = sums(layer, softmax, of, options);
     let reciprocal = |sum: &Sum, factor: f64| Step {
         site: sum.site,
@@ -28,7 +37,7 @@ pub(super) fn steps(
     let rough = rough.collect();
     let last = &sums[sums.len() - 1];
     let exponential = exponential_of_scores(layer, softmax, &sums[0], of(Site::Scores { layer }), options);
-    (exponential, rough, reciprocal(last, last.affine.half), last.newton)
+    Steps { exponential, rough, reciprocal: reciprocal(last, last.affine.half), newton: last.newton }
 }
 
 /// The exponential is accurate wherever text lies, and on as much more as its depth allows.
@@ -38,29 +47,44 @@ fn exponential_of_scores(
     sum: &Sum,
     seen: SiteRange,
     options: &LowerOptions,
-) -> Step {
-    let function = exponential(softmax, 1.0 / sum.affine.half);
+) -> Exponential {
+    const MOST_DOUBLINGS: u32 = 2;
     // Errors count against the smallest sum of a row in text.
-    let target = options.exponential_error.times(sum.smallest / sum.affine.half);
+    let smallest = sum.smallest / sum.affine.half;
+    let target = options.exponential_error.times(smallest);
     let with_zero = |range: Range| {
         let mut range = range.widened(0.5 * options.margin);
         range.include(0.0);
         range
     };
-    let on = |range: Range| {
-        let map = Affine::onto(range.min, range.max);
-        (map, approximate::fit(function, map, target, Measure::Absolute))
+    let fits = |range: Range| {
+        (0..=MOST_DOUBLINGS).map(move |doublings| {
+            let affine = Affine::onto(range.min, range.max);
+            let function = exponential(softmax, 1.0 / sum.affine.half, doublings);
+            let power = f64::from(1u32 << doublings);
+            let mut approximation = approximate::fit(function, affine, target.times(1.0 / power), Measure::Absolute);
+            // An error of the root of y counts 2^m·y^(1-2^-m) times: all of it where y is 1, less in small sums.
+            let slope = |y: f64| power * y.powf(1.0 - 1.0 / power);
+            let noise = options.rounding * approximation.polynomial.rounding_gain();
+            approximation.error = slope(1.0) * approximation.error + slope(smallest) * noise;
+            let tolerated = TOLERATED * target.needed;
+            let step = Step { site: Site::Scores { layer }, function, affine, approximation, tolerated, derived: None };
+            Exponential { step, doublings }
+        })
+    };
+    let accurate = |range: Range, depth: u32| {
+        let within = fits(range).filter(|fit| fit.error() <= target.needed && fit.depth() <= depth);
+        within.min_by(|a, b| (a.depth(), a.error()).partial_cmp(&(b.depth(), b.error())).expect("errors are numbers"))
     };
     let text = with_zero(seen.text.union(seen.all));
-    let depth = polynomial_depth(on(text).1.polynomial.degree());
-    let same_depth = |range: Range| {
-        let wider = on(range).1;
-        wider.error <= target.needed && polynomial_depth(wider.polynomial.degree()) <= depth
+    let Some(least) = accurate(text, u32::MAX) else {
+        return fits(text).min_by(|a, b| a.error().total_cmp(&b.error())).expect("there is one without doublings");
     };
     let everyday = text.union(with_zero(seen.everyday));
-    let (affine, approximation) = on(widest([text, everyday, everyday.union(with_zero(seen.rare))], same_depth));
-    let tolerated = TOLERATED * target.needed;
-    Step { site: Site::Scores { layer }, function, affine, approximation, tolerated, derived: None }
+    let range = widest([text, everyday, everyday.union(with_zero(seen.rare))], |range| {
+        accurate(range, least.depth()).is_some()
+    });
+    accurate(range, least.depth()).unwrap_or(least)
 }
 
 /// Largest relative error of a rough reciprocal. It is a factor of a whole row, which the last reciprocal divides out, but has

@@ -5,7 +5,7 @@ use cachemir_ir::program::Table;
 use cachemir_ir::tensor::{TensorModel, Weight};
 use rayon::prelude::*;
 
-use super::plan::{Plan, SoftmaxPlan};
+use super::plan::{LayerPlan, Plan};
 use super::roles::Roles;
 
 /// Index of a layer's linear maps, in the order of [`super::roles::LayerRoles::linears`].
@@ -97,11 +97,11 @@ pub(super) fn tables(model: &TensorModel, roles: &Roles, plan: &Plan) -> Vec<Tab
         tables.push(Table { name: name.into(), shape, values: values.clone() });
     }
     let context = model.hyperparameters.context;
-    let scales = |softmax: &SoftmaxPlan| -> Vec<f32> {
-        let stage = |stage: usize| (0..context).map(move |position| softmax.scale(stage, position) as f32);
-        (0..softmax.exponents.len()).flat_map(stage).collect()
+    let scales = |layer: &LayerPlan| -> Vec<f32> {
+        let stage = |stage: usize| (0..context).map(move |position| layer.softmax_scale(stage, position) as f32);
+        (0..layer.softmax.exponents.len()).flat_map(stage).collect()
     };
-    let values: Vec<f32> = plan.layers.iter().flat_map(|layer| scales(&layer.softmax)).collect();
+    let values: Vec<f32> = plan.layers.iter().flat_map(scales).collect();
     let shape = vec![(values.len() / context.max(1)) as u32, context as u32];
     tables.push(Table { name: "softmax.scales".into(), shape, values });
     for (index, linear) in roles.layers.iter().flat_map(|layer| &layer.linears).enumerate() {

@@ -78,6 +78,11 @@ pub(super) struct OnnxNode {
 }
 
 impl OnnxNode {
+    /// A node without attributes that stands for this one, or for a part of it.
+    fn step(&self, op_type: &str, inputs: Vec<Option<Name>>, outputs: Vec<Option<Name>>) -> Self {
+        Self { name: self.name.clone(), op_type: op_type.to_owned(), inputs, outputs, attributes: BTreeMap::new() }
+    }
+
     pub(super) fn attribute(&self, name: &str) -> Option<&Attribute> {
         self.attributes.get(name)
     }

@@ -74,25 +74,18 @@ pub(super) fn to_plain_products(graph: &mut OnnxGraph) {
 
 /// A dequantised weight, the product with it, and the sum with a bias, in place of a node.
 fn plain(graph: &mut OnnxGraph, node: &OnnxNode, product: &Product, nodes: &mut Vec<OnnxNode>) {
-    let step = |op_type: &str, inputs: Vec<Option<Name>>, outputs: Vec<Option<Name>>| OnnxNode {
-        name: node.name.clone(),
-        op_type: op_type.to_owned(),
-        inputs,
-        outputs,
-        attributes: BTreeMap::new(),
-    };
     let weight = Some(graph.fresh(format!("{}/dequantised", node.name)));
     let inputs = vec![Some(product.weight), Some(product.scale), product.zero];
-    let mut dequantise = step("DequantizeLinear", inputs, vec![weight]);
+    let mut dequantise = node.step("DequantizeLinear", inputs, vec![weight]);
     dequantise.attributes.insert("axis".to_owned(), Attribute::Int(-1));
     nodes.push(dequantise);
     let inputs = vec![Some(product.input), weight];
     if let Some(bias) = product.bias {
         let sum = Some(graph.fresh(format!("{}/product", node.name)));
-        nodes.push(step("MatMul", inputs, vec![sum]));
-        nodes.push(step("Add", vec![sum, Some(bias)], node.outputs.clone()));
+        nodes.push(node.step("MatMul", inputs, vec![sum]));
+        nodes.push(node.step("Add", vec![sum, Some(bias)], node.outputs.clone()));
     } else {
-        nodes.push(step("MatMul", inputs, node.outputs.clone()));
+        nodes.push(node.step("MatMul", inputs, node.outputs.clone()));
     }
 }
 

@@ -352,15 +352,8 @@ impl Reader<'_> {
     fn silu(&mut self, node: &OnnxNode, nodes: &mut Vec<OnnxNode>) -> Result<(), Error> {
         let input = node.input(0).ok_or_else(|| node.error("it has no input"))?;
         let gate = Some(self.result.fresh(format!("{}/sigmoid", node.name)));
-        let step = |op_type: &str, inputs: Vec<Option<Name>>, outputs: Vec<Option<Name>>| OnnxNode {
-            name: node.name.clone(),
-            op_type: op_type.to_owned(),
-            inputs,
-            outputs,
-            attributes: BTreeMap::new(),
-        };
-        nodes.push(step("Sigmoid", vec![Some(input)], vec![gate]));
-        nodes.push(step("Mul", vec![Some(input), gate], node.outputs.clone()));
+        nodes.push(node.step("Sigmoid", vec![Some(input)], vec![gate]));
+        nodes.push(node.step("Mul", vec![Some(input), gate], node.outputs.clone()));
         Ok(())
     }
 }
