@@ -14,39 +14,8 @@ use std::fmt;
 
 use cachemir_ir::slots::Chebyshev;
 
-/// The map between a function's argument x and the polynomial's argument u = (x − centre)/half.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Affine {
-    /// The x of u = 0.
-    pub centre: f64,
-    /// The x of u = 1 minus the centre; positive.
-    pub half: f64,
-}
-
-impl Affine {
-    /// u = x.
-    pub const IDENTITY: Self = Self { centre: 0.0, half: 1.0 };
-
-    /// The map that takes `low` to −1 and `high` to 1.
-    pub fn onto(low: f64, high: f64) -> Self {
-        Self { centre: 0.5 * (low + high), half: 0.5 * (high - low) }
-    }
-
-    /// x of u.
-    pub fn argument(self, u: f64) -> f64 {
-        self.centre + self.half * u
-    }
-
-    /// u of x.
-    pub fn place(self, x: f64) -> f64 {
-        (x - self.centre) / self.half
-    }
-
-    /// What is added to x/half to give u.
-    pub fn shift(self) -> f64 {
-        -self.centre / self.half
-    }
-}
+pub use cachemir_ir::plan::Measure;
+pub use cachemir_ir::program::Affine;
 
 /// A function of one variable that a program approximates, `factor` included.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -104,8 +73,6 @@ impl fmt::Display for Function {
         }
     }
 }
-
-pub use cachemir_ir::plan::Measure;
 
 /// A polynomial in u with the error it makes.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,9 +1,11 @@
 //! A plan as tables for people: they fit into 80 columns and use more where there are more. Text breaks between words.
 
 use cachemir_ir::cost::CostTable;
+use cachemir_ir::diagnostics::wrapped;
 use cachemir_ir::operations::{Call, Operations, middle};
 use cachemir_ir::plan::{CallCounts, Measure, Plan};
 use cachemir_ir::program::EntryKind;
+use cachemir_ir::text::short;
 
 /// Narrowest width that text is broken for.
 const LEAST_COLUMNS: usize = 60;
@@ -36,18 +38,8 @@ pub(super) fn weights(plan: &Plan) -> usize {
     plan.program.tables.iter().map(|table| table.values.len()).sum()
 }
 
-/// Text in lines of so many columns, broken between words, those after the first with an indent.
-fn broken(text: &str, columns: usize, indent: &str) -> Vec<String> {
-    let options = textwrap::Options::new(columns)
-        .subsequent_indent(indent)
-        .break_words(false)
-        .word_separator(textwrap::WordSeparator::AsciiSpace)
-        .word_splitter(textwrap::WordSplitter::NoHyphenation);
-    textwrap::wrap(text, options).into_iter().map(std::borrow::Cow::into_owned).collect()
-}
-
 fn paragraph(text: &str, columns: usize) -> String {
-    broken(text, columns.max(LEAST_COLUMNS), "  ").join("\n") + "\n"
+    wrapped(text, columns.max(LEAST_COLUMNS), "  ").join("\n") + "\n"
 }
 
 /// Characters of the longest text.
@@ -60,7 +52,7 @@ fn rows(rows: &[(String, Vec<String>)], columns: usize) -> String {
     let width = 2 + widest(rows.iter().flat_map(|(_, cells)| cells).map(String::as_str));
     let cells = rows.iter().map(|(_, cells)| cells.len()).max().unwrap_or(0);
     let room = columns.max(LEAST_COLUMNS).saturating_sub(cells * width).max(24);
-    let labels: Vec<Vec<String>> = rows.iter().map(|(label, _)| broken(label, room, "      ")).collect();
+    let labels: Vec<Vec<String>> = rows.iter().map(|(label, _)| wrapped(label, room, "      ")).collect();
     let left = widest(labels.iter().flatten().map(String::as_str));
     let mut out = String::new();
     for ((_, cells), label) in rows.iter().zip(&labels) {
@@ -138,18 +130,6 @@ fn operations(plan: &Plan, columns: usize) -> String {
     };
     table.push(row("  predicted seconds on one thread", &predicted));
     rows(&table, columns)
-}
-
-/// Three significant digits.
-fn short(value: f64) -> String {
-    match value.abs() {
-        0.0 => "0".to_owned(),
-        size if (1e-3..1e5).contains(&size) => {
-            let decimals = (2.0 - size.log10().floor()).max(0.0) as usize;
-            format!("{value:.decimals$}")
-        }
-        _ => format!("{value:.2e}"),
-    }
 }
 
 fn interval(ends: [f64; 2]) -> String {
@@ -230,23 +210,4 @@ fn foot(plan: &Plan, columns: usize) -> String {
     );
     let notes = plan.provenance.notes.iter().map(|note| paragraph(&format!("note: {note}"), columns));
     paragraph(&text, columns) + &notes.collect::<String>()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_have_three_digits() {
-        for (value, expected) in [
-            (0.0, "0"),
-            (-19.159, "-19.2"),
-            (0.0071, "0.00710"),
-            (12345.6, "12346"),
-            (1e-7, "1.00e-7"),
-            (2.5e9, "2.50e9"),
-        ] {
-            assert_eq!(short(value), expected);
-        }
-    }
 }
