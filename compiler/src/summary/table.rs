@@ -3,7 +3,7 @@
 use cachemir_ir::cost::CostTable;
 use cachemir_ir::diagnostics::wrapped;
 use cachemir_ir::operations::{Call, Operations, middle};
-use cachemir_ir::plan::{CallCounts, Measure, Plan};
+use cachemir_ir::plan::{Approximation, CallCounts, Measure, Plan};
 use cachemir_ir::program::EntryKind;
 use cachemir_ir::text::short;
 
@@ -142,7 +142,7 @@ fn approximations(plan: &Plan, columns: usize) -> String {
         return String::new();
     }
     let all = &plan.approximations;
-    let site = 2 + widest(all.iter().map(|one| one.site.as_str()).chain(["by calibration"])) + 2;
+    let site = 2 + widest(all.iter().map(|one| one.site.as_str()).chain(["  used slots proof"])) + 2;
     let method = widest(all.iter().map(|one| one.method.as_str()).chain(["method"]));
     let ranges: Vec<[String; 3]> = all
         .iter()
@@ -153,7 +153,7 @@ fn approximations(plan: &Plan, columns: usize) -> String {
         .collect();
     let range = 2 + widest(ranges.iter().flatten().map(String::as_str).chain(["accurate on"]));
     let first = |site_text: &str, [method_text, degree, levels, error]: [&str; 4]| {
-        format!("{site_text:<site$}{method_text:<method$} {degree:>7}{levels:>8}  {error}\n")
+        format!("{site_text:<site$}{method_text:<method$} {degree:>7}{levels:>7}  {error}\n")
     };
     let second = |site_text: &str, [accurate, sane, derived]: [&str; 3]| {
         format!("{site_text:<site$}{accurate:<range$}{sane:<range$}{derived}\n")
@@ -162,11 +162,12 @@ fn approximations(plan: &Plan, columns: usize) -> String {
     out += &second("", ["accurate on", "sane on", "derived"]);
     for (one, range) in all.iter().zip(&ranges) {
         let measure = if one.measure == Measure::Relative { "rel." } else { "abs." };
-        let error = format!("{:.0e} {measure}", one.max_error);
+        let error = format!("{:.0e} {measure}{}", one.max_error, if one.cancels { "*" } else { "" });
         let numbers = [one.degree, one.depth].map(|number| number.to_string());
         out += &first(&format!("  {}", one.site), [&one.method, &numbers[0], &numbers[1], &error]);
         let proof = match one {
             one if one.escape_proof => "    escape-proof",
+            one if used_slots_stay(one) => "    used slots proof",
             one if one.checked => "    checked",
             _ => "    by calibration",
         };
@@ -176,13 +177,35 @@ fn approximations(plan: &Plan, columns: usize) -> String {
     let checked = all.iter().filter(|one| !one.escape_proof && one.checked).count();
     let note = format!(
         "  The error holds where values of the calibration text lie (accurate); within the sane interval a polynomial stays \
-         bounded; derived is what the weights alone allow. Of {} sites {proof} are escape-proof: no input leaves the sane \
-         interval. {checked} others are checked: the client sees the argument, and refuses a step in which it is not where \
-         the approximation is accurate. The rest cover what calibration saw, with a margin; what leaves them by far \
-         drives a checked one out of its range.",
+         bounded; derived is what the weights alone allow while the norms hold. Of all {} sites, escape-proof: {proof}, whose \
+         sane interval no input leaves; else checked: {checked}, of which the client sees the argument, and refuses a step \
+         in which it is not where the approximation is accurate. The rest cover what calibration saw, with a margin; what \
+         leaves them by far drives a checked one out of its range.",
         all.len()
     );
-    out + &paragraph(&note, columns)
+    out += &paragraph(&note, columns);
+    let mut further = |applies: fn(&Approximation) -> bool, note: &str| {
+        if all.iter().any(applies) {
+            out += &paragraph(note, columns);
+        }
+    };
+    further(
+        |one| one.cancels,
+        "  * cancels: a rough reciprocal scales all of a row alike, and the reciprocal further down divides by the sum of \
+         what it scaled. It has to be good enough to keep rows in range, and no error of the result comes of it.",
+    );
+    further(
+        used_slots_stay,
+        "  Used slots proof: no input drives a value of the model out of the sane interval; slots that hold none can have up \
+         to 1.42 times as much, and stay within by calibration.",
+    );
+    out
+}
+
+/// Whether a site is escape-proof but for slots that hold no values of the model.
+fn used_slots_stay(one: &Approximation) -> bool {
+    let [least, most] = one.sane;
+    !one.escape_proof && one.derived.is_some_and(|[low, high]| least <= low && high <= most)
 }
 
 fn caches(plan: &Plan, columns: usize) -> String {

@@ -440,6 +440,7 @@ fn approximation_to_wire(approximation: &Approximation) -> wire::Approximation {
         depth,
         max_error,
         measure,
+        cancels,
         escape_proof,
         checked,
     } = approximation.clone();
@@ -454,6 +455,7 @@ fn approximation_to_wire(approximation: &Approximation) -> wire::Approximation {
         depth,
         max_error,
         relative: measure == Measure::Relative,
+        cancels,
         escape_proof,
         checked,
     }
@@ -472,6 +474,7 @@ fn approximation_from_wire(approximation: wire::Approximation) -> Result<Approxi
         depth,
         max_error,
         relative,
+        cancels,
         escape_proof,
         checked,
     } = approximation;
@@ -486,6 +489,7 @@ fn approximation_from_wire(approximation: wire::Approximation) -> Result<Approxi
         depth,
         max_error,
         measure: if relative { Measure::Relative } else { Measure::Absolute },
+        cancels,
         escape_proof,
         checked,
     })

@@ -428,6 +428,8 @@ pub(super) struct Approximation {
     pub(super) escape_proof: bool,
     #[prost(bool, tag = "12")]
     pub(super) checked: bool,
+    #[prost(bool, tag = "13")]
+    pub(super) cancels: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
