@@ -5,6 +5,7 @@ use std::path::Path;
 
 use cachemir_ir::ckks::{CiphertextType, CkksOp};
 use cachemir_ir::cost::CostTable;
+use cachemir_ir::files::check_writable_folder;
 use cachemir_ir::parameters::Parameters;
 use cachemir_ir::program::Program;
 use cachemir_ir::slots::{SlotOp, SlotType};
@@ -15,8 +16,7 @@ use crate::Error;
 
 /// Fails where the folder cannot be made or written to, before the work that would be lost.
 pub fn check_writable(folder: &Path) -> Result<(), Error> {
-    let tried = fs::create_dir_all(folder).and_then(|()| tempfile::tempfile_in(folder).map(drop));
-    tried.map_err(|source| Error::Write { path: folder.to_owned(), source })
+    check_writable_folder(folder).map_err(|source| Error::Write { path: folder.to_owned(), source })
 }
 
 /// Writes the recognised model.

@@ -1,4 +1,5 @@
-//! What can go wrong in a compilation. Each kind has a stable code; [`explain`] says what to do about it.
+//! What can go wrong in a compilation. Each kind has a stable code, which
+//! [`cachemir_ir::diagnostics`] explains.
 
 use std::path::{Path, PathBuf};
 
@@ -191,100 +192,6 @@ fn folder_of(path: &Path) -> String {
 /// Code of a command line that cannot be read, for which there is no [`Error`].
 pub const COMMAND_LINE: &str = "C0402";
 
-/// Codes with their explanations, in ascending order.
-pub const EXPLANATIONS: &[(&str, &str)] = &[
-    (
-        "C0101",
-        "The file is not an ONNX model, or only part of one. Check that it was copied completely (`git lfs pull`, an \
-         interrupted download) and that it is the .onnx file, not the data file beside it.",
-    ),
-    (
-        "C0102",
-        "The model keeps its weights in another file, which has to lie at the path recorded in the model, relative to \
-         the model's folder. Copy that file too.",
-    ),
-    (
-        "C0103",
-        "A tensor's values do not match its shape, its type is not supported, or its region lies outside the data \
-         file. The model or its data file is damaged, or the two are not of the same export.",
-    ),
-    (
-        "C0104",
-        "A folder was given in place of a model, and it is not clear which file in it is meant. Taken are model.onnx, \
-         decoder_model.onnx, the same two in a folder `onnx`, or the only .onnx file. Name the file itself.",
-    ),
-    (
-        "C0105",
-        "A node of the graph depends on its own output, calls a function that calls itself, has a condition that only \
-         inputs decide, or carries an attribute that would change its meaning in a way that is not known here. Check the \
-         tool that wrote or changed the file.",
-    ),
-    (
-        "C0201",
-        "The model uses operations that are not part of a Llama decoder. Supported are decoders of the Llama family \
-         (RMSNorm, rotary embedding, grouped-query attention, SwiGLU, with or without biases) exported to ONNX with or \
-         without a key-value cache. Soft-capping, mixtures of experts, LayerNorm and other activations than SiLU are not.",
-    ),
-    (
-        "C0202",
-        "All operations are known, but the named node is not where a Llama decoder would have it, or the graph is not \
-         the same function at every position of the context. Not supported are sliding windows and chunks shorter than \
-         the context (ask for a smaller --context), scales and frequencies that depend on position or length, masks that \
-         are not causal, norms of queries and keys, norms after a layer, layers without rotary embedding, interleaved or \
-         partial rotary embeddings, blocks in parallel, learned positions, and LoRA adapters that are not merged. A graph \
-         that was traced with a fixed length has to be exported with dynamic axes.",
-    ),
-    (
-        "C0203",
-        "The graph's inputs and outputs must be those of a decoder: input_ids, optionally attention_mask ([batch, tokens] \
-         or additive [batch, 1, new tokens, tokens]) and position_ids, past keys and values ([batch, heads, tokens, dim] \
-         or [batch, tokens, heads, dim]), num_logits_to_keep; logits and present keys and values. The lengths of tokens \
-         must be dynamic axes; of a merged decoder, take the file with the past.",
-    ),
-    (
-        "C0301",
-        "The model's folder lacks a file. config.json and tokenizer.json are looked for beside the model and in the \
-         two folders above it; name them with --config and --tokenizer if they lie elsewhere.",
-    ),
-    ("C0302", "A file beside the model is not valid, or is of another model: its numbers contradict the graph."),
-    (
-        "C0303",
-        "`tokenizer.model` is SentencePiece's own form of a tokenizer, which says nothing of normalisation and special \
-         tokens; `tokenizer.json` says everything. The Python package `transformers` makes one from the other.",
-    ),
-    (
-        "C0401",
-        "An option asks for something that this model or program cannot give; the message says what is possible.",
-    ),
-    (
-        COMMAND_LINE,
-        "The command line cannot be read: a command or an option is unknown, or a value is missing or not one of those \
-         that the message lists. `cachemirc COMMAND --help` lists what there is.",
-    ),
-    ("C0501", "A file cannot be read. Check its path and permissions."),
-    ("C0502", "A file cannot be written. Check the folder, its permissions and the space left."),
-    (
-        "C0503",
-        "The file is not a plan that `cachemirc compile` of this version wrote, or was cut off or altered since.",
-    ),
-    (
-        "C0601",
-        "An op needs more levels than the parameters leave it, wherever bootstraps are put; or values spread over so wide a \
-         range that no polynomial of those levels is precise enough. Choose parameters with more levels (--params), or a \
-         calibration text with shorter ranges, which lowers the degrees of the approximations.",
-    ),
-    (
-        "C0901",
-        "The compiler broke one of its own invariants. This is a defect: please report it with the command line, the \
-         model and the message.",
-    ),
-];
-
-/// What a code means and what to do about it.
-pub fn explain(code: &str) -> Option<&'static str> {
-    EXPLANATIONS.iter().find(|(known, _)| known.eq_ignore_ascii_case(code)).map(|(_, text)| *text)
-}
-
 impl Error {
     /// The error's stable code.
     pub fn code(&self) -> &'static str {
@@ -331,11 +238,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_code_is_explained_once() {
-        assert!(EXPLANATIONS.windows(2).all(|pair| pair[0].0 < pair[1].0));
+    fn codes_are_explained() {
         let error = Error::Interface { message: String::new() };
-        assert!(explain(error.code()).is_some());
-        assert!(explain("c0101").is_some());
-        assert!(explain("C9999").is_none());
+        for code in [error.code(), COMMAND_LINE] {
+            assert!(cachemir_ir::diagnostics::explain(code).is_some());
+        }
     }
 }

@@ -12,6 +12,7 @@ pub mod cost;
 pub mod diagnostics;
 pub mod error;
 pub mod expression;
+pub mod files;
 pub mod graph;
 pub mod json;
 pub mod manifest;

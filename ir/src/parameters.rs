@@ -137,8 +137,7 @@ impl Parameters {
 
     /// Security, ring and levels in a line: `128-bit security, N = 2^16, 13 levels of 41 bits, log2 QP = 1706`.
     pub fn description(&self) -> String {
-        let security =
-            self.security_bits().map_or_else(|| "NO SECURITY".to_owned(), |bits| format!("{bits}-bit security"));
+        let security = self.security();
         format!(
             "{security}, N = 2^{}, {} levels of {} bits, log2 QP = {}",
             self.log2_degree,
@@ -186,6 +185,11 @@ impl Parameters {
     /// Security in bits by the table, or `None` for an insecure set.
     pub fn security_bits(&self) -> Option<u32> {
         (!self.insecure).then_some(128)
+    }
+
+    /// The security in words: `128-bit security` or `NO SECURITY`.
+    pub fn security(&self) -> String {
+        self.security_bits().map_or_else(|| "NO SECURITY".to_owned(), |bits| format!("{bits}-bit security"))
     }
 
     /// Checks sizes, security and name.

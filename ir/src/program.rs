@@ -56,6 +56,40 @@ impl EntryKind {
     }
 }
 
+/// The map between a function's argument x and the argument u = (x − centre)/half of a polynomial that stands for it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Affine {
+    /// The x of u = 0.
+    pub centre: f64,
+    /// The x of u = 1 minus the centre; positive.
+    pub half: f64,
+}
+
+impl Affine {
+    /// u = x.
+    pub const IDENTITY: Self = Self { centre: 0.0, half: 1.0 };
+
+    /// The map that takes `low` to −1 and `high` to 1.
+    pub fn onto(low: f64, high: f64) -> Self {
+        Self { centre: 0.5 * (low + high), half: 0.5 * (high - low) }
+    }
+
+    /// x of u.
+    pub fn argument(self, u: f64) -> f64 {
+        self.centre + self.half * u
+    }
+
+    /// u of x.
+    pub fn place(self, x: f64) -> f64 {
+        (x - self.centre) / self.half
+    }
+
+    /// What is added to x/half to give u.
+    pub fn shift(self) -> f64 {
+        -self.centre / self.half
+    }
+}
+
 /// One entry point.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry<O, T> {
@@ -76,8 +110,10 @@ pub struct RangeCheck {
     pub site: String,
     /// Where the arguments lie, token by token of the call; slots count through all outputs as those of the logits do.
     pub placement: Placement,
-    /// The interval that has to hold them.
+    /// The interval that has to hold them, as the plan's list of approximations has it.
     pub interval: [f64; 2],
+    /// From what the slots hold to the argument.
+    pub map: Affine,
 }
 
 impl RangeCheck {
@@ -85,13 +121,17 @@ impl RangeCheck {
     /// polynomial's value.
     pub const TOLERANCE: f64 = 1e-3;
 
-    /// The first argument of the call's `count` tokens, in the slots of all outputs, that lies outside the interval.
+    /// The first argument of the call's `count` tokens, read from the slots of all outputs, that lies outside the
+    /// interval; no number where a slot is missing.
     pub fn violation(&self, slots: &[f64], count: usize) -> Option<f64> {
         let [low, high] = self.interval;
         let slack = Self::TOLERANCE * (high - low);
         let stride = self.placement.token_stride as usize;
         let of_token = |token: usize| {
-            let slot = move |first: &u32| slots.get(*first as usize + token * stride).copied().unwrap_or(f64::NAN);
+            let slot = move |first: &u32| {
+                let held = slots.get(*first as usize + token * stride).copied().unwrap_or(f64::NAN);
+                self.map.argument(held)
+            };
             self.placement.index_to_slot.iter().map(slot)
         };
         (0..count).flat_map(of_token).find(|value| !(low - slack..=high + slack).contains(value))
@@ -194,17 +234,19 @@ impl<O, T> Program<O, T> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Placement, RangeCheck};
+    use super::{Affine, Placement, RangeCheck};
 
     #[test]
     fn a_check_sees_the_slots_of_all_tokens_and_forgives_noise() {
         let placement = Placement { index_to_slot: vec![0, 4], token_stride: 1 };
-        let check = RangeCheck { site: "norm 1".to_owned(), placement, interval: [-0.5, 0.5] };
+        // Slots hold (x − 3)/4, and x may be from 1 to 5.
+        let map = Affine { centre: 3.0, half: 4.0 };
+        let check = RangeCheck { site: "norm 1".to_owned(), placement, interval: [1.0, 5.0], map };
         let mut slots = vec![0.5005, -0.5005, 9.0, 9.0, 0.1, 0.2, 9.0, 9.0];
         assert_eq!(check.violation(&slots, 2), None);
-        assert_eq!(check.violation(&slots, 3), Some(9.0));
+        assert_eq!(check.violation(&slots, 3), Some(39.0), "in units of x");
         slots[5] = -0.502;
-        assert_eq!(check.violation(&slots, 2), Some(-0.502));
+        assert_eq!(check.violation(&slots, 2), Some(map.argument(-0.502)));
         slots[0] = f64::NAN;
         assert!(check.violation(&slots, 1).is_some_and(f64::is_nan));
         assert!(check.violation(&slots[..4], 1).is_some());

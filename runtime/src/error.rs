@@ -2,6 +2,11 @@
 
 use std::path::PathBuf;
 
+use cachemir_ir::diagnostics;
+use cachemir_ir::text::counted;
+
+use crate::executor;
+
 /// What can go wrong while a plan is executed. [`Error::code`] gives the stable code of each variant.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -51,7 +56,7 @@ pub enum Error {
     #[error("the prompt is empty: give some text to continue with --prompt")]
     EmptyPrompt,
     /// More tokens than the caches hold.
-    #[error("the prompt has {tokens} tokens, special ones included, and the plan's context has room for {context}")]
+    #[error("the prompt has {}, special ones included, and the plan's context has room for {context}", counted(*tokens, "token"))]
     PromptTooLong {
         /// Tokens of the prompt.
         tokens: usize,
@@ -91,6 +96,14 @@ pub enum Error {
         /// Bytes that were asked for.
         bytes: u64,
     },
+    /// A file other than a plan that cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
     /// A file that cannot be written.
     #[error("cannot write {}: {source}", path.display())]
     Unwritable {
@@ -99,13 +112,13 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
-    /// A session file that is damaged or of another version.
-    #[error("the session {} cannot be used: {message}", path.display())]
+    /// A session file that cannot be used.
+    #[error("the session {} cannot be used: {fault}", path.display())]
     SessionInvalid {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        message: String,
+        fault: SessionFault,
     },
     /// A session of another plan.
     #[error("the session {} was saved with another plan", path.display())]
@@ -122,7 +135,7 @@ pub enum Error {
         message: String,
     },
     /// A session without room for another token.
-    #[error("the session's context of {context} tokens is full")]
+    #[error("the session's context of {} is full", counted(*context, "token"))]
     ContextFull {
         /// Tokens that a session can hold.
         context: usize,
@@ -144,7 +157,7 @@ pub enum Error {
         message: String,
     },
     /// Values out of range under `--check`.
-    #[error("{count} values left their range; the first: {first}")]
+    #[error("{} left their range; the first: {first}", counted(*count, "value"))]
     Check {
         /// How many.
         count: usize,
@@ -165,6 +178,14 @@ pub enum Error {
         /// Where `--check` saw a value leave its range first.
         site: Option<String>,
     },
+    /// A text of which no part could be measured to its end.
+    #[error("{} of the text refused; the first: {first}", if *parts == 1 { "the only part".to_owned() } else { format!("all {parts} parts") })]
+    AllRefused {
+        /// How many parts there are.
+        parts: usize,
+        /// Why the first was refused.
+        first: String,
+    },
     /// A failed system call.
     #[error("{what}: {source}")]
     System {
@@ -176,6 +197,79 @@ pub enum Error {
     /// The run was asked to stop. Not a failure: the generation ends cleanly with what it has.
     #[error("interrupted")]
     Interrupted,
+    /// Whoever read the output has gone, such as `head` after its last line. Not a failure: there is nothing left to do.
+    #[error("the output is closed")]
+    Closed,
+}
+
+/// Why a session's file cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SessionFault {
+    /// The system does not give it.
+    #[error("it cannot be read: {0}")]
+    Unreadable(std::io::Error),
+    /// It is truncated, altered, of another version, or of no session at all.
+    #[error("{0}")]
+    Damaged(String),
+    /// It goes with another file of a client.
+    #[error("{} belongs to another session, or one of the two was altered", key.display())]
+    OtherKey {
+        /// The client's file.
+        key: PathBuf,
+    },
+    /// It holds ciphertexts of another representation.
+    #[error("it was saved by {}, and this run is {}", run_of(saved), run_of(asked))]
+    OtherBackend {
+        /// The representation of its ciphertexts.
+        saved: String,
+        /// The one of this run.
+        asked: String,
+    },
+}
+
+/// A run in words, by its representation of ciphertexts.
+fn run_of(representation: &str) -> &str {
+    match representation {
+        executor::CLEAR => "a run in the clear",
+        executor::ENCRYPTED => "an encrypted run",
+        executor::CHECKED => "an encrypted run with --check",
+        other => other,
+    }
+}
+
+impl SessionFault {
+    /// What to do about it.
+    fn help(&self) -> String {
+        match self {
+            Self::Unreadable(_) => {
+                "Name the file that `--save-session FILE` wrote; FILE.key has to lie beside it. To begin \
+                 anew, leave `--resume` out and give a `--prompt`."
+                    .to_owned()
+            }
+            Self::Damaged(_) => {
+                "A session file carries a format version and a hash of its contents. Take a copy that is \
+                 whole, with its FILE.key, and the release that wrote it; or begin anew with `--prompt`."
+                    .to_owned()
+            }
+            Self::OtherKey { .. } => {
+                "FILE and FILE.key are written together by `--save-session FILE`, and fit no others: the \
+                 secret key in the one decrypts what is in the other. Put both files of one run side by side."
+                    .to_owned()
+            }
+            Self::OtherBackend { saved, .. } => {
+                let options = match saved.as_str() {
+                    executor::CLEAR => "--backend clear",
+                    executor::CHECKED => "--backend cpu --check",
+                    _ => "--backend cpu, without --check",
+                };
+                format!(
+                    "A session is continued as it was begun, as its caches are: with `{options}`. What is in the clear does \
+                     not become secret later: to encrypt, begin anew with `--prompt` and `--backend cpu`."
+                )
+            }
+        }
+    }
 }
 
 impl Error {
@@ -196,6 +290,7 @@ impl Error {
             Self::NoSuchToken { .. } => "CMR-R013",
             Self::Memory { .. } | Self::OutOfMemory { .. } => "CMR-R020",
             Self::Unwritable { .. } => "CMR-R021",
+            Self::Unreadable { .. } => "CMR-R022",
             Self::SessionInvalid { .. } => "CMR-R030",
             Self::SessionMismatch { .. } => "CMR-R031",
             Self::SessionKey { .. } => "CMR-R032",
@@ -203,8 +298,16 @@ impl Error {
             Self::Execution { .. } => "CMR-R040",
             Self::Engine { .. } => "CMR-R041",
             Self::Check { .. } => "CMR-R050",
-            Self::OutOfRange { .. } => "CMR-R051",
-            Self::System { .. } | Self::Interrupted => "CMR-R060",
+            Self::OutOfRange { .. } | Self::AllRefused { .. } => "CMR-R051",
+            Self::System { .. } | Self::Interrupted | Self::Closed => "CMR-R060",
+        }
+    }
+
+    /// What to do about this very error, where its code stands for several cases; else what the code's explanation says.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::SessionInvalid { fault, .. } => Some(fault.help()),
+            _ => diagnostics::explain(self.code()).map(|code| code.explanation.to_owned()),
         }
     }
 

@@ -3,11 +3,12 @@
 //! `magic (8 bytes) · version (u32) · payload · BLAKE3 of all that (32 bytes)`. A file is written beside its target and
 //! then renamed, so that the target is never seen half written.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
 use std::path::Path;
 
+use cachemir_ir::files::Partial;
+
 use crate::Error;
+use crate::error::SessionFault;
 
 const HASH_BYTES: usize = 32;
 
@@ -36,67 +37,28 @@ pub(crate) fn write_text(path: &Path, text: &str) -> Result<(), Error> {
 
 /// Writes the parts beside the target, then renames.
 fn replace(path: &Path, parts: &[&[u8]], secret: bool) -> Result<(), Error> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.partial", std::process::id()));
-    let partial = path.with_file_name(name);
-    let written = create(&partial, secret).and_then(|mut file| {
-        for part in parts {
-            file.write_all(part)?;
-        }
-        file.sync_all()
-    });
-    written.and_then(|()| std::fs::rename(&partial, path)).map_err(|source| {
-        // What is left of a failed attempt is of no use; the error that matters is the first.
-        let _ = std::fs::remove_file(&partial);
-        Error::Unwritable { path: path.to_owned(), source }
-    })
+    let written = Partial::write(path, parts, secret).and_then(Partial::rename);
+    written.map_err(|source| Error::Unwritable { path: path.to_owned(), source })
 }
 
-fn create(path: &Path, secret: bool) -> std::io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    if secret {
-        use std::os::unix::fs::OpenOptionsExt;
-        options.mode(0o600);
-    }
-    #[cfg(not(unix))]
-    let _ = secret;
-    options.open(path)
-}
-
-/// Fails where a file could not be created at this path, so that nobody computes for hours in vain.
-pub(crate) fn check_writable(path: &Path) -> Result<(), Error> {
-    let unwritable = |source| Error::Unwritable { path: path.to_owned(), source };
-    if path.is_dir() {
-        return Err(unwritable(std::io::ErrorKind::IsADirectory.into()));
-    }
-    if path.exists() {
-        return OpenOptions::new().append(true).open(path).map(drop).map_err(unwritable);
-    }
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    tempfile::NamedTempFile::new_in(folder).map(drop).map_err(unwritable)
-}
-
-/// The payload of a file, or in words what is wrong with it.
-pub(crate) fn read(kind: Kind, path: &Path) -> Result<Vec<u8>, String> {
-    let mut bytes = std::fs::read(path).map_err(|source| source.to_string())?;
-    let Some((head, _)) = bytes.split_first_chunk::<12>() else { return Err("it is too short".to_owned()) };
+/// The payload of a file, or what is wrong with it.
+pub(crate) fn read(kind: Kind, path: &Path) -> Result<Vec<u8>, SessionFault> {
+    let damaged = |message: &str| SessionFault::Damaged(message.to_owned());
+    let mut bytes = std::fs::read(path).map_err(SessionFault::Unreadable)?;
+    let Some((head, _)) = bytes.split_first_chunk::<12>() else { return Err(damaged("it is too short")) };
     if head[..8] != kind.magic {
-        return Err("it is not a file of this kind".to_owned());
+        return Err(damaged("it is not a file of this kind"));
     }
     let version = u32::from_le_bytes([head[8], head[9], head[10], head[11]]);
     if version != kind.version {
-        return Err(format!("it has version {version}, and this release reads version {}", kind.version));
+        let message = format!("it has version {version}, and this release reads version {}", kind.version);
+        return Err(SessionFault::Damaged(message));
     }
     let Some(end) = bytes.len().checked_sub(HASH_BYTES).filter(|&end| end >= 12) else {
-        return Err("it is truncated".to_owned());
+        return Err(damaged("it is truncated"));
     };
     if *blake3::hash(&bytes[..end]).as_bytes() != bytes[end..] {
-        return Err("it is truncated or altered: its hash does not match".to_owned());
+        return Err(damaged("it is truncated or altered: its hash does not match"));
     }
     bytes.truncate(end);
     bytes.drain(..12);

@@ -184,7 +184,7 @@ where
         result.text.push_str(&text);
         match listener.token(token, &text) {
             Ok(()) => {}
-            Err(Error::Interrupted) => {
+            Err(Error::Interrupted | Error::Closed) => {
                 result.stop = Stop::Interrupted;
                 break;
             }

@@ -210,7 +210,7 @@ pub fn plaintext_budget_bytes(requirements: Option<&Requirements>, available_byt
 
 /// Fails where a file could not be created at this path, so that nobody computes in vain.
 pub fn check_writable(path: &Path) -> Result<(), Error> {
-    files::check_writable(path)
+    cachemir_ir::files::check_writable(path).map_err(|source| Error::Unwritable { path: path.to_owned(), source })
 }
 
 /// Writes a text file at once: it is never seen half written.

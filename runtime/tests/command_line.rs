@@ -5,6 +5,7 @@ mod common;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use cachemir_ir::program::{Affine, Placement, RangeCheck};
 use serde_json::Value;
 
 fn run(arguments: &[&str]) -> Output {
@@ -107,11 +108,17 @@ fn what_is_wrong_is_said_with_a_code() {
     let plan_text = text(&plan);
     expect_failure(&run(&[plan_text, "--prompt", ""]), 2, "CMR-R010");
     expect_failure(&run(&[plan_text]), 2, "CMR-R010");
-    expect_failure(&run(&[plan_text, "--prompt", "one", "--top-p", "2"]), 2, "CMR-R012");
+    for (option, value) in [("--top-p", "2"), ("--temperature", "-1"), ("--min-p", "-0.5")] {
+        let output = run(&[plan_text, "--prompt", "one", option, value]);
+        expect_failure(&output, 2, "CMR-R012");
+        expect_failure(&output, 2, "must be");
+    }
     expect_failure(&run(&["--prompt", "one"]), 2, "PLAN");
     expect_failure(&run(&[plan_text, "--prompt", "one two one two one"]), 1, "CMR-R011");
     expect_failure(&run(&[plan_text, "--prompt", "one", "--save-session", "/nowhere/at/all"]), 1, "CMR-R021");
     expect_failure(&run(&[plan_text, "--resume", text(&folder.path().join("none"))]), 1, "CMR-R030");
+    expect_failure(&run(&["eval", plan_text, "--text", "no-such.txt"]), 1, "cannot read no-such.txt");
+    expect_failure(&run(&["eval", plan_text, "--text", plan_text]), 1, "CMR-R022");
     expect_failure(&run(&["missing.bin", "--prompt", "one"]), 1, "CMR-R001");
     let ops = |further: &[&str]| run(&[&["bench", "ops", "--params", "insecure-test"], further].concat());
     expect_failure(&ops(&["--log2-slots", "99"]), 2, "CMR-R012");
@@ -242,6 +249,11 @@ fn what_needs_no_keys_is_refused_before_they_are_made() {
     refused(&["--resume", text(&session)], 1, "CMR-R030");
     refused(&["--prompt", "one", "--save-session", "/nowhere/at/all"], 1, "CMR-R021");
     refused(&["--prompt", "one", "--logits", "/nowhere/at/all"], 1, "CMR-R021");
+    for option in ["--save-session", "--logits"] {
+        let output = run(&[text(&plan), "--prompt", "one", "--json", option, "/nowhere/at/all"]);
+        let message = events(&output).remove(0)["message"].as_str().unwrap().to_owned();
+        assert_eq!(message, "cannot write /nowhere/at/all: there is no folder /nowhere/at");
+    }
     refused(&["--prompt", "one", "--logits", text(&plan)], 2, "CMR-R012");
     refused(&["--prompt", "one", "--save-session", text(&folder.path().join("plan.client"))], 2, "CMR-R012");
     let misuse = run(&[text(&plan), "--json", "--prompt", "one", "--no-such-option"]);
@@ -255,11 +267,151 @@ fn what_needs_no_keys_is_refused_before_they_are_made() {
 }
 
 #[test]
+fn a_session_that_cannot_be_used_says_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = common::write_plan(folder.path(), 16);
+    let saved = |name: &str| {
+        let session = folder.path().join(name);
+        run(&[text(&plan), "--backend", "clear", "--prompt", "one", "-n", "2", "--save-session", text(&session)]);
+        session
+    };
+    let (one, two) = (saved("one"), saved("two"));
+    let refused = |session: &Path, backend: &str, message: &str, help: &str| {
+        let output = run(&[text(&plan), "--json", "--backend", backend, "--resume", text(session)]);
+        expect_failure(&output, 1, "CMR-R030");
+        let error = events(&output).remove(0);
+        assert!(error["message"].as_str().unwrap().contains(message), "{error}");
+        assert!(error["help"].as_str().unwrap().contains(help), "{error}");
+    };
+    refused(&one, "cpu", "saved by a run in the clear", "`--backend clear`");
+    refused(&folder.path().join("none"), "clear", "cannot be read", "`--save-session FILE` wrote");
+    // The same session with other tokens, so that its file differs.
+    run(&[text(&plan), "--backend", "clear", "--prompt", "two two", "-n", "2", "--save-session", text(&two)]);
+    std::fs::copy(folder.path().join("two.key"), folder.path().join("one.key")).unwrap();
+    refused(&one, "clear", "one.key belongs to another session", "side by side");
+    let whole = std::fs::read(&two).unwrap();
+    std::fs::write(&two, &whole[..whole.len() - 5]).unwrap();
+    refused(&two, "clear", "truncated", "a copy that is whole");
+}
+
+#[test]
+fn arguments_of_approximations_are_shown_in_the_units_of_the_summary() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = common::write_changed_plan(folder.path(), 16, |plan| {
+        // Slots hold (x − 300)/100.
+        let check = RangeCheck {
+            site: "norm 1".to_owned(),
+            placement: Placement { index_to_slot: vec![0], token_stride: 0 },
+            interval: [1000.0, 2000.0],
+            map: Affine { centre: 300.0, half: 100.0 },
+        };
+        plan.program.entries.iter_mut().for_each(|entry| entry.checks = vec![check.clone()]);
+    });
+    let logits = folder.path().join("logits");
+    let output = run(&[text(&plan), "--backend", "clear", "--json", "--prompt", "one", "--logits", text(&logits)]);
+    expect_failure(&output, 1, "CMR-R051");
+    let message = events(&output).pop().unwrap()["message"].as_str().unwrap().to_owned();
+    let shown = message.split("for a value at ").nth(1).and_then(|rest| rest.split(',').next()).unwrap();
+    assert!(message.contains("accurate from 1000 to 2000"), "{message}");
+    // The model's logits are below 2, so that the slot stands for about 300.
+    assert!((100.0..500.0).contains(&shown.parse::<f64>().unwrap()), "{message}");
+}
+
+#[test]
+fn an_evaluation_tells_what_it_is_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = common::write_plan(folder.path(), 8);
+    let file = folder.path().join("text");
+    // A whole part and a short one: sums of embeddings, and with them logits, grow along a part.
+    std::fs::write(&file, "one one one one one one one one two").unwrap();
+    let client_file = folder.path().join("plan.client");
+    let whole = std::fs::read(&client_file).unwrap();
+    let evaluate = |largest: f64, further: &[&str]| {
+        let mut client = cachemir_ir::plan::ClientPlan::from_bytes(&whole).unwrap();
+        client.model.guard.logits = [-1e3, largest];
+        std::fs::write(&client_file, client.to_bytes().unwrap()).unwrap();
+        run(&[&["eval", text(&plan), "--text", text(&file)], further].concat())
+    };
+    let complete = events(&evaluate(1e3, &["--json"])).remove(0);
+    assert_eq!((&complete["partial"], &complete["refused_parts"]), (&false.into(), &0.into()));
+    assert_eq!(complete["tokens"], complete["tokens_of_text"]);
+
+    let refused = |largest: f64| events(&evaluate(largest, &["--json"])).remove(0)["refused_parts"].clone();
+    let limits = (0..60).map(|step| 12.0 * 0.9_f64.powi(step));
+    let some = limits.clone().find(|&limit| refused(limit) == 1).unwrap();
+    let output = evaluate(some, &["--json"]);
+    assert!(output.status.success());
+    let object = events(&output).remove(0);
+    assert_eq!((&object["partial"], &object["parts"]), (&true.into(), &2.into()));
+    assert!(object["tokens"].as_u64() < object["tokens_of_text"].as_u64(), "{object}");
+    let shown = String::from_utf8(evaluate(some, &[]).stdout).unwrap();
+    assert!(shown.contains("PARTIAL: ") && shown.contains("1 of 2 parts refused"), "{shown}");
+
+    let output = evaluate(-9.0, &["--json"]);
+    expect_failure(&output, 1, "CMR-R051");
+    assert_eq!(events(&output).pop().unwrap()["code"], "CMR-R051");
+    expect_failure(&evaluate(-9.0, &[]), 1, "all 2 parts of the text refused");
+}
+
+#[test]
+fn reports_fit_eighty_columns_and_count_in_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = common::write_plan(folder.path(), 16);
+    let report = |further: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_cachemir-run"))
+            .args([text(&plan), "--prompt", "one"])
+            .args(further)
+            .env("COLUMNS", "80")
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{stderr}");
+        assert!(stderr.lines().all(|line| line.chars().count() <= 80), "{stderr}");
+        stderr
+    };
+    for backend in ["clear", "cpu"] {
+        let text = report(&["--backend", backend, "-n", "1", "--check"]);
+        assert!(text.contains("generated   1 token\n") && text.contains("0 bootstraps in the whole run"), "{text}");
+        let text = report(&["--backend", backend, "-n", "3", "--ignore-end"]);
+        assert!(text.contains("generated   3 tokens\n") && text.contains("0.0 bootstraps and 7 rotations"), "{text}");
+    }
+    let none = report(&["--backend", "clear", "-n", "0", "--top-k", "3"]);
+    assert!(none.contains("0 tokens; none were asked for") && !none.contains("first"), "{none}");
+    assert!(none.contains("--top-k has no effect"), "{none}");
+}
+
+#[test]
+fn a_reader_that_leaves_ends_every_command_quietly() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = common::write_plan(folder.path(), 16);
+    let file = folder.path().join("text");
+    std::fs::write(&file, "one two one one").unwrap();
+    let commands: [&[&str]; 7] = [
+        &["completions", "bash"],
+        &["man"],
+        &["explain"],
+        &["--help"],
+        &["doctor"],
+        &["eval", text(&plan), "--text", text(&file), "-q"],
+        &[text(&plan), "--prompt", "one", "--backend", "clear", "--json", "-q"],
+    ];
+    for arguments in commands {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = Command::new(env!("CARGO_BIN_EXE_cachemir-run")).args(arguments).stdout(writer).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), stderr.as_ref()), (Some(0), ""), "{arguments:?}");
+    }
+}
+
+#[test]
 fn the_program_explains_itself() {
     let explained = |code: &str| String::from_utf8(run(&["explain", code]).stdout).unwrap();
     assert!(explained("cmr-r051").contains("--calibrate"));
     assert!(explained("C0301").contains("config.json"));
     expect_failure(&run(&["explain", "X1"]), 2, "CMR-R012");
+    let all = String::from_utf8(run(&["explain"]).stdout).unwrap();
+    assert!(all.contains("C0101     the file is no ONNX model") && all.contains("CMR-R051  "), "{all}");
     let version = String::from_utf8(run(&["--version"]).stdout).unwrap();
     assert!(version.starts_with(concat!("cachemir-run ", env!("CARGO_PKG_VERSION"))), "{version}");
     let script = String::from_utf8(run(&["completions", "bash"]).stdout).unwrap();

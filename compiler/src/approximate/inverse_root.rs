@@ -8,7 +8,7 @@ use cachemir_ir::ckks::polynomial_depth;
 use cachemir_ir::slots::Chebyshev;
 
 use super::{Affine, Approximation, Band, Function, LARGEST_DEGREE, Measure, Target};
-use super::{accurate_part, depths, largest_error, within_bands};
+use super::{accurate_part, depths, extended, largest_error, within_bands};
 
 /// How good an inverse square root has to be.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +24,7 @@ pub struct RootDemand {
 /// By how much a result may exceed 1/√x on the sane interval.
 pub const SLACK: f64 = 0.05;
 
-/// Steps of a bisection.
+/// Steps towards the wished error.
 const STEPS: usize = 6;
 
 /// The polynomial of least depth, and of the largest degree of that depth, that is accurate on the first range of the demand
@@ -55,25 +55,12 @@ pub fn inverse_root(function: Function, affine: Affine, demand: RootDemand) -> A
     };
     for degree in depths().filter(|&degree| polynomial_depth(degree) >= demand.least_depth) {
         let Some(mut best) = attempt(degree, text, needed) else { continue };
-        // How far towards the next range, by the logarithm.
         let mut range = text;
         for outer in [everyday, rare] {
-            let between = |share: f64| [0, 1].map(|end| range[end] * (outer[end] / range[end]).powf(share));
-            let (mut good, mut bad) = (0.0, 1.0);
-            if let Some(wider) = attempt(degree, outer, needed) {
-                (best, good, bad) = (wider, 1.0, 1.0);
-            }
-            for _ in 0..STEPS {
-                let middle = 0.5 * (good + bad);
-                if good < bad {
-                    match attempt(degree, between(middle), needed) {
-                        Some(wider) => (best, good) = (wider, middle),
-                        None => bad = middle,
-                    }
-                }
-            }
-            range = between(good);
-            if good < 1.0 {
+            let (reached, found) = extended(range, outer, |range| attempt(degree, range, needed));
+            best = found.unwrap_or(best);
+            range = reached;
+            if range != outer {
                 break;
             }
         }

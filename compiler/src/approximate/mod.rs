@@ -14,39 +14,8 @@ use std::fmt;
 
 use cachemir_ir::slots::Chebyshev;
 
-/// The map between a function's argument x and the polynomial's argument u = (x − centre)/half.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Affine {
-    /// The x of u = 0.
-    pub centre: f64,
-    /// The x of u = 1 minus the centre; positive.
-    pub half: f64,
-}
-
-impl Affine {
-    /// u = x.
-    pub const IDENTITY: Self = Self { centre: 0.0, half: 1.0 };
-
-    /// The map that takes `low` to −1 and `high` to 1.
-    pub fn onto(low: f64, high: f64) -> Self {
-        Self { centre: 0.5 * (low + high), half: 0.5 * (high - low) }
-    }
-
-    /// x of u.
-    pub fn argument(self, u: f64) -> f64 {
-        self.centre + self.half * u
-    }
-
-    /// u of x.
-    pub fn place(self, x: f64) -> f64 {
-        (x - self.centre) / self.half
-    }
-
-    /// What is added to x/half to give u.
-    pub fn shift(self) -> f64 {
-        -self.centre / self.half
-    }
-}
+pub use cachemir_ir::plan::Measure;
+pub use cachemir_ir::program::Affine;
 
 /// A function of one variable that a program approximates, `factor` included.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -104,8 +73,6 @@ impl fmt::Display for Function {
         }
     }
 }
-
-pub use cachemir_ir::plan::Measure;
 
 /// A polynomial in u with the error it makes.
 #[derive(Clone, Debug, PartialEq)]
@@ -170,6 +137,31 @@ pub fn accurate_part(
         (0..=POINTS).map(point).take_while(good).last().unwrap_or(start)
     };
     [reach(low, -1.0), reach(high, 1.0)]
+}
+
+/// The inner range, or as much more towards the outer one, in ratio, as can still be attained, with what attains it;
+/// `None` where nothing more can.
+pub fn extended<T>(inner: [f64; 2], outer: [f64; 2], attain: impl Fn([f64; 2]) -> Option<T>) -> ([f64; 2], Option<T>) {
+    const STEPS: usize = 8;
+    let outer = [inner[0].min(outer[0]), inner[1].max(outer[1])];
+    if let Some(found) = attain(outer) {
+        return (outer, Some(found));
+    }
+    let between = |share: f64| {
+        let towards = |from: f64, to: f64| {
+            if from * to > 0.0 { from * (to / from).powf(share) } else { from + share * (to - from) }
+        };
+        [0, 1].map(|end| towards(inner[end], outer[end]))
+    };
+    let (mut best, mut good, mut bad) = (None, 0.0, 1.0);
+    for _ in 0..STEPS {
+        let middle = 0.5 * (good + bad);
+        match attain(between(middle)) {
+            Some(found) => (best, good) = (Some(found), middle),
+            None => bad = middle,
+        }
+    }
+    (between(good), best)
 }
 
 /// An error that has to be met, and a smaller one that is wished for where it takes no further level.
@@ -253,6 +245,18 @@ mod tests {
         assert!(check(root, 0.1, 4.0, 1e-3, Measure::Relative) <= 31);
         assert!(check(Function::Silu { factor: 0.25 }, -5.0, 5.0, 1e-4, Measure::Absolute) <= 31);
         assert!(check(Function::Reciprocal { factor: 2.0 }, 0.1, 2.0, 1e-4, Measure::Relative) <= 31);
+    }
+
+    #[test]
+    fn ranges_grow_as_far_as_they_can() {
+        let up_to = |most: f64| move |[low, high]: [f64; 2]| (high / low <= most).then_some(high / low);
+        assert_eq!(extended([1.0, 2.0], [0.5, 8.0], up_to(20.0)), ([0.5, 8.0], Some(16.0)));
+        // Ratios from 2 to 16, of which steps of 1/256 by the logarithm stay below 8.
+        let (range, ratio) = extended([1.0, 2.0], [0.5, 8.0], up_to(8.0));
+        assert!(range[1] / range[0] > 7.7 && ratio == Some(range[1] / range[0]), "{range:?}");
+        assert_eq!(extended([1.0, 2.0], [0.5, 8.0], up_to(2.0)), ([1.0, 2.0], None));
+        let (range, _) = extended([-1.0, 0.0], [-4.0, 2.0], |[_, high]| (high <= 1.0).then_some(()));
+        assert_eq!(range[1], 1.0, "{range:?}");
     }
 
     proptest! {

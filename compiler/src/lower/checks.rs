@@ -109,9 +109,9 @@ impl Checks {
         self.parts[output].push(part);
         let first = shape.model.vocabulary.div_ceil(shape.slots) + output;
         let index_to_slot = slots.into_iter().map(|slot| (first * shape.slots + slot) as u32).collect();
-        let interval = step.approximation.accurate.map(|x| step.affine.place(x));
         let placement = Placement { index_to_slot, token_stride: 1 };
-        self.found.push(RangeCheck { site: step.site.to_string(), placement, interval });
+        let interval = step.approximation.accurate;
+        self.found.push(RangeCheck { site: step.site.to_string(), placement, interval, map: step.affine });
     }
 
     /// The outputs, and the checks on them.

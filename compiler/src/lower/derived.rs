@@ -6,30 +6,99 @@
 //!
 //! A slot that does not matter holds parts of the sums of two neighbouring rows over different entries of the norm's result,
 //! which together are at most √2 times as large.
+//!
+//! A score is the inner product of a head's query and a key, of which each has at most the length (1 + slack)·√d·σ + ‖b‖
+//! for the largest singular value σ of the head's weights W·diag(γ) and its bias b. Rotary embedding turns both, by cosines
+//! and sines whose own length is a factor. Every slot of scores holds a whole inner product or zero.
 
-use cachemir_ir::tensor::{Range, TensorModel};
+use cachemir_ir::tensor::{Range, RopeTable, TensorModel};
+use nalgebra::DMatrix;
+use rayon::prelude::*;
 
-use super::plan::SiteRanges;
-use super::roles::Roles;
+use super::plan::{SiteRanges, Step};
+use super::roles::{Roles, Weighted};
 use super::{Site, tables::Map};
 use crate::approximate::SLACK;
 
 /// By how much slots that do not matter may exceed those that do.
 pub(super) const JUNK: f64 = std::f64::consts::SQRT_2;
 
-/// Adds what is known to the ranges of gates and up-projections.
+/// Whether no slot of a step's argument, whose values lie in the derived range, leaves the interval of its polynomial.
+pub(super) fn holds(step: &Step, derived: Range) -> bool {
+    let junk = if matches!(step.site, Site::Scores { .. }) { 1.0 } else { JUNK };
+    let [low, high] = [-1.0, 1.0].map(|end| step.affine.argument(end));
+    low <= (junk * derived.min).min(0.0) && (junk * derived.max).max(0.0) <= high
+}
+
+/// Adds what is known to the ranges of scores, gates and up-projections.
 pub(super) fn add(model: &TensorModel, roles: &Roles, ranges: &mut SiteRanges) {
-    for (layer, layer_roles) in roles.layers.iter().enumerate() {
-        let gamma = &model.weight(roles.norms[2 * layer + 1].gamma.weight).values;
-        for (site, map) in [(Site::Gate { layer }, Map::Gate), (Site::Up { layer }, Map::Up)] {
-            let linear = &layer_roles.linears[map as usize];
-            let bias = linear.bias.map_or(&[][..], |bias| &model.weight(bias).values);
-            let bias = bias.iter().fold(0.0f64, |most, value| most.max(f64::from(value.abs())));
-            let row = longest_row(&model.weight(linear.weight).values, gamma);
-            let bound = (1.0 + SLACK) * (gamma.len() as f64).sqrt() * row + bias;
-            ranges.entry(site).or_default().derived = Some(Range { min: -bound, max: bound });
-        }
+    let found: Vec<[(Site, f64); 3]> = roles
+        .layers
+        .par_iter()
+        .enumerate()
+        .map(|(layer, layer_roles)| {
+            let linear = |map: Map| &layer_roles.linears[map as usize];
+            let gamma = |norm: usize| &model.weight(roles.norms[norm].gamma.weight).values;
+            let score =
+                |scale: f64| scale * largest_score(model, linear(Map::Query), linear(Map::Key), gamma(2 * layer));
+            let entry = |map: Map| largest_entry(model, linear(map), gamma(2 * layer + 1));
+            [
+                (Site::Scores { layer }, score(layer_roles.scale)),
+                (Site::Gate { layer }, entry(Map::Gate)),
+                (Site::Up { layer }, entry(Map::Up)),
+            ]
+        })
+        .collect();
+    for (site, bound) in found.into_iter().flatten() {
+        ranges.entry(site).or_default().derived = Some(Range { min: -bound, max: bound });
     }
+}
+
+/// The greatest length of a norm's result of this width without its weights.
+fn longest_norm(width: usize) -> f64 {
+    (1.0 + SLACK) * (width as f64).sqrt()
+}
+
+/// The largest entry that a linear layer after a norm can give.
+fn largest_entry(model: &TensorModel, linear: &Weighted, gamma: &[f32]) -> f64 {
+    let bias = linear.bias.map_or(&[][..], |bias| &model.weight(bias).values);
+    let bias = bias.iter().fold(0.0f64, |most, value| most.max(f64::from(value.abs())));
+    longest_norm(gamma.len()) * longest_row(&model.weight(linear.weight).values, gamma) + bias
+}
+
+/// The largest product of a query and a key of its head, ahead of the factor of the scores.
+fn largest_score(model: &TensorModel, query: &Weighted, key: &Weighted, gamma: &[f32]) -> f64 {
+    let dim = model.hyperparameters.head_dim;
+    let lengths = |linear: &Weighted| -> Vec<f64> {
+        let rows = model.weight(linear.weight).values.chunks_exact(dim * gamma.len());
+        let bias = linear.bias.map(|bias| &model.weight(bias).values);
+        let length = |(head, rows): (usize, &[f32])| {
+            let bias = bias.map_or(&[][..], |bias| &bias[head * dim..(head + 1) * dim]);
+            let bias = bias.iter().map(|b| f64::from(*b).powi(2)).sum::<f64>().sqrt();
+            longest_norm(gamma.len()) * largest_singular_value(rows, gamma) + bias
+        };
+        rows.enumerate().map(length).collect()
+    };
+    let (queries, keys) = (lengths(query), lengths(key));
+    let group = (queries.len() / keys.len().max(1)).max(1);
+    let products = queries.iter().enumerate().map(|(head, query)| query * keys.get(head / group).unwrap_or(&0.0));
+    products.fold(0.0, f64::max) * rope_factor(&model.rope).powi(2)
+}
+
+/// The most that rotary embedding makes a vector longer.
+fn rope_factor(rope: &RopeTable) -> f64 {
+    let lengths = rope.cosines.iter().zip(&rope.sines).map(|(c, s)| f64::from(*c).hypot(f64::from(*s)));
+    lengths.fold(1.0, f64::max)
+}
+
+/// The largest singular value of W·diag(γ), or a little more.
+fn largest_singular_value(weight: &[f32], gamma: &[f32]) -> f64 {
+    const ROUNDING: f64 = 1e-6;
+    let width = gamma.len().max(1);
+    let entry = |row: usize, column: usize| f64::from(weight[row * width + column]) * f64::from(gamma[column]);
+    let matrix = DMatrix::from_fn(weight.len() / width, width, entry);
+    let squares = (&matrix * matrix.transpose()).symmetric_eigenvalues();
+    squares.max().max(0.0).sqrt() * (1.0 + ROUNDING)
 }
 
 /// The largest length of a row of W·diag(γ).
@@ -41,11 +110,18 @@ fn longest_row(weight: &[f32], gamma: &[f32]) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::longest_row;
+    use super::{largest_singular_value, longest_row};
 
     #[test]
     fn a_row_is_as_long_as_its_result_can_be() {
         // Rows (3·2, 4·1) and (1·2, 1·1): the longest input along the first gives √52.
         assert!((longest_row(&[3.0, 4.0, 1.0, 1.0], &[2.0, 1.0]) - 52.0f64.sqrt()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_head_is_as_long_as_its_longest_result() {
+        // W·diag(γ) = [[3, 0], [4, 5]], whose singular values are √45 and √5.
+        let found = largest_singular_value(&[1.5, 0.0, 2.0, 5.0], &[2.0, 1.0]);
+        assert!((found / 45.0f64.sqrt() - 1.0).abs() < 1e-5 && found >= 45.0f64.sqrt(), "{found}");
     }
 }

@@ -183,8 +183,6 @@ pub struct Further {
     /// The share of everyday prompts that it brings in.
     pub(crate) gained_prompts: f64,
     polynomial: Chebyshev,
-    /// Where it is accurate, as arguments of the polynomial.
-    arguments: [f64; 2],
     reported: cachemir_ir::plan::Approximation,
     /// By entry point: the polynomials of the site.
     ops: [Vec<OpId>; 2],
@@ -200,7 +198,7 @@ impl Further {
                 }
             }
             for check in entry.checks.iter_mut().filter(|check| check.site == self.reported.site) {
-                check.interval = self.arguments;
+                check.interval = self.reported.accurate;
             }
         }
     }
@@ -253,7 +251,6 @@ pub fn lower(
     let further = plan.further().map(|(step, gained_prompts)| Further {
         gained_prompts: *gained_prompts,
         polynomial: step.approximation.polynomial.clone(),
-        arguments: step.approximation.accurate.map(|x| step.affine.place(x)),
         reported: plan.describe(step),
         ops: uses
             .each_ref()

@@ -321,7 +321,8 @@ impl Plan {
             // A Newton step squares the relative error.
             max_error: if newton { error * error } else { error },
             measure,
-            escape_proof: step.derived.is_some_and(|range| derived::JUNK * range.max_abs() <= step.affine.half),
+            cancels: matches!(step.site, Site::Sum { .. }),
+            escape_proof: step.derived.is_some_and(|range| derived::holds(step, range)),
             checked: !matches!(step.site, Site::Scores { .. } | Site::Gate { .. } | Site::Up { .. }),
         }
     }

@@ -68,7 +68,8 @@ fn exponential_of_scores(
             let noise = options.rounding * approximation.polynomial.rounding_gain();
             approximation.error = slope(1.0) * approximation.error + slope(smallest) * noise;
             let tolerated = TOLERATED * target.needed;
-            let step = Step { site: Site::Scores { layer }, function, affine, approximation, tolerated, derived: None };
+            let derived = seen.derived;
+            let step = Step { site: Site::Scores { layer }, function, affine, approximation, tolerated, derived };
             Exponential { step, doublings }
         })
     };
@@ -115,6 +116,7 @@ struct Sum {
 /// more than text as leaves the last one, whose range grows with their errors, accurate.
 fn sums(layer: usize, softmax: &SoftmaxPlan, of: &dyn Fn(Site) -> SiteRange, options: &LowerOptions) -> Vec<Sum> {
     const ROUGHEST: [f64; 5] = [0.8, 0.7, 0.6, 0.5, 0.4];
+    // All are compared: the degree of the last reciprocal neither rises nor falls steadily with roughness.
     let attempts = ROUGHEST.map(|roughest| sums_within(layer, softmax, of, options, roughest));
     let accurate = || attempts.iter().filter(|sums| last(sums).error() <= 1.01 * options.softmax_error);
     let complete = accurate().filter(|sums| sums.iter().all(|sum| sum.holds_everyday));
@@ -183,28 +185,10 @@ impl Sum {
 
 /// The first range, or as much more towards the second and then the third as still fits.
 fn widest([text, everyday, rare]: [Range; 3], fits: impl Fn(Range) -> bool) -> Range {
-    extended(extended(text, everyday, &fits), rare, fits)
-}
-
-/// The inner range, or as much more towards the outer one, in ratio, as still fits.
-fn extended(inner: Range, outer: Range, fits: impl Fn(Range) -> bool) -> Range {
-    const STEPS: usize = 8;
-    let between = |share: f64| {
-        let towards = |from: f64, to: f64| {
-            if from * to > 0.0 { from * (to / from).powf(share) } else { from + share * (to - from) }
-        };
-        Range { min: towards(inner.min, outer.min), max: towards(inner.max, outer.max) }
-    };
-    let outer = inner.union(outer);
-    if fits(outer) {
-        return outer;
-    }
-    let (mut good, mut bad) = (0.0, 1.0);
-    for _ in 0..STEPS {
-        let middle = 0.5 * (good + bad);
-        if fits(between(middle)) { good = middle } else { bad = middle }
-    }
-    between(good)
+    let attain = |[min, max]: [f64; 2]| fits(Range { min, max }).then_some(());
+    let towards = |inner: [f64; 2], outer: Range| approximate::extended(inner, [outer.min, outer.max], attain).0;
+    let [min, max] = towards(towards([text.min, text.max], everyday), rare);
+    Range { min, max }
 }
 
 /// Whether a range holds another one, but for rounding.

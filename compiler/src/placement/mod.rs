@@ -18,6 +18,7 @@ use cachemir_ir::ckks::{self, CiphertextType, CkksOp, Levels};
 use cachemir_ir::graph::{Definition, Graph, OpId, ValueId};
 use cachemir_ir::program::{Entry, Program, State};
 use cachemir_ir::slots::{Chebyshev, SlotGraph, SlotOp, SlotType};
+use rayon::prelude::*;
 
 use crate::progress::{Observer, Parts, Pass};
 use emit::{Budget, Decisions, Emitted, Misfit, emit};
@@ -98,26 +99,33 @@ fn place_above_floors(
     decisions: &mut [Decisions],
     parts: &Parts<'_>,
 ) -> Result<Vec<Emitted>, (usize, Misfit)> {
-    let graphs = || program.entries.iter().map(|entry| &entry.graph).enumerate();
     for _ in 0..MOST_ROUNDS {
-        let mut emitted = Vec::with_capacity(program.entries.len());
-        for ((index, graph), decisions) in graphs().zip(&mut *decisions) {
-            emitted.push(Search::new(graph, budget, parts).run(decisions).map_err(|misfit| (index, misfit))?);
-        }
+        let emitted = of_entries(program, budget, decisions, parts, |search, decisions| search.run(decisions))?;
         if !lower_states(&mut budget.states, &emitted) {
             break;
         }
     }
-    let mut emitted = Vec::with_capacity(program.entries.len());
-    for ((index, graph), decisions) in graphs().zip(&mut *decisions) {
-        emitted.push(Search::new(graph, budget, parts).lower(decisions).map_err(|misfit| (index, misfit))?);
-    }
+    let mut emitted = of_entries(program, budget, decisions, parts, |search, decisions| search.lower(decisions))?;
     if lower_states(&mut budget.states, &emitted) {
-        for (((index, graph), decisions), emitted) in graphs().zip(decisions).zip(&mut emitted) {
-            *emitted = emit(graph, decisions, budget).map_err(|misfit| (index, misfit))?;
-        }
+        emitted = of_entries(program, budget, decisions, parts, |search, decisions| search.emit(decisions))?;
     }
     Ok(emitted)
+}
+
+/// What a search gives for each entry point, which are independent at given levels of the state; the index of the first
+/// that fails.
+fn of_entries(
+    program: &Program<SlotOp, SlotType>,
+    budget: &Budget,
+    decisions: &mut [Decisions],
+    parts: &Parts<'_>,
+    search: impl Fn(&Search<'_>, &mut Decisions) -> Result<Emitted, Misfit> + Sync,
+) -> Result<Vec<Emitted>, (usize, Misfit)> {
+    let one = |(index, (entry, decisions)): (usize, (&Entry<SlotOp, SlotType>, &mut Decisions))| {
+        search(&Search::new(&entry.graph, budget, parts), decisions).map_err(|misfit| (index, misfit))
+    };
+    let found: Vec<Result<Emitted, _>> = program.entries.par_iter().zip(decisions).enumerate().map(one).collect();
+    found.into_iter().collect()
 }
 
 /// Lowers state levels to what is written and used; tells whether any changed.

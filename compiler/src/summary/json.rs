@@ -12,7 +12,7 @@ pub const SCHEMA: &str = include_str!("cachemir-summary.schema.json");
 pub const SCHEMA_NAME: &str = "cachemir-summary.schema.json";
 
 /// Version of the object's form.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// The plan as a JSON object.
 pub fn json(plan: &Plan) -> Value {

@@ -1,9 +1,11 @@
 //! A plan as tables for people: they fit into 80 columns and use more where there are more. Text breaks between words.
 
 use cachemir_ir::cost::CostTable;
+use cachemir_ir::diagnostics::wrapped;
 use cachemir_ir::operations::{Call, Operations, middle};
-use cachemir_ir::plan::{CallCounts, Measure, Plan};
+use cachemir_ir::plan::{Approximation, CallCounts, Measure, Plan};
 use cachemir_ir::program::EntryKind;
+use cachemir_ir::text::short;
 
 /// Narrowest width that text is broken for.
 const LEAST_COLUMNS: usize = 60;
@@ -36,18 +38,8 @@ pub(super) fn weights(plan: &Plan) -> usize {
     plan.program.tables.iter().map(|table| table.values.len()).sum()
 }
 
-/// Text in lines of so many columns, broken between words, those after the first with an indent.
-fn broken(text: &str, columns: usize, indent: &str) -> Vec<String> {
-    let options = textwrap::Options::new(columns)
-        .subsequent_indent(indent)
-        .break_words(false)
-        .word_separator(textwrap::WordSeparator::AsciiSpace)
-        .word_splitter(textwrap::WordSplitter::NoHyphenation);
-    textwrap::wrap(text, options).into_iter().map(std::borrow::Cow::into_owned).collect()
-}
-
 fn paragraph(text: &str, columns: usize) -> String {
-    broken(text, columns.max(LEAST_COLUMNS), "  ").join("\n") + "\n"
+    wrapped(text, columns.max(LEAST_COLUMNS), "  ").join("\n") + "\n"
 }
 
 /// Characters of the longest text.
@@ -60,7 +52,7 @@ fn rows(rows: &[(String, Vec<String>)], columns: usize) -> String {
     let width = 2 + widest(rows.iter().flat_map(|(_, cells)| cells).map(String::as_str));
     let cells = rows.iter().map(|(_, cells)| cells.len()).max().unwrap_or(0);
     let room = columns.max(LEAST_COLUMNS).saturating_sub(cells * width).max(24);
-    let labels: Vec<Vec<String>> = rows.iter().map(|(label, _)| broken(label, room, "      ")).collect();
+    let labels: Vec<Vec<String>> = rows.iter().map(|(label, _)| wrapped(label, room, "      ")).collect();
     let left = widest(labels.iter().flatten().map(String::as_str));
     let mut out = String::new();
     for ((_, cells), label) in rows.iter().zip(&labels) {
@@ -140,18 +132,6 @@ fn operations(plan: &Plan, columns: usize) -> String {
     rows(&table, columns)
 }
 
-/// Three significant digits.
-fn short(value: f64) -> String {
-    match value.abs() {
-        0.0 => "0".to_owned(),
-        size if (1e-3..1e5).contains(&size) => {
-            let decimals = (2.0 - size.log10().floor()).max(0.0) as usize;
-            format!("{value:.decimals$}")
-        }
-        _ => format!("{value:.2e}"),
-    }
-}
-
 fn interval(ends: [f64; 2]) -> String {
     ends.map(short).join(" .. ")
 }
@@ -162,7 +142,7 @@ fn approximations(plan: &Plan, columns: usize) -> String {
         return String::new();
     }
     let all = &plan.approximations;
-    let site = 2 + widest(all.iter().map(|one| one.site.as_str()).chain(["by calibration"])) + 2;
+    let site = 2 + widest(all.iter().map(|one| one.site.as_str()).chain(["  used slots proof"])) + 2;
     let method = widest(all.iter().map(|one| one.method.as_str()).chain(["method"]));
     let ranges: Vec<[String; 3]> = all
         .iter()
@@ -173,7 +153,7 @@ fn approximations(plan: &Plan, columns: usize) -> String {
         .collect();
     let range = 2 + widest(ranges.iter().flatten().map(String::as_str).chain(["accurate on"]));
     let first = |site_text: &str, [method_text, degree, levels, error]: [&str; 4]| {
-        format!("{site_text:<site$}{method_text:<method$} {degree:>7}{levels:>8}  {error}\n")
+        format!("{site_text:<site$}{method_text:<method$} {degree:>7}{levels:>7}  {error}\n")
     };
     let second = |site_text: &str, [accurate, sane, derived]: [&str; 3]| {
         format!("{site_text:<site$}{accurate:<range$}{sane:<range$}{derived}\n")
@@ -182,11 +162,12 @@ fn approximations(plan: &Plan, columns: usize) -> String {
     out += &second("", ["accurate on", "sane on", "derived"]);
     for (one, range) in all.iter().zip(&ranges) {
         let measure = if one.measure == Measure::Relative { "rel." } else { "abs." };
-        let error = format!("{:.0e} {measure}", one.max_error);
+        let error = format!("{:.0e} {measure}{}", one.max_error, if one.cancels { "*" } else { "" });
         let numbers = [one.degree, one.depth].map(|number| number.to_string());
         out += &first(&format!("  {}", one.site), [&one.method, &numbers[0], &numbers[1], &error]);
         let proof = match one {
             one if one.escape_proof => "    escape-proof",
+            one if used_slots_stay(one) => "    used slots proof",
             one if one.checked => "    checked",
             _ => "    by calibration",
         };
@@ -196,13 +177,35 @@ fn approximations(plan: &Plan, columns: usize) -> String {
     let checked = all.iter().filter(|one| !one.escape_proof && one.checked).count();
     let note = format!(
         "  The error holds where values of the calibration text lie (accurate); within the sane interval a polynomial stays \
-         bounded; derived is what the weights alone allow. Of {} sites {proof} are escape-proof: no input leaves the sane \
-         interval. {checked} others are checked: the client sees the argument, and refuses a step in which it is not where \
-         the approximation is accurate. The rest cover what calibration saw, with a margin; what leaves them by far \
-         drives a checked one out of its range.",
+         bounded; derived is what the weights alone allow while the norms hold. Of all {} sites, escape-proof: {proof}, whose \
+         sane interval no input leaves; else checked: {checked}, of which the client sees the argument, and refuses a step \
+         in which it is not where the approximation is accurate. The rest cover what calibration saw, with a margin; what \
+         leaves them by far drives a checked one out of its range.",
         all.len()
     );
-    out + &paragraph(&note, columns)
+    out += &paragraph(&note, columns);
+    let mut further = |applies: fn(&Approximation) -> bool, note: &str| {
+        if all.iter().any(applies) {
+            out += &paragraph(note, columns);
+        }
+    };
+    further(
+        |one| one.cancels,
+        "  * cancels: a rough reciprocal scales all of a row alike, and the reciprocal further down divides by the sum of \
+         what it scaled. It has to be good enough to keep rows in range, and no error of the result comes of it.",
+    );
+    further(
+        used_slots_stay,
+        "  Used slots proof: no input drives a value of the model out of the sane interval; slots that hold none can have up \
+         to 1.42 times as much, and stay within by calibration.",
+    );
+    out
+}
+
+/// Whether a site is escape-proof but for slots that hold no values of the model.
+fn used_slots_stay(one: &Approximation) -> bool {
+    let [least, most] = one.sane;
+    !one.escape_proof && one.derived.is_some_and(|[low, high]| least <= low && high <= most)
 }
 
 fn caches(plan: &Plan, columns: usize) -> String {
@@ -230,23 +233,4 @@ fn foot(plan: &Plan, columns: usize) -> String {
     );
     let notes = plan.provenance.notes.iter().map(|note| paragraph(&format!("note: {note}"), columns));
     paragraph(&text, columns) + &notes.collect::<String>()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_have_three_digits() {
-        for (value, expected) in [
-            (0.0, "0"),
-            (-19.159, "-19.2"),
-            (0.0071, "0.00710"),
-            (12345.6, "12346"),
-            (1e-7, "1.00e-7"),
-            (2.5e9, "2.50e9"),
-        ] {
-            assert_eq!(short(value), expected);
-        }
-    }
 }

@@ -32,7 +32,7 @@ pub const SCHEMA: &str = include_str!("cachemir-ir.schema.json");
 pub const SCHEMA_NAME: &str = "cachemir-ir.schema.json";
 
 /// Version of the documents.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 /// A number, or `null` for those that JSON does not have: infinities and NaN.
 pub(crate) fn float(value: f64) -> Value {
@@ -133,6 +133,8 @@ fn dump_program<O: TextOp>(program: &Program<O, O::Type>, extra: Extra<'_, O>) -
             fields([
                 ("site", check.site.as_str().into()),
                 ("interval", interval.to_vec().into()),
+                ("centre", float(check.map.centre)),
+                ("half", float(check.map.half)),
                 ("slots", placement(&check.placement)),
             ])
         };

@@ -120,7 +120,7 @@ fn shared(parameters: &Parameters, keys: &KeyManifest, model: &ClientModel, shap
     placement("logits", shape.logits, model.vocabulary, 1, u64::from(slots) * shape.outputs as u64)?;
     for (checks, kind) in shape.checks.iter().zip(&shape.kinds) {
         let tokens = if let EntryKind::Prefill { chunk } = kind { *chunk } else { 1 };
-        for RangeCheck { site, placement: slots_of, interval: [low, high] } in *checks {
+        for RangeCheck { site, placement: slots_of, interval: [low, high], map } in *checks {
             let what = format!("check of {site}");
             placement(
                 &what,
@@ -131,6 +131,9 @@ fn shared(parameters: &Parameters, keys: &KeyManifest, model: &ClientModel, shap
             )?;
             require(low.is_finite() && high.is_finite() && low < high, || {
                 format!("the {what} asks for values from {low} to {high}")
+            })?;
+            require(map.centre.is_finite() && map.half.is_finite() && map.half > 0.0, || {
+                format!("the {what} reads slots with the centre {} and the half width {}", map.centre, map.half)
             })?;
         }
     }

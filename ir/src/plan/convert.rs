@@ -14,7 +14,7 @@ use crate::graph::{Definition, Node, OpId, Origin, OriginId, Region, Value, Valu
 use crate::manifest::{BootstrapVariant, KeyManifest};
 use crate::operations::{Call, Operations};
 use crate::parameters::Parameters;
-use crate::program::{EmbeddingForm, Entry, EntryKind, Placement, Program, RangeCheck, State, Table};
+use crate::program::{Affine, EmbeddingForm, Entry, EntryKind, Placement, Program, RangeCheck, State, Table};
 use crate::slots::Layout;
 use crate::text::cursor::Cursor;
 use crate::text::{TextOp, TextType};
@@ -276,14 +276,16 @@ fn entry_to_wire(entry: &Entry<CkksOp, CiphertextType>) -> wire::Entry {
 }
 
 fn check_to_wire(check: &RangeCheck) -> wire::RangeCheck {
-    let [low, high] = check.interval;
-    wire::RangeCheck { site: check.site.clone(), placement: Some(placement_to_wire(&check.placement)), low, high }
+    let ([low, high], Affine { centre, half }) = (check.interval, check.map);
+    let placement = Some(placement_to_wire(&check.placement));
+    wire::RangeCheck { site: check.site.clone(), placement, low, high, centre, half }
 }
 
 fn checks_from_wire(checks: Vec<wire::RangeCheck>) -> Result<Vec<RangeCheck>, Error> {
     let check = |check: wire::RangeCheck| {
         let placement = placement_from_wire(required(check.placement, "check's slots")?);
-        Ok(RangeCheck { site: check.site, placement, interval: [check.low, check.high] })
+        let map = Affine { centre: check.centre, half: check.half };
+        Ok(RangeCheck { site: check.site, placement, interval: [check.low, check.high], map })
     };
     checks.into_iter().map(check).collect()
 }
@@ -438,6 +440,7 @@ fn approximation_to_wire(approximation: &Approximation) -> wire::Approximation {
         depth,
         max_error,
         measure,
+        cancels,
         escape_proof,
         checked,
     } = approximation.clone();
@@ -452,6 +455,7 @@ fn approximation_to_wire(approximation: &Approximation) -> wire::Approximation {
         depth,
         max_error,
         relative: measure == Measure::Relative,
+        cancels,
         escape_proof,
         checked,
     }
@@ -470,6 +474,7 @@ fn approximation_from_wire(approximation: wire::Approximation) -> Result<Approxi
         depth,
         max_error,
         relative,
+        cancels,
         escape_proof,
         checked,
     } = approximation;
@@ -484,6 +489,7 @@ fn approximation_from_wire(approximation: wire::Approximation) -> Result<Approxi
         depth,
         max_error,
         measure: if relative { Measure::Relative } else { Measure::Absolute },
+        cancels,
         escape_proof,
         checked,
     })

@@ -47,7 +47,7 @@ pub struct Approximation {
     pub accurate: [f64; 2],
     /// Range of x on which the polynomial stays bounded by a small multiple of its values.
     pub sane: [f64; 2],
-    /// Range of x that the weights alone allow, where it is known.
+    /// Range of x that the weights alone allow in slots that hold values of the model, where it is known.
     pub derived: Option<[f64; 2]>,
     /// Degree of the polynomial.
     pub degree: u32,
@@ -57,6 +57,8 @@ pub struct Approximation {
     pub max_error: f64,
     /// How that error is measured.
     pub measure: Measure,
+    /// Whether that error is a common factor of a row, which a later approximation divides out.
+    pub cancels: bool,
     /// Whether no input at all can leave the sane range.
     pub escape_proof: bool,
     /// Whether the client sees the argument, and refuses the step where it lies beyond the accurate range.

@@ -101,6 +101,7 @@ pub(crate) fn example() -> Plan {
             depth: 4,
             max_error: 1e-3,
             measure: Measure::Relative,
+            cancels: true,
             escape_proof: false,
             checked: true,
         }],

@@ -175,6 +175,10 @@ pub(super) struct RangeCheck {
     pub(super) low: f64,
     #[prost(double, tag = "4")]
     pub(super) high: f64,
+    #[prost(double, tag = "5")]
+    pub(super) centre: f64,
+    #[prost(double, tag = "6")]
+    pub(super) half: f64,
 }
 
 /// A value with its type in text.
@@ -424,6 +428,8 @@ pub(super) struct Approximation {
     pub(super) escape_proof: bool,
     #[prost(bool, tag = "12")]
     pub(super) checked: bool,
+    #[prost(bool, tag = "13")]
+    pub(super) cancels: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]

@@ -19,6 +19,7 @@
 //!   }
 //!   yield %4
 //! }
+//! check "norm 1" from 0.01 to 3.5 centre 2.0 half 2.0 at token_stride 1 slots 4096:0:1
 //! ```
 //!
 //! A line holds results with their names, `=`, mnemonic, operands, attributes, `:`, the results' types and, behind `;`,
@@ -46,6 +47,23 @@ pub use print::{hash_of, hexadecimal, print, print_model, print_with_problems};
 pub use stage::{TextOp, TextType};
 
 use crate::program::Table;
+
+/// A number for people: three significant digits.
+pub fn short(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        size if (1e-3..1e5).contains(&size) => {
+            let decimals = (2.0 - size.log10().floor()).max(0.0) as usize;
+            format!("{value:.decimals$}")
+        }
+        _ => format!("{value:.2e}"),
+    }
+}
+
+/// So many of a thing, in words: `1 token`, `2 tokens`.
+pub fn counted(count: usize, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
+}
 
 /// Finds values among tables, for [`parse`].
 pub fn values_of(tables: &[Table]) -> impl Fn(&[u8; 32]) -> Option<Vec<f32>> {

@@ -6,7 +6,7 @@ use super::cursor::Cursor;
 use super::{TextOp, TextType, hexadecimal};
 use crate::Error;
 use crate::graph::{Definition, Graph, MAXIMUM_NESTING, Node, OpId, Origin, OriginId, Region, Value, ValueId};
-use crate::program::{EmbeddingForm, Entry, EntryKind, Placement, Program, RangeCheck, State, Table};
+use crate::program::{Affine, EmbeddingForm, Entry, EntryKind, Placement, Program, RangeCheck, State, Table};
 use crate::slots::Layout;
 use crate::tensor::{Hyperparameters, RopeTable, TensorModel, TensorOp, Weight};
 
@@ -213,8 +213,12 @@ fn check(line: &mut Cursor<'_>) -> Result<RangeCheck, Error> {
     let low = line.float()?;
     line.expect_word("to")?;
     let high = line.float()?;
+    line.expect_word("centre")?;
+    let centre = line.float()?;
+    line.expect_word("half")?;
+    let half = line.float()?;
     line.expect_word("at")?;
-    Ok(RangeCheck { site, placement: placement(line)?, interval: [low, high] })
+    Ok(RangeCheck { site, placement: placement(line)?, interval: [low, high], map: Affine { centre, half } })
 }
 
 /// More slots than any ciphertext has.

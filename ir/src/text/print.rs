@@ -75,6 +75,10 @@ pub fn print_with_problems<O: TextOp>(program: &Program<O, O::Type>, problems: &
                 out.push_str(&format!(" {word} "));
                 write_float(&mut out, bound);
             }
+            for (word, number) in [("centre", check.map.centre), ("half", check.map.half)] {
+                out.push_str(&format!(" {word} "));
+                write_float(&mut out, number);
+            }
             placement(&mut out, " at", &check.placement);
         }
     }

@@ -6,7 +6,7 @@ use super::*;
 use crate::ckks::CkksOp;
 use crate::expression::{Integer, TableId, Vector};
 use crate::graph::{Graph, Origin, Region};
-use crate::program::{EmbeddingForm, Entry, EntryKind, Placement, Program, State};
+use crate::program::{Affine, EmbeddingForm, Entry, EntryKind, Placement, Program, RangeCheck, State};
 use crate::slots::{Chebyshev, Domain, Fill, Layout, Purpose, SlotGraph, SlotOp, SlotType, StateId, WriteMode};
 
 /// A program with every op of the slots stage, awkward names and numbers.
@@ -59,6 +59,12 @@ pub(crate) fn slots_example() -> Program<SlotOp, SlotType> {
     graph.values[5].name = "scores".into();
     let mut empty = SlotGraph::default();
     empty.body.yields = vec![empty.add_input("", ty(1.0))];
+    let check = RangeCheck {
+        site: "norm \"1\"".into(),
+        placement: Placement { index_to_slot: vec![3, 5, 5], token_stride: 2 },
+        interval: [0.1 + 0.2, 4.0],
+        map: Affine { centre: -1e-9, half: 7.5 },
+    };
     Program {
         slots: 32,
         context: 16,
@@ -68,7 +74,7 @@ pub(crate) fn slots_example() -> Program<SlotOp, SlotType> {
         ],
         states: vec![State { name: "k".into(), capacity: 2, layout: layout(Fill::Tokens, Domain::Real), level: None }],
         entries: vec![
-            Entry { kind: EntryKind::Decode, graph, checks: vec![] },
+            Entry { kind: EntryKind::Decode, graph, checks: vec![check] },
             Entry { kind: EntryKind::Prefill { chunk: 4 }, graph: empty, checks: vec![] },
         ],
         embedding: Placement { index_to_slot: vec![0, 4, 8, 1, 5, 9, 31, 30, 29, 7], token_stride: 1 },
@@ -175,5 +181,14 @@ proptest! {
         if let Ok(read) = parse::<SlotOp>(&altered, &values_of(&program.tables)) {
             let _ = crate::verify::slots(&read, false);
         }
+    }
+}
+
+#[test]
+fn short_numbers_have_three_digits() {
+    for (value, expected) in
+        [(0.0, "0"), (-19.159, "-19.2"), (0.0071, "0.00710"), (12345.6, "12346"), (1e-7, "1.00e-7"), (2.5e9, "2.50e9")]
+    {
+        assert_eq!(short(value), expected);
     }
 }

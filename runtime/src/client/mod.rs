@@ -13,6 +13,7 @@ mod tokenizer;
 
 use cachemir_ir::plan::{ClientPlan, EntryInterface};
 use cachemir_ir::program::EntryKind;
+use cachemir_ir::text::short;
 
 pub(crate) use cipher::check_levels;
 pub use cipher::{CheckedCipher, Cipher, ClearCipher, NoisyCipher, SecretCipher};
@@ -136,10 +137,11 @@ impl<C: Cipher> Client<C> {
         let real: Vec<f64> = slots.iter().map(|slot| slot.re).collect();
         let refused = self.interface(entry)?.checks.iter().find_map(|check| {
             let value = check.violation(&real, count)?;
-            let [low, high] = check.interval;
+            let [low, high] = check.interval.map(short);
             Some(format!(
-                "{} was asked for a value at {value:.4}, and is accurate from {low:.4} to {high:.4}",
-                check.site
+                "{} was asked for a value at {}, and is accurate from {low} to {high}",
+                check.site,
+                short(value)
             ))
         });
         let refused = refused.or_else(|| guard::refusal(&model.guard, &slots, &logits, &model.embedding, self.noise));

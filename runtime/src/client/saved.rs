@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use crate::Error;
+use crate::error::SessionFault;
 use crate::files::{self, Kind, Reader, push_string};
 
 const KIND: Kind = Kind { magic: *b"CMIRSKEY", version: 1 };
@@ -45,10 +46,7 @@ impl SavedClient {
 
     /// The hash of a session's file, by which the two files of a session know each other.
     pub fn hash_of(session: &Path) -> Result<[u8; 32], Error> {
-        let fail = |source: std::io::Error| Error::SessionInvalid {
-            path: session.to_owned(),
-            message: format!("it cannot be read: {source}"),
-        };
+        let fail = |source| Error::SessionInvalid { path: session.to_owned(), fault: SessionFault::Unreadable(source) };
         let mut hasher = blake3::Hasher::new();
         std::io::copy(&mut std::fs::File::open(session).map_err(fail)?, &mut hasher).map_err(fail)?;
         Ok(*hasher.finalize().as_bytes())
@@ -71,7 +69,7 @@ impl SavedClient {
     /// Reads the file.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let fail = |message: String| Error::SessionKey { path: path.to_owned(), message };
-        let payload = Zeroizing::new(files::read(KIND, path).map_err(fail)?);
+        let payload = Zeroizing::new(files::read(KIND, path).map_err(|fault| fail(fault.to_string()))?);
         Self::parse(&payload).ok_or_else(|| fail("its contents make no sense".to_owned()))
     }
 

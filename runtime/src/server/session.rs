@@ -4,12 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::Error;
+use crate::error::SessionFault;
 use crate::executor::{Algebra, CkksProgram, States};
 use crate::files::{self, Kind, Reader, push_string};
 
 use super::Server;
 
 const KIND: Kind = Kind { magic: *b"CMIRSESS", version: 1 };
+
+/// What is wrong with a payload that does not follow the format.
+const SENSELESS: &str = "its contents make no sense";
 
 /// One client's conversation: the state of the plan's arrays after some tokens.
 #[derive(Clone, Debug)]
@@ -46,8 +50,8 @@ pub struct SavedSession {
 impl SavedSession {
     /// Reads the file of a session of the plan with this hash, in the representation of ciphertexts of this name.
     pub fn read(path: &Path, plan_hash: [u8; 32], representation: &str) -> Result<Self, Error> {
-        let fail = |message: String| Error::SessionInvalid { path: path.to_owned(), message };
-        let senseless = || fail("its contents make no sense".to_owned());
+        let fail = |fault: SessionFault| Error::SessionInvalid { path: path.to_owned(), fault };
+        let senseless = || fail(SessionFault::Damaged(SENSELESS.to_owned()));
         let payload = files::read(KIND, path).map_err(fail)?;
         let mut reader = Reader(&payload);
         if reader.array::<32>().ok_or_else(senseless)? != plan_hash {
@@ -55,7 +59,7 @@ impl SavedSession {
         }
         let name = String::from_utf8_lossy(reader.string().ok_or_else(senseless)?).into_owned();
         if name != representation {
-            return Err(fail(format!("it is a session of {name} execution, this one is {representation}")));
+            return Err(fail(SessionFault::OtherBackend { saved: name, asked: representation.to_owned() }));
         }
         let position = reader.u32().ok_or_else(senseless)? as usize;
         let arrays = payload.len() - reader.0.len();
@@ -86,8 +90,9 @@ impl<A: Algebra> Server<'_, A> {
 
     /// Reads a session that was saved with the same plan and the same representation of ciphertexts.
     pub fn load(&self, path: &Path) -> Result<Session<A::Ciphertext>, Error> {
-        let fail = |message: String| Error::SessionInvalid { path: path.to_owned(), message };
-        let senseless = || fail("its contents make no sense".to_owned());
+        let fail =
+            |message: String| Error::SessionInvalid { path: path.to_owned(), fault: SessionFault::Damaged(message) };
+        let senseless = || fail(SENSELESS.to_owned());
         let saved = SavedSession::read(path, self.plan_hash, self.executor.algebra().name())?;
         let mut reader = Reader(&saved.payload[saved.arrays..]);
         let mut session = self.open();

@@ -30,10 +30,10 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Explain the code of an error message
+    /// Explain the code of an error message, or list all codes
     Explain {
         /// A code such as C0201 or CMR-R001
-        code: String,
+        code: Option<String>,
     },
     /// Print the JSON schema of dumps or summaries
     Schema {
@@ -82,7 +82,7 @@ pub(crate) struct CompileArguments {
     /// Text whose value ranges decide the approximations, one sequence a line; sampled from the model by default
     #[arg(long, value_name = "FILE")]
     pub(crate) calibrate: Option<PathBuf>,
-    #[arg(long, visible_alias = "ctx-size", value_name = "TOKENS", help = context_help())]
+    #[arg(long, visible_alias = "ctx-size", value_name = "TOKENS", allow_negative_numbers = true, help = context_help())]
     pub(crate) context: Option<usize>,
     /// Parameter set
     #[arg(long, value_name = "NAME", default_value = PRESETS[0].name, value_parser = presets())]

@@ -8,16 +8,15 @@
 mod arguments;
 mod screen;
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use cachemir_compiler::compile::{Compilation, CompileOptions, compile_watched};
 use cachemir_compiler::progress::Pass;
-use cachemir_compiler::{Error, dump, error, locate, summary};
+use cachemir_compiler::{Error, dump, locate, summary};
 use cachemir_ir::plan::{Plan, client_path};
-use cachemir_ir::{diagnostics, json as dump_form};
+use cachemir_ir::{diagnostics, files, json as dump_form};
 use clap::{CommandFactory, Parser};
 use console::Term;
 use serde_json::{Value, json};
@@ -34,7 +33,7 @@ fn main() -> ExitCode {
     let outcome = match line.command {
         Command::Compile(arguments) => compile(&arguments, line.quiet),
         Command::Inspect { plan, json } => inspect(&plan, json),
-        Command::Explain { code } => explain(&code),
+        Command::Explain { code } => explain(code.as_deref()),
         Command::Schema { of: Schema::Dump } => print(dump_form::SCHEMA),
         Command::Schema { of: Schema::Summary } => print(summary::SCHEMA),
         Command::Completions { shell } => completions(shell),
@@ -112,16 +111,9 @@ fn check_writable(output: &Path) -> Result<(), Error> {
         let message = format!("{} is where the client's part of the plan goes; choose another name", output.display());
         return Err(Error::BadOption { option: "--output", message });
     }
-    let is_folder = |path: &Path| {
-        path.is_dir() || path.file_name().is_none() || path.as_os_str().as_encoded_bytes().ends_with(b"/")
-    };
-    for path in [output, &client] {
-        if is_folder(path) {
-            return Err(Error::Write { path: path.to_owned(), source: io::ErrorKind::IsADirectory.into() });
-        }
-    }
-    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    tempfile::tempfile_in(folder).map(drop).map_err(|source| Error::Write { path: output.to_owned(), source })
+    [output, &client].into_iter().try_for_each(|path| {
+        files::check_writable(path).map_err(|source| Error::Write { path: path.to_owned(), source })
+    })
 }
 
 fn dump_stages(compilation: &Compilation, arguments: &CompileArguments, folder: &Path) -> Result<(), Error> {
@@ -151,19 +143,12 @@ fn inspect(path: &Path, json: bool) -> Result<(), Error> {
     })
 }
 
-fn explain(code: &str) -> Result<(), Error> {
-    let runtime = diagnostics::CODES.iter().find(|known| known.code.eq_ignore_ascii_case(code));
-    let text = runtime
-        .map(|known| format!("{}: {}\n\n{}\n", known.code, known.title, known.explanation))
-        .or_else(|| {
-            let text = error::explain(code)?;
-            Some(format!("{}\n\n{text}\n", code.to_ascii_uppercase()))
-        })
-        .ok_or_else(|| Error::BadOption {
-            option: "CODE",
-            message: format!("there is no error code `{code}`; codes look like C0201 or CMR-R001"),
-        })?;
-    print(&text)
+fn explain(code: Option<&str>) -> Result<(), Error> {
+    let text = diagnostics::explanation(code, columns(&Term::stdout())).ok_or_else(|| Error::BadOption {
+        option: "CODE",
+        message: format!("there is no error code `{}`; `cachemirc explain` lists all", code.unwrap_or_default()),
+    })?;
+    print(&(text + "\n"))
 }
 
 fn completions(shell: clap_complete::Shell) -> Result<(), Error> {

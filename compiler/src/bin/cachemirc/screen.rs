@@ -1,6 +1,5 @@
 //! What goes to stderr and stdout: progress, results, errors.
 
-use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,18 +8,13 @@ use std::time::{Duration, Instant};
 
 use cachemir_compiler::progress::{Observer, Pass};
 use cachemir_compiler::{Error, error};
+use cachemir_ir::diagnostics::{self, Failure};
 use console::Term;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::json;
 
-/// Columns of what is no terminal.
-const DEFAULT_COLUMNS: usize = 80;
-
-/// The width of a stream's terminal: `COLUMNS` where it is set, 80 where there is none.
+/// The width of a stream's terminal.
 pub(crate) fn columns(stream: &Term) -> usize {
-    let set = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    let asked = || stream.size_checked().map(|(_, columns)| columns.into());
-    set.or_else(asked).filter(|&columns| columns > 0).unwrap_or(DEFAULT_COLUMNS)
+    diagnostics::columns(stream.size_checked().map(|(_, columns)| columns.into()))
 }
 
 /// Writes text to stdout.
@@ -141,62 +135,29 @@ impl Observer for Progress {
     }
 }
 
-/// An error with its code and explanation.
-#[derive(Debug)]
-struct Failure<'a>(&'a Error);
-
-impl fmt::Display for Failure<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl std::error::Error for Failure<'_> {}
-
-impl miette::Diagnostic for Failure<'_> {
-    fn code<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        Some(Box::new(self.0.code()))
-    }
-
-    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        error::explain(self.0.code()).map(|text| Box::new(text) as Box<dyn fmt::Display>)
-    }
-}
-
-/// The error as a JSON object on stdout.
-fn object(code: &str, message: &str, node: Option<&str>) {
-    let help = error::explain(code);
-    let object = json!({"event": "error", "code": code, "message": message, "help": help, "node": node});
-    // A closed stdout leaves the text on stderr.
-    let _ = print(&format!("{object}\n"));
-}
-
 /// Shows why the command line cannot be read, or the help or version that it asks for, and ends the process.
 pub(crate) fn misuse(error: &clap::Error, json: bool) -> ! {
     if json && error.use_stderr() {
-        object(error::COMMAND_LINE, error.to_string().trim_end(), None);
+        object(&Failure::new(error::COMMAND_LINE, error.to_string().trim_end()));
     }
     error.exit()
 }
 
 /// Shows an error and gives the exit code: 2 where the command line is at fault, else 1.
 pub(crate) fn report(error: &Error, json: bool) -> ExitCode {
+    let failure = Failure { node: error.node(), ..Failure::new(error.code(), error) };
     if json {
-        object(error.code(), &error.to_string(), error.node());
+        object(&failure);
     }
-    let mut text = String::new();
-    let handler = miette::GraphicalReportHandler::new()
-        .with_links(false)
-        .with_width(columns(&Term::stderr()))
-        .with_break_words(false)
-        .with_word_separator(textwrap::WordSeparator::AsciiSpace)
-        .with_word_splitter(textwrap::WordSplitter::NoHyphenation);
-    if handler.render_report(&mut text, &Failure(error)).is_err() {
-        text = format!("{}: {error}\n", error.code());
-    }
-    note(&text);
+    note(&failure.text(columns(&Term::stderr())));
     match error {
         Error::BadOption { .. } => ExitCode::from(2),
         _ => ExitCode::FAILURE,
     }
+}
+
+/// The error as a JSON object on stdout.
+fn object(failure: &Failure<'_>) {
+    // A stdout that cannot be written leaves the text on stderr.
+    let _ = print(&format!("{}\n", failure.json()));
 }

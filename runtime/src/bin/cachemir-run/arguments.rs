@@ -1,10 +1,11 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use cachemir_ckks::UniformHalves;
 use cachemir_runtime::client::sampling::Sampling;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 /// Generates text from a compiled plan while everything the server sees stays encrypted.
 #[derive(Debug, Parser)]
@@ -20,6 +21,23 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
+    /// The command line's grammar. A negative number is a value, which the option itself refuses, and no unknown option.
+    pub(crate) fn grammar() -> clap::Command {
+        fn numbers(command: clap::Command) -> clap::Command {
+            let takes_values = |argument: clap::Arg| match argument.get_action() {
+                ArgAction::Set | ArgAction::Append => argument.allow_negative_numbers(true),
+                _ => argument,
+            };
+            command.mut_args(takes_values).mut_subcommands(numbers)
+        }
+        numbers(Self::command())
+    }
+
+    /// Reads the command line.
+    pub(crate) fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        Self::grammar().try_get_matches_from(words).and_then(|matches| Self::from_arg_matches(&matches))
+    }
+
     /// Whether results are JSON.
     pub(crate) fn json(&self) -> bool {
         match &self.command {
@@ -55,10 +73,10 @@ pub(crate) enum Command {
     Eval(Evaluate),
     /// Tells what this machine offers: instruction sets, cores, memory, and what fits.
     Doctor(Doctor),
-    /// Explains the code of an error message.
+    /// Explains the code of an error message, or lists all codes.
     Explain {
         /// A code such as CMR-R001 or C0201.
-        code: String,
+        code: Option<String>,
     },
     /// Prints a script that completes command lines in a shell.
     Completions {
@@ -128,7 +146,7 @@ pub(crate) struct Generate {
     #[arg(long, value_name = "TEXT", requires = "chat")]
     pub(crate) system: Option<String>,
     /// Most tokens to generate.
-    #[arg(short = 'n', long = "tokens", default_value_t = 16, visible_aliases = ["max-tokens", "n-predict"])]
+    #[arg(short = 'n', long = "tokens", default_value_t = 16, value_parser = parse_count, visible_aliases = ["max-tokens", "n-predict"])]
     pub(crate) count: usize,
     #[command(flatten)]
     pub(crate) sampling: SamplingOptions,
@@ -166,24 +184,50 @@ pub(crate) struct SamplingOptions {
     /// Divides the logits; 0 takes the most likely token.
     #[arg(long, default_value_t = 0.0, visible_alias = "temp")]
     temperature: f64,
-    /// Only this many of the most likely tokens; 0 for all.
-    #[arg(long, default_value_t = 0)]
-    top_k: usize,
-    /// Only the most likely tokens that together have this probability.
-    #[arg(long, default_value_t = 1.0)]
-    top_p: f64,
-    /// Only tokens at least this fraction as likely as the most likely one.
-    #[arg(long, default_value_t = 0.0)]
-    min_p: f64,
-    /// Seed of the random choices.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
+    /// Only this many of the most likely tokens; 0 for all [default: 0]
+    #[arg(long, value_parser = parse_count)]
+    top_k: Option<usize>,
+    /// Only the most likely tokens that together have this probability [default: 1]
+    #[arg(long)]
+    top_p: Option<f64>,
+    /// Only tokens at least this fraction as likely as the most likely one [default: 0]
+    #[arg(long)]
+    min_p: Option<f64>,
+    /// Seed of the random choices [default: 1]
+    #[arg(long)]
+    seed: Option<u64>,
 }
 
 impl From<SamplingOptions> for Sampling {
     fn from(options: SamplingOptions) -> Self {
-        let SamplingOptions { temperature, top_k, top_p, min_p, seed } = options;
-        Self { temperature, top_k, top_p, min_p, seed }
+        let default = Self::default();
+        Self {
+            temperature: options.temperature,
+            top_k: options.top_k.unwrap_or(default.top_k),
+            top_p: options.top_p.unwrap_or(default.top_p),
+            min_p: options.min_p.unwrap_or(default.min_p),
+            seed: options.seed.unwrap_or(default.seed),
+        }
+    }
+}
+
+impl SamplingOptions {
+    /// A warning where options were given that change nothing, as no token is drawn at random.
+    pub(crate) fn without_effect(&self) -> Option<String> {
+        let given = [
+            ("--top-k", self.top_k.is_some()),
+            ("--top-p", self.top_p.is_some()),
+            ("--min-p", self.min_p.is_some()),
+            ("--seed", self.seed.is_some()),
+        ];
+        let idle: Vec<&str> = given.iter().filter(|(_, given)| *given).map(|(option, _)| *option).collect();
+        (self.temperature == 0.0 && !idle.is_empty()).then(|| {
+            let verb = if idle.len() == 1 { "has" } else { "have" };
+            format!(
+                "{} {verb} no effect: at temperature 0 the most likely token is taken (--temperature 1 samples)",
+                idle.join(", ")
+            )
+        })
     }
 }
 
@@ -192,10 +236,10 @@ pub(crate) struct BenchPlan {
     /// The plan to measure.
     pub(crate) plan: PathBuf,
     /// Length of the prompt in tokens.
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 16, value_parser = parse_count)]
     pub(crate) prompt_tokens: usize,
     /// Tokens to generate; the first comes out of the prefill.
-    #[arg(short = 'n', long = "tokens", default_value_t = 4, visible_aliases = ["max-tokens", "n-predict"])]
+    #[arg(short = 'n', long = "tokens", default_value_t = 4, value_parser = parse_count, visible_aliases = ["max-tokens", "n-predict"])]
     pub(crate) count: usize,
     /// How to execute.
     #[arg(long, value_enum, default_value_t = Backend::Cpu)]
@@ -231,7 +275,7 @@ pub(crate) struct BenchOps {
     #[arg(long, conflicts_with = "no_bootstraps")]
     pub(crate) only_bootstraps: bool,
     /// Bootstraps of each kind of input; precision is that of all of them together.
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, value_parser = parse_count)]
     pub(crate) runs: usize,
     /// Write what was measured on one thread as a cost table: the form of `ir/src/cost/n16.json`, from which times are predicted.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["no_bootstraps", "only_bootstraps"])]
@@ -252,7 +296,7 @@ pub(crate) struct Evaluate {
     #[arg(long, value_name = "FILE")]
     pub(crate) text: PathBuf,
     /// Most tokens to predict.
-    #[arg(short = 'n', long = "tokens", visible_aliases = ["max-tokens", "n-predict"])]
+    #[arg(short = 'n', long = "tokens", value_parser = parse_count, visible_aliases = ["max-tokens", "n-predict"])]
     pub(crate) count: Option<usize>,
     /// The ONNX model that the plan was compiled from, to compare with; its companions are found as the compiler finds them.
     #[arg(long, value_name = "MODEL")]
@@ -283,6 +327,11 @@ pub(crate) struct Doctor {
     pub(crate) json: bool,
 }
 
+/// A whole number.
+fn parse_count(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| "expected a whole number from 0 on".to_owned())
+}
+
 /// Most threads that can be asked for.
 const MOST_THREADS: usize = 1024;
 
@@ -294,7 +343,6 @@ fn parse_threads(text: &str) -> Result<usize, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {
@@ -312,5 +360,28 @@ mod tests {
         assert!(Arguments::try_parse_from(["cachemir-run", "p", "--prompt-ids", "1,x"]).is_err());
         assert!(Arguments::try_parse_from(["cachemir-run", "p", "--prompt", "x", "--system", "y"]).is_err());
         assert_eq!(Arguments::try_parse_from(["cachemir-run"]).unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn negative_numbers_are_values() {
+        let read = |words: &[&str]| Arguments::read(["cachemir-run", "p"].iter().chain(words).map(OsString::from));
+        let arguments = read(&["-p", "x", "--temperature", "-1"]).unwrap();
+        assert_eq!(Sampling::from(arguments.generate.sampling).temperature, -1.0);
+        for option in ["--top-k", "--seed", "-n", "--threads", "--prompt-ids"] {
+            let message = read(&[option, "-1"]).unwrap_err().to_string();
+            assert!(message.contains("invalid value '-1'"), "{message}");
+        }
+        assert!(read(&["-p", "-1"]).is_ok() && read(&["-1"]).is_err());
+    }
+
+    #[test]
+    fn options_without_effect_are_named() {
+        let warned = |words: &[&str]| {
+            let words = ["cachemir-run", "p"].iter().chain(words).map(OsString::from);
+            Arguments::read(words).unwrap().generate.sampling.without_effect()
+        };
+        assert!(warned(&["--seed", "1", "--top-k", "3"]).unwrap().contains("--top-k, --seed have no effect"));
+        assert_eq!(warned(&["--seed", "1", "--temp", "0.5"]), None);
+        assert_eq!(warned(&[]), None);
     }
 }

@@ -35,11 +35,7 @@ pub(crate) fn run(options: &Doctor) -> Result<(), Error> {
             .map_err(|error| Error::BadOption { option: "--params", message: error.to_string() })?;
         let ring = Ring::<CpuBackend>::new(engine_parameters(&preset)?)?;
         let transform_ns = estimate::transform_ns(&ring)?;
-        lines.push(format!(
-            "{name:<13} {}; one NTT by these kernels {:.1} µs",
-            crate::roles::security(&preset),
-            transform_ns / 1e3
-        ));
+        lines.push(format!("{name:<13} {}; one NTT by these kernels {:.1} µs", preset.security(), transform_ns / 1e3));
         let full = preset.log2_degree - 1;
         let mut sizes = Vec::new();
         for log2_slots in BTreeSet::from([12.min(full), full]) {

@@ -6,7 +6,9 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use cachemir_compiler::import::{self, ImportOptions};
+use cachemir_ir::diagnostics::wrapped;
 use cachemir_ir::tensor::{Interpreter, TensorModel};
+use cachemir_ir::text::counted;
 use cachemir_runtime::Error;
 use cachemir_runtime::client::{Cipher, ClearCipher, Client};
 use cachemir_runtime::executor::{Algebra, Observer};
@@ -32,6 +34,8 @@ struct Fidelity<'a> {
 /// What a measurement found.
 struct Found {
     scores: Scores,
+    /// Whether the user ended it.
+    interrupted: bool,
     /// Parts that the client refused to go on with, and its reason for the first of them.
     refused: usize,
     reason: Option<String>,
@@ -54,7 +58,7 @@ impl Task for Fidelity<'_> {
         let options = ScreenOptions { json: false, show_tokens: false, expected_ns: surroundings.expected_ns };
         let slots = client.plan().slots;
         let mut screen = Screen::new(options, &surroundings.costs, slots, self.interrupt, watch, None);
-        let mut found = Found { scores: Scores::default(), refused: 0, reason: None };
+        let mut found = Found { scores: Scores::default(), interrupted: false, refused: 0, reason: None };
         'parts: for part in self.parts {
             let mut session = server.open();
             if let Some(exact) = &mut self.exact {
@@ -65,7 +69,10 @@ impl Task for Fidelity<'_> {
                 let inputs = client.encrypt("decode", &part[step.position..=step.position])?;
                 let outputs = match server.decode(&mut session, inputs, &mut screen) {
                     Ok(outputs) => outputs,
-                    Err(Error::Interrupted) => break 'parts,
+                    Err(Error::Interrupted) => {
+                        found.interrupted = true;
+                        break 'parts;
+                    }
                     Err(error) => return Err(error),
                 };
                 let logits = match client.decrypt("decode", step.position, 1, &outputs) {
@@ -137,8 +144,8 @@ pub(crate) fn run(options: &Evaluate, interrupt: &AtomicBool) -> Result<(), Erro
         return Err(Error::BadOption { option: "--noise", message });
     }
     let plans = Plans::read(&options.plan)?;
-    let text =
-        std::fs::read_to_string(&options.text).map_err(|source| Error::System { what: "reading the text", source })?;
+    let text = std::fs::read_to_string(&options.text)
+        .map_err(|source| Error::Unreadable { path: options.text.clone(), source })?;
     let client = plans.open_client(ClearCipher)?;
     let parts = parts(&client, &text, options.count.unwrap_or(usize::MAX))?;
     let model = options.against.as_deref().map(|path| exact_model(path, &plans)).transpose()?;
@@ -154,15 +161,29 @@ pub(crate) fn run(options: &Evaluate, interrupt: &AtomicBool) -> Result<(), Erro
         interrupt,
     };
     let (found, _) = roles::run(&plans, &mode, Fidelity { parts: &parts, exact, interrupt })?;
-    let encrypted = options.backend == Backend::Cpu;
-    let parameters = &plans.server.parameters;
-    if found.scores.is_empty() && found.refused == 0 {
+    if found.scores.count() == 0 && found.interrupted {
         return Err(Error::Interrupted);
     }
+    if found.scores.count() > 0 {
+        show(options, &plans, &mode, &parts, &found)?;
+    }
+    match found.reason {
+        Some(first) if found.refused == parts.len() => Err(Error::AllRefused { parts: parts.len(), first }),
+        _ => Ok(()),
+    }
+}
+
+/// Shows what was found; that it is not of the whole text where that is so.
+fn show(options: &Evaluate, plans: &Plans, mode: &Mode<'_>, parts: &[Vec<u32>], found: &Found) -> Result<(), Error> {
+    let encrypted = options.backend == Backend::Cpu;
+    let parameters = &plans.server.parameters;
+    let of_text: usize = parts.iter().map(|part| part.len() - 1).sum();
+    let measured = found.scores.count();
     if options.json {
         let mut object = found.scores.json();
         let about = json!({"event": "eval", "backend": mode.representation(), "encrypted": encrypted,
             "security_bits": encrypted.then(|| parameters.security_bits()).flatten(), "parameters": parameters.name,
+            "tokens_of_text": of_text, "partial": measured < of_text, "interrupted": found.interrupted,
             "parts": parts.len(), "refused_parts": found.refused, "refusal": found.reason});
         if let (Some(fields), Some(about)) = (object.as_object_mut(), about.as_object()) {
             fields.extend(about.clone());
@@ -174,8 +195,21 @@ pub(crate) fn run(options: &Evaluate, interrupt: &AtomicBool) -> Result<(), Erro
         (false, true) => format!("with modelled noise; {NOTHING_ENCRYPTED}"),
         (false, false) => NOTHING_ENCRYPTED.to_owned(),
     };
-    if let Some(reason) = &found.reason {
-        note(&format!("{} of {} parts of the text were refused; the first: {reason}", found.refused, parts.len()));
+    let mut text = format!("{}({how})", found.scores.text());
+    if measured < of_text {
+        let mut reasons = Vec::new();
+        if let Some(reason) = &found.reason {
+            reasons.push(format!(
+                "{} of {} refused, the first as {reason}",
+                found.refused,
+                counted(parts.len(), "part")
+            ));
+        }
+        if found.interrupted {
+            reasons.push("interrupted".to_owned());
+        }
+        let line = format!("PARTIAL: {measured} of {}; {}", counted(of_text, "token"), reasons.join("; "));
+        text = text + "\n" + &wrapped(&line, output::columns(), "  ").join("\n");
     }
-    output::text(&format!("{}({how})", found.scores.text()))
+    output::text(&text)
 }

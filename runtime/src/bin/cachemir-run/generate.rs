@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use cachemir_ir::plan::client_path;
-use cachemir_runtime::check::RangeCheck;
+use cachemir_ir::text::counted;
+use cachemir_runtime::check::{LayerPrecision, RangeCheck};
 use cachemir_runtime::client::sampling::{Sampler, Sampling};
 use cachemir_runtime::client::{Cipher, Client, Prompt, SavedClient};
+use cachemir_runtime::error::SessionFault;
 use cachemir_runtime::executor::{Algebra, Observer};
 use cachemir_runtime::generation::{Generation, Request, Stop, generate, steps};
 use cachemir_runtime::server::{SavedSession, Server};
@@ -18,7 +20,7 @@ use serde_json::{Value, json};
 
 use crate::arguments::Generate;
 use crate::estimate;
-use crate::output::{self, Screen, ScreenOptions, note};
+use crate::output::{self, Screen, ScreenOptions};
 use crate::roles::{self, Findings, Mode, NOTHING_ENCRYPTED, Surroundings, Task, security};
 
 /// Generates text for the command line's options.
@@ -26,11 +28,16 @@ pub(crate) fn run(options: &Generate, interrupt: &AtomicBool) -> Result<(), Erro
     let path = options.plan.as_deref().unwrap_or_else(|| Path::new(""));
     let sampling = Sampling::from(options.sampling);
     let mut sampler = Sampler::new(sampling)?;
+    if let Some(text) = options.sampling.without_effect() {
+        output::rows(&[("warning", text)]);
+    }
     let prompt = read_prompt(options)?;
     let plans = Plans::read(path)?;
     check_outputs(options, path)?;
     let tokenizing = plans.open_client(cachemir_runtime::client::ClearCipher)?;
-    let saved = options.resume.as_deref().map(|file| read_saved(file, &plans)).transpose()?;
+    let representation = roles::representation(options.backend, options.check, false);
+    let saved = options.resume.as_deref().map(|file| read_saved(file, &plans, representation)).transpose()?;
+    let (saved, position) = saved.map_or((None, 0), |(saved, position)| (Some(saved), position));
     let earlier = saved.as_ref().map_or(&[][..], |saved| &saved.tokens);
     if earlier.len() > tokenizing.context() {
         return Err(Error::ContextFull { context: tokenizing.context() });
@@ -63,8 +70,6 @@ pub(crate) fn run(options: &Generate, interrupt: &AtomicBool) -> Result<(), Erro
         show_tokens: true,
     };
     if let Some(file) = &options.resume {
-        // What needs no keys is checked before they are made.
-        let position = SavedSession::read(file, plans.client.plan_hash, mode.representation())?.position;
         check_position(file, position, request.tokens.len(), tokenizing.context())?;
     }
     let ((generation, surroundings), findings) = roles::run(&plans, &mode, task)?;
@@ -117,21 +122,19 @@ fn check_position(file: &Path, position: usize, tokens: usize, context: usize) -
     Ok(())
 }
 
-fn read_saved(file: &Path, plans: &Plans) -> Result<SavedClient, Error> {
-    if !file.exists() {
-        let message = "there is no such file".to_owned();
-        return Err(Error::SessionInvalid { path: file.to_owned(), message });
-    }
+/// The client's part of a session, and how many tokens the server's part holds. What needs no keys is checked here, before
+/// they are made.
+fn read_saved(file: &Path, plans: &Plans, representation: &str) -> Result<(SavedClient, usize), Error> {
+    let position = SavedSession::read(file, plans.client.plan_hash, representation)?.position;
     let path = SavedClient::path(file);
     let saved = SavedClient::read(&path)?;
     if saved.plan_hash != plans.client.plan_hash {
         return Err(Error::SessionMismatch { path });
     }
     if saved.session_hash != SavedClient::hash_of(file)? {
-        let message = format!("it is damaged, or {} belongs to another session", path.display());
-        return Err(Error::SessionInvalid { path: file.to_owned(), message });
+        return Err(Error::SessionInvalid { path: file.to_owned(), fault: SessionFault::OtherKey { key: path } });
     }
-    Ok(saved)
+    Ok((saved, position))
 }
 
 /// A generation with its session loaded before and saved after.
@@ -204,7 +207,7 @@ pub(crate) fn summary(
     let positions =
         if generation.decode_positions.is_empty() { vec![next] } else { generation.decode_positions.clone() };
     let counts = estimate::decode_counts(&plan.program, &positions);
-    let layer = |layer: &cachemir_runtime::check::LayerPrecision| {
+    let layer = |layer: &LayerPrecision| {
         json!({"layer": layer.layer, "precision_bits_min": layer.precision_bits_min,
             "precision_bits_mean": layer.precision_bits_mean})
     };
@@ -246,51 +249,66 @@ fn report(
 ) -> Result<(), Error> {
     let backend = if surroundings.ntt_ns.is_some() { "cpu" } else { "clear" };
     let summary = summary(plans, backend, generation, surroundings, findings);
-    for layer in &findings.layers {
-        note(&format!(
-            "{}: {:.1} bits of precision, {:.1} at worst",
-            layer.layer, layer.precision_bits_mean, layer.precision_bits_min
-        ));
-    }
-    if let Some(ranges) = &findings.ranges {
-        note(&format!(
-            "ranges: {} values outside; {} bootstraps, the fullest at {:.3} of its magnitude",
-            ranges.violations(),
-            ranges.bootstraps(),
-            ranges.fullest_bootstrap()
-        ));
-    }
-    let mut lines = Vec::new();
-    let tokens = generation.generated;
-    let ended = match generation.stop {
-        Stop::Length => "",
-        Stop::End => ", the text ended",
-        Stop::Context => ", the context is full",
-        Stop::Interrupted => ", interrupted",
+    let mut rows = Vec::new();
+    let precision = |layer: &LayerPrecision| {
+        let LayerPrecision { layer, precision_bits_mean, precision_bits_min, .. } = layer;
+        format!("{layer}: {precision_bits_mean:.1} bits, {precision_bits_min:.1} at worst")
     };
-    lines
-        .push(format!("{tokens} tokens{ended}; the first after {}", output::seconds(generation.prefill.as_secs_f64())));
-    if let Some(seconds) = generation.seconds_per_token() {
-        let ratio = surroundings.ntt_ns.map_or(String::new(), |ntt| format!(" = {:.0} NTTs", seconds * 1e9 / ntt));
-        lines.push(format!("{seconds:.2} s a token{ratio}"));
+    rows.extend(findings.layers.iter().map(|layer| ("precision", precision(layer))));
+    if let Some(ranges) = &findings.ranges {
+        let text = format!(
+            "{} outside; of {} in the whole run the fullest had {:.3} of its magnitude",
+            counted(ranges.violations(), "value"),
+            counted(ranges.bootstraps(), "bootstrap"),
+            ranges.fullest_bootstrap()
+        );
+        rows.push(("ranges", text));
     }
-    lines.push(format!(
-        "{:.1} bootstraps and {:.0} rotations a token at positions {} to {}",
-        summary["bootstraps_per_token"].as_f64().unwrap_or(0.0),
-        summary["rotations_per_token"].as_f64().unwrap_or(0.0),
-        summary["counted_positions"][0],
-        summary["counted_positions"][1]
-    ));
+    rows.push(("generated", generated(generation)));
+    if generation.generated > 0 {
+        rows.push(("first", format!("after {}", output::seconds(generation.prefill.as_secs_f64()))));
+        if let Some(seconds) = generation.seconds_per_token() {
+            let ratio = surroundings.ntt_ns.map_or(String::new(), |ntt| format!(" = {:.0} NTTs", seconds * 1e9 / ntt));
+            rows.push(("further", format!("{seconds:.2} s a token{ratio}")));
+        }
+        rows.push(("operations", operations(&summary)));
+    }
     if let Some(peak) = memory::peak_resident_bytes() {
-        lines.push(format!("at most {} resident", memory::format_bytes(peak)));
+        rows.push(("memory", format!("at most {} resident", memory::format_bytes(peak))));
     }
-    lines.push(match surroundings.ntt_ns {
-        Some(_) => security(&plans.server.parameters),
-        None => NOTHING_ENCRYPTED.to_owned(),
-    });
-    note(&lines.join("; "));
+    rows.push(secured(plans, surroundings));
     if let Some(file) = &options.save_session {
-        note(&format!("session saved: {} and {}", file.display(), SavedClient::path(file).display()));
+        rows.push(("saved", format!("{} and {}", file.display(), SavedClient::path(file).display())));
     }
+    output::rows(&rows);
     if options.json { output::line(&summary) } else { Ok(()) }
+}
+
+/// How many tokens were made and why no more.
+fn generated(generation: &Generation) -> String {
+    let ended = match generation.stop {
+        Stop::Length if generation.generated == 0 => "; none were asked for",
+        Stop::Length => "",
+        Stop::End => "; the text ended",
+        Stop::Context => "; the context is full",
+        Stop::Interrupted => "; interrupted",
+    };
+    counted(generation.generated, "token") + ended
+}
+
+/// What a summary says of operations.
+pub(crate) fn operations(summary: &Value) -> String {
+    let number = |field: &str| summary[field].as_f64().unwrap_or(0.0);
+    let [first, last] = [0, 1].map(|index| summary["counted_positions"][index].as_u64().unwrap_or(0));
+    let positions = if first == last { format!("position {first}") } else { format!("positions {first} to {last}") };
+    let (bootstraps, rotations) = (number("bootstraps_per_token"), number("rotations_per_token"));
+    format!("{bootstraps:.1} bootstraps and {rotations:.0} rotations a token, at {positions}")
+}
+
+/// What a report says of security.
+pub(crate) fn secured(plans: &Plans, surroundings: &Surroundings) -> (&'static str, String) {
+    match surroundings.ntt_ns {
+        Some(_) => ("security", security(&plans.server.parameters)),
+        None => ("encryption", NOTHING_ENCRYPTED.to_owned()),
+    }
 }

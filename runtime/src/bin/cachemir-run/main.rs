@@ -19,8 +19,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use clap::{CommandFactory, Parser};
-
 use arguments::{Arguments, Bench, Command};
 use cachemir_runtime::Error;
 
@@ -28,7 +26,7 @@ use cachemir_runtime::Error;
 const STACK_BYTES: usize = 8 << 20;
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let arguments = match Arguments::read(std::env::args_os()) {
         Ok(arguments) => arguments,
         Err(error) => diagnose::misuse(&error, std::env::args_os().any(|argument| argument == "--json")),
     };
@@ -69,7 +67,7 @@ fn run(arguments: Arguments) -> Result<(), Error> {
             evaluate::run(&options, &interrupt)
         }
         Some(Command::Doctor(options)) => doctor::run(&options),
-        Some(Command::Explain { code }) => diagnose::explain(&code),
+        Some(Command::Explain { code }) => diagnose::explain(code.as_deref()),
         Some(Command::Completions { shell }) => completions(shell),
         Some(Command::Man { command }) => manual(command.as_deref()),
     }
@@ -77,12 +75,12 @@ fn run(arguments: Arguments) -> Result<(), Error> {
 
 fn completions(shell: clap_complete::Shell) -> Result<(), Error> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Arguments::command(), "cachemir-run", &mut script);
+    clap_complete::generate(shell, &mut Arguments::grammar(), "cachemir-run", &mut script);
     output::text(String::from_utf8_lossy(&script).trim_end())
 }
 
 fn manual(command: Option<&str>) -> Result<(), Error> {
-    let mut page = Arguments::command();
+    let mut page = Arguments::grammar();
     page.build();
     if let Some(name) = command {
         let unknown = || Error::BadOption { option: "COMMAND", message: format!("there is no command `{name}`") };

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cachemir_ir::cost::CostTable;
+use cachemir_ir::diagnostics::{self, wrapped};
+use cachemir_ir::text::counted;
 use cachemir_runtime::Error;
 use cachemir_runtime::executor::{Observer, Site};
 use cachemir_runtime::generation::{Listener, Meter, Step};
@@ -13,10 +15,10 @@ use console::Term;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
-/// Where nobody reads on, the run ends as if it were interrupted.
+/// Where nobody reads on, there is nothing left to do.
 fn stdout_error(source: io::Error) -> Error {
     match source.kind() {
-        io::ErrorKind::BrokenPipe => Error::Interrupted,
+        io::ErrorKind::BrokenPipe => Error::Closed,
         _ => Error::System { what: "writing to stdout", source },
     }
 }
@@ -39,14 +41,9 @@ fn quiet() -> bool {
     QUIET.load(Ordering::Relaxed)
 }
 
-/// Columns of what is no terminal.
-const DEFAULT_COLUMNS: usize = 80;
-
-/// The width of the terminal at stderr: `COLUMNS` where it is set, 80 where there is none.
+/// The width of the terminal at stderr.
 pub(crate) fn columns() -> usize {
-    let set = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    let asked = || Term::stderr().size_checked().map(|(_, columns)| columns.into());
-    set.or_else(asked).filter(|&columns| columns > 0).unwrap_or(DEFAULT_COLUMNS)
+    diagnostics::columns(Term::stderr().size_checked().map(|(_, columns)| columns.into()))
 }
 
 /// Writes an error to stderr.
@@ -61,15 +58,23 @@ pub(crate) fn note(text: &str) {
         return;
     }
     if io::stderr().is_terminal() {
-        let options = textwrap::Options::new(columns())
-            .subsequent_indent("  ")
-            .break_words(false)
-            .word_separator(textwrap::WordSeparator::AsciiSpace)
-            .word_splitter(textwrap::WordSplitter::NoHyphenation);
-        complain(&textwrap::fill(text.trim_end(), options));
+        complain(&wrapped(text.trim_end(), columns(), "  ").join("\n"));
     } else {
         complain(text);
     }
+}
+
+/// Columns of the labels of [`rows`].
+const LABEL: usize = 12;
+
+/// Writes a table of labels and texts to stderr, in lines that fit a terminal.
+pub(crate) fn rows(rows: &[(&str, String)]) {
+    if quiet() {
+        return;
+    }
+    let row =
+        |(label, text): &(&str, String)| wrapped(&format!("{label:<LABEL$}{text}"), columns(), &" ".repeat(LABEL));
+    complain(&rows.iter().flat_map(row).collect::<Vec<_>>().join("\n"));
 }
 
 /// A time for people.
@@ -170,7 +175,7 @@ impl<'a, C> Screen<'a, C> {
         if !self.json && self.show_text && self.tokens > 0 {
             let mut stdout = io::stdout().lock();
             match writeln!(stdout).and_then(|()| stdout.flush()).map_err(stdout_error) {
-                Ok(()) | Err(Error::Interrupted) => {}
+                Ok(()) | Err(Error::Closed) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -261,7 +266,7 @@ impl<C> Listener<C> for Screen<'_, C> {
             stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(stdout_error)?;
         }
         if let Progress::Bar(bar) = &self.progress {
-            bar.set_message(format!("{} tokens", self.tokens));
+            bar.set_message(counted(self.tokens, "token"));
         }
         Ok(())
     }

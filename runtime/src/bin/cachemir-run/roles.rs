@@ -8,6 +8,7 @@ use cachemir_ckks::UniformHalves;
 use cachemir_ckks::ring::sampling::Seed;
 use cachemir_hal::{Backend as _, CpuBackend};
 use cachemir_ir::cost::CostTable;
+use cachemir_ir::text::counted;
 use cachemir_runtime::check::{LayerPrecision, Probe, RangeCheck};
 use cachemir_runtime::client::{CheckedCipher, Cipher, ClearCipher, Client, NoisyCipher, SecretCipher};
 use cachemir_runtime::executor::{Algebra, Checked, Clear, ClearCiphertext, Executor, Observer};
@@ -20,7 +21,7 @@ use zeroize::Zeroizing;
 
 use crate::arguments::{Backend, KeyStorage};
 use crate::estimate;
-use crate::output::{self, note};
+use crate::output;
 use crate::timing;
 
 /// How to execute, and what is known before it begins.
@@ -42,14 +43,19 @@ pub(crate) struct Mode<'a> {
 }
 
 impl Mode<'_> {
-    /// The name of the representation of ciphertexts, as saved sessions have it.
+    /// The name of the representation of ciphertexts.
     pub(crate) fn representation(&self) -> &'static str {
-        match (self.backend, self.check) {
-            (Backend::Clear, _) if self.noise => executor::NOISY,
-            (Backend::Clear, _) => executor::CLEAR,
-            (Backend::Cpu, false) => executor::ENCRYPTED,
-            (Backend::Cpu, true) => executor::CHECKED,
-        }
+        representation(self.backend, self.check, self.noise)
+    }
+}
+
+/// The name of the representation of ciphertexts in such a run, as saved sessions have it.
+pub(crate) fn representation(backend: Backend, check: bool, noise: bool) -> &'static str {
+    match (backend, check) {
+        (Backend::Clear, _) if noise => executor::NOISY,
+        (Backend::Clear, _) => executor::CLEAR,
+        (Backend::Cpu, false) => executor::ENCRYPTED,
+        (Backend::Cpu, true) => executor::CHECKED,
     }
 }
 
@@ -133,7 +139,8 @@ where
     let server = Server::new(executor, plans.client.plan_hash);
     let client = plans.open_client(cipher)?;
     let noise = if mode.noise { ", with the noise that encryption would add" } else { "" };
-    note(&format!("{}: IN THE CLEAR{noise}. Nothing is encrypted (--backend cpu encrypts)", plan.model.name));
+    let warning = format!("NONE: in the clear{noise}, nothing is encrypted (--backend cpu encrypts)");
+    output::rows(&[("model", plan.model.name.clone()), ("encryption", warning)]);
     if mode.json {
         let event = json!({"event": "start", "backend": name, "encrypted": false, "parameters": plan.parameters.name,
             "slots": plan.program.slots, "context": plan.program.context});
@@ -207,7 +214,8 @@ fn run_encrypted<T: Task>(plans: &Plans, mode: &Mode<'_>, task: T) -> Result<(T:
     let keys = keys?;
     let algebra = engine.algebra(keys, slots)?;
     let keys_seconds = begin.elapsed().as_secs_f64();
-    note(&format!("keys ready: {} in {}", memory::format_bytes(requirements.key_bytes), output::seconds(keys_seconds)));
+    let made = format!("{} in {}", memory::format_bytes(requirements.key_bytes), output::seconds(keys_seconds));
+    output::rows(&[("keys", made)]);
     if mode.json {
         output::line(&json!({"event": "keys", "bytes": requirements.key_bytes, "seconds": keys_seconds}))?;
     }
@@ -243,10 +251,7 @@ pub(crate) const NOTHING_ENCRYPTED: &str = "in the clear, nothing was encrypted"
 
 /// The security of a parameter set in words, which every report repeats.
 pub(crate) fn security(parameters: &cachemir_ir::parameters::Parameters) -> String {
-    match parameters.security_bits() {
-        Some(bits) => format!("{}, {bits}-bit security", parameters.name),
-        None => format!("{}, NO SECURITY", parameters.name),
-    }
+    format!("{}, {}", parameters.name, parameters.security())
 }
 
 /// Says what is about to happen, how long it may take, and how much memory it needs.
@@ -266,20 +271,31 @@ fn announce(
     let estimated_seconds = (keys_ns + expected_ns) / 1e9 / speedup;
     let size = memory::format_bytes;
     let memory_text = available.map_or(String::new(), |available| format!(" of {} available", size(available)));
-    note(&format!(
-        "{}: {}; {} slots, {} on {threads} threads\nmemory: {} keys + {} matrices + {} caches + {} working = {}{memory_text}\nestimated: {} for the keys, {} for the text",
-        plan.model.name,
-        security(&plan.parameters),
-        plan.program.slots,
-        ring.backend().description(),
-        size(requirements.key_bytes),
-        size(requirements.matrix_bytes),
-        size(requirements.state_bytes),
-        size(requirements.working_bytes),
-        size(requirements.total_bytes()),
-        output::seconds(keys_ns / 1e9 / speedup),
-        output::seconds(expected_ns / 1e9 / speedup),
-    ));
+    let Requirements { key_bytes, matrix_bytes, state_bytes, working_bytes } = *requirements;
+    output::rows(&[
+        ("model", format!("{}; {} slots", plan.model.name, plan.program.slots)),
+        ("security", security(&plan.parameters)),
+        ("kernels", format!("{}, on {}", ring.backend().description(), counted(threads, "thread"))),
+        (
+            "memory",
+            format!(
+                "{} keys + {} matrices + {} caches + {} working = {}{memory_text}",
+                size(key_bytes),
+                size(matrix_bytes),
+                size(state_bytes),
+                size(working_bytes),
+                size(requirements.total_bytes())
+            ),
+        ),
+        (
+            "estimated",
+            format!(
+                "{} for the keys, {} for the text",
+                output::seconds(keys_ns / 1e9 / speedup),
+                output::seconds(expected_ns / 1e9 / speedup)
+            ),
+        ),
+    ]);
     if mode.json {
         output::line(&json!({
             "event": "start", "backend": "cpu", "encrypted": true, "parameters": plan.parameters.name,

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 
+use cachemir_ir::text::counted;
 use cachemir_runtime::client::sampling::{Sampler, Sampling};
 use cachemir_runtime::client::{Cipher, ClearCipher, Client};
 use cachemir_runtime::executor::{Algebra, Observer};
@@ -11,9 +12,9 @@ use cachemir_runtime::setup::Plans;
 use cachemir_runtime::{Error, memory};
 
 use crate::arguments::{Backend, BenchPlan};
-use crate::generate::summary;
-use crate::output::{self, Screen, ScreenOptions, note};
-use crate::roles::{self, Mode, NOTHING_ENCRYPTED, Surroundings, Task, security};
+use crate::generate::{operations, secured, summary};
+use crate::output::{self, Screen, ScreenOptions};
+use crate::roles::{self, Mode, Surroundings, Task};
 
 /// A generation whose text nobody reads.
 struct Measurement<'a> {
@@ -96,18 +97,21 @@ pub(crate) fn plan(options: &BenchPlan, interrupt: &AtomicBool) -> Result<(), Er
         return output::line(&object);
     }
     let ratio = |seconds: f64| in_ntts(seconds).map_or(String::new(), |ntts| format!(" = {ntts:.0} NTTs"));
-    note(&format!("prefill of {} tokens: {}{}", options.prompt_tokens, output::seconds(prefill), ratio(prefill)));
+    let mut rows = vec![(
+        "prefill",
+        format!("{} for {}{}", output::seconds(prefill), counted(options.prompt_tokens, "token"), ratio(prefill)),
+    )];
     if let Some(seconds) = generation.seconds_per_token() {
-        note(&format!("a token: {}{}", output::seconds(seconds), ratio(seconds)));
+        rows.push(("further", format!("{} a token{}", output::seconds(seconds), ratio(seconds))));
     }
-    let secure =
-        if surroundings.ntt_ns.is_some() { security(&plans.server.parameters) } else { NOTHING_ENCRYPTED.to_owned() };
-    note(&format!(
-        "{:.1} bootstraps and {:.0} rotations a token; at most {} resident{}; {secure}",
-        object["bootstraps_per_token"].as_f64().unwrap_or(0.0),
-        object["rotations_per_token"].as_f64().unwrap_or(0.0),
-        memory::peak_resident_bytes().map_or("?".to_owned(), memory::format_bytes),
-        surroundings.ntt_ns.map_or(String::new(), |ns| format!("; one NTT {:.1} µs", ns / 1e3)),
-    ));
+    rows.push(("operations", operations(&object)));
+    if let Some(peak) = memory::peak_resident_bytes() {
+        rows.push(("memory", format!("at most {} resident", memory::format_bytes(peak))));
+    }
+    if let Some(ns) = surroundings.ntt_ns {
+        rows.push(("one NTT", format!("{:.1} µs", ns / 1e3)));
+    }
+    rows.push(secured(&plans, &surroundings));
+    output::rows(&rows);
     Ok(())
 }

@@ -117,8 +117,9 @@ impl Scores {
         self.all.include(nats, against);
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.all.count == 0
+    /// Tokens that something was said of.
+    pub(super) fn count(&self) -> usize {
+        self.all.count
     }
 
     /// First and last position of each group that has any.
@@ -129,7 +130,7 @@ impl Scores {
 
     /// All scores as a JSON object.
     pub(super) fn json(&self) -> Value {
-        let mut object = if self.is_empty() { json!({"tokens": 0}) } else { self.all.json() };
+        let mut object = self.all.json();
         let group = |(first, last, sums): (usize, usize, &Sums)| {
             let mut object = sums.json();
             object["first_position"] = first.into();
@@ -142,9 +143,6 @@ impl Scores {
 
     /// All scores as a table.
     pub(super) fn text(&self) -> String {
-        if self.is_empty() {
-            return String::new();
-        }
         let mut text = format!("{:<12} {:>7} {:>10}", "positions", "tokens", "perplexity");
         if self.all.compared > 0 {
             text += &format!(" {:>10} {:>11} {:>8} {:>8}", "exact", "KL (nats)", "top-1 %", "top-5 %");

@@ -1,0 +1,130 @@
+//! Files that are written whole or not at all, and whether they can be.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// The folder that a path names a file in.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// A name of this process alone for what is written ahead of a file.
+fn partial_path(target: &Path) -> PathBuf {
+    let mut name = target.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.partial", std::process::id()));
+    target.with_file_name(name)
+}
+
+/// Fails where a file could not be written at this path, so that nobody computes in vain.
+pub fn check_writable(path: &Path) -> io::Result<()> {
+    let names_folder = path.file_name().is_none() || path.as_os_str().as_encoded_bytes().ends_with(b"/");
+    if path.is_dir() || names_folder {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    if path.exists() {
+        OpenOptions::new().append(true).open(path)?;
+        if !path.is_file() {
+            return Ok(());
+        }
+    }
+    check_folder(folder_of(path), path)
+}
+
+/// Fails where no file could be made in a folder, which is made where there is none.
+pub fn check_writable_folder(folder: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    check_folder(folder, &folder.join("file"))
+}
+
+fn check_folder(folder: &Path, target: &Path) -> io::Result<()> {
+    if !folder.is_dir() {
+        let message = format!("there is no folder {}", folder.display());
+        return Err(io::Error::new(io::ErrorKind::NotFound, message));
+    }
+    let partial = partial_path(target);
+    File::create(&partial)?;
+    std::fs::remove_file(&partial)
+}
+
+/// Contents written beside a target, to be renamed, so that the target is never seen half written. Removed where it is
+/// dropped instead.
+pub struct Partial<'p> {
+    target: &'p Path,
+    path: PathBuf,
+}
+
+impl<'p> Partial<'p> {
+    /// Writes the parts, one after another; a secret file can be read by its owner only.
+    pub fn write(target: &'p Path, parts: &[&[u8]], secret: bool) -> io::Result<Self> {
+        let partial = Self { target, path: partial_path(target) };
+        let mut file = create(&partial.path, secret)?;
+        for part in parts {
+            file.write_all(part)?;
+        }
+        file.sync_all()?;
+        Ok(partial)
+    }
+
+    /// Puts the contents where they belong.
+    pub fn rename(self) -> io::Result<()> {
+        std::fs::rename(&self.path, self.target)
+    }
+}
+
+impl Drop for Partial<'_> {
+    fn drop(&mut self) {
+        // Gone after a rename; else what is left of a failed attempt is of no use.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn create(path: &Path, secret: bool) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    if secret {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.mode(0o600);
+    }
+    #[cfg(not(unix))]
+    let _ = secret;
+    options.open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_written_is_told_by_the_path_that_was_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        let missing = check_writable(&folder.path().join("none/file")).unwrap_err();
+        assert_eq!(missing.to_string(), format!("there is no folder {}", folder.path().join("none").display()));
+        assert_eq!(check_writable(folder.path()).unwrap_err().kind(), io::ErrorKind::IsADirectory);
+        assert_eq!(check_writable(&folder.path().join("none/")).unwrap_err().kind(), io::ErrorKind::IsADirectory);
+        check_writable(&file).unwrap();
+        assert!(std::fs::read_dir(folder.path()).unwrap().next().is_none(), "nothing is left of the attempt");
+        std::fs::write(&file, "kept").unwrap();
+        check_writable(&file).unwrap();
+        assert_eq!(std::fs::read(&file).unwrap(), b"kept");
+        let below = check_writable(&file.join("below")).unwrap_err().to_string();
+        assert!(below.contains("there is no folder") && !below.contains("partial"), "{below}");
+        check_writable_folder(&folder.path().join("new/folder")).unwrap();
+        assert!(folder.path().join("new/folder").is_dir());
+        assert!(check_writable_folder(&file).is_err());
+    }
+
+    #[test]
+    fn a_target_is_replaced_as_a_whole_or_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "old").unwrap();
+        drop(Partial::write(&file, &[b"new"], false).unwrap());
+        assert_eq!(std::fs::read(&file).unwrap(), b"old");
+        Partial::write(&file, &[b"n", b"ew"], true).unwrap().rename().unwrap();
+        assert_eq!(std::fs::read(&file).unwrap(), b"new");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}
