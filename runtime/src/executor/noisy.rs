@@ -206,10 +206,10 @@ impl Algebra for Noisy {
         self.with_numbers(|number| {
             for (index, (slot, value)) in a.slots.iter().zip(&mut result.slots).enumerate() {
                 let mask = mask.map_or(1.0, |mask| mask[index]);
-                let noisy = plan.evaluate_clear(slot.re, &mut || number().re * deviation);
-                let exact = plan.evaluate_clear(slot.re, &mut || 0.0);
-                // The imaginary part is as far off, but for what the polynomial's slope does to it.
-                *value += Complex64::new((noisy - exact) * mask, number().im * deviation);
+                let noisy = plan.evaluate_clear(*slot, &mut || number() * deviation);
+                let exact = plan.evaluate_clear(*slot, &mut || Complex64::ZERO);
+                // A masked slot keeps the error of the last rescale.
+                *value += (noisy - exact) * mask + number() * deviation;
             }
         });
         Ok(result)

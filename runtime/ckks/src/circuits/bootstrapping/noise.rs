@@ -21,6 +21,7 @@ use rand_chacha::ChaCha20Rng;
 use super::plan::{BootstrapPlan, Factor, SlotKind};
 use crate::noise::{key_product_variance, key_switch_variance, raised_product_variance, rounding_variance};
 use crate::parameters::{ERROR_STANDARD_DEVIATION, Parameters};
+use num_complex::Complex64;
 
 /// Standard deviations of the real part of an output slot's error, by cause.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -173,15 +174,15 @@ impl BootstrapPlan {
             let integer = (deviation * normal(&mut generator)).round();
             let x = (integer - 0.25) / reduction.range();
             let mut run = |probe: f64| {
-                let mut noise = || probe * normal(&mut generator);
-                let mut sine = self.series().evaluate_clear(x, &mut noise);
+                let mut noise = || Complex64::from(probe * normal(&mut generator));
+                let mut sine = self.series().evaluate_clear(x.into(), &mut noise);
                 for _ in 0..reduction.literal().double_angles {
                     sine = 2.0 * sine * sine - 1.0 + noise();
                 }
                 let square = sine * sine + noise();
                 sine * (reduction.linear() + reduction.cubic() * square)
             };
-            sum += (run(PROBE) - run(0.0)).powi(2);
+            sum += (run(PROBE) - run(0.0)).re.powi(2);
         }
         (sum / SAMPLES as f64).sqrt() / PROBE * sigma
     }

@@ -8,6 +8,8 @@
 
 use std::collections::BTreeMap;
 
+use num_complex::Complex64;
+
 /// Levels that a polynomial of the given degree consumes: `⌈log2(degree + 1)⌉`.
 pub fn depth(degree: usize) -> usize {
     (usize::BITS - degree.leading_zeros()) as usize
@@ -139,7 +141,7 @@ impl EvaluationPlan {
     }
 
     /// The value in the clear by the plan's own steps; `noise` is added wherever a ciphertext would be rescaled.
-    pub fn evaluate_clear(&self, x: f64, noise: &mut dyn FnMut() -> f64) -> f64 {
+    pub fn evaluate_clear(&self, x: Complex64, noise: &mut dyn FnMut() -> Complex64) -> Complex64 {
         let mut powers = BTreeMap::from([(1, x)]);
         for (&j, &(a, b)) in &self.powers {
             let product = powers[&a] * powers[&b];
@@ -182,13 +184,13 @@ impl EvaluationPlan {
 }
 
 /// The unrescaled value of a node.
-fn clear_node(node: &Node, powers: &BTreeMap<usize, f64>, noise: &mut dyn FnMut() -> f64) -> f64 {
+fn clear_node(node: &Node, powers: &BTreeMap<usize, Complex64>, noise: &mut dyn FnMut() -> Complex64) -> Complex64 {
     match node {
         Node::Leaf(coefficients) => coefficients
             .iter()
             .enumerate()
             .filter(|(_, c)| **c != 0.0)
-            .map(|(j, c)| c * if j == 0 { 1.0 } else { powers[&j] })
+            .map(|(j, c)| if j == 0 { Complex64::from(*c) } else { powers[&j] * c })
             .sum(),
         Node::Split { power, quotient, remainder } => {
             let quotient = clear_node(quotient, powers, noise) + noise();
@@ -350,7 +352,7 @@ mod tests {
 
     fn check(polynomial: &Polynomial, x: f64) {
         let plan = EvaluationPlan::new(polynomial);
-        let value = plan.evaluate_clear(x, &mut || 0.0);
+        let value = plan.evaluate_clear(x.into(), &mut || Complex64::ZERO).re;
         assert!((value - polynomial.evaluate(x)).abs() < 1e-9, "degree {}", polynomial.degree());
         assert!(levels(&plan.root) <= plan.depth(), "degree {}", polynomial.degree());
     }
