@@ -17,6 +17,7 @@ pub mod graph;
 pub mod json;
 pub mod manifest;
 pub mod operations;
+pub mod panics;
 pub mod parameters;
 pub mod plan;
 pub mod program;

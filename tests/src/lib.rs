@@ -1,7 +1,14 @@
 //! Golden, end-to-end and architecture tests of the workspace.
 #![forbid(unsafe_code)]
 
+pub mod fuzz;
+pub mod llama;
+pub mod onnx;
+mod random;
+
 use std::path::Path;
+
+pub use random::SplitMix;
 
 /// Compares text with a golden file; with `CACHEMIR_BLESS=1` in the environment, rewrites the file instead.
 ///

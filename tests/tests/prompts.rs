@@ -12,25 +12,13 @@ use cachemir_runtime::executor::{Clear, Executor};
 use cachemir_runtime::generation::steps;
 use cachemir_runtime::server::Server;
 use cachemir_runtime::setup::Plans;
+use cachemir_tests::SplitMix;
 
 /// Tokens that are generated after each prompt.
 const GENERATED: usize = 4;
 
 /// Difference of the top two logits below which either token counts as right.
 const TIE: f64 = 0.05;
-
-/// A generator with a fixed seed (Steele, Lea, Flood 2014).
-struct SplitMix(u64);
-
-impl SplitMix {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((x ^ (x >> 31)) % limit as u64) as usize
-    }
-}
 
 fn compiled() -> Compilation {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tinystories2l_bounded/onnx/optimum/model.onnx");

@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use cachemir_ir::panics::contained;
 use cachemir_ir::plan::ChatTemplate;
 use serde_json::Value;
-use tokenizers::Tokenizer;
+use tokenizers::{Encoding, Tokenizer};
 
 use super::companions::{nearest, read, read_json};
 use crate::Error;
@@ -44,7 +45,7 @@ impl TokenizerFile {
         let bytes = read(&path)?;
         let chat = chat_template(&path)?;
         let file = Self { path, bytes, chat };
-        file.open()?;
+        file.prefix()?;
         Ok(file)
     }
 
@@ -53,16 +54,19 @@ impl TokenizerFile {
     }
 
     fn open(&self) -> Result<Tokenizer, Error> {
-        let mut tokenizer = Tokenizer::from_bytes(&self.bytes).map_err(|error| self.bad(error.to_string()))?;
-        tokenizer.with_padding(None);
-        tokenizer.with_truncation(None).map_err(|error| self.bad(error.to_string()))?;
-        Ok(tokenizer)
+        checked(|| {
+            let mut tokenizer = Tokenizer::from_bytes(&self.bytes)?;
+            tokenizer.with_padding(None);
+            tokenizer.with_truncation(None)?;
+            Ok(tokenizer)
+        })
+        .map_err(|message| self.bad(message))
     }
 
     /// The tokens of each text as the model gets them, from the file `source`.
     pub fn encode(&self, texts: &[&str], source: &Path) -> Result<Vec<Vec<u32>>, Error> {
         let tokenizer = self.open()?;
-        let encode = |text: &&str| match tokenizer.encode(*text, true) {
+        let encode = |text: &&str| match encoding(&tokenizer, text) {
             Ok(encoding) => Ok(encoding.get_ids().to_vec()),
             Err(error) => {
                 let message = format!("the tokenizer cannot encode it: {error}");
@@ -74,7 +78,7 @@ impl TokenizerFile {
 
     /// The tokens that it puts in front of every text.
     pub fn prefix(&self) -> Result<Vec<u32>, Error> {
-        let encoding = self.open()?.encode("a", true).map_err(|error| self.bad(error.to_string()))?;
+        let encoding = encoding(&self.open()?, "a").map_err(|message| self.bad(message))?;
         let special = encoding.get_special_tokens_mask().iter().zip(encoding.get_ids());
         Ok(special.take_while(|(special, _)| **special == 1).map(|(_, token)| *token).collect())
     }
@@ -90,6 +94,15 @@ impl TokenizerFile {
             _ => Ok(()),
         }
     }
+}
+
+/// What the library makes of a file, or in words what is wrong: some that it reads, it panics at when they are used.
+fn checked<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    contained(run).and_then(|result| result.map_err(|error| error.to_string()))
+}
+
+fn encoding(tokenizer: &Tokenizer, text: &str) -> Result<Encoding, String> {
+    checked(|| tokenizer.encode(text, true))
 }
 
 /// The tokenizer's form that other libraries read.
@@ -129,11 +142,17 @@ mod tests {
 
     /// A tokenizer of words with everything that may stand in a file: a post-processor, padding and truncation.
     fn words(folder: &Path) -> PathBuf {
+        let path = folder.join("tokenizer.json");
+        std::fs::write(&path, description().to_string()).unwrap();
+        path
+    }
+
+    fn description() -> Value {
         let special = |id: u32, content: &str| {
             serde_json::json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
                 "normalized": false, "special": true})
         };
-        let description = serde_json::json!({
+        serde_json::json!({
             "version": "1.0",
             "truncation": {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0},
             "padding": {"strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 1,
@@ -145,10 +164,23 @@ mod tests {
                 "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
                 "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}}},
             "model": {"type": "WordLevel", "vocab": {"<s>": 0, "</s>": 1, "one": 2, "two": 3}, "unk_token": "one"},
-        });
-        let path = folder.join("tokenizer.json");
-        std::fs::write(&path, description.to_string()).unwrap();
-        path
+        })
+    }
+
+    /// The library reads both, and panics when it encodes with the first and while it reads the second.
+    #[test]
+    fn a_tokenizer_that_cannot_be_used_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.json");
+        let mut unknown = description();
+        unknown["post_processor"]["special_tokens"] = serde_json::json!({});
+        let mut short = description();
+        short["model"] = serde_json::json!({"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": [["a", "b"]],
+            "continuing_subword_prefix": "##"});
+        for broken in [unknown, short] {
+            std::fs::write(&path, broken.to_string()).unwrap();
+            assert!(matches!(TokenizerFile::read(path.clone()), Err(Error::BadCompanion { .. })));
+        }
     }
 
     #[test]

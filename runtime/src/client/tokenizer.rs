@@ -1,5 +1,7 @@
 //! Text to tokens and back, token by token.
 
+use cachemir_ir::panics::contained;
+
 use crate::Error;
 
 /// The model's tokenizer.
@@ -20,18 +22,21 @@ impl std::fmt::Debug for Tokenizer {
     }
 }
 
-// Its use as a function asks for this signature.
-#[allow(clippy::needless_pass_by_value)]
-fn failed(source: tokenizers::Error) -> Error {
-    Error::Tokenizer(source.to_string())
+/// What the library makes of a file: some that it reads, it panics at when they are used.
+fn checked<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, Error> {
+    let result = contained(run).and_then(|result| result.map_err(|error| error.to_string()));
+    result.map_err(Error::Tokenizer)
 }
 
 impl Tokenizer {
     /// Reads the bytes of a `tokenizer.json`.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(failed)?;
-        inner.with_padding(None);
-        inner.with_truncation(None).map_err(failed)?;
+        let inner = checked(|| {
+            let mut inner = tokenizers::Tokenizer::from_bytes(bytes)?;
+            inner.with_padding(None);
+            inner.with_truncation(None)?;
+            Ok(inner)
+        })?;
         Ok(Self { inner: Some(inner) })
     }
 
@@ -43,13 +48,13 @@ impl Tokenizer {
     /// The tokens of a text; with the special tokens that the tokenizer adds where the text is `whole`.
     pub fn encode(&self, text: &str, whole: bool) -> Result<Vec<u32>, Error> {
         let inner = self.inner.as_ref().ok_or(Error::NoTokenizer)?;
-        Ok(inner.encode(text, whole).map_err(failed)?.get_ids().to_vec())
+        Ok(checked(|| inner.encode(text, whole))?.get_ids().to_vec())
     }
 
     /// The tokens that the tokenizer puts in front of a text; none without one.
     pub fn prefix(&self) -> Result<Vec<u32>, Error> {
         let Some(inner) = &self.inner else { return Ok(Vec::new()) };
-        let encoding = inner.encode("a", true).map_err(failed)?;
+        let encoding = checked(|| inner.encode("a", true))?;
         let special = encoding.get_special_tokens_mask().iter().zip(encoding.get_ids());
         Ok(special.take_while(|(special, _)| **special == 1).map(|(_, token)| *token).collect())
     }
@@ -57,7 +62,7 @@ impl Tokenizer {
     /// The text of tokens, without special ones.
     pub fn decode(&self, tokens: &[u32]) -> Result<String, Error> {
         match &self.inner {
-            Some(inner) => inner.decode(tokens, true).map_err(failed),
+            Some(inner) => checked(|| inner.decode(tokens, true)),
             None => Ok(tokens.iter().flat_map(|token| [token.to_string(), " ".to_owned()]).collect()),
         }
     }
@@ -115,8 +120,12 @@ impl TextStream {
 mod tests {
     use super::*;
 
-    /// A byte-level tokenizer whose tokens are single bytes, written as the byte-level alphabet writes them.
     fn bytes_tokenizer() -> Tokenizer {
+        Tokenizer::from_bytes(description().to_string().as_bytes()).unwrap()
+    }
+
+    /// A byte-level tokenizer whose tokens are single bytes, written as the byte-level alphabet writes them.
+    fn description() -> serde_json::Value {
         let printable = (33..=126).chain(161..=172).chain(174..=255).collect::<Vec<u32>>();
         let mut next = 256;
         let mut vocabulary = serde_json::Map::new();
@@ -129,7 +138,7 @@ mod tests {
             };
             vocabulary.insert(char::from_u32(letter).unwrap().to_string(), byte.into());
         }
-        let description = serde_json::json!({
+        serde_json::json!({
             "version": "1.0", "added_tokens": [{"id": 256, "content": "<s>", "single_word": false, "lstrip": false,
                 "rstrip": false, "normalized": false, "special": true}],
             "truncation": {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0},
@@ -142,8 +151,7 @@ mod tests {
             "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
             "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
             "model": {"type": "BPE", "vocab": vocabulary, "merges": []},
-        });
-        Tokenizer::from_bytes(description.to_string().as_bytes()).unwrap()
+        })
     }
 
     #[test]
@@ -187,5 +195,15 @@ mod tests {
     #[test]
     fn a_broken_tokenizer_is_an_error() {
         assert_eq!(Tokenizer::from_bytes(b"{}").unwrap_err().code(), "CMR-R004");
+        // The library panics at both: at a template that names a token without giving it, and at a merge whose second
+        // part is shorter than the prefix of such parts.
+        let mut unknown = description();
+        unknown["post_processor"]["special_tokens"] = serde_json::json!({});
+        let tokenizer = Tokenizer::from_bytes(unknown.to_string().as_bytes()).unwrap();
+        assert_eq!(tokenizer.encode("a", true).unwrap_err().code(), "CMR-R004");
+        let mut short = description();
+        short["model"]["continuing_subword_prefix"] = "##".into();
+        short["model"]["merges"] = serde_json::json!([["a", "b"]]);
+        assert_eq!(Tokenizer::from_bytes(short.to_string().as_bytes()).unwrap_err().code(), "CMR-R004");
     }
 }
