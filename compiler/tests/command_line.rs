@@ -165,6 +165,19 @@ fn help_version_completions_and_manual_are_printed() {
     }
     assert!(stdout(&run(&["man"])).contains(".TH cachemirc"));
     assert!(stdout(&run(&["man", "compile"])).contains("calibrate"));
+    let all = stdout(&run(&["explain"]));
+    assert!(all.contains("C0101     the file is no ONNX model") && all.contains("CMR-R051  "), "{all}");
     assert!(stdout(&run(&["explain", "cmr-r050"])).starts_with("CMR-R050: "));
-    assert!(stdout(&run(&["explain", "c0202"])).starts_with("C0202\n"));
+    assert!(stdout(&run(&["explain", "c0202"])).starts_with("C0202: "));
+}
+
+#[test]
+fn a_reader_that_leaves_ends_every_command_quietly() {
+    for arguments in [&["completions", "bash"][..], &["man"], &["explain"], &["schema"], &["--help"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = Command::new(env!("CARGO_BIN_EXE_cachemirc")).args(arguments).stdout(writer).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), stderr.as_ref()), (Some(0), ""), "{arguments:?}");
+    }
 }
