@@ -190,9 +190,17 @@ pub(super) fn value(
     })
 }
 
+/// A past input, and the output that becomes it in the next call.
+pub(super) struct Present<'g> {
+    pub(super) past: Name,
+    /// The output's name and value.
+    pub(super) output: &'g str,
+    pub(super) value: Name,
+}
+
 /// Each past input with the output that becomes it in the next call: the one of the same name but for what all inputs,
 /// and all outputs, have in common at both ends; in the order of the lists, if the names do not tell.
-pub(super) fn presents(graph: &OnnxGraph) -> Result<Vec<(Name, &(String, Name))>, Error> {
+pub(super) fn presents(graph: &OnnxGraph) -> Result<Vec<Present<'_>>, Error> {
     let (_, logits) = graph.logits()?;
     let pasts = graph.inputs.iter().filter(|input| matches!(role(graph, input), Ok(Role::Past(_))));
     let pasts: Vec<&OnnxInput> = pasts.collect();
@@ -217,7 +225,8 @@ pub(super) fn presents(graph: &OnnxGraph) -> Result<Vec<(Name, &(String, Name))>
     let theirs = distinct_parts(outputs.iter().map(|(name, _)| name.as_str()).collect());
     let by_name = own.iter().map(|part| theirs.iter().position(|other| other == part));
     let order = by_name.collect::<Option<Vec<usize>>>().unwrap_or_else(|| (0..pasts.len()).collect());
-    Ok(pasts.iter().zip(order).map(|(past, place)| (past.value, outputs[place])).collect())
+    let pairs = pasts.iter().zip(order.into_iter().map(|place| outputs[place]));
+    Ok(pairs.map(|(past, (output, value))| Present { past: past.value, output, value: *value }).collect())
 }
 
 /// Names without what all of them begin and end with.

@@ -301,11 +301,9 @@ impl Plan {
             Function::InverseSquareRoot { .. } => ("weighted minimax", Measure::Relative),
             Function::Reciprocal { .. } if newton => ("minimax, Newton step", Measure::Relative),
             Function::Reciprocal { .. } => ("minimax", Measure::Relative),
-            Function::Exponential { .. } if doublings == 1 => ("Chebyshev interpolation, squared", Measure::Absolute),
-            Function::Exponential { .. } if doublings == 2 => {
-                ("Chebyshev interpolation, squared twice", Measure::Absolute)
-            }
-            Function::Exponential { .. } | Function::Silu { .. } => ("Chebyshev interpolation", Measure::Absolute),
+            Function::Exponential { .. } if doublings == 1 => ("Chebyshev, squared", Measure::Absolute),
+            Function::Exponential { .. } if doublings == 2 => ("Chebyshev, squared twice", Measure::Absolute),
+            Function::Exponential { .. } | Function::Silu { .. } => ("Chebyshev", Measure::Absolute),
         };
         let degree = step.approximation.polynomial.degree();
         let error = step.approximation.error;

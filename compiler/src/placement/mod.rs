@@ -93,6 +93,8 @@ fn expected_emissions(program: &Program<SlotOp, SlotType>) -> usize {
 }
 
 /// Searches with the given floors of the state levels; the index of the entry point with what fails.
+// A path instead of a closure would fix the lifetime of a search.
+#[allow(clippy::redundant_closure_for_method_calls)]
 fn place_above_floors(
     program: &Program<SlotOp, SlotType>,
     budget: &mut Budget,

@@ -153,7 +153,7 @@ fn approximations(plan: &Plan, columns: usize) -> String {
         .collect();
     let range = 2 + widest(ranges.iter().flatten().map(String::as_str).chain(["accurate on"]));
     let first = |site_text: &str, [method_text, degree, levels, error]: [&str; 4]| {
-        format!("{site_text:<site$}{method_text:<method$} {degree:>7}{levels:>7}  {error}\n")
+        format!("{site_text:<site$}{method_text:<method$} {degree:>6}{levels:>7}  {error}\n")
     };
     let second = |site_text: &str, [accurate, sane, derived]: [&str; 3]| {
         format!("{site_text:<site$}{accurate:<range$}{sane:<range$}{derived}\n")

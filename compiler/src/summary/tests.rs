@@ -83,8 +83,8 @@ fn plan() -> Plan {
         counts: counts.collect(),
         approximations: vec![
             approximation("layer 0 reciprocal", "minimax, Newton step", Some([0.5, 3.0])),
-            approximation("layer 0 rough reciprocal 0", "minimax", None),
-            approximation("layer 0 silu", "Chebyshev interpolation", Some([0.0, 3.5])),
+            approximation("layer 10 rough reciprocal 0", "minimax", None),
+            approximation("layer 0 silu", "Chebyshev, squared twice", Some([0.0, 3.5])),
         ],
         model: ClientModel {
             name: "tiny".to_owned(),

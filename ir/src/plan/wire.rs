@@ -402,6 +402,8 @@ pub(super) struct MaskCount {
     pub(super) count: u64,
 }
 
+// One for each property.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Approximation {
     #[prost(string, tag = "1")]

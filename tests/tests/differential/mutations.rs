@@ -496,6 +496,7 @@ impl Mutator<'_> {
 
 /// Moves stored numbers by a few units in the last place: a function that this changes is not one that single precision
 /// can compute.
+#[cfg(feature = "onnxruntime")]
 pub(crate) fn perturb(graph: &mut GraphProto, random: &mut SplitMix) {
     for tensor in graph.initializer.iter_mut().filter(|tensor| tensor.data_type() == FLOAT) {
         let mut values = floats(tensor);

@@ -68,7 +68,8 @@ fn binary(op_type: &str) -> Option<Binary> {
         "Sub" => (|a, b| a - b, i64::checked_sub),
         "Mul" => (|a, b| a * b, i64::checked_mul),
         "Div" => (|a, b| a / b, i64::checked_div),
-        "Mod" => (|a, b| a - (a / b).floor() * b, |a, b| if b == 0 { None } else { Some(a - a.div_euclid(b) * b) }),
+        // Floats need `fmod`: the sign is that of the dividend. Without it, it is that of the divisor.
+        "Mod" => (|a, b| a % b, |a, b| a.checked_rem(b)?.checked_add(b)?.checked_rem(b)),
         "Pow" => (f64::powf, |a, b| a.checked_pow(u32::try_from(b).ok()?)),
         _ => return None,
     })
@@ -102,8 +103,10 @@ pub(super) fn evaluate(operands: &Operands<'_>) -> Result<Dense, String> {
         let x = operands.get(0)?;
         return Ok(Dense::from_f64(x.shape.clone(), x.kind(), x.iter_f64().map(function)));
     }
-    if let Some(functions) = binary(op_type) {
-        return arithmetic(operands.get(0)?, operands.get(1)?, functions);
+    if let Some((on_floats, on_ints)) = binary(op_type) {
+        let as_in_c = op_type == "Mod" && operands.node.int("fmod").unwrap_or(0) != 0;
+        let on_ints = if as_in_c { i64::checked_rem } else { on_ints };
+        return arithmetic(operands.get(0)?, operands.get(1)?, (on_floats, on_ints));
     }
     if let Some(function) = comparison(op_type) {
         let (shape, a, b) = broadcast_both(operands.get(0)?, operands.get(1)?)?;
@@ -176,6 +179,11 @@ fn arithmetic(a: &Dense, b: &Dense, (on_floats, on_ints): Binary) -> Result<Dens
     if a.kind().is_float() {
         let values = a.iter_f64().zip(b.iter_f64()).map(|(a, b)| on_floats(a, b));
         return Ok(Dense::from_f64(shape, a.kind(), values));
+    }
+    if b.kind().is_float() {
+        // An integer to the power of a float.
+        let values = a.iter_f64().zip(b.iter_f64()).map(|(a, b)| on_floats(a, b).trunc() as i64);
+        return Ok(Dense::ints(shape, values.collect()));
     }
     let values = a.to_ints().into_iter().zip(b.to_ints()).map(|(a, b)| on_ints(a, b)).collect::<Option<Vec<_>>>();
     values.map(|values| Dense::ints(shape, values)).ok_or_else(|| "an integer operation overflows".to_owned())

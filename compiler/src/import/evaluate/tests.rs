@@ -51,6 +51,17 @@ fn slices_follow_pythons_rules() {
 }
 
 #[test]
+fn powers_and_remainders_keep_their_kinds_and_signs() {
+    let power = node("Pow", &[], &[], 1);
+    assert_eq!(one(&power, &[&ints(&[4, 9, 2]), &floats(&[1], 1.5)]).to_ints(), [8, 27, 2]);
+    assert_eq!(one(&power, &[&floats(&[2], 4.0), &ints(&[2])]).to_f64(), [16.0, 20.25]);
+    let (dividends, divisors) = (ints(&[5, -5, 5, -5]), ints(&[3, 3, -3, -3]));
+    assert_eq!(one(&node("Mod", &[], &[], 1), &[&dividends, &divisors]).to_ints(), [2, 1, -1, -2]);
+    assert_eq!(one(&node("Mod", &[], &[("fmod", 1)], 1), &[&dividends, &divisors]).to_ints(), [2, -2, 2, -2]);
+    assert!(run(&node("Mod", &[], &[], 1), &[&dividends, &ints(&[0])]).is_err());
+}
+
+#[test]
 fn shapes_are_inferred_and_checked() {
     let x = floats(&[2, 3, 4], 0.0);
     let reshape = node("Reshape", &[], &[], 1);

@@ -112,16 +112,17 @@ impl Recogniser<'_, '_> {
 
     fn check_output(self, node: usize, past: Name, hands_on: impl FnOnce(&Signal) -> bool) -> Result<(), Error> {
         let graph = self.specialised.graph;
-        let Some((_, (output, present))) = presents(graph)?.into_iter().find(|(input, _)| *input == past) else {
+        let Some(present) = presents(graph)?.into_iter().find(|present| present.past == past) else {
             return Ok(());
         };
-        match self.specialised.value(*present) {
+        match self.specialised.value(present.value) {
             Value::Signal(signal) if hands_on(signal) => Ok(()),
             _ => Err(self.fail(
                 node,
                 format!(
-                    "output `{output}` does not hand on the keys or values of input `{}` followed by those of this step, \
+                    "output `{}` does not hand on the keys or values of input `{}` followed by those of this step, \
                      which attention reads",
+                    present.output,
                     graph.names[past.index()]
                 ),
             )),

@@ -20,7 +20,10 @@ impl Recogniser<'_, '_> {
         self.check_grouped(node)?;
         let (tokens, past) = (self.tokens(), self.specialised.sizes.past);
         let window = onnx.int("local_window_size").unwrap_or(-1);
-        let window = usize::try_from(window).ok().filter(|&window| window > 0);
+        if window == 0 {
+            return Err(self.fail(node, "its window is of no token"));
+        }
+        let window = usize::try_from(window).ok();
         let inside = match onnx.int("do_rotary").unwrap_or(0) {
             0 => false,
             1 => true,

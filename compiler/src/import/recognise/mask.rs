@@ -148,7 +148,7 @@ pub(in crate::import) fn check(
                 let mask = specialised.resolve(mask)?;
                 let fault = by_entry(&mask, (sequence, total), |index, entry| {
                     let entry = entry * factor;
-                    if entry <= HIDES || entry.is_nan() {
+                    if entry <= HIDES {
                         hidden[index] = true;
                     } else if entry != 0.0 {
                         return Some(Fault::Bias(entry));

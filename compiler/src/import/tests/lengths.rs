@@ -13,6 +13,7 @@ fn windows_are_accepted_from_the_context_on() {
         let set = |graph: &mut Graph| set_attention(graph, "local_window_size", window);
         assert!(with_context("genai_fp32", window as usize, set).is_ok());
     }
+    refused("genai_fp32", &["window is of no token"], |graph| set_attention(graph, "local_window_size", 0));
     // A cache that is cut to the last tokens.
     let cut = |graph: &mut Graph| {
         graph.integers("first", &[1], &[-30]);
