@@ -216,3 +216,50 @@ fn final_reciprocal(range: Range, target: f64) -> (usize, bool) {
         (_, rough) => (rough.unwrap_or(approximate::LARGEST_DEGREE), true),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The exponential for scores in text from `least` to 20, the largest of which is the reference, with junk up to `most`.
+    fn exponential_of(least: f64, most: f64, rounding: f64) -> (Exponential, f64) {
+        let softmax = SoftmaxPlan { reference: 20.0, exponents: vec![0.0; 3] };
+        let range = Range { min: 5e-3, max: 10.0 };
+        let affine = Affine::onto(0.0, range.max);
+        let site = Site::Sum { layer: 0, stage: 0 };
+        let sum = Sum {
+            site,
+            smallest: range.min,
+            range,
+            affine,
+            degree: 63,
+            newton: false,
+            tolerated: ROUGHEST_TOLERATED,
+            holds_everyday: true,
+        };
+        let (text, all) = (Range { min: least, max: 20.0 }, Range { min: least, max: most });
+        let seen = SiteRange { text, everyday: text, rare: text, all, derived: None };
+        let options = LowerOptions { rounding, ..LowerOptions::default() };
+        let needed = options.exponential_error.needed * sum.smallest / affine.half;
+        (exponential_of_scores(0, &softmax, &sum, seen, &options), needed)
+    }
+
+    #[test]
+    fn widely_spread_scores_are_squared_where_noise_would_drown_small_sums() {
+        let rounding = cachemir_ir::parameters::Parameters::n16().rounding_deviation(4096);
+        let (plain, _) = exponential_of(-10.0, 20.0, rounding);
+        assert_eq!(plain.doublings, 0);
+        let (squared, needed) = exponential_of(-330.0, 70.0, rounding);
+        assert!(squared.doublings > 0 && squared.error() <= needed, "{} of {needed}", squared.error());
+        // What is squared is the root of the exponential.
+        let power = f64::from(1u32 << squared.doublings);
+        let value = |x: f64| {
+            let u = (x - squared.step.affine.centre) / squared.step.affine.half;
+            squared.step.approximation.polynomial.evaluate(u).powf(power)
+        };
+        for x in [20.0, 0.0, -15.0f64] {
+            let expected = ((x - 20.0) / 4.0).exp() / 5.0;
+            assert!((value(x) - expected).abs() <= needed, "{} at {x}, not {expected}", value(x));
+        }
+    }
+}

@@ -1,9 +1,12 @@
 use cachemir_hal::CpuBackend;
 use num_complex::Complex64;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha20Rng;
 
 use super::*;
 use crate::circuits::approximation::interpolate_chebyshev;
 use crate::circuits::testing::Fixture;
+use crate::noise::{NoiseModel, key_product_variance, rounding_variance};
 
 fn inputs(slots: usize) -> Vec<f64> {
     (0..slots).map(|j| ((j * 37 % 101) as f64 / 50.0 - 1.0).clamp(-1.0, 1.0)).collect()
@@ -60,4 +63,44 @@ fn levels_that_do_not_suffice_are_refused() {
         plan.evaluate_canonical(&fixture.evaluator, &fixture.keys, &encrypted, None),
         Err(CkksError::LevelExhausted { level: 4, needed: 5, .. })
     ));
+}
+
+/// Root mean squares of real and imaginary parts.
+fn deviations(errors: &[Complex64]) -> [f64; 2] {
+    let root = |part: fn(&Complex64) -> f64| {
+        (errors.iter().map(|error| part(error).powi(2)).sum::<f64>() / errors.len() as f64).sqrt()
+    };
+    [root(|error| error.re), root(|error| error.im)]
+}
+
+#[test]
+fn coefficients_that_cancel_amplify_errors_of_both_parts_as_modelled() {
+    let fixture = Fixture::<CpuBackend>::new(&|manifest| manifest.require_relinearisation(1..=16));
+    let slots = 256;
+    let x: Vec<f64> = inputs(slots).iter().map(|x| 0.3 * x).collect();
+    let encrypted = fixture.encrypt_real(&x, 13);
+    // A million at 1, less than rounding errors where the inputs lie.
+    let polynomial = Polynomial::chebyshev(interpolate_chebyshev(|x| 1e6 * (62.0 * (x - 1.0)).exp(), (-1.0, 1.0), 63));
+    let plan = EvaluationPlan::new(&polynomial);
+    let result = plan.evaluate_canonical(&fixture.evaluator, &fixture.keys, &encrypted, None).unwrap();
+    let found = fixture.decrypt(&result);
+    let errors: Vec<Complex64> = found.iter().zip(&x).map(|(found, &x)| found - polynomial.evaluate(x)).collect();
+
+    let parameters = fixture.evaluator.ring().parameters();
+    let (level, scale) = (result.level(), result.scale());
+    let model = NoiseModel::new(parameters, slots);
+    let rounding = model.of_slot(rounding_variance(parameters), scale);
+    let deviation = rounding.hypot(model.of_slot(key_product_variance(parameters, level), scale * scale));
+    let mut generator = ChaCha20Rng::seed_from_u64(1);
+    let mut noise = || {
+        let radius = (-(1.0 - generator.random::<f64>()).ln()).sqrt();
+        Complex64::from_polar(radius, std::f64::consts::TAU * generator.random::<f64>()) * deviation
+    };
+    let modelled: Vec<Complex64> =
+        x.iter().map(|&x| plan.evaluate_clear(x.into(), &mut noise) - polynomial.evaluate(x)).collect();
+
+    for (measured, modelled) in deviations(&errors).into_iter().zip(deviations(&modelled)) {
+        assert!(measured > 100.0 * deviation, "{measured} is not amplified");
+        assert!((0.3..=3.0).contains(&(modelled / measured)), "{measured} measured, {modelled} modelled");
+    }
 }
