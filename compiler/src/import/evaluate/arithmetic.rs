@@ -68,7 +68,7 @@ fn binary(op_type: &str) -> Option<Binary> {
         "Sub" => (|a, b| a - b, i64::checked_sub),
         "Mul" => (|a, b| a * b, i64::checked_mul),
         "Div" => (|a, b| a / b, i64::checked_div),
-        // Floats need `fmod`: the sign is that of the dividend. Without it, it is that of the divisor.
+        // The sign is that of the divisor; `fmod`, which floats need, is not supported.
         "Mod" => (|a, b| a % b, |a, b| a.checked_rem(b)?.checked_add(b)?.checked_rem(b)),
         "Pow" => (f64::powf, |a, b| a.checked_pow(u32::try_from(b).ok()?)),
         _ => return None,
@@ -103,10 +103,8 @@ pub(super) fn evaluate(operands: &Operands<'_>) -> Result<Dense, String> {
         let x = operands.get(0)?;
         return Ok(Dense::from_f64(x.shape.clone(), x.kind(), x.iter_f64().map(function)));
     }
-    if let Some((on_floats, on_ints)) = binary(op_type) {
-        let as_in_c = op_type == "Mod" && operands.node.int("fmod").unwrap_or(0) != 0;
-        let on_ints = if as_in_c { i64::checked_rem } else { on_ints };
-        return arithmetic(operands.get(0)?, operands.get(1)?, (on_floats, on_ints));
+    if let Some(functions) = binary(op_type) {
+        return arithmetic(operands.get(0)?, operands.get(1)?, functions);
     }
     if let Some(function) = comparison(op_type) {
         let (shape, a, b) = broadcast_both(operands.get(0)?, operands.get(1)?)?;
