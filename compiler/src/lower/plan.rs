@@ -302,7 +302,7 @@ impl Plan {
             Function::Reciprocal { .. } if newton => ("minimax, Newton step", Measure::Relative),
             Function::Reciprocal { .. } => ("minimax", Measure::Relative),
             Function::Exponential { .. } if doublings == 1 => ("Chebyshev, squared", Measure::Absolute),
-            Function::Exponential { .. } if doublings == 2 => ("Chebyshev, squared twice", Measure::Absolute),
+            Function::Exponential { .. } if doublings == 2 => ("Chebyshev, 4th power", Measure::Absolute),
             Function::Exponential { .. } | Function::Silu { .. } => ("Chebyshev", Measure::Absolute),
         };
         let degree = step.approximation.polynomial.degree();

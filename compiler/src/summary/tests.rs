@@ -84,7 +84,7 @@ fn plan() -> Plan {
         approximations: vec![
             approximation("layer 0 reciprocal", "minimax, Newton step", Some([0.5, 3.0])),
             approximation("layer 10 rough reciprocal 0", "minimax", None),
-            approximation("layer 0 silu", "Chebyshev, squared twice", Some([0.0, 3.5])),
+            approximation("layer 0 silu", "Chebyshev, 4th power", Some([0.0, 3.5])),
         ],
         model: ClientModel {
             name: "tiny".to_owned(),
