@@ -53,6 +53,12 @@ pub fn maximum_log2_qp(log2_degree: u32) -> Option<u32> {
     }
 }
 
+/// Variance of a coefficient's error after a division with rounding, at ring degree N under a uniform ternary secret: both
+/// polynomials are rounded.
+pub fn rounding_variance(degree: f64) -> f64 {
+    (1.0 + degree * 2.0 / 3.0) / 12.0
+}
+
 /// Sizes of a CKKS parameter set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parameters {
@@ -147,10 +153,9 @@ impl Parameters {
         )
     }
 
-    /// Standard deviation of the error that a rescale at the canonical scale adds to the real part of each of `slots` slots:
-    /// coefficients of both polynomials are rounded, under a uniform ternary secret.
+    /// Standard deviation of the error that a rescale at the canonical scale adds to the real part of each of `slots` slots.
     pub fn rounding_deviation(&self, slots: usize) -> f64 {
-        let of_coefficient = (1.0 + f64::from(self.log2_degree).exp2() * 2.0 / 3.0) / 12.0;
+        let of_coefficient = rounding_variance(f64::from(self.log2_degree).exp2());
         (slots as f64 * of_coefficient).sqrt() * (-f64::from(self.log2_scale)).exp2()
     }
 

@@ -193,6 +193,7 @@ pub(super) fn value(
 /// A past input, and the output that becomes it in the next call.
 pub(super) struct Present<'g> {
     pub(super) past: Name,
+    pub(super) layout: CacheLayout,
     /// The output's name and value.
     pub(super) output: &'g str,
     pub(super) value: Name,
@@ -200,10 +201,13 @@ pub(super) struct Present<'g> {
 
 /// Each past input with the output that becomes it in the next call: the one of the same name but for what all inputs,
 /// and all outputs, have in common at both ends; in the order of the lists, if the names do not tell.
-pub(super) fn presents(graph: &OnnxGraph) -> Result<Vec<Present<'_>>, Error> {
+pub(super) fn presents<'g>(graph: &'g OnnxGraph) -> Result<Vec<Present<'g>>, Error> {
     let (_, logits) = graph.logits()?;
-    let pasts = graph.inputs.iter().filter(|input| matches!(role(graph, input), Ok(Role::Past(_))));
-    let pasts: Vec<&OnnxInput> = pasts.collect();
+    let past = |input| match role(graph, input) {
+        Ok(Role::Past(layout)) => Some((input, layout)),
+        _ => None,
+    };
+    let pasts: Vec<(&OnnxInput, CacheLayout)> = graph.inputs.iter().filter_map(past).collect();
     let is_cache = |output: &&(String, Name)| {
         let name = output.0.to_lowercase();
         output.1 != *logits && ["present", "past", "cache", "key", "value"].iter().any(|part| name.contains(part))
@@ -221,12 +225,18 @@ pub(super) fn presents(graph: &OnnxGraph) -> Result<Vec<Present<'_>>, Error> {
         );
         return Err(Error::Interface { message });
     }
-    let own = distinct_parts(pasts.iter().map(|input| input.name.as_str()).collect());
+    let own = distinct_parts(pasts.iter().map(|(input, _)| input.name.as_str()).collect());
     let theirs = distinct_parts(outputs.iter().map(|(name, _)| name.as_str()).collect());
     let by_name = own.iter().map(|part| theirs.iter().position(|other| other == part));
     let order = by_name.collect::<Option<Vec<usize>>>().unwrap_or_else(|| (0..pasts.len()).collect());
     let pairs = pasts.iter().zip(order.into_iter().map(|place| outputs[place]));
-    Ok(pairs.map(|(past, (output, value))| Present { past: past.value, output, value: *value }).collect())
+    let present = |(&(input, layout), (output, value)): (&(&OnnxInput, _), &'g (String, Name))| Present {
+        past: input.value,
+        layout,
+        output,
+        value: *value,
+    };
+    Ok(pairs.map(present).collect())
 }
 
 /// Names without what all of them begin and end with.

@@ -54,7 +54,7 @@ impl TokenizerFile {
     }
 
     fn open(&self) -> Result<Tokenizer, Error> {
-        checked(|| {
+        contained(|| -> tokenizers::Result<_> {
             let mut tokenizer = Tokenizer::from_bytes(&self.bytes)?;
             tokenizer.with_padding(None);
             tokenizer.with_truncation(None)?;
@@ -96,13 +96,9 @@ impl TokenizerFile {
     }
 }
 
-/// What the library makes of a file, or in words what is wrong: some that it reads, it panics at when they are used.
-fn checked<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
-    contained(run).and_then(|result| result.map_err(|error| error.to_string()))
-}
-
+/// The library reads some files that it panics at when they are used.
 fn encoding(tokenizer: &Tokenizer, text: &str) -> Result<Encoding, String> {
-    checked(|| tokenizer.encode(text, true))
+    contained(|| tokenizer.encode(text, true))
 }
 
 /// The tokenizer's form that other libraries read.

@@ -82,10 +82,9 @@ fn exponential_of_scores(
         return fits(text).min_by(|a, b| a.error().total_cmp(&b.error())).expect("there is one without doublings");
     };
     let everyday = text.union(with_zero(seen.everyday));
-    let range = widest([text, everyday, everyday.union(with_zero(seen.rare))], |range| {
-        accurate(range, least.depth()).is_some()
-    });
-    accurate(range, least.depth()).unwrap_or(least)
+    let tiers = [text, everyday, everyday.union(with_zero(seen.rare))];
+    let (_, wider) = widest(tiers, |range| accurate(range, least.depth()));
+    wider.unwrap_or(least)
 }
 
 /// Largest relative error of a rough reciprocal. It is a factor of a whole row, which the last reciprocal divides out, but has
@@ -150,7 +149,7 @@ fn sums_within(
         });
         let smallest = tiers[0].min;
         let sum = |tiers: [Range; 3], affine: &dyn Fn(Range) -> Affine, degree: usize, error: f64| {
-            let range = widest(tiers, |range| reciprocal_error(range, degree) <= error);
+            let (range, _) = widest(tiers, |range| (reciprocal_error(range, degree) <= error).then_some(()));
             let (newton, tolerated) = (false, ROUGHEST_TOLERATED);
             let holds_everyday = holds(range, tiers[1]);
             Sum { site, smallest, range, affine: affine(range), degree, newton, tolerated, holds_everyday }
@@ -183,12 +182,15 @@ impl Sum {
     }
 }
 
-/// The first range, or as much more towards the second and then the third as still fits.
-fn widest([text, everyday, rare]: [Range; 3], fits: impl Fn(Range) -> bool) -> Range {
-    let attain = |[min, max]: [f64; 2]| fits(Range { min, max }).then_some(());
-    let towards = |inner: [f64; 2], outer: Range| approximate::extended(inner, [outer.min, outer.max], attain).0;
-    let [min, max] = towards(towards([text.min, text.max], everyday), rare);
-    Range { min, max }
+/// The first range, or as much more towards the second and then the third as can still be attained, with what attains it;
+/// `None` where nothing more can.
+fn widest<T>([text, everyday, rare]: [Range; 3], attain: impl Fn(Range) -> Option<T>) -> (Range, Option<T>) {
+    let towards = |inner: [f64; 2], outer: Range| {
+        approximate::extended(inner, [outer.min, outer.max], |[min, max]| attain(Range { min, max }))
+    };
+    let (inner, nearer) = towards([text.min, text.max], everyday);
+    let ([min, max], further) = towards(inner, rare);
+    (Range { min, max }, further.or(nearer))
 }
 
 /// Whether a range holds another one, but for rounding.

@@ -21,7 +21,7 @@ const ENCODING_VARIANCE: f64 = 1.0 / 12.0;
 
 /// Variance of a coefficient's error after a division with rounding, under a uniform ternary secret.
 pub fn rounding_variance(parameters: &Parameters) -> f64 {
-    (1.0 + parameters.degree() as f64 * 2.0 / 3.0) / 12.0
+    cachemir_ir::parameters::rounding_variance(parameters.degree() as f64)
 }
 
 /// Variance of a coefficient's error that the products with a key add at `level`, after the division by `P`.

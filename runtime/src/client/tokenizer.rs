@@ -24,8 +24,7 @@ impl std::fmt::Debug for Tokenizer {
 
 /// What the library makes of a file: some that it reads, it panics at when they are used.
 fn checked<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, Error> {
-    let result = contained(run).and_then(|result| result.map_err(|error| error.to_string()));
-    result.map_err(Error::Tokenizer)
+    contained(run).map_err(Error::Tokenizer)
 }
 
 impl Tokenizer {

@@ -8,7 +8,7 @@ use super::order::{Features, Order, features};
 use super::{Layer, Name, Recogniser, Signal, Value};
 use crate::Error;
 use crate::import::evaluate::axis_index;
-use crate::import::inputs::{CacheLayout, Role, presents, role};
+use crate::import::inputs::{CacheLayout, Present};
 
 /// Keys or values of this step, in the given order.
 pub(super) struct Appended {
@@ -36,7 +36,7 @@ impl CacheLayout {
     }
 }
 
-impl Recogniser<'_, '_> {
+impl<'s, 'g> Recogniser<'s, 'g> {
     /// What a cache gains in this step. `read` is all that attention reads, in the given order.
     pub(super) fn appended(self, read: &Signal, order: Order, user: usize) -> Result<Appended, Error> {
         let (node, _) = self.base_node(read, user, "keys and values of this step")?;
@@ -60,7 +60,7 @@ impl Recogniser<'_, '_> {
             _ => return Err(self.fail(node, "caches are [batch, heads, tokens, dim] or [batch, tokens, heads, dim]")),
         };
         // The input may lie in the other order.
-        let Some(layout) = self.cache_layout(past.base)? else {
+        let Some(layout) = self.present(past.base).map(|present| present.layout) else {
             return Err(self.unexpected(Part::Other, node, "past keys or values followed by those of this step"));
         };
         let same = past.scale == 1.0
@@ -74,21 +74,15 @@ impl Recogniser<'_, '_> {
         Ok(Appended { cache: Some((node, past.base)), new, order: own_order, shape })
     }
 
-    /// How an input's cache lies; `None` for other values.
-    fn cache_layout(self, input: Name) -> Result<Option<CacheLayout>, Error> {
-        let graph = self.specialised.graph;
-        let input = graph.inputs.iter().find(|other| other.value == input);
-        Ok(match input.map(|input| role(graph, input)).transpose()? {
-            Some(Role::Past(layout)) => Some(layout),
-            _ => None,
-        })
+    /// What is known of a cache; `None` for other values.
+    fn present(self, input: Name) -> Option<&'s Present<'g>> {
+        self.presents.iter().find(|present| present.past == input)
     }
 
     /// Checks that the output that hands a cache on holds what is past followed by what is new.
     pub(super) fn check_present(self, appended: &Appended) -> Result<(), Error> {
         let Some((node, past)) = appended.cache else { return Ok(()) };
-        let Some(layout) = self.cache_layout(past)? else { return Ok(()) };
-        self.check_output(node, past, |present| {
+        self.check_output(node, past, |present, layout| {
             let given = present.shape == layout.shape(appended.shape, self.total()) && present.scale == 1.0;
             // Another node may append the same.
             given
@@ -105,25 +99,27 @@ impl Recogniser<'_, '_> {
     pub(super) fn check_present_of(self, node: usize, past: Name, output: usize) -> Result<(), Error> {
         let own = self.node(node).outputs.get(output).copied().flatten();
         let shape = own.map(|own| self.specialised.value(own).shape());
-        self.check_output(node, past, |present| {
+        self.check_output(node, past, |present, _| {
             own == Some(present.base) && present.is_whole() && Some(present.shape.as_slice()) == shape
         })
     }
 
-    fn check_output(self, node: usize, past: Name, hands_on: impl FnOnce(&Signal) -> bool) -> Result<(), Error> {
-        let graph = self.specialised.graph;
-        let Some(present) = presents(graph)?.into_iter().find(|present| present.past == past) else {
-            return Ok(());
-        };
+    fn check_output(
+        self,
+        node: usize,
+        past: Name,
+        hands_on: impl FnOnce(&Signal, CacheLayout) -> bool,
+    ) -> Result<(), Error> {
+        let Some(present) = self.present(past) else { return Ok(()) };
         match self.specialised.value(present.value) {
-            Value::Signal(signal) if hands_on(signal) => Ok(()),
+            Value::Signal(signal) if hands_on(signal, present.layout) => Ok(()),
             _ => Err(self.fail(
                 node,
                 format!(
                     "output `{}` does not hand on the keys or values of input `{}` followed by those of this step, \
                      which attention reads",
                     present.output,
-                    graph.names[past.index()]
+                    self.specialised.graph.names[past.index()]
                 ),
             )),
         }
@@ -135,7 +131,7 @@ impl Recogniser<'_, '_> {
         let count = used.len();
         used.sort();
         used.dedup();
-        let given = presents(self.specialised.graph)?.len();
+        let given = self.presents.len();
         if used.len() == count && count == given {
             return Ok(());
         }

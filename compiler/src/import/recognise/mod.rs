@@ -24,7 +24,7 @@ pub(super) use norm::Norm;
 pub(super) use rope::RopeSource;
 
 use super::dense::Kind;
-use super::inputs::past_shape;
+use super::inputs::{Present, past_shape, presents};
 use super::onnx::{Name, OnnxGraph, OnnxNode};
 use super::specialise::{Signal, Sizes, Specialised, Value};
 use crate::Error;
@@ -92,7 +92,8 @@ struct Summands {
 /// Recognises the decoder in the graph at the given lengths.
 pub(super) fn recognise(graph: &OnnxGraph, sizes: Sizes) -> Result<Decoder<'_>, Error> {
     let specialised = Specialised::new(graph, sizes, past_shape(graph), None)?;
-    let structure = Recogniser { specialised: &specialised }.decoder()?;
+    let presents = presents(graph)?;
+    let structure = Recogniser { specialised: &specialised, presents: &presents }.decoder()?;
     Ok(Decoder { specialised, structure })
 }
 
@@ -100,6 +101,7 @@ pub(super) fn recognise(graph: &OnnxGraph, sizes: Sizes) -> Result<Decoder<'_>, 
 #[derive(Clone, Copy)]
 pub(super) struct Recogniser<'s, 'g> {
     specialised: &'s Specialised<'g>,
+    presents: &'s [Present<'g>],
 }
 
 impl<'s, 'g> Recogniser<'s, 'g> {

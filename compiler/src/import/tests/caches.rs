@@ -2,12 +2,13 @@
 
 use super::graph::{Graph, assert_same, changed, extents, refused};
 use super::imported;
+use crate::import::onnx::testing::{int, ints, node};
 
 #[test]
 fn caches_may_have_tokens_first() {
     let turn = |graph: &mut Graph, from: &str, to: &str| {
-        let mut transpose = Graph::node("Transpose", &[from], to);
-        transpose.attribute.push(Graph::ints("perm", &[0, 2, 1, 3]));
+        let mut transpose = node("Transpose", &[from], &[to]);
+        transpose.attribute.push(ints("perm", &[0, 2, 1, 3]));
         graph.0.node.insert(0, transpose);
     };
     let inputs_turned = |graph: &mut Graph| {
@@ -55,7 +56,7 @@ fn what_is_handed_on_must_be_what_attention_reads() {
             refused(route, &words, |graph| {
                 graph.floats("factor", &[], &[factor]);
                 change_output(graph, "present.1.key", |graph, from, to| {
-                    graph.0.node.push(Graph::node("Mul", &[from, "factor"], to));
+                    graph.0.node.push(node("Mul", &[from, "factor"], &[to]));
                 });
             });
         }
@@ -63,7 +64,7 @@ fn what_is_handed_on_must_be_what_attention_reads() {
         for other in ["present.0.key", "present.1.value", "past_key_values.1.key"] {
             refused(route, &words, |graph| {
                 change_output(graph, "present.1.key", |graph, _, to| {
-                    graph.0.node.push(Graph::node("Identity", &[other], to));
+                    graph.0.node.push(node("Identity", &[other], &[to]));
                 });
             });
         }
@@ -71,8 +72,8 @@ fn what_is_handed_on_must_be_what_attention_reads() {
         refused(route, &words, |graph| {
             graph.integers("order", &[2], &[-1, 0]);
             change_output(graph, "present.1.key", |graph, from, to| {
-                let mut gather = Graph::node("Gather", &[from, "order"], to);
-                gather.attribute.push(Graph::int("axis", 2));
+                let mut gather = node("Gather", &[from, "order"], &[to]);
+                gather.attribute.push(int("axis", 2));
                 graph.0.node.push(gather);
             });
         });

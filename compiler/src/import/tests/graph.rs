@@ -7,54 +7,23 @@ use prost::Message;
 
 use super::{copy, imported};
 use crate::Error;
-use crate::import::onnx::proto::attribute_proto::AttributeType;
 use crate::import::onnx::proto::tensor_shape_proto::{Dimension, dimension};
-use crate::import::onnx::proto::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, type_proto,
-};
+use crate::import::onnx::proto::{GraphProto, ModelProto, NodeProto, ValueInfoProto, type_proto};
+use crate::import::onnx::testing::{raw_tensor, tensor};
 use crate::import::{ImportOptions, ImportedModel, load};
 
 /// A graph under change.
 pub(super) struct Graph(pub(super) GraphProto);
 
 impl Graph {
-    /// A node without attributes, named as its output.
-    pub(super) fn node(op_type: &str, inputs: &[&str], output: &str) -> NodeProto {
-        let (domain, op_type) = op_type.rsplit_once("::").unwrap_or(("", op_type));
-        NodeProto {
-            name: Some(format!("{output}_node")),
-            op_type: Some(op_type.to_owned()),
-            domain: Some(domain.to_owned()),
-            input: inputs.iter().map(|&name| name.to_owned()).collect(),
-            output: vec![output.to_owned()],
-            ..NodeProto::default()
-        }
+    pub(super) fn floats(&mut self, name: &str, shape: &[i64], values: &[f32]) {
+        self.0.initializer.push(tensor(name, shape, values));
     }
 
-    pub(super) fn ints(name: &str, values: &[i64]) -> AttributeProto {
-        let r#type = Some(AttributeType::Ints.into());
-        AttributeProto { name: Some(name.to_owned()), ints: values.to_vec(), r#type, ..AttributeProto::default() }
-    }
-
-    pub(super) fn int(name: &str, value: i64) -> AttributeProto {
-        let r#type = Some(AttributeType::Int.into());
-        AttributeProto { name: Some(name.to_owned()), i: Some(value), r#type, ..AttributeProto::default() }
-    }
-
-    pub(super) fn floats(&mut self, name: &str, shape: &[usize], values: &[f32]) {
-        let dims = shape.iter().map(|&extent| extent as i64).collect();
-        let float_data = values.to_vec();
-        let tensor =
-            TensorProto { name: Some(name.to_owned()), data_type: Some(1), dims, float_data, ..TensorProto::default() };
-        self.0.initializer.push(tensor);
-    }
-
-    pub(super) fn integers(&mut self, name: &str, shape: &[usize], values: &[i64]) {
-        let dims = shape.iter().map(|&extent| extent as i64).collect();
-        let int64_data = values.to_vec();
-        let tensor =
-            TensorProto { name: Some(name.to_owned()), data_type: Some(7), dims, int64_data, ..TensorProto::default() };
-        self.0.initializer.push(tensor);
+    pub(super) fn integers(&mut self, name: &str, shape: &[i64], values: &[i64]) {
+        const INT64: i32 = 7;
+        let raw = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.0.initializer.push(raw_tensor(name, INT64, shape, raw));
     }
 
     /// Numbers of the nodes whose name ends so, or whose operation is so called.

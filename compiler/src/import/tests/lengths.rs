@@ -2,6 +2,7 @@
 
 use super::graph::{Graph, refused, set_attention, with_context};
 use crate::import::onnx::proto::NodeProto;
+use crate::import::onnx::testing::{int, node};
 
 #[test]
 fn windows_are_accepted_from_the_context_on() {
@@ -25,7 +26,7 @@ fn windows_are_accepted_from_the_context_on() {
         let appends: Vec<String> = graph.0.node.iter().filter(reads_past).map(|node| node.name().to_owned()).collect();
         assert_eq!(appends.len(), 4);
         for name in appends {
-            graph.after(&name, |_, _, from, to| vec![Graph::node("Slice", &[from, "first", "end", "axis"], to)]);
+            graph.after(&name, |_, _, from, to| vec![node("Slice", &[from, "first", "end", "axis"], &[to])]);
         }
     };
     assert!(with_context("optimum", 30, cut).is_ok());
@@ -36,9 +37,9 @@ fn windows_are_accepted_from_the_context_on() {
 fn count(graph: &mut Graph, scores: &str, total: &str) -> Vec<NodeProto> {
     let [shape, last, number] = ["shape", "last", "number"].map(|part| format!("{total}_{part}"));
     graph.integers(&last, &[], &[-1]);
-    let mut cast = Graph::node("Cast", &[&number], total);
-    cast.attribute.push(Graph::int("to", 1));
-    vec![Graph::node("Shape", &[scores], &shape), Graph::node("Gather", &[&shape, &last], &number), cast]
+    let mut cast = node("Cast", &[&number], &[total]);
+    cast.attribute.push(int("to", 1));
+    vec![node("Shape", &[scores], &[&shape]), node("Gather", &[&shape, &last], &[&number]), cast]
 }
 
 #[test]
@@ -50,10 +51,10 @@ fn what_depends_on_position_or_length_is_refused() {
         graph.before("Softmax", |graph, from, to| {
             let [total, step, late, factor] = ["total", "step", "late", "factor"].map(|part| format!("{to}_{part}"));
             let mut nodes = count(graph, from, &total);
-            nodes.push(Graph::node("Div", &[&total, "limit"], &step));
-            nodes.push(Graph::node("Floor", &[&step], &late));
-            nodes.push(Graph::node("Add", &[&late, "one"], &factor));
-            let mut product = Graph::node("Mul", &[from, &factor], to);
+            nodes.push(node("Div", &[&total, "limit"], &[&step]));
+            nodes.push(node("Floor", &[&step], &[&late]));
+            nodes.push(node("Add", &[&late, "one"], &[&factor]));
+            let mut product = node("Mul", &[from, &factor], &[to]);
             product.name = Some("Softmax_temperature".to_owned());
             nodes.push(product);
             nodes
@@ -64,7 +65,7 @@ fn what_depends_on_position_or_length_is_refused() {
         graph.before("Softmax", |graph, from, to| {
             let total = format!("{to}_total");
             let mut nodes = count(graph, from, &total);
-            nodes.push(Graph::node("Add", &[from, &total], to));
+            nodes.push(node("Add", &[from, &total], &[to]));
             nodes
         });
     });
@@ -74,8 +75,8 @@ fn what_depends_on_position_or_length_is_refused() {
         graph.before("Cos", |graph, from, to| {
             let [total, factor] = ["total", "factor"].map(|part| format!("{to}_{part}"));
             let mut nodes = count(graph, "attention_mask", &total);
-            nodes.push(Graph::node("Max", &[&total, "longest"], &factor));
-            nodes.push(Graph::node("Mul", &[from, &factor], to));
+            nodes.push(node("Max", &[&total, "longest"], &[&factor]));
+            nodes.push(node("Mul", &[from, &factor], &[to]));
             nodes
         });
     });
@@ -100,9 +101,9 @@ fn late_factor(graph: &mut Graph, factor: &str) -> Vec<NodeProto> {
     graph.floats("limit", &[], &[200.5]);
     graph.floats("one", &[], &[1.0]);
     let mut nodes = count(graph, "attention_mask", &total);
-    nodes.push(Graph::node("Div", &[&total, "limit"], &step));
-    nodes.push(Graph::node("Floor", &[&step], &late));
-    nodes.push(Graph::node("Add", &[&late, "one"], factor));
+    nodes.push(node("Div", &[&total, "limit"], &[&step]));
+    nodes.push(node("Floor", &[&step], &[&late]));
+    nodes.push(node("Add", &[&late, "one"], &[factor]));
     nodes
 }
 
@@ -128,7 +129,7 @@ fn weights_that_depend_on_the_length_are_refused() {
                 let scaled = format!("{weight}_scaled");
                 graph.0.node[place].input[input].clone_from(&scaled);
                 if !nodes.iter().any(|node| node.output[0] == scaled) {
-                    nodes.push(Graph::node("Mul", &[&weight, "late_factor"], &scaled));
+                    nodes.push(node("Mul", &[&weight, "late_factor"], &[&scaled]));
                 }
             }
             nodes.into_iter().rev().for_each(|node| graph.0.node.insert(0, node));
@@ -138,7 +139,7 @@ fn weights_that_depend_on_the_length_are_refused() {
     refused("genai_fp32", &["depends on the position or on the length"], |graph| {
         graph.floats("bias", &[64], &[0.1; 64]);
         let mut nodes = late_factor(graph, "late_factor");
-        nodes.push(Graph::node("Mul", &["bias", "late_factor"], "late_bias"));
+        nodes.push(node("Mul", &["bias", "late_factor"], &["late_bias"]));
         for place in graph.named("SkipSimplifiedLayerNormalization") {
             graph.0.node[place].input.push("late_bias".to_owned());
         }

@@ -5,6 +5,7 @@ use cachemir_ir::tensor::{TensorModel, TensorOp, Weight, WeightId};
 
 use super::graph::{Graph, assert_same, changed, expected, extents, refused, set_attention};
 use super::imported;
+use crate::import::onnx::testing::{int, node};
 
 const PROJECTIONS: [(&str, usize); 7] = [
     ("q_proj", 64),
@@ -42,9 +43,9 @@ fn biased() -> TensorModel {
 fn add_bias(graph: &mut Graph, name: &str, values: impl Fn(usize) -> Vec<f32>, swapped: bool) {
     graph.after(&format!("{name}/MatMul"), |graph, layer, from, to| {
         let (constant, values) = (format!("{to}_bias"), values(layer));
-        graph.floats(&constant, &[values.len()], &values);
+        graph.floats(&constant, &[values.len() as i64], &values);
         let inputs = if swapped { [constant.as_str(), from] } else { [from, constant.as_str()] };
-        vec![Graph::node("Add", &inputs, to)]
+        vec![node("Add", &inputs, &[to])]
     });
 }
 
@@ -83,7 +84,7 @@ fn biases_of_all_projections_are_added() {
 /// Multiplies what the nodes so named give.
 fn multiply(graph: &mut Graph, name: &str, factor: f32) {
     graph.floats("factor", &[], &[factor]);
-    graph.after(name, |_, _, from, to| vec![Graph::node("Mul", &[from, "factor"], to)]);
+    graph.after(name, |_, _, from, to| vec![node("Mul", &[from, "factor"], &[to])]);
 }
 
 #[test]
@@ -121,11 +122,11 @@ fn the_rotary_embedding_may_stand_ahead_of_the_fused_attention() {
         for place in graph.named("GroupQueryAttention").into_iter().rev() {
             let [packed, cosines, sines] = [0, 7, 8].map(|input| graph.0.node[place].input[input].clone());
             let [q, k, v, turned_q, turned_k] = ["q", "k", "v", "rq", "rk"].map(|part| format!("{packed}_{part}"));
-            let mut split = Graph::node("Split", &[&packed, "parts"], &q);
+            let mut split = node("Split", &[&packed, "parts"], &[&q]);
             split.output.extend([k.clone(), v.clone()]);
-            split.attribute.push(Graph::int("axis", -1));
+            split.attribute.push(int("axis", -1));
             let rotary = |from: &str, to: &str| {
-                Graph::node("com.microsoft::RotaryEmbedding", &[from, "position_ids", &cosines, &sines], to)
+                node("com.microsoft::RotaryEmbedding", &[from, "position_ids", &cosines, &sines], &[to])
             };
             let attention = &mut graph.0.node[place];
             attention.input[..3].clone_from_slice(&[turned_q.clone(), turned_k.clone(), v]);
@@ -140,11 +141,11 @@ fn the_rotary_embedding_may_stand_ahead_of_the_fused_attention() {
 #[test]
 fn features_of_other_architectures_are_named() {
     const NORM: &str = "SimplifiedLayerNormalization";
-    let norm_after = |node: &'static str| {
+    let norm_after = |place: &'static str| {
         move |graph: &mut Graph| {
-            let width = if node.starts_with('k') { 32 } else { 64 };
-            graph.floats("gamma", &[width], &vec![1.5; width]);
-            graph.after(node, |_, _, from, to| vec![Graph::node(NORM, &[from, "gamma"], to)]);
+            let width = if place.starts_with('k') { 32 } else { 64 };
+            graph.floats("gamma", &[width as i64], &vec![1.5; width]);
+            graph.after(place, |_, _, from, to| vec![node(NORM, &[from, "gamma"], &[to])]);
         }
     };
     refused("optimum", &["norm of queries or keys"], norm_after("q_proj/MatMul"));
@@ -155,9 +156,9 @@ fn features_of_other_architectures_are_named() {
         graph.floats("cap", &[], &[30.0]);
         graph.after("lm_head/MatMul", |_, _, from, to| {
             vec![
-                Graph::node("Div", &[from, "cap"], "divided"),
-                Graph::node("Tanh", &["divided"], "bounded"),
-                Graph::node("Mul", &["bounded", "cap"], to),
+                node("Div", &[from, "cap"], &["divided"]),
+                node("Tanh", &["divided"], &["bounded"]),
+                node("Mul", &["bounded", "cap"], &[to]),
             ]
         });
     });
@@ -169,15 +170,15 @@ fn features_of_other_architectures_are_named() {
         graph.after("q_proj/MatMul", |_, layer, from, to| {
             let [low, high] = ["low", "high"].map(|part| format!("{to}_{part}"));
             vec![
-                Graph::node("MatMul", &[&inputs[layer], "lora_a"], &low),
-                Graph::node("MatMul", &[&low, "lora_b"], &high),
-                Graph::node("Add", &[from, &high], to),
+                node("MatMul", &[&inputs[layer], "lora_a"], &[&low]),
+                node("MatMul", &[&low, "lora_b"], &[&high]),
+                node("Add", &[from, &high], &[to]),
             ]
         });
     });
     refused("optimum", &["learned positions"], |graph| {
         graph.floats("positions", &[64], &[0.1; 64]);
-        graph.after("embed_tokens/Gather", |_, _, from, to| vec![Graph::node("Add", &[from, "positions"], to)]);
+        graph.after("embed_tokens/Gather", |_, _, from, to| vec![node("Add", &[from, "positions"], &[to])]);
     });
     refused("optimum", &["NoPE"], |graph| {
         // The rotated queries of one layer become the unrotated ones.
@@ -185,7 +186,7 @@ fn features_of_other_architectures_are_named() {
             let cosine = graph.0.node[place].input[0].clone();
             let product = graph.0.node.iter().find(|node| node.output[0] == cosine).expect("a product");
             let queries = product.input[0].clone();
-            graph.0.node[place] = Graph::node("Identity", &[&queries], &graph.0.node[place].output[0].clone());
+            graph.0.node[place] = node("Identity", &[&queries], &[&graph.0.node[place].output[0].clone()]);
         }
     });
     refused("optimum", &["ReLU"], |graph| {
@@ -216,9 +217,9 @@ fn inputs_are_told_by_kind_rank_and_use() {
         graph.integers("axis", &[1], &[1]);
         graph.before("lm_head/MatMul", |_, from, to| {
             vec![
-                Graph::node("Neg", &["num_logits_to_keep"], "first_kept"),
-                Graph::node("Unsqueeze", &["first_kept", "zero"], "start"),
-                Graph::node("Slice", &[from, "start", "end", "axis"], to),
+                node("Neg", &["num_logits_to_keep"], &["first_kept"]),
+                node("Unsqueeze", &["first_kept", "zero"], &["start"]),
+                node("Slice", &[from, "start", "end", "axis"], &[to]),
             ]
         });
     });
