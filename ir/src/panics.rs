@@ -1,12 +1,36 @@
 //! Panics of libraries that read what users give.
 
+use std::cell::Cell;
 use std::fmt::Display;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
+
+thread_local! {
+    /// Whether a panic of this thread is made an error, and not to be printed.
+    static CONTAINED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Panics that are made errors print nothing; all others go to the hook that was there before.
+fn silence_contained() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if !CONTAINED.get() {
+                before(info);
+            }
+        }));
+    });
+}
 
 /// Runs what a library does with a file's contents, and returns an error or a panic of it in words: the contents are at
 /// fault, and the caller drops whatever was made of them.
 pub fn contained<T, E: Display>(run: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(run)) {
+    silence_contained();
+    let outer = CONTAINED.replace(true);
+    let result = catch_unwind(AssertUnwindSafe(run));
+    CONTAINED.set(outer);
+    match result {
         Ok(result) => result.map_err(|error| error.to_string()),
         Err(panic) => {
             let text = panic.downcast_ref::<&str>().map(ToString::to_string);

@@ -12,6 +12,14 @@ use crate::executor::{ClearCiphertext, Observer, Site};
 /// Relative slack of the range checks, for rounding.
 const SLACK: f64 = 1e-6;
 
+/// Error of a slot, relative to its exact value or to 1, from which on the ciphertext holds something else.
+const WRONG: f64 = 0.5;
+
+/// An op and where it comes from.
+fn place(site: Site<'_>) -> String {
+    format!("{} ({} at position {})", site.graph.origin_text(site.op), site.op, site.environment.position)
+}
+
 /// Representations that carry the exact slots.
 pub trait ClearPart {
     /// The exact slots.
@@ -71,11 +79,7 @@ impl RangeCheck {
 
     fn violation(&mut self, site: Site<'_>, message: &str) {
         self.violations += 1;
-        if self.first.is_none() {
-            let position = site.environment.position;
-            self.first =
-                Some(format!("{} ({} at position {position}): {message}", site.graph.origin_text(site.op), site.op));
-        }
+        self.first.get_or_insert_with(|| format!("{}: {message}", place(site)));
     }
 }
 
@@ -135,12 +139,14 @@ pub struct Probe<'a, B: Backend> {
     cipher: &'a SecretCipher<B>,
     layers: Vec<LayerPrecision>,
     layer: String,
+    wrong: usize,
+    first_wrong: Option<String>,
 }
 
 impl<'a, B: Backend> Probe<'a, B> {
     /// A probe that decrypts with the client's cipher.
     pub fn new(cipher: &'a SecretCipher<B>) -> Self {
-        Self { cipher, layers: Vec::new(), layer: "head".to_owned() }
+        Self { cipher, layers: Vec::new(), layer: "head".to_owned(), wrong: 0, first_wrong: None }
     }
 
     /// Precision by layer, in the order of execution.
@@ -151,6 +157,32 @@ impl<'a, B: Backend> Probe<'a, B> {
     /// The worst precision of all values; `None` before the first.
     pub fn precision_bits_min(&self) -> Option<f64> {
         self.layers.iter().map(|layer| layer.precision_bits_min).reduce(f64::min)
+    }
+
+    /// The first value that decrypts to something else than the exact one, in words. A value beyond the modulus, or one
+    /// that lost all its bits to noise, spoils what is made of it, so that the first tells where to look.
+    pub fn first_wrong(&self) -> Option<&str> {
+        self.first_wrong.as_deref()
+    }
+
+    /// An error if any value decrypts to something else.
+    pub fn finish(&self) -> Result<(), Error> {
+        match &self.first_wrong {
+            None => Ok(()),
+            Some(first) => Err(Error::CheckDecrypted { count: self.wrong, first: first.clone() }),
+        }
+    }
+
+    fn compare(&mut self, site: Site<'_>, found: &[Complex64], exact: &[Complex64]) {
+        let wrong = |(found, exact): &(&Complex64, &Complex64)| {
+            // NaN is wrong too.
+            !((*found - *exact).norm() <= WRONG * exact.norm().max(1.0))
+        };
+        if let Some((found, exact)) = found.iter().zip(exact).find(wrong) {
+            self.wrong += 1;
+            self.first_wrong
+                .get_or_insert_with(|| format!("{}: a slot holds {found:.4} in place of {exact:.4}", place(site)));
+        }
     }
 
     fn record(&mut self, worst: f64, mean: f64) {
@@ -198,6 +230,7 @@ impl<B: Backend> Observer<(Ciphertext<B>, ClearCiphertext)> for Probe<'_, B> {
         }
         let Some((ciphertext, exact)) = result else { return Ok(()) };
         let found = self.cipher.decrypt(ciphertext)?;
+        self.compare(site, &found, &exact.slots);
         if let Some((worst, mean)) = precision_bits(&found, &exact.slots) {
             self.record(worst, mean);
         }

@@ -164,19 +164,27 @@ pub enum Error {
         /// The first of them.
         first: String,
     },
+    /// Values that decrypt to something else under `--check`.
+    #[error("{} decrypted to something else than the plan's value; the first: {first}", counted(*count, "ciphertext"))]
+    CheckDecrypted {
+        /// How many.
+        count: usize,
+        /// The first of them.
+        first: String,
+    },
     /// Outputs that the calibrated model cannot give.
     #[error(
-        "the step at position {position} left the range that the plan was calibrated for: {message}{}. No token was \
-         chosen from it. Compile with --calibrate and text like this prompt; --backend clear --check shows the site",
-        site.as_ref().map_or(String::new(), |site| format!("; the first site out of its range: {site}"))
+        "the step at position {position} left the range that the plan was calibrated for: {message}; {}. No token was \
+         chosen from it. Compile with --calibrate and text like this prompt",
+        first.as_deref().unwrap_or("--check shows the first value that went wrong")
     )]
     OutOfRange {
         /// Position of the last token taken in.
         position: usize,
         /// What the client found.
         message: String,
-        /// Where `--check` saw a value leave its range first.
-        site: Option<String>,
+        /// What `--check` saw go wrong first.
+        first: Option<String>,
     },
     /// A text of which no part could be measured to its end.
     #[error("{} of the text refused; the first: {first}", if *parts == 1 { "the only part".to_owned() } else { format!("all {parts} parts") })]
@@ -297,7 +305,7 @@ impl Error {
             Self::ContextFull { .. } => "CMR-R033",
             Self::Execution { .. } => "CMR-R040",
             Self::Engine { .. } => "CMR-R041",
-            Self::Check { .. } => "CMR-R050",
+            Self::Check { .. } | Self::CheckDecrypted { .. } => "CMR-R050",
             Self::OutOfRange { .. } | Self::AllRefused { .. } => "CMR-R051",
             Self::System { .. } | Self::Interrupted | Self::Closed => "CMR-R060",
         }

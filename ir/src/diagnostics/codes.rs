@@ -239,10 +239,11 @@ pub const CODES: &[Code] = &[
     },
     Code {
         code: "CMR-R050",
-        title: "a value left its range",
-        explanation: "`--check` saw a value leave the range that a bootstrap or a polynomial needs, so that the text is \
-                      not reliable. The message names the first such op. Calibrate with text that resembles the prompt \
-                      (`cachemirc compile --calibrate`).",
+        title: "a value left its range, or decrypts to something else",
+        explanation: "`--check` saw a value leave the range that a bootstrap or a polynomial needs, or a ciphertext that \
+                      does not decrypt to the value that the plan gives it, so that the text is not reliable. The message \
+                      names the first such op. Calibrate with text that resembles the prompt (`cachemirc compile \
+                      --calibrate`).",
     },
     Code {
         code: "CMR-R051",

@@ -147,7 +147,7 @@ impl<C: Cipher> Client<C> {
         let refused = refused.or_else(|| guard::refusal(&model.guard, &slots, &logits, &model.embedding, self.noise));
         match refused {
             None => Ok(logits),
-            Some(message) => Err(Error::OutOfRange { position: position + count - 1, message, site: None }),
+            Some(message) => Err(Error::OutOfRange { position: position + count - 1, message, first: None }),
         }
     }
 

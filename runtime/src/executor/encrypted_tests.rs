@@ -129,6 +129,30 @@ fn encrypted_execution_agrees_with_the_clear_interpreter_and_survives_a_restart(
         assert_eq!(session.position(), position + 1);
     }
     watch.0.finish().unwrap();
+    watch.1.finish().unwrap();
     assert_eq!(watch.0.bootstraps(), 6);
     assert!(watch.1.precision_bits_min().unwrap() > 8.0, "{:?}", watch.1.layers());
+}
+
+#[test]
+fn the_first_value_that_decrypts_to_something_else_is_named() {
+    let parameters = Parameters::insecure_test();
+    let (program, levels) = (program(), parameters.levels());
+    let engine = Engine::with_keys(&parameters, &KeyManifest::of(&program), SLOTS, None).unwrap();
+    let cipher = SecretCipher::generate(engine.encoder().clone()).unwrap();
+    let keys = cipher.evaluation_keys(engine.key_manifest(), |_, _| ControlFlow::Continue(())).unwrap();
+    let algebra = Checked::new(engine.algebra(keys, SLOTS).unwrap(), Clear::new(SLOTS, levels));
+    let server = Server::new(Executor::new(algebra, &program, levels, 1 << 24).unwrap(), [1; 32]);
+    let mut session = server.open();
+
+    let mut values = input(0);
+    let exact = ClearCipher.encrypt(&values, 16).unwrap();
+    values[3] += 0.75;
+    let mut probe = Probe::new(&cipher);
+    let inputs = vec![(cipher.encrypt(&values, 16).unwrap(), exact)];
+    server.executor().call("decode", 0, 1, inputs, &mut session.states, &mut probe).unwrap();
+    let first = probe.first_wrong().unwrap();
+    // The first op that makes a value: the rotation within the sum.
+    assert!(first.contains("(@0 at position 0)"), "{first}");
+    assert!(matches!(probe.finish(), Err(Error::CheckDecrypted { .. })));
 }

@@ -74,7 +74,7 @@ pub(crate) fn run(options: &Generate, interrupt: &AtomicBool) -> Result<(), Erro
     }
     let ((generation, surroundings), findings) = roles::run(&plans, &mode, task)?;
     report(&plans, options, &generation, &surroundings, &findings)?;
-    findings.ranges.as_ref().map_or(Ok(()), RangeCheck::finish)
+    findings.verdict
 }
 
 /// What the options ask to continue.

@@ -74,11 +74,19 @@ pub(crate) struct Surroundings {
 }
 
 /// What `--check` found.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Findings {
     pub(crate) ranges: Option<RangeCheck>,
     pub(crate) layers: Vec<LayerPrecision>,
     pub(crate) precision_bits_min: Option<f64>,
+    /// Whether every value kept its range and decrypts to what it should.
+    pub(crate) verdict: Result<(), Error>,
+}
+
+impl Default for Findings {
+    fn default() -> Self {
+        Self { ranges: None, layers: Vec::new(), precision_bits_min: None, verdict: Ok(()) }
+    }
 }
 
 /// Something to do with a client and a server, whatever the representation.
@@ -158,18 +166,20 @@ where
     };
     if mode.check {
         let mut ranges = RangeCheck::default();
-        let output = explained(task.run(&client, &server, &surroundings, &mut ranges), &ranges)?;
-        Ok((output, Findings { ranges: Some(ranges), ..Findings::default() }))
+        let output = task.run(&client, &server, &surroundings, &mut ranges);
+        let verdict = ranges.finish();
+        let output = explained(output, &verdict)?;
+        Ok((output, Findings { ranges: Some(ranges), verdict, ..Findings::default() }))
     } else {
         Ok((task.run(&client, &server, &surroundings, &mut ())?, Findings::default()))
     }
 }
 
-/// Names the first site that left its range where the client refuses what came of it.
-fn explained<O>(output: Result<O, Error>, ranges: &RangeCheck) -> Result<O, Error> {
+/// Says what went wrong first where the client refuses what came of it.
+fn explained<O>(output: Result<O, Error>, verdict: &Result<(), Error>) -> Result<O, Error> {
     match output {
         Err(Error::OutOfRange { position, message, .. }) => {
-            Err(Error::OutOfRange { position, message, site: ranges.first().map(str::to_owned) })
+            Err(Error::OutOfRange { position, message, first: verdict.as_ref().err().map(Error::to_string) })
         }
         other => other,
     }
@@ -236,9 +246,10 @@ fn run_encrypted<T: Task>(plans: &Plans, mode: &Mode<'_>, task: T) -> Result<(T:
         let mut watch = (RangeCheck::default(), Probe::new(&cipher));
         let output = task.run(&client, &server, &surroundings, &mut watch);
         let (ranges, probe) = watch;
-        let output = explained(output, &ranges)?;
+        let verdict = ranges.finish().and_then(|()| probe.finish());
+        let output = explained(output, &verdict)?;
         let precision_bits_min = probe.precision_bits_min();
-        Ok((output, Findings { ranges: Some(ranges), layers: probe.layers().to_vec(), precision_bits_min }))
+        Ok((output, Findings { ranges: Some(ranges), layers: probe.layers().to_vec(), precision_bits_min, verdict }))
     } else {
         let server = Server::new(Executor::new(algebra, program, plan.levels(), budget)?, hash);
         let client = plans.open_client(&cipher)?;
