@@ -8,6 +8,7 @@
 use crate::Error;
 use crate::expression::{Integer, Vector};
 use crate::graph::Graph;
+use crate::linear::Linear;
 use crate::slots::{Chebyshev, Layout, StateId, WriteMode};
 
 /// Type of a ciphertext.
@@ -65,6 +66,8 @@ pub enum CkksOp {
         /// The summand.
         plain: Vector,
     },
+    /// (a) → one result for each matrix, one level lower
+    Linear(Linear),
     /// (a) → a·i, without a change of scale
     MultiplyByI,
     /// (a) → a, one level lower, no longer a product
@@ -133,7 +136,8 @@ pub fn polynomial_depth(degree: usize) -> u32 {
 }
 
 /// Level and scale of an op's result from those of its operands: `(level, product)` pairs. `state_level` is the level at
-/// which the op's state array is kept, for reads and writes. Ops without a result give `None`.
+/// which the op's state array is kept, for reads and writes. All results of an op have the same; ops without a result give
+/// `None`.
 pub fn infer(
     op: &CkksOp,
     operands: &[(u32, bool)],
@@ -164,6 +168,10 @@ pub fn infer(
         CkksOp::MultiplyPlain { .. } | CkksOp::MultiplyScalar { .. } => match canonical()? {
             0 => return Err(fail("a product needs a level above 0".into())),
             level => (level, true),
+        },
+        CkksOp::Linear(_) => match canonical()? {
+            0 => return Err(fail("a linear map needs a level above 0".into())),
+            level => (level - 1, false),
         },
         CkksOp::MultiplyInteger { .. }
         | CkksOp::AddPlain { .. }

@@ -15,6 +15,7 @@ use crate::Error;
 use crate::ckks::{CiphertextType, CkksGraph, CkksOp};
 use crate::expression::{Environment, Integer, Variable, Vector};
 use crate::graph::{OpId, Region};
+use crate::linear::{Linear, Step};
 use crate::parameters::Parameters;
 use crate::program::{EntryKind, Program};
 
@@ -205,6 +206,7 @@ impl CostTable {
             CkksOp::MultiplyPlain { plain } => plain_ns(plain, CostKind::MultiplyPlain),
             CkksOp::AddPlain { plain } => plain_ns(plain, CostKind::Add),
             CkksOp::MultiplyScalar { .. } => self.ns(CostKind::MultiplyPlain, at),
+            CkksOp::Linear(linear) => self.linear_ns(linear, level, slots),
             CkksOp::Rescale => self.ns(CostKind::Rescale, at),
             CkksOp::DropLevels { to } if *to < level => self.ns(CostKind::Rescale, f64::from(to + 1)),
             CkksOp::Rotate { by: Integer::Constant(0) }
@@ -222,6 +224,21 @@ impl CostTable {
             }
             CkksOp::Bootstrap(bootstrap) => self.bootstrap_ns(bootstrap.complex, slots),
         }
+    }
+
+    /// Time of a linear map whose operand has this level, in nanoseconds; its plaintexts are held encoded.
+    pub fn linear_ns(&self, linear: &Linear, level: u32, slots: u32) -> f64 {
+        let mut total = 0.0;
+        linear.for_each_step(slots, &Environment::new(0, 1), &mut |step, below| {
+            let kind = match step {
+                Step::Rotate { .. } | Step::Conjugate => CostKind::Rotate,
+                Step::MultiplyPlain => CostKind::MultiplyPlain,
+                Step::Rescale => CostKind::Rescale,
+                Step::Add | Step::AddPlain => CostKind::Add,
+            };
+            total += self.ns(kind, f64::from(level.saturating_sub(below)));
+        });
+        total
     }
 
     /// Predicted time of a call from `position` on, in nanoseconds on one thread: a decode step, or a prefill of a whole

@@ -7,7 +7,6 @@
 #![forbid(unsafe_code)]
 
 pub mod ckks;
-pub mod ckks_interpreter;
 pub mod cost;
 pub mod diagnostics;
 pub mod error;
@@ -15,6 +14,7 @@ pub mod expression;
 pub mod files;
 pub mod graph;
 pub mod json;
+pub mod linear;
 pub mod manifest;
 pub mod operations;
 pub mod panics;

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::ckks::{Bootstrap, CiphertextType, CkksGraph, CkksOp};
 use crate::expression::{Environment, Integer, Variable};
 use crate::graph::Region;
+use crate::linear::{Linear, Step};
 use crate::program::{EntryKind, Program};
 
 /// A kind of bootstrap that the program executes.
@@ -75,6 +76,7 @@ impl Collector<'_> {
                         self.manifest.rotations.entry(rotation).or_default().insert(level);
                     }
                 }
+                CkksOp::Linear(linear) => self.linear(linear, level, loops),
                 CkksOp::Conjugate => drop(self.manifest.conjugation.insert(level)),
                 CkksOp::Multiply => drop(self.manifest.relinearisation.insert(level)),
                 CkksOp::Polynomial { .. } => {
@@ -100,45 +102,69 @@ impl Collector<'_> {
         }
     }
 
-    fn rotations(&mut self, by: &Integer, loops: &[Loop]) -> BTreeSet<u32> {
-        // Loops on whose counter the amount depends, directly or through the count of another such loop.
-        let mut relevant: Vec<Loop> = Vec::new();
-        for (counter, count) in loops.iter().rev() {
-            let variable = Variable::Loop(*counter);
-            if by.mentions(variable) || relevant.iter().any(|(_, inner)| inner.mentions(variable)) {
-                relevant.insert(0, (*counter, count.clone()));
-            }
+    /// The rotations and conjugations of a map, whose landings decide some of them.
+    fn linear(&mut self, linear: &Linear, level: u32, loops: &[Loop]) {
+        let landings: Vec<&Integer> = linear.outputs.iter().filter_map(|output| output.landing.as_ref()).collect();
+        let (mut rotations, mut conjugation) = (BTreeSet::new(), BTreeSet::new());
+        self.for_each_environment(&landings, &relevant(&landings, loops), &mut |environment| {
+            linear.for_each_step(self.slots, environment, &mut |step, below| match step {
+                Step::Rotate { by, .. } => drop(rotations.insert((by, level - below))),
+                Step::Conjugate => drop(conjugation.insert(level - below)),
+                _ => {}
+            });
+        });
+        for (by, level) in rotations {
+            self.manifest.rotations.entry(by).or_default().insert(level);
         }
-        let key = (by.clone(), relevant);
+        self.manifest.conjugation.extend(conjugation);
+    }
+
+    fn rotations(&mut self, by: &Integer, loops: &[Loop]) -> BTreeSet<u32> {
+        let key = (by.clone(), relevant(&[by], loops));
         if !self.known.contains_key(&key) {
-            let found = self.enumerate(&key.0, &key.1);
+            let mut found = BTreeSet::new();
+            self.for_each_environment(&[by], &key.1, &mut |environment| {
+                let rotation = by.evaluate(environment).rem_euclid(i64::from(self.slots.max(1))) as u32;
+                if rotation != 0 {
+                    found.insert(rotation);
+                }
+            });
             self.known.insert(key.clone(), found);
         }
         self.known[&key].clone()
     }
 
-    fn enumerate(&self, by: &Integer, loops: &[Loop]) -> BTreeSet<u32> {
-        let depends = |variable| by.mentions(variable) || loops.iter().any(|(_, count)| count.mentions(variable));
-        let mut found = BTreeSet::new();
+    /// Visits the values of all variables that the expressions, or the counts of the loops, mention.
+    fn for_each_environment(&self, expressions: &[&Integer], loops: &[Loop], visit: &mut dyn FnMut(&Environment)) {
+        let all = || expressions.iter().copied().chain(loops.iter().map(|(_, count)| count));
+        let depends = |variable| all().any(|expression| expression.mentions(variable));
         for (position, count) in calls(self.kind, self.context, depends(Variable::Position), depends(Variable::Count)) {
-            self.enumerate_loops(by, loops, &mut Environment::new(position, count), &mut found);
+            enumerate_loops(loops, &mut Environment::new(position, count), visit);
         }
-        found
     }
+}
 
-    fn enumerate_loops(&self, by: &Integer, loops: &[Loop], environment: &mut Environment, found: &mut BTreeSet<u32>) {
-        match loops {
-            [] => {
-                let rotation = by.evaluate(environment).rem_euclid(i64::from(self.slots.max(1))) as u32;
-                if rotation != 0 {
-                    found.insert(rotation);
-                }
-            }
-            [(counter, count), inner @ ..] => {
-                for value in 0..count.evaluate(environment) {
-                    environment.set_loop(*counter, value);
-                    self.enumerate_loops(by, inner, environment, found);
-                }
+/// The loops on whose counter the expressions depend, directly or through the count of another such loop.
+fn relevant(expressions: &[&Integer], loops: &[Loop]) -> Vec<Loop> {
+    let mut relevant: Vec<Loop> = Vec::new();
+    for (counter, count) in loops.iter().rev() {
+        let mentions = |expression: &Integer| expression.mentions(Variable::Loop(*counter));
+        if expressions.iter().any(|expression| mentions(expression))
+            || relevant.iter().any(|(_, inner)| mentions(inner))
+        {
+            relevant.insert(0, (*counter, count.clone()));
+        }
+    }
+    relevant
+}
+
+fn enumerate_loops(loops: &[Loop], environment: &mut Environment, visit: &mut dyn FnMut(&Environment)) {
+    match loops {
+        [] => visit(environment),
+        [(counter, count), inner @ ..] => {
+            for value in 0..count.evaluate(environment) {
+                environment.set_loop(*counter, value);
+                enumerate_loops(inner, environment, visit);
             }
         }
     }

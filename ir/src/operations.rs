@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use crate::ckks::{CiphertextType, CkksOp};
 use crate::cost::for_each_execution;
-use crate::expression::Vector;
+use crate::expression::{Environment, Vector};
+use crate::linear::Step;
 use crate::program::{EntryKind, Program};
 
 /// A call of an entry point.
@@ -45,16 +46,21 @@ impl Operations {
     pub fn of(program: &Program<CkksOp, CiphertextType>, call: Call) -> Self {
         let mut found = Self::default();
         let (position, tokens) = (i64::from(call.position), i64::from(call.tokens));
-        for_each_execution(program, call.kind.name(), position, tokens, &mut |graph, op, _| {
-            found.include(&graph.node(op).op);
+        for_each_execution(program, call.kind.name(), position, tokens, &mut |graph, op, environment| {
+            found.include(&graph.node(op).op, program.slots, environment);
         });
         found
     }
 
-    fn include(&mut self, op: &CkksOp) {
+    fn include(&mut self, op: &CkksOp, slots: u32, environment: &Environment) {
         match op {
             CkksOp::Bootstrap(_) => self.bootstraps += 1,
             CkksOp::Rotate { .. } => self.rotations += 1,
+            CkksOp::Linear(linear) => linear.for_each_step(slots, environment, &mut |step, _| match step {
+                Step::Rotate { .. } => self.rotations += 1,
+                Step::MultiplyPlain => self.plaintext_products += 1,
+                _ => {}
+            }),
             CkksOp::Multiply => self.ciphertext_products += 1,
             CkksOp::MultiplyPlain { plain } => {
                 self.plaintext_products += 1;

@@ -7,6 +7,7 @@
 
 use crate::expression::{Integer, Vector};
 use crate::graph::Graph;
+use crate::linear::Linear;
 
 /// Index of a state array in [`crate::program::Program::states`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,8 +58,6 @@ pub struct SlotType {
 /// Why a program multiplies by a plaintext.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Purpose {
-    /// Weights of a linear layer; a mask may ride along.
-    Weight,
     /// Cosines or sines of a rotary embedding; a mask may ride along.
     Rope,
     /// A constant factor.
@@ -135,6 +134,8 @@ pub enum SlotOp {
         /// The summand.
         plain: Vector,
     },
+    /// (a) → one result for each matrix
+    Linear(Linear),
     /// (a) → a rotated to the left
     Rotate {
         /// By how many slots; may be negative.

@@ -13,6 +13,7 @@ use std::rc::Rc;
 use crate::Error;
 use crate::expression::{Environment, Integer, Variable, Vector};
 use crate::graph::{OpId, Region, ValueId};
+use crate::linear::{Diagonal, Parts};
 use crate::program::Program;
 use crate::slots::{Chebyshev, SlotGraph, SlotOp, SlotType, WriteMode};
 use formulas::{Formulas, Plain};
@@ -63,6 +64,7 @@ pub struct Interpreter<'p> {
     prepared: Vec<Prepared>,
     max_abs: Vec<Vec<f64>>,
     plains: Vec<HashMap<(OpId, Vec<i64>), Slots>>,
+    diagonals: Vec<HashMap<(OpId, Diagonal), Rc<Parts>>>,
 }
 
 impl<'p> Interpreter<'p> {
@@ -74,6 +76,7 @@ impl<'p> Interpreter<'p> {
             prepared: program.entries.iter().map(|entry| prepare(&entry.graph, program.slots as usize)).collect(),
             max_abs: program.entries.iter().map(|entry| vec![0.0; entry.graph.values.len()]).collect(),
             plains: program.entries.iter().map(|_| HashMap::new()).collect(),
+            diagonals: program.entries.iter().map(|_| HashMap::new()).collect(),
         }
     }
 
@@ -135,6 +138,7 @@ impl<'p> Interpreter<'p> {
             state: &mut self.state,
             max_abs: &mut self.max_abs[index],
             plains: &mut self.plains[index],
+            diagonals: &mut self.diagonals[index],
             values: vec![None; graph.values.len()],
             environment: Environment::new(position, count),
             hooks,
@@ -245,6 +249,7 @@ struct Run<'r> {
     state: &'r mut Vec<Vec<Option<Slots>>>,
     max_abs: &'r mut Vec<f64>,
     plains: &'r mut HashMap<(OpId, Vec<i64>), Slots>,
+    diagonals: &'r mut HashMap<(OpId, Diagonal), Rc<Parts>>,
     values: Vec<Option<Slots>>,
     environment: Environment,
     hooks: &'r mut dyn Hooks,
@@ -336,6 +341,17 @@ impl Run<'_> {
                     SlotOp::AddPlain { .. } => pairs.map(|(x, y)| x + y).collect(),
                     _ => pairs.map(|(x, y)| x * y).collect(),
                 })])
+            }
+            SlotOp::Linear(linear) => {
+                let a = operand(self, 0)?;
+                let (slots, tables) = (self.program.slots, &self.program.tables);
+                let known = &mut *self.diagonals;
+                let diagonal = |diagonal: Diagonal| {
+                    let entry = known.entry((op, diagonal));
+                    Rc::clone(entry.or_insert_with(|| Rc::new(linear.diagonal(slots, tables, diagonal))))
+                };
+                let results = linear.evaluate(&a, tables, &self.environment, diagonal);
+                Ok(results.into_iter().map(Rc::new).collect())
             }
             SlotOp::Rotate { by } => {
                 let a = operand(self, 0)?;

@@ -16,6 +16,7 @@ use crate::Error;
 use crate::ckks::{self, CiphertextType, CkksOp, Levels};
 use crate::expression::{Integer, Variable, Vector};
 use crate::graph::{Definition, Graph, OpId, Region, ValueId};
+use crate::linear::Linear;
 use crate::program::{Program, State};
 use crate::slots::{Chebyshev, Layout, SlotOp, SlotType, StateId};
 use crate::text::TextOp;
@@ -112,6 +113,7 @@ trait Checked: TextOp {
     fn state(&self) -> Option<StateId>;
     fn counter(&self) -> Option<u32>;
     fn polynomial(&self) -> Option<&Chebyshev>;
+    fn linear(&self) -> Option<&Linear>;
 }
 
 impl Checked for SlotOp {
@@ -173,6 +175,13 @@ impl Checked for SlotOp {
     fn polynomial(&self) -> Option<&Chebyshev> {
         match self {
             Self::Polynomial { polynomial, .. } => Some(polynomial),
+            _ => None,
+        }
+    }
+
+    fn linear(&self) -> Option<&Linear> {
+        match self {
+            Self::Linear(linear) => Some(linear),
             _ => None,
         }
     }
@@ -240,6 +249,13 @@ impl Checked for CkksOp {
     fn polynomial(&self) -> Option<&Chebyshev> {
         match self {
             Self::Polynomial { polynomial, .. } => Some(polynomial),
+            _ => None,
+        }
+    }
+
+    fn linear(&self) -> Option<&Linear> {
+        match self {
+            Self::Linear(linear) => Some(linear),
             _ => None,
         }
     }
@@ -353,6 +369,7 @@ impl<O: Checked> Scope<'_, O> {
                 // A loop has a result for each value that its body yields, a refresh of two operands one for each.
                 (true, ..) if node.op.has_body() => results > 0,
                 (true, 1, 2) => results == node.inputs.len(),
+                (true, ..) if let Some(linear) = node.op.linear() => results == linear.results(),
                 (true, ..) => results == 1,
             };
             if !fits {
@@ -398,6 +415,14 @@ impl<O: Checked> Scope<'_, O> {
             && state.0 as usize >= self.program.states.len()
         {
             self.problem(op, format!("there is no state array c{}", state.0));
+        }
+        if let Some(linear) = node.op.linear() {
+            for integer in linear.outputs.iter().filter_map(|output| output.landing.as_ref()).chain([&linear.vectors]) {
+                self.integer(op, integer, false);
+            }
+            for problem in linear.problems(self.program.slots, &self.program.tables) {
+                self.problem(op, problem);
+            }
         }
         if let Some(polynomial) = node.op.polynomial() {
             polynomial.coefficients.iter().chain(&polynomial.interval).for_each(|number| self.finite(op, *number));
@@ -459,7 +484,8 @@ fn ckks_op(graph: &Graph<CkksOp, CiphertextType>, op: OpId, states: &[State], le
     // Each result of a loop follows from the value that is yielded for it.
     let calls: Vec<(Vec<_>, Option<ValueId>)> = match &node.region {
         Some(region) => region.yields.iter().zip(&node.results).map(|(y, r)| (pairs(&[*y]), Some(*r))).collect(),
-        None => vec![(pairs(&node.inputs), node.results.first().copied())],
+        None if node.results.is_empty() => vec![(pairs(&node.inputs), None)],
+        None => node.results.iter().map(|result| (pairs(&node.inputs), Some(*result))).collect(),
     };
     let state_level = node.op.state().and_then(|state| states.get(state.0 as usize)).and_then(|state| state.level);
     for (operands, result) in calls {

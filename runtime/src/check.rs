@@ -121,6 +121,24 @@ impl<C: ClearPart> Observer<C> for RangeCheck {
     }
 }
 
+/// Sees that every slot of every value is within the bound of its type. Bounds come from calibration and are generous;
+/// only what bootstraps and polynomials need of them, which [`RangeCheck`] sees to, decides whether a result is right.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BoundCheck;
+
+impl<C: ClearPart> Observer<C> for BoundCheck {
+    fn after(&mut self, site: Site<'_>, results: &[&C]) -> Result<(), Error> {
+        for (value, result) in site.graph.node(site.op).results.iter().zip(results) {
+            let (most, bound) = (result.clear().max_abs(), site.graph.ty(*value).max_abs);
+            if most.is_nan() || most > bound * (1.0 + SLACK) + SLACK {
+                let message = format!("{}: a slot of {value} holds {most}, above the bound {bound}", place(site));
+                return Err(Error::execution(message));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Precision of the values of one layer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerPrecision {
@@ -223,16 +241,17 @@ pub fn precision_bits(found: &[Complex64], exact: &[Complex64]) -> Option<(f64, 
 }
 
 impl<B: Backend> Observer<(Ciphertext<B>, ClearCiphertext)> for Probe<'_, B> {
-    fn after(&mut self, site: Site<'_>, result: Option<&(Ciphertext<B>, ClearCiphertext)>) -> Result<(), Error> {
+    fn after(&mut self, site: Site<'_>, results: &[&(Ciphertext<B>, ClearCiphertext)]) -> Result<(), Error> {
         if let Some(origin) = site.graph.node(site.op).origin {
             let node = &site.graph.origins[origin.index()].node;
             self.layer = layer_of(node).map_or_else(|| "head".to_owned(), |layer| format!("layer {layer}"));
         }
-        let Some((ciphertext, exact)) = result else { return Ok(()) };
-        let found = self.cipher.decrypt(ciphertext)?;
-        self.compare(site, &found, &exact.slots);
-        if let Some((worst, mean)) = precision_bits(&found, &exact.slots) {
-            self.record(worst, mean);
+        for (ciphertext, exact) in results.iter().copied() {
+            let found = self.cipher.decrypt(ciphertext)?;
+            self.compare(site, &found, &exact.slots);
+            if let Some((worst, mean)) = precision_bits(&found, &exact.slots) {
+                self.record(worst, mean);
+            }
         }
         Ok(())
     }

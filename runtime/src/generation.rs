@@ -237,8 +237,8 @@ impl<C> Observer<C> for Forward<'_, C> {
         self.0.before(site, operands)
     }
 
-    fn after(&mut self, site: Site<'_>, result: Option<&C>) -> Result<(), Error> {
-        self.0.after(site, result)
+    fn after(&mut self, site: Site<'_>, results: &[&C]) -> Result<(), Error> {
+        self.0.after(site, results)
     }
 }
 

@@ -178,7 +178,7 @@ impl<B: Backend> Engine<B> {
                 let gadget = parameters.gadget(level as usize);
                 (gadget.digits(level as usize) * (level as usize + 1 + gadget.special)) as u64 * limb_bytes
             };
-            peak_live_bytes(entry, &schedule, &ciphertext_bytes, &digit_bytes)
+            peak_live_bytes(entry, &schedule, program.slots, &ciphertext_bytes, &digit_bytes)
         });
         let working = live.max().unwrap_or(0) + inside_bootstrap;
         Requirements {
@@ -263,6 +263,7 @@ fn merge_kinds(parameters: &Parameters, mut plans: Vec<BootstrapPlan>) -> Vec<Bo
 fn peak_live_bytes(
     entry: &cachemir_ir::program::Entry<CkksOp, CiphertextType>,
     schedule: &Schedule,
+    slots: u32,
     ciphertext_bytes: &dyn Fn(u32) -> u64,
     digit_bytes: &dyn Fn(u32) -> u64,
 ) -> u64 {
@@ -283,7 +284,14 @@ fn peak_live_bytes(
     let mut peak = live;
     let mut walk = |op: OpId| {
         live += graph.node(op).results.iter().map(size).sum::<u64>();
-        peak = peak.max(live);
+        let inside = match (&graph.node(op).op, graph.node(op).inputs.first()) {
+            (CkksOp::Linear(linear), Some(operand)) => {
+                let level = graph.ty(*operand).level;
+                u64::from(linear.live_vectors(slots)) * ciphertext_bytes(level) + digit_bytes(level)
+            }
+            _ => 0,
+        };
+        peak = peak.max(live + inside);
         live = live.saturating_sub(schedule.dead_after(op).iter().map(size).sum());
     };
     visit(graph, &graph.body, &mut walk);

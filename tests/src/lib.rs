@@ -1,6 +1,7 @@
 //! Golden, end-to-end and architecture tests of the workspace.
 #![forbid(unsafe_code)]
 
+mod clear_session;
 pub mod fuzz;
 pub mod llama;
 pub mod onnx;
@@ -8,6 +9,7 @@ mod random;
 
 use std::path::Path;
 
+pub use clear_session::ClearSession;
 pub use random::SplitMix;
 
 /// Compares text with a golden file; with `CACHEMIR_BLESS=1` in the environment, rewrites the file instead.

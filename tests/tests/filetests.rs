@@ -4,13 +4,12 @@
 use std::path::{Path, PathBuf};
 
 use cachemir_ir::ckks::CkksOp;
-use cachemir_ir::ckks_interpreter;
 use cachemir_ir::parameters::Parameters;
 use cachemir_ir::slots::SlotOp;
 use cachemir_ir::slots_interpreter;
 use cachemir_ir::text::{hash_of, parse, print_with_problems};
 use cachemir_ir::verify;
-use cachemir_tests::assert_golden;
+use cachemir_tests::{ClearSession, assert_golden};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("filetests")
@@ -73,10 +72,10 @@ fn the_masked_sum_means_what_it_says() {
 fn the_paired_bootstrap_means_what_it_says() {
     let program = parse::<CkksOp>(&text_of("paired_bootstrap.cmir"), &find).unwrap();
     let levels = Parameters::n16().levels();
-    let mut interpreter = ckks_interpreter::Interpreter::new(&program, levels).checking(true);
+    let mut session = ClearSession::new(&program, levels).unwrap();
     let x = vec![0.5, 0.1, -0.25, 0.1, 0.0, 0.1, 0.125, 0.1];
     let polynomial = |u: f64| 0.5 + 0.25 * u + 0.125 * (4.0 * u * u * u - 3.0 * u);
     let expected: Vec<f64> = (0..8).map(|slot| polynomial(if slot % 2 == 0 { x[slot] } else { 0.0 }).powi(2)).collect();
-    let found = interpreter.call("decode", 0, 1, &[x]).unwrap();
+    let found = session.call("decode", 0, 1, &[x]).unwrap();
     assert!(found[0].iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-12), "{found:?} {expected:?}");
 }

@@ -66,8 +66,8 @@ impl<C, O: Observer<C>> Observer<C> for Recorder<O> {
         self.observer.before(site, operands)
     }
 
-    fn after(&mut self, site: Site<'_>, result: Option<&C>) -> Result<(), Error> {
-        self.observer.after(site, result)
+    fn after(&mut self, site: Site<'_>, results: &[&C]) -> Result<(), Error> {
+        self.observer.after(site, results)
     }
 }
 

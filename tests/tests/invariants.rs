@@ -91,10 +91,10 @@ fn the_runtime_library_does_not_use_the_compiler() {
     }
 }
 
-/// Builder, verifier, interpreter and executor all ask `ckks::infer` for levels and scales.
+/// Builder, verifier and executor all ask `ckks::infer` for levels and scales.
 #[test]
 fn levels_are_inferred_in_one_place() {
-    for user in ["ir/src/verify.rs", "ir/src/ckks_interpreter.rs", "compiler/src/placement/emit.rs"] {
+    for user in ["ir/src/verify.rs", "compiler/src/placement/emit.rs"] {
         let text = std::fs::read_to_string(root().join(user)).unwrap();
         assert!(text.contains("infer("), "{user} does not ask for levels");
     }

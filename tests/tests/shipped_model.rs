@@ -7,7 +7,6 @@ use std::sync::OnceLock;
 
 use cachemir_compiler::compile::{Compilation, CompileOptions, compile};
 use cachemir_ir::ckks::CkksOp;
-use cachemir_ir::ckks_interpreter;
 use cachemir_ir::cost::CostTable;
 use cachemir_ir::json;
 use cachemir_ir::manifest::KeyManifest;
@@ -16,7 +15,7 @@ use cachemir_ir::program::pack;
 use cachemir_ir::slots::SlotOp;
 use cachemir_ir::slots_interpreter;
 use cachemir_ir::text::{hash_of, parse, parse_model, print, print_model, values_of};
-use cachemir_tests::{assert_golden, rounded};
+use cachemir_tests::{ClearSession, assert_golden, rounded};
 
 fn options() -> CompileOptions {
     CompileOptions {
@@ -123,7 +122,7 @@ fn greedy(logits: &[f64]) -> u32 {
 fn the_ckks_stage_means_what_the_slots_stage_means() {
     let Compilation { slots, plan, .. } = compiled();
     let mut before = slots_interpreter::Interpreter::new(slots);
-    let mut after = ckks_interpreter::Interpreter::new(&plan.program, plan.levels()).checking(true);
+    let mut after = ClearSession::new(&plan.program, plan.levels()).expect("the program fits");
     // "Once upon a time", with the token that starts a text.
     let prompt = [0, 378, 379, 260, 366];
     let mut input = (0, packed(plan, &prompt), "prefill");
@@ -146,10 +145,10 @@ fn the_ckks_stage_means_what_the_slots_stage_means() {
 #[test]
 fn two_hundred_steps_stay_within_all_bounds() {
     let plan = &compiled().plan;
-    let mut interpreter = ckks_interpreter::Interpreter::new(&plan.program, plan.levels()).checking(true);
+    let mut session = ClearSession::new(&plan.program, plan.levels()).expect("the program fits");
     let mut token = 0;
     for position in 0..200_i64.min(i64::from(plan.program.context)) {
-        let result = interpreter.call("decode", position, 1, &packed(plan, &[token]));
+        let result = session.call("decode", position, 1, &packed(plan, &[token]));
         let slots = result.unwrap_or_else(|error| panic!("position {position}: {error}"));
         token = greedy(&logits(plan, &slots[0]));
     }

@@ -6,7 +6,8 @@
 use std::collections::HashMap;
 
 use cachemir_ir::expression::{Integer, Vector};
-use cachemir_ir::graph::{OpId, Origin, OriginId, Region, ValueId};
+use cachemir_ir::graph::{Definition, OpId, Origin, OriginId, Region, ValueId};
+use cachemir_ir::linear::Linear;
 use cachemir_ir::slots::{Chebyshev, Domain, Fill, Layout, Purpose, SlotGraph, SlotOp, SlotType, StateId, WriteMode};
 
 /// A block being filled, with the rotations emitted in it.
@@ -83,12 +84,17 @@ impl Builder {
         }
     }
 
-    /// The op that defines a value.
-    pub(super) fn definition(&self, value: ValueId) -> Option<OpId> {
+    /// The op that defines a value, and which of its results the value is.
+    pub(super) fn definition(&self, value: ValueId) -> Option<(OpId, usize)> {
         match self.graph.values[value.index()].definition {
-            cachemir_ir::graph::Definition::Result(op, _) => Some(op),
-            cachemir_ir::graph::Definition::Input(_) => None,
+            Definition::Result(op, index) => Some((op, index as usize)),
+            Definition::Input(_) => None,
         }
+    }
+
+    /// Number n of slots.
+    pub(super) fn slots(&self) -> usize {
+        self.slots
     }
 
     fn block(&mut self) -> &mut Block {
@@ -127,6 +133,11 @@ impl Builder {
     /// a·b
     pub(super) fn multiply(&mut self, a: ValueId, b: ValueId) -> ValueId {
         self.push_one(SlotOp::Multiply, vec![a, b])
+    }
+
+    /// The results of a linear map, of these layouts.
+    pub(super) fn linear(&mut self, a: ValueId, linear: Linear, layouts: Vec<Layout>) -> Vec<ValueId> {
+        self.push(SlotOp::Linear(linear), vec![a], layouts, None)
     }
 
     /// a·plain
@@ -230,6 +241,18 @@ impl Builder {
     pub(super) fn accumulate(&mut self, state: StateId, index: impl Into<Integer>, value: ValueId) {
         let op = SlotOp::StateWrite { state, index: index.into(), mode: WriteMode::Accumulate };
         self.push(op, vec![value], vec![], None);
+    }
+
+    /// Sums each group of slots (a power of two of them, the product of 2 over the steps) into the group's slot `target`:
+    /// where a bit of the target is set, the rotation by that step goes to the right. The other slots hold junk.
+    pub(super) fn land(&mut self, a: ValueId, steps: impl IntoIterator<Item = i64>, target: &Integer) -> ValueId {
+        let mut sum = a;
+        for step in steps {
+            let bit = target.clone() / step % 2;
+            let rotated = self.rotate(sum, bit.select(-step, step));
+            sum = self.add(sum, rotated);
+        }
+        sum
     }
 
     /// Opens a loop over a counter in `0..count` and returns the counter. Ops go to its body until it is closed.

@@ -295,7 +295,7 @@ impl Hooks for Recorder<'_> {
     fn observe(&mut self, op: OpId, results: &[&[f64]]) {
         if let Some(&site) = self.uses.get(&op)
             && site.function.is_none()
-            && let Some(values) = results.first()
+            && let Some(values) = results.get(site.result)
         {
             self.record(site, None, values);
         }

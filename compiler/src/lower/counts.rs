@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use cachemir_ir::expression::Environment;
 use cachemir_ir::graph::Region;
+use cachemir_ir::linear::Step;
 use cachemir_ir::slots::{Purpose, SlotGraph, SlotOp};
 
 /// Operations of one call, loops unrolled.
@@ -39,6 +40,11 @@ fn block(graph: &SlotGraph, region: &Region, slots: i64, environment: &mut Envir
                     *total.masks_unfused.entry(reason.clone()).or_default() += 1;
                 }
             }
+            SlotOp::Linear(linear) => linear.for_each_step(slots as u32, environment, &mut |step, _| match step {
+                Step::MultiplyPlain => total.plain_products += 1,
+                Step::Rotate { .. } => total.rotations += 1,
+                _ => {}
+            }),
             SlotOp::Multiply => total.ciphertext_products += 1,
             SlotOp::Rotate { by } if by.evaluate(environment).rem_euclid(slots) != 0 => total.rotations += 1,
             SlotOp::Polynomial { .. } => total.polynomials += 1,

@@ -12,10 +12,9 @@ use cachemir_ir::slots::{Fill, Purpose};
 use super::builder::{doubling, layout};
 use super::checks::Rows;
 use super::entry::{BuiltEntry, EntryBuilder, indicator, key_state, value_state};
-use super::linear::land;
 use super::plan::Plan;
 use super::roles::Roles;
-use super::shape::{Features, Shape, both};
+use super::shape::{Shape, both};
 use super::tables::Map;
 
 /// Builds the decode entry point; its loops are numbered from `first_counter` on.
@@ -29,7 +28,7 @@ pub(super) fn decode(shape: &Shape, roles: &Roles, plan: &Plan, first_counter: u
             normed = entry.norm(2 * layer, x, rows(), None);
         }
         let attended = attention(&mut entry, layer, normed);
-        let update = entry.project(layer, Map::Output, attended, 1, &one, Features::RotatedQuery, None);
+        let [update] = entry.project(layer, [Map::Output], attended, 1, &one, None);
         x = entry.residual(layer, 0, x, update, rows());
         x = entry.gated(layer, x, 1, &one);
     }
@@ -38,17 +37,15 @@ pub(super) fn decode(shape: &Shape, roles: &Roles, plan: &Plan, first_counter: u
     entry.finish(logits)
 }
 
-/// Attention of a layer, from the norm's result to the outputs in the order of [`Features::RotatedQuery`].
+/// Attention of a layer, from the norm's result to the outputs in the order of `Features::RotatedQuery`.
 fn attention(entry: &mut EntryBuilder<'_>, layer: usize, normed: ValueId) -> ValueId {
     let shape = entry.shape;
     let roles = &entry.roles.layers[layer];
     let tokens = shape.tokens();
     let inner = Integer::position() % tokens;
     let one = Integer::from(1_i64);
-    let q = entry.project(layer, Map::Query, normed, 1, &one, Features::Query, None);
+    let [q, k, v] = entry.project(layer, [Map::Query, Map::Key, Map::Value], normed, 1, &one, Some(&inner));
     let q = entry.builder.refresh(q, None);
-    let k = entry.project(layer, Map::Key, normed, 1, &one, Features::Query, Some(&inner));
-    let v = entry.project(layer, Map::Value, normed, 1, &one, Features::Query, Some(&inner));
     let (k, v) = entry.builder.refresh_pair(k, v);
 
     entry.origin(roles.ropes[1].as_ref());
@@ -147,7 +144,7 @@ fn block_steps(shape: &Shape) -> impl Iterator<Item = i64> {
     doubling(shape.group * shape.lane(), shape.blocks * shape.group * shape.lane())
 }
 
-/// Σ_token y·V / Σ_token y for all members, in the order of [`Features::RotatedQuery`], zero elsewhere.
+/// Σ_token y·V / Σ_token y for all members, in the order of `Features::RotatedQuery`, zero elsewhere.
 fn mix(entry: &mut EntryBuilder<'_>, layer: usize, y: ValueId) -> ValueId {
     const REASON: &str = "landing of group members";
     let shape = entry.shape;
@@ -177,7 +174,7 @@ fn mix(entry: &mut EntryBuilder<'_>, layer: usize, y: ValueId) -> ValueId {
         let residue = shape.lane_of_slot() % group;
         for offset in if turn == 0 { vec![0] } else { vec![turn as i64, turn as i64 - group as i64] } {
             let low = mixed(entry, offset);
-            let sum = land(&mut entry.builder, low, doubling(place, tokens), &target);
+            let sum = entry.builder.land(low, doubling(place, tokens), &target);
             let lanes = match offset {
                 0 => landed.clone(),
                 1.. => landed.clone().and(residue.clone().less(group - turn)),
@@ -185,7 +182,7 @@ fn mix(entry: &mut EntryBuilder<'_>, layer: usize, y: ValueId) -> ValueId {
             };
             numerators.push(entry.builder.mask(sum, lanes, REASON));
         }
-        let sum = land(&mut entry.builder, sums, doubling(place, tokens), &target);
+        let sum = entry.builder.land(sums, doubling(place, tokens), &target);
         denominators.push(entry.builder.multiply_plain(sum, indicator(landed), Purpose::Mask(REASON.into())));
     }
     let numerator = entry.builder.add_all(numerators);

@@ -2,16 +2,17 @@
 
 use cachemir_ir::expression::{Integer, Vector};
 use cachemir_ir::graph::{OpId, Origin, ValueId};
+use cachemir_ir::linear::{Features, Matrix, Order};
 use cachemir_ir::program::{EmbeddingForm, RangeCheck};
 use cachemir_ir::slots::{Fill, Layout, Purpose, SlotGraph, StateId};
 
 use super::Site;
 use super::builder::{Builder, doubling, layout};
 use super::checks::{Checks, Rows, Sums};
-use super::linear::{Linear, linear};
+use super::linear::{Layer, linear};
 use super::plan::{Plan, Step};
 use super::roles::Roles;
-use super::shape::{Features, Shape, both};
+use super::shape::{Shape, both};
 use super::tables::{self, Map};
 use crate::approximate::{Affine, Function};
 
@@ -20,6 +21,8 @@ use crate::approximate::{Affine, Function};
 pub(super) struct SiteUse {
     /// The op: a polynomial, or the definition of the value that is watched.
     pub(super) op: OpId,
+    /// Which of its results is watched; the operand of a polynomial is.
+    pub(super) result: usize,
     /// The site.
     pub(super) site: Site,
     /// The exact function, for polynomials.
@@ -137,9 +140,10 @@ impl<'a> EntryBuilder<'a> {
             (None, factor) => factor,
         };
         let result = self.builder.polynomial(argument, polynomial, vector);
-        let op = self.builder.definition(result).expect("a polynomial is an op");
+        let (op, _) = self.builder.definition(result).expect("a polynomial is an op");
         self.uses.push(SiteUse {
             op,
+            result: 0,
             site: step.site,
             function: Some(step.function),
             affine: step.affine,
@@ -211,40 +215,40 @@ impl<'a> EntryBuilder<'a> {
         self.builder.refresh(result, None)
     }
 
-    /// A linear layer of the model's layer `layer`, in vectors of `unit` tokens, of which the first `tokens` are in use.
-    #[allow(clippy::too_many_arguments)]
-    pub(super) fn project(
+    /// Linear layers of the model's layer `layer` that share an operand, in vectors of `unit` tokens, of which the first
+    /// `tokens` are in use. Keys and values land in the given inner slot.
+    pub(super) fn project<const N: usize>(
         &mut self,
         layer: usize,
-        map: Map,
+        maps: [Map; N],
         x: ValueId,
         unit: usize,
         tokens: &Integer,
-        output_order: Features,
         landing: Option<&Integer>,
-    ) -> ValueId {
+    ) -> [ValueId; N] {
         let shape = self.shape;
-        let (hidden, mlp) = (shape.hidden_features(), shape.mlp_features());
-        let (input, output, columns) = match map {
-            Map::Query => (hidden, Features::Query, shape.model.hidden),
-            Map::Key | Map::Value => (hidden, Features::KeyValue, shape.model.hidden),
-            Map::Output => (output_order, hidden, shape.model.query_width()),
-            Map::Gate | Map::Up => (hidden, mlp, shape.model.hidden),
-            Map::Down => (mlp, hidden, shape.model.mlp),
+        let heads = shape.heads();
+        let input = match maps[0] {
+            Map::Query | Map::Key | Map::Value | Map::Gate | Map::Up => shape.hidden_order(),
+            Map::Output if unit == 1 => Order::of(Features::RotatedQuery(heads)),
+            Map::Output => Order::of(Features::Query(heads)),
+            Map::Down => shape.mlp_order(),
         };
-        let positions = |features: Features, wide: bool| if wide { shape.mlp } else { shape.positions(features) };
-        let layer_map = Linear {
-            table: tables::map_table(layer, map),
-            columns,
-            bias: tables::bias_table(self.roles, layer, map),
-            input,
-            input_positions: positions(input, map == Map::Down),
-            output,
-            output_positions: positions(output, matches!(map, Map::Gate | Map::Up)),
-            unit,
-        };
-        self.origin(self.roles.layers[layer].linears[map as usize].origin.as_ref());
-        linear(&mut self.builder, shape, &layer_map, x, tokens, landing)
+        let layers = maps.map(|map| {
+            let order = match map {
+                Map::Query => Order::of(Features::Query(heads)),
+                Map::Key | Map::Value => Order::of(Features::KeyValue(heads)),
+                Map::Output | Map::Down => shape.hidden_order(),
+                Map::Gate | Map::Up => shape.mlp_order(),
+            };
+            let matrix =
+                Matrix { weights: tables::map_table(layer, map), bias: tables::bias_table(self.roles, layer, map) };
+            let landing = landing.filter(|_| matches!(map, Map::Key | Map::Value)).cloned();
+            Layer { matrix, order, landing }
+        });
+        self.origin(self.roles.layers[layer].linears[maps[0] as usize].origin.as_ref());
+        let results = linear(&mut self.builder, input, unit, tokens, &layers, x);
+        results.try_into().expect("each layer has a result")
     }
 
     /// Cosines and sines, the latter with the sign of rotate-half, at a position given for each slot, where the
@@ -326,16 +330,15 @@ impl<'a> EntryBuilder<'a> {
     pub(super) fn gated(&mut self, layer: usize, x: ValueId, unit: usize, tokens: &Integer) -> ValueId {
         let shape = self.shape;
         let normed = self.norm(2 * layer + 1, x, (Integer::slot() % shape.stride()).less(tokens.clone()), None);
-        let order = Features::Query;
-        let gate = self.project(layer, Map::Gate, normed, unit, tokens, order, None);
-        let up = self.project(layer, Map::Up, normed, unit, tokens, order, None);
+        let [gate, up] = self.project(layer, [Map::Gate, Map::Up], normed, unit, tokens, None);
         let real = (shape.model.mlp < shape.mlp).then(|| (Integer::slot() / shape.wide_stride()).less(shape.model.mlp));
         let rows = both((Integer::slot() % shape.wide_stride()).less(tokens.clone()), real);
-        let op = self.builder.definition(up).expect("a projection is an op");
+        let (op, result) = self.builder.definition(up).expect("a projection is an op");
         let bound = self.plan.layers[layer].up_bound;
         let affine = Affine { centre: 0.0, half: bound };
         self.uses.push(SiteUse {
             op,
+            result,
             site: Site::Up { layer },
             function: None,
             affine,
@@ -349,7 +352,7 @@ impl<'a> EntryBuilder<'a> {
         let product = self.builder.multiply(activated, up);
         self.builder.set_layout(product, layout(shape.wide_stride(), Fill::Zero));
         let product = self.builder.refresh(product, None);
-        let update = self.project(layer, Map::Down, product, unit, tokens, order, None);
+        let [update] = self.project(layer, [Map::Down], product, unit, tokens, None);
         self.residual(layer, 1, x, update, (Integer::slot() % shape.stride()).less(unit))
     }
 
@@ -357,24 +360,14 @@ impl<'a> EntryBuilder<'a> {
     pub(super) fn head(&mut self, normed: ValueId) -> Vec<ValueId> {
         let shape = self.shape;
         self.origin(self.roles.head.origin.as_ref());
-        let vocabulary = shape.model.vocabulary;
-        (0..vocabulary.div_ceil(shape.slots))
-            .map(|part| {
-                let offset = part * shape.slots;
-                let width = (vocabulary - offset).min(shape.slots);
-                let output = Features::Plain { width, offset };
-                let layer = Linear {
-                    table: tables::head_table(self.roles.layers.len()),
-                    columns: shape.model.hidden,
-                    bias: None,
-                    input: shape.hidden_features(),
-                    input_positions: shape.hidden,
-                    output,
-                    output_positions: width.next_power_of_two(),
-                    unit: 1,
-                };
-                linear(&mut self.builder, shape, &layer, normed, &Integer::from(1_i64), None)
-            })
-            .collect()
+        let (vocabulary, table) = (shape.model.vocabulary, tables::head_table(self.roles.layers.len()));
+        let parts = (0..vocabulary.div_ceil(shape.slots)).map(|part| {
+            let offset = part * shape.slots;
+            let width = (vocabulary - offset).min(shape.slots);
+            let order = Order::of(Features::Plain { width: width as u32, offset: offset as u32 });
+            Layer { matrix: Matrix { weights: table, bias: None }, order, landing: None }
+        });
+        let layers: Vec<Layer> = parts.collect();
+        linear(&mut self.builder, shape.hidden_order(), 1, &Integer::from(1_i64), &layers, normed)
     }
 }

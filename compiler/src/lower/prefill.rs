@@ -20,7 +20,7 @@ use super::checks::Rows;
 use super::entry::{BuiltEntry, EntryBuilder, key_state, value_state};
 use super::plan::Plan;
 use super::roles::Roles;
-use super::shape::{Features, Shape, both};
+use super::shape::{Shape, both};
 use super::tables::Map;
 
 /// Builds the prefill entry point; its loops are numbered from `first_counter` on.
@@ -34,7 +34,7 @@ pub(super) fn prefill(shape: &Shape, roles: &Roles, plan: &Plan, first_counter: 
             normed = entry.norm(2 * layer, x, token().less(Integer::count()), None);
         }
         let attended = attention(&mut entry, layer, normed);
-        let update = entry.project(layer, Map::Output, attended, chunk, &Integer::count(), Features::Query, None);
+        let [update] = entry.project(layer, [Map::Output], attended, chunk, &Integer::count(), None);
         x = entry.residual(layer, 0, x, update, token().less(chunk));
         x = entry.gated(layer, x, chunk, &Integer::count());
     }
@@ -58,10 +58,9 @@ fn attention(entry: &mut EntryBuilder<'_>, layer: usize, normed: ValueId) -> Val
     let shape = entry.shape;
     let roles = &entry.roles.layers[layer];
     let (tokens, chunk) = (shape.tokens(), shape.chunk);
-    let q = entry.project(layer, Map::Query, normed, chunk, &Integer::count(), Features::Query, None);
+    let maps = [Map::Query, Map::Key, Map::Value];
+    let [q, k, v] = entry.project(layer, maps, normed, chunk, &Integer::count(), None);
     let q = entry.builder.refresh(q, None);
-    let k = entry.project(layer, Map::Key, normed, chunk, &Integer::count(), Features::Query, None);
-    let v = entry.project(layer, Map::Value, normed, chunk, &Integer::count(), Features::Query, None);
     let (k, v) = entry.builder.refresh_pair(k, v);
 
     let start = Integer::position() % tokens;

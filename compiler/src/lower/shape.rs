@@ -1,4 +1,4 @@
-//! Where everything lies: padded widths, strides, and feature orders as formulas of positions.
+//! Where everything lies: padded widths, strides, and orders of features.
 //!
 //! A vector of P positions (a power of two) lies at stride n/P. Positions are mapped to features, rows or columns of the
 //! raw weights, by [`Features`]; padding positions have no feature. Heads are interleaved: position r of keys and values
@@ -12,27 +12,10 @@
 //! g·j + r − g does.
 
 use cachemir_ir::expression::Integer;
+use cachemir_ir::linear::{Features, Heads, Order, Padded};
 use cachemir_ir::tensor::Hyperparameters;
 
 use crate::Error;
-
-/// Which features the positions of a vector hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Features {
-    /// Position p holds feature `offset + p`.
-    Plain {
-        /// Number of features, from 0 on.
-        width: usize,
-        /// Feature of position 0.
-        offset: usize,
-    },
-    /// Keys and values: lane and KV head.
-    KeyValue,
-    /// Queries: lane, KV head, and member in order.
-    Query,
-    /// Attention outputs of decoding: lane l, KV head, and member (l + i) % g at place i.
-    RotatedQuery,
-}
 
 /// Sizes of a model packed into n slots.
 #[derive(Clone, Debug, PartialEq)]
@@ -135,65 +118,25 @@ impl Shape {
         self.model.context.div_ceil(self.tokens())
     }
 
-    /// Number of positions of a vector of these features.
-    pub fn positions(&self, features: Features) -> usize {
-        match features {
-            Features::Plain { width, .. } => width.next_power_of_two(),
-            Features::KeyValue => self.kv_heads * self.head_dim,
-            Features::Query | Features::RotatedQuery => self.kv_heads * self.group * self.head_dim,
+    /// The heads of the attention, padded.
+    pub fn heads(&self) -> Heads {
+        let padded = |real: usize, places: usize| Padded { real: real as u32, places: places as u32 };
+        Heads {
+            kv_heads: padded(self.model.kv_heads, self.kv_heads),
+            members: padded(self.model.group(), self.group),
+            head_dim: padded(self.model.head_dim, self.head_dim),
         }
     }
 
-    /// Features of the residual stream.
-    pub fn hidden_features(&self) -> Features {
-        Features::Plain { width: self.model.hidden, offset: 0 }
+    /// Order of the residual stream.
+    pub fn hidden_order(&self) -> Order {
+        Order::of(Features::Plain { width: self.model.hidden as u32, offset: 0 })
     }
 
-    /// Features of the gated layer.
-    pub fn mlp_features(&self) -> Features {
-        Features::Plain { width: self.model.mlp, offset: 0 }
-    }
-
-    /// Positions of the gated layer may be more than its features ask for; all others are as many as
-    /// [`Self::positions`] says.
-    pub fn mlp_positions(&self) -> usize {
-        self.mlp
-    }
-
-    /// The feature at a position, and the condition under which there is one if that is not always so.
-    pub fn feature(&self, features: Features, positions: usize, position: &Integer) -> (Integer, Option<Integer>) {
-        let (heads, group) = (self.kv_heads as i64, self.group as i64);
-        match features {
-            Features::Plain { width, offset } => {
-                let valid = (width < positions).then(|| position.clone().less(width));
-                (position.clone() + offset, valid)
-            }
-            Features::KeyValue => {
-                let (lane, head) = (position.clone() / heads, position.clone() % heads);
-                let (entry, valid) = self.entry(&lane);
-                let valid = all([valid, self.real_head(&head)]);
-                (head * self.model.head_dim + entry, valid)
-            }
-            Features::Query | Features::RotatedQuery => {
-                let lane = position.clone() / (heads * group);
-                let head = position.clone() / group % heads;
-                let place = position.clone() % group;
-                let member = if features == Features::Query { place } else { (place + lane.clone()) % group };
-                let (entry, valid) = self.entry(&lane);
-                let valid = all([valid, self.real_head(&head), self.real_member(&member)]);
-                ((head * self.model.group() + member) * self.model.head_dim + entry, valid)
-            }
-        }
-    }
-
-    /// The entry of a head that a lane holds.
-    fn entry(&self, lane: &Integer) -> (Integer, Option<Integer>) {
-        if self.head_dim == self.model.head_dim {
-            return (lane.clone(), None);
-        }
-        let (padded, real) = (self.head_dim / 2, self.model.head_dim / 2);
-        let pair = lane.clone() % padded;
-        (lane.clone() / padded * real + pair.clone(), Some(pair.less(real)))
+    /// Order of the gated layer, whose positions may be more than its features ask for.
+    pub fn mlp_order(&self) -> Order {
+        let features = Features::Plain { width: self.model.mlp as u32, offset: 0 };
+        Order { positions: self.mlp as u32, features }
     }
 
     fn real_head(&self, head: &Integer) -> Option<Integer> {

@@ -244,6 +244,23 @@ impl Emitter<'_> {
                 }
                 self.polynomial(a, polynomial, mask.as_ref(), like)
             }
+            (SlotOp::Linear(linear), Some(_)) => {
+                let a = self.use_as_is(operands[0]);
+                let level = self.level(a);
+                if level == 0 {
+                    return Err(misfit((0, "a linear layer", 1, 0)));
+                }
+                let types = node.results.iter().map(|&result| ciphertext(*slots.ty(result), level - 1, false));
+                let op = CkksOp::Linear(linear.clone());
+                let (op, results) = self.out.add_node(op, vec![a], types.collect(), self.origin, None);
+                let depth = self.blocks.len() - 1;
+                self.depth.resize(self.out.values.len(), depth);
+                self.blocks[depth].push(op);
+                for (&result, value) in node.results.iter().zip(results) {
+                    self.mapped[result.index()] = Some(value);
+                }
+                return Ok(());
+            }
             (SlotOp::Refresh { keep }, Some(_)) => {
                 self.refresh(id, keep.as_ref(), &operands).map_err(misfit)?;
                 return Ok(());

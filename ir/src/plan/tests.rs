@@ -163,9 +163,13 @@ fn every_truncation_and_every_flipped_bit_is_refused() {
 #[test]
 fn a_newer_version_is_refused_with_both_versions() {
     let mut bytes = example().to_bytes().unwrap();
-    bytes[8..12].copy_from_slice(&7_u32.to_le_bytes());
+    bytes[8..12].copy_from_slice(&(FORMAT_VERSION + 1).to_le_bytes());
     let message = Plan::from_bytes(&bytes).unwrap_err().to_string();
-    assert!(message.contains("version 7") && message.contains(&format!("version {FORMAT_VERSION}")), "{message}");
+    assert!(
+        message.contains(&format!("version {}", FORMAT_VERSION + 1))
+            && message.contains(&format!("version {FORMAT_VERSION}")),
+        "{message}"
+    );
 }
 
 #[test]

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::TextOp;
 use super::cursor::{Cursor, write_float};
 use super::expression::{read_integer, read_vector};
+use super::linear::{json_linear, read_linear, write_linear};
 use super::types::{
     fields, json_polynomial, json_state, json_sum, json_write, read_keep, read_polynomial, read_state, read_sum,
     read_write, write_keep, write_polynomial, write_state, write_sum, write_write,
@@ -43,6 +44,7 @@ impl TextOp for CkksOp {
             Self::MultiplyByI => "multiply_by_i",
             Self::Rescale => "rescale",
             Self::DropLevels { .. } => "drop_levels",
+            Self::Linear(_) => "linear",
             Self::Rotate { .. } => "rotate",
             Self::Conjugate => "conjugate",
             Self::Polynomial { .. } => "polynomial",
@@ -63,6 +65,7 @@ impl TextOp for CkksOp {
             }
             Self::MultiplyInteger { factor } => out.push_str(&format!(" by {factor}")),
             Self::DropLevels { to } => out.push_str(&format!(" to {to}")),
+            Self::Linear(linear) => write_linear(out, linear),
             Self::Rotate { by } => out.push_str(&format!(" by {by:#}")),
             Self::Polynomial { polynomial, mask } => write_polynomial(out, polynomial, mask.as_ref()),
             Self::Bootstrap(Bootstrap { complex, keep, factor, log2_magnitude }) => {
@@ -99,6 +102,7 @@ impl TextOp for CkksOp {
                 cursor.expect_word("to")?;
                 Self::DropLevels { to: cursor.integer()? }
             }
+            "linear" => Self::Linear(read_linear(cursor)?),
             "rotate" => Self::Rotate { by: read_integer(cursor)? },
             "conjugate" => Self::Conjugate,
             "polynomial" => {
@@ -135,6 +139,7 @@ impl TextOp for CkksOp {
             Self::MultiplyScalar { factor } => fields([("factor", json::float(*factor))]),
             Self::MultiplyInteger { factor } => fields([("factor", (*factor).into())]),
             Self::DropLevels { to } => fields([("to_level", (*to).into())]),
+            Self::Linear(linear) => json_linear(linear),
             Self::Rotate { by } => fields([("by_slots", json::integer(by))]),
             Self::Polynomial { polynomial, mask } => json_polynomial(polynomial, mask.as_ref()),
             Self::Bootstrap(Bootstrap { complex, keep, factor, log2_magnitude }) => {

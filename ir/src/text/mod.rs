@@ -33,6 +33,7 @@
 mod ckks_ops;
 pub mod cursor;
 pub mod expression;
+mod linear;
 mod parse;
 mod print;
 mod slot_ops;

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::TextOp;
 use super::cursor::{Cursor, write_name};
 use super::expression::{read_integer, read_vector};
+use super::linear::{json_linear, read_linear, write_linear};
 use super::types::{
     fields, json_polynomial, json_state, json_sum, json_write, read_keep, read_polynomial, read_state, read_sum,
     read_write, write_keep, write_polynomial, write_state, write_sum, write_write,
@@ -15,7 +16,6 @@ use crate::slots::{Purpose, SlotOp, SlotType};
 
 fn purpose_name(purpose: &Purpose) -> &'static str {
     match purpose {
-        Purpose::Weight => "weight",
         Purpose::Rope => "rope",
         Purpose::Scale => "scale",
         Purpose::Mask(_) => "mask",
@@ -24,14 +24,13 @@ fn purpose_name(purpose: &Purpose) -> &'static str {
 
 fn read_purpose(cursor: &mut Cursor<'_>) -> Result<Purpose, Error> {
     let purpose = match cursor.peek_word() {
-        "weight" => Purpose::Weight,
         "rope" => Purpose::Rope,
         "scale" => Purpose::Scale,
         "mask" => {
             cursor.word()?;
             return cursor.name().map(Purpose::Mask);
         }
-        _ => return Err(cursor.expected("a purpose: weight, rope, scale or mask")),
+        _ => return Err(cursor.expected("a purpose: rope, scale or mask")),
     };
     cursor.word()?;
     Ok(purpose)
@@ -49,6 +48,7 @@ impl TextOp for SlotOp {
             Self::Multiply => "multiply",
             Self::MultiplyPlain { .. } => "multiply_plain",
             Self::AddPlain { .. } => "add_plain",
+            Self::Linear(_) => "linear",
             Self::Rotate { .. } => "rotate",
             Self::Polynomial { .. } => "polynomial",
             Self::Refresh { .. } => "refresh",
@@ -69,6 +69,7 @@ impl TextOp for SlotOp {
                 }
             }
             Self::AddPlain { plain } => out.push_str(&format!(" by {plain}")),
+            Self::Linear(linear) => write_linear(out, linear),
             Self::Rotate { by } => out.push_str(&format!(" by {by:#}")),
             Self::Polynomial { polynomial, mask } => write_polynomial(out, polynomial, mask.as_ref()),
             Self::Refresh { keep } => write_keep(out, keep.as_ref()),
@@ -93,6 +94,7 @@ impl TextOp for SlotOp {
                 cursor.expect_word("by")?;
                 Self::AddPlain { plain: read_vector(cursor)? }
             }
+            "linear" => Self::Linear(read_linear(cursor)?),
             "rotate" => {
                 cursor.expect_word("by")?;
                 Self::Rotate { by: read_integer(cursor)? }
@@ -133,6 +135,7 @@ impl TextOp for SlotOp {
                 object
             }
             Self::AddPlain { plain } => fields([("plain", json::vector(plain))]),
+            Self::Linear(linear) => json_linear(linear),
             Self::Rotate { by } => fields([("by_slots", json::integer(by))]),
             Self::Polynomial { polynomial, mask } => json_polynomial(polynomial, mask.as_ref()),
             Self::Refresh { keep } => keep.iter().map(|keep| ("keep".to_owned(), json::integer(keep))).collect(),

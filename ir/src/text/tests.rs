@@ -6,6 +6,7 @@ use super::*;
 use crate::ckks::CkksOp;
 use crate::expression::{Integer, TableId, Vector};
 use crate::graph::{Graph, Origin, Region};
+use crate::linear::{Features, Heads, Linear, Matrix, Order, Output, Padded};
 use crate::program::{Affine, EmbeddingForm, Entry, EntryKind, Placement, Program, RangeCheck, State};
 use crate::slots::{Chebyshev, Domain, Fill, Layout, Purpose, SlotGraph, SlotOp, SlotType, StateId, WriteMode};
 
@@ -24,14 +25,44 @@ pub(crate) fn slots_example() -> Program<SlotOp, SlotType> {
     let polynomial = Chebyshev { coefficients: vec![0.1, -0.0, 1e-300, 2.5], interval: [-1.5, 2.0] };
     let (state, index) = (StateId(0), Integer::position() / 8);
     let complex = SlotType { layout: layout(Fill::Zero, Domain::Complex), max_abs: 0.25 };
+    let plain_order = |width, offset, positions| Order { positions, features: Features::Plain { width, offset } };
+    let matrix = |bias: Option<u32>| Matrix { weights: TableId(0), bias: bias.map(TableId) };
+    let input = plain_order(3, 0, 4);
+    let paired = Linear {
+        input,
+        unit: 2,
+        vectors: Integer::count(),
+        outputs: vec![Output {
+            matrices: vec![matrix(Some(2)), matrix(None)],
+            order: plain_order(1, 1, 8),
+            landing: None,
+        }],
+    };
+    let padded = |real, places| Padded { real, places };
+    let heads = Heads { kv_heads: padded(1, 2), members: padded(1, 1), head_dim: padded(2, 4) };
+    let landed = Linear {
+        input,
+        unit: 1,
+        vectors: Integer::from(1_i64),
+        outputs: vec![
+            Output {
+                matrices: vec![matrix(None)],
+                order: Order::of(Features::KeyValue(heads)),
+                landing: Some(Integer::position() % 4),
+            },
+            Output { matrices: vec![matrix(Some(2))], order: Order::of(Features::RotatedQuery(heads)), landing: None },
+        ],
+    };
     let ops: Vec<(SlotOp, Vec<_>, Vec<_>)> = vec![
         (SlotOp::Add, vec![x, y], vec![ty(1.0)]),
         (SlotOp::Subtract, vec![x, y], vec![ty(1e-9)]),
         (SlotOp::Multiply, vec![x, y], vec![complex]),
-        (SlotOp::MultiplyPlain { plain: plain.clone(), purpose: Purpose::Weight }, vec![x], vec![ty(0.1)]),
+        (SlotOp::MultiplyPlain { plain: plain.clone(), purpose: Purpose::Rope }, vec![x], vec![ty(0.1)]),
         (SlotOp::MultiplyPlain { plain: plain.clone(), purpose: mask }, vec![x], vec![ty(0.1)]),
         (SlotOp::MultiplyPlain { plain: 0.5.into(), purpose: Purpose::Rope }, vec![x], vec![ty(0.1)]),
         (SlotOp::AddPlain { plain: plain.clone().plus(-1.0) }, vec![x], vec![ty(0.1)]),
+        (SlotOp::Linear(paired), vec![x], vec![ty(0.1), ty(0.2)]),
+        (SlotOp::Linear(landed), vec![x], vec![ty(0.1), ty(0.2)]),
         (SlotOp::Rotate { by: (Integer::position() % 8).less(4).select(-4, 4) }, vec![x], vec![ty(0.1)]),
         (SlotOp::Polynomial { polynomial: polynomial.clone(), mask: Some(plain) }, vec![x], vec![ty(0.1)]),
         (SlotOp::Polynomial { polynomial, mask: None }, vec![x], vec![ty(0.1)]),
@@ -71,6 +102,7 @@ pub(crate) fn slots_example() -> Program<SlotOp, SlotType> {
         tables: vec![
             crate::program::Table { name: "w".into(), shape: vec![2, 3], values: vec![1.0, -2.0, 0.5, 1e-9, 0.0, 7.0] },
             crate::program::Table { name: "cos 2".into(), shape: vec![], values: vec![0.1] },
+            crate::program::Table { name: "b".into(), shape: vec![2], values: vec![0.5, -0.5] },
         ],
         states: vec![State { name: "k".into(), capacity: 2, layout: layout(Fill::Tokens, Domain::Real), level: None }],
         entries: vec![

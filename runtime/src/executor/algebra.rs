@@ -42,6 +42,9 @@ pub trait Algebra {
     /// Encodes a factor of ciphertexts of the given level, at the level's canonical scale.
     fn encode_factor(&self, values: &[f64], level: u32) -> Result<Self::Plaintext, Error>;
 
+    /// As [`encode_factor`](Self::encode_factor), for complex values.
+    fn encode_complex_factor(&self, real: &[f64], imaginary: &[f64], level: u32) -> Result<Self::Plaintext, Error>;
+
     /// Encodes a summand of ciphertexts of the given level and scale.
     fn encode_summand(&self, values: &[f64], level: u32, product: bool) -> Result<Self::Plaintext, Error>;
 

@@ -62,6 +62,11 @@ impl<L: Algebra, R: Algebra> Algebra for Checked<L, R> {
         Ok((self.left.encode_factor(values, level)?, self.right.encode_factor(values, level)?))
     }
 
+    fn encode_complex_factor(&self, real: &[f64], imaginary: &[f64], level: u32) -> Result<Self::Plaintext, Error> {
+        let left = self.left.encode_complex_factor(real, imaginary, level)?;
+        Ok((left, self.right.encode_complex_factor(real, imaginary, level)?))
+    }
+
     fn encode_summand(&self, values: &[f64], level: u32, product: bool) -> Result<Self::Plaintext, Error> {
         Ok((self.left.encode_summand(values, level, product)?, self.right.encode_summand(values, level, product)?))
     }

@@ -35,6 +35,22 @@ impl ClearCiphertext {
     }
 }
 
+/// A plaintext vector in the clear.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ClearPlaintext {
+    /// Real values.
+    Real(Vec<f64>),
+    /// Complex values.
+    Complex(Vec<Complex64>),
+}
+
+impl ClearPlaintext {
+    /// Complex values, by their parts.
+    fn complex(real: &[f64], imaginary: &[f64]) -> Self {
+        Self::Complex(real.iter().zip(imaginary).map(|(&re, &im)| Complex64::new(re, im)).collect())
+    }
+}
+
 /// Arithmetic in the clear, without noise.
 #[derive(Clone, Copy, Debug)]
 pub struct Clear {
@@ -63,7 +79,7 @@ fn evaluate(polynomial: &Chebyshev, x: Complex64) -> Complex64 {
 impl Algebra for Clear {
     type Ciphertext = ClearCiphertext;
     type Decomposition = ();
-    type Plaintext = Vec<f64>;
+    type Plaintext = ClearPlaintext;
 
     fn slots(&self) -> usize {
         self.slots
@@ -95,24 +111,51 @@ impl Algebra for Clear {
         Ok(a.map(a.level, true, |index, slot| slot * b.slots[index]))
     }
 
-    fn encode_factor(&self, values: &[f64], _level: u32) -> Result<Vec<f64>, Error> {
-        Ok(values.to_vec())
+    fn encode_factor(&self, values: &[f64], _level: u32) -> Result<ClearPlaintext, Error> {
+        Ok(ClearPlaintext::Real(values.to_vec()))
     }
 
-    fn encode_summand(&self, values: &[f64], _level: u32, _product: bool) -> Result<Vec<f64>, Error> {
-        Ok(values.to_vec())
+    fn encode_complex_factor(&self, real: &[f64], imaginary: &[f64], _level: u32) -> Result<ClearPlaintext, Error> {
+        Ok(ClearPlaintext::complex(real, imaginary))
     }
 
-    fn plaintext_bytes(&self, plain: &Vec<f64>) -> usize {
-        size_of_val(plain.as_slice())
+    fn encode_summand(&self, values: &[f64], _level: u32, _product: bool) -> Result<ClearPlaintext, Error> {
+        Ok(ClearPlaintext::Real(values.to_vec()))
     }
 
-    fn multiply_plain(&self, a: &ClearCiphertext, plain: &Vec<f64>) -> Result<ClearCiphertext, Error> {
-        Ok(a.map(a.level, true, |index, slot| slot * plain[index]))
+    fn plaintext_bytes(&self, plain: &ClearPlaintext) -> usize {
+        match plain {
+            ClearPlaintext::Real(values) => size_of_val(values.as_slice()),
+            ClearPlaintext::Complex(values) => size_of_val(values.as_slice()),
+        }
     }
 
-    fn add_plain_assign(&self, a: &mut ClearCiphertext, plain: &Vec<f64>) -> Result<(), Error> {
-        a.slots.iter_mut().zip(plain).for_each(|(x, y)| *x += y);
+    fn multiply_plain(&self, a: &ClearCiphertext, plain: &ClearPlaintext) -> Result<ClearCiphertext, Error> {
+        Ok(match plain {
+            ClearPlaintext::Real(values) => a.map(a.level, true, |index, slot| slot * values[index]),
+            ClearPlaintext::Complex(values) => a.map(a.level, true, |index, slot| slot * values[index]),
+        })
+    }
+
+    fn multiply_plain_accumulate(
+        &self,
+        sum: &mut ClearCiphertext,
+        a: &ClearCiphertext,
+        plain: &ClearPlaintext,
+    ) -> Result<(), Error> {
+        let terms = sum.slots.iter_mut().zip(&a.slots);
+        match plain {
+            ClearPlaintext::Real(values) => terms.zip(values).for_each(|((sum, a), value)| *sum += a * value),
+            ClearPlaintext::Complex(values) => terms.zip(values).for_each(|((sum, a), value)| *sum += a * value),
+        }
+        Ok(())
+    }
+
+    fn add_plain_assign(&self, a: &mut ClearCiphertext, plain: &ClearPlaintext) -> Result<(), Error> {
+        match plain {
+            ClearPlaintext::Real(values) => a.slots.iter_mut().zip(values).for_each(|(x, y)| *x += y),
+            ClearPlaintext::Complex(values) => a.slots.iter_mut().zip(values).for_each(|(x, y)| *x += y),
+        }
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use cachemir_ckks::{Ciphertext, CkksError, Digits, EvaluationKeys, Evaluator, Pl
 use cachemir_hal::{Backend, HalError};
 use cachemir_ir::ckks::{Bootstrap, CiphertextType, polynomial_depth};
 use cachemir_ir::slots::Chebyshev;
+use num_complex::Complex64;
 
 use super::Algebra;
 use crate::Error;
@@ -145,6 +146,11 @@ impl<B: Backend> Algebra for Encrypted<B> {
 
     fn encode_factor(&self, values: &[f64], level: u32) -> Result<Plaintext<B>, Error> {
         Ok(self.evaluator.encoder().encode_real(values, level as usize, self.canonical_scale(level))?)
+    }
+
+    fn encode_complex_factor(&self, real: &[f64], imaginary: &[f64], level: u32) -> Result<Plaintext<B>, Error> {
+        let values: Vec<Complex64> = real.iter().zip(imaginary).map(|(&re, &im)| Complex64::new(re, im)).collect();
+        Ok(self.evaluator.encoder().encode(&values, level as usize, self.canonical_scale(level))?)
     }
 
     fn encode_summand(&self, values: &[f64], level: u32, product: bool) -> Result<Plaintext<B>, Error> {

@@ -12,6 +12,7 @@ mod algebra;
 mod checked;
 mod clear;
 mod encrypted;
+mod linear;
 mod noisy;
 mod plaintexts;
 mod schedule;
@@ -22,17 +23,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cachemir_ir::ckks::{self, CiphertextType, CkksGraph, CkksOp, Levels};
 use cachemir_ir::expression::{Environment, Integer, Vector};
 use cachemir_ir::graph::{OpId, Region, ValueId};
+use cachemir_ir::linear::Linear;
 use cachemir_ir::program::{EntryKind, Program};
 use cachemir_ir::slots::WriteMode;
 
 pub use algebra::Algebra;
 pub use checked::Checked;
-pub use clear::{Clear, ClearCiphertext};
+pub use clear::{Clear, ClearCiphertext, ClearPlaintext};
 pub use encrypted::{Encrypted, slot_kind};
 pub use noisy::Noisy;
 pub use state::States;
 
 use crate::Error;
+use linear::Running;
 use plaintexts::{Key, Plaintexts};
 pub(crate) use schedule::Schedule;
 
@@ -67,10 +70,9 @@ pub trait Observer<C> {
         Ok(())
     }
 
-    /// Called after an op without a body has run. `result` is `None` for ops without one, and for products that were
-    /// added to a loop's sum directly.
-    fn after(&mut self, site: Site<'_>, result: Option<&C>) -> Result<(), Error> {
-        let _ = (site, result);
+    /// Called after an op without a body has run. There is no result of products that were added to a loop's sum directly.
+    fn after(&mut self, site: Site<'_>, results: &[&C]) -> Result<(), Error> {
+        let _ = (site, results);
         Ok(())
     }
 }
@@ -85,9 +87,9 @@ impl<C, P: Observer<C>, Q: Observer<C>> Observer<C> for (P, Q) {
         self.1.before(site, operands)
     }
 
-    fn after(&mut self, site: Site<'_>, result: Option<&C>) -> Result<(), Error> {
-        self.0.after(site, result)?;
-        self.1.after(site, result)
+    fn after(&mut self, site: Site<'_>, results: &[&C]) -> Result<(), Error> {
+        self.0.after(site, results)?;
+        self.1.after(site, results)
     }
 }
 
@@ -233,13 +235,16 @@ impl<'a, A: Algebra> Call<'a, '_, A> {
             let operand = self.operand(node.inputs[0])?;
             let plain = self.plaintext(op, plain, |values| algebra.encode_factor(values, operand.1))?;
             algebra.multiply_plain_accumulate(sum, &operand.0, &plain)?;
-            return self.observer.after(Site { graph, op, environment: &self.environment }, None);
+            return self.observer.after(Site { graph, op, environment: &self.environment }, &[]);
+        }
+        if let CkksOp::Linear(linear) = &node.op {
+            return self.run_linear(op, linear);
         }
         if let CkksOp::Sum { counter, count } = &node.op {
             return self.run_sum(op, *counter, count);
         }
         let result = self.compute(op)?;
-        self.observer.after(Site { graph, op, environment: &self.environment }, result.as_deref())?;
+        self.observer.after(Site { graph, op, environment: &self.environment }, result.as_deref().as_slice())?;
         if let (Some(result), Some(&value)) = (result, node.results.first()) {
             if let Some(expected) = expected
                 && algebra.level(&result) != expected
@@ -335,8 +340,22 @@ impl<'a, A: Algebra> Call<'a, '_, A> {
                 });
                 return Ok(None);
             }
-            CkksOp::Sum { .. } => return Err(Error::execution("a loop has no direct result")),
+            CkksOp::Linear(_) | CkksOp::Sum { .. } => return Err(Error::execution("the op has no direct result")),
         }))
+    }
+
+    fn run_linear(&mut self, op: OpId, linear: &'a Linear) -> Result<(), Error> {
+        let node = self.graph.node(op);
+        let operand = node.inputs.first().ok_or_else(|| Error::execution("an operand is missing"))?;
+        let x = self.value(*operand)?;
+        let slots = self.executor.program.slots;
+        let results = linear.apply(slots, &self.environment, &mut Running { call: self, op, linear }, &*x)?;
+        let site = Site { graph: self.graph, op, environment: &self.environment };
+        self.observer.after(site, &results.iter().collect::<Vec<_>>())?;
+        for (&value, result) in node.results.iter().zip(results) {
+            self.define(value, Arc::new(result))?;
+        }
+        Ok(())
     }
 
     fn run_sum(&mut self, op: OpId, counter: u32, count: &Integer) -> Result<(), Error> {
@@ -463,12 +482,16 @@ impl<'a, A: Algebra> Call<'a, '_, A> {
         vector: &Vector,
         encode: impl FnOnce(&[f64]) -> Result<A::Plaintext, Error>,
     ) -> Result<Arc<A::Plaintext>, Error> {
-        let key = Key::new(self.entry, op, vector, &self.environment);
+        self.kept(Key::new(self.entry, op, vector, &self.environment), || encode(&self.evaluate(vector)?))
+    }
+
+    /// The plaintext of this key, encoded unless it was kept.
+    fn kept(&self, key: Key, encode: impl FnOnce() -> Result<A::Plaintext, Error>) -> Result<Arc<A::Plaintext>, Error> {
         let lock = || self.executor.plaintexts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = lock().get(&key) {
             return Ok(known);
         }
-        let plain = Arc::new(encode(&self.evaluate(vector)?)?);
+        let plain = Arc::new(encode()?);
         // A prefill runs once for many tokens; its plaintexts would only displace those of every step.
         if self.executor.program.entries[self.entry].kind == EntryKind::Decode {
             lock().offer(key, &plain, self.executor.algebra.plaintext_bytes(&plain));

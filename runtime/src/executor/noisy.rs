@@ -17,7 +17,7 @@ use num_complex::Complex64;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 
-use super::{Algebra, Clear, ClearCiphertext, slot_kind};
+use super::{Algebra, Clear, ClearCiphertext, ClearPlaintext, slot_kind};
 use crate::Error;
 
 /// Arithmetic in the clear with the noise of encryption.
@@ -83,6 +83,12 @@ impl Noisy {
         self.with_numbers(|number| a.slots.iter_mut().for_each(|slot| *slot += number() * deviation));
     }
 
+    /// A factor's values with the error of its encoding, which rounds the coefficients.
+    fn rounded(&self, values: &[f64], level: u32) -> Vec<f64> {
+        let deviation = self.model().encoding(self.scale(level, false));
+        self.with_numbers(|number| values.iter().map(|value| value + number().re * deviation).collect())
+    }
+
     fn switched(&self, mut a: ClearCiphertext) -> ClearCiphertext {
         let variance = key_switch_variance(&self.parameters, a.level as usize);
         let deviation = self.deviation(variance, a.level, a.product);
@@ -94,7 +100,7 @@ impl Noisy {
 impl Algebra for Noisy {
     type Ciphertext = ClearCiphertext;
     type Decomposition = ();
-    type Plaintext = Vec<f64>;
+    type Plaintext = ClearPlaintext;
 
     fn slots(&self) -> usize {
         self.slots
@@ -127,25 +133,28 @@ impl Algebra for Noisy {
         Ok(product)
     }
 
-    fn encode_factor(&self, values: &[f64], level: u32) -> Result<Vec<f64>, Error> {
-        // Encoding rounds the plaintext's coefficients; its slots stay real.
-        let deviation = self.model().encoding(self.scale(level, false));
-        Ok(self.with_numbers(|number| values.iter().map(|value| value + number().re * deviation).collect()))
+    fn encode_factor(&self, values: &[f64], level: u32) -> Result<ClearPlaintext, Error> {
+        // The slots stay real.
+        Ok(ClearPlaintext::Real(self.rounded(values, level)))
     }
 
-    fn encode_summand(&self, values: &[f64], level: u32, product: bool) -> Result<Vec<f64>, Error> {
+    fn encode_complex_factor(&self, real: &[f64], imaginary: &[f64], level: u32) -> Result<ClearPlaintext, Error> {
+        self.clear.encode_complex_factor(&self.rounded(real, level), &self.rounded(imaginary, level), level)
+    }
+
+    fn encode_summand(&self, values: &[f64], level: u32, product: bool) -> Result<ClearPlaintext, Error> {
         self.clear.encode_summand(values, level, product)
     }
 
-    fn plaintext_bytes(&self, plain: &Vec<f64>) -> usize {
+    fn plaintext_bytes(&self, plain: &ClearPlaintext) -> usize {
         self.clear.plaintext_bytes(plain)
     }
 
-    fn multiply_plain(&self, a: &ClearCiphertext, plain: &Vec<f64>) -> Result<ClearCiphertext, Error> {
+    fn multiply_plain(&self, a: &ClearCiphertext, plain: &ClearPlaintext) -> Result<ClearCiphertext, Error> {
         self.clear.multiply_plain(a, plain)
     }
 
-    fn add_plain_assign(&self, a: &mut ClearCiphertext, plain: &Vec<f64>) -> Result<(), Error> {
+    fn add_plain_assign(&self, a: &mut ClearCiphertext, plain: &ClearPlaintext) -> Result<(), Error> {
         self.clear.add_plain_assign(a, plain)
     }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use cachemir_ir::expression::{Environment, Variable, Vector};
 use cachemir_ir::graph::OpId;
+use cachemir_ir::linear::Diagonal;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
@@ -32,6 +33,12 @@ impl Key {
         }
         let position = vector.mentions(Variable::Position).then_some(environment.position);
         Self { entry, op, variables, position }
+    }
+
+    /// The key of a diagonal of a linear map, which is the same in every call.
+    pub(crate) fn of_diagonal(entry: usize, op: OpId, diagonal: Diagonal) -> Self {
+        let variables = vec![i64::from(diagonal.output), i64::from(diagonal.index)];
+        Self { entry, op, variables, position: None }
     }
 }
 

@@ -223,10 +223,10 @@ impl<C> Observer<C> for Screen<'_, C> {
         self.watch.before(site, operands)
     }
 
-    fn after(&mut self, site: Site<'_>, result: Option<&C>) -> Result<(), Error> {
+    fn after(&mut self, site: Site<'_>, results: &[&C]) -> Result<(), Error> {
         self.meter.count(site);
         self.update();
-        self.watch.after(site, result)
+        self.watch.after(site, results)
     }
 }
 

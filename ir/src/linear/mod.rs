@@ -1,0 +1,389 @@
+//! Linear layers as one op, in interleaved replicated packing (arXiv 2602.11470).
+//!
+//! A vector of P_in positions at stride s_in = n/P_in, zero elsewhere, is multiplied by matrices into P_out positions at
+//! stride s_out = n/P_out. [`Linear::apply`] spreads the vector (log2 s_in rotations) so that each group of slots holds
+//! several of its entries, multiplies by M = max(1, P_in·P_out/n) plaintext diagonals by baby steps and giant steps with the
+//! giant shifts folded into the weights, and sums inside each output group. It takes one level. Slots s_out·o hold the
+//! result, the others junk.
+//!
+//! - P_out ≥ P_in: after the spread slot i·s_in + r holds entry i + r, and diagonal m holds in slot S the weight of
+//!   output S / s_out and input (S / s_in + S % s_in + m·s_out) mod P_in.
+//! - P_out < P_in, α = P_in/P_out: after the spread slot p·s_in + r holds entry p + α·r, and diagonal m the weight of
+//!   output S / s_out and input (S / s_in + α·(S % s_in) + m·s_out) mod P_in.
+//! - P_out < P_in ≤ s_in: the spread of the first case is used, so that it can be shared with outputs of that case; slot
+//!   o·s_out + r for r < P_in meets input α·o + r.
+//!
+//! With a unit u > 1 every slot above stands for u consecutive slots, which hold the same entry of u different vectors.
+//!
+//! **Complex weights.** Two real matrices of one shape make one output: x times W1 + i·W2 has W1·x as its real and W2·x as
+//! its imaginary part, so that products and summing rotations serve both, and one conjugation takes them apart.
+//!
+//! The method is written once, over a [`SlotAlgebra`]: in the clear ([`evaluate`]), counted ([`Linear::for_each_step`]), and
+//! on ciphertexts by the runtime.
+
+pub mod evaluate;
+mod features;
+mod steps;
+#[cfg(test)]
+mod tests;
+
+use crate::expression::{Environment, Integer, TableId};
+use crate::program::Table;
+
+pub use features::{Features, Heads, Order, Padded};
+pub use steps::Step;
+
+/// A matrix that multiplies the operand.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Matrix {
+    /// Its entries, row-major, `[out][in]`.
+    pub weights: TableId,
+    /// What is added to each output, `[out]`.
+    pub bias: Option<TableId>,
+}
+
+/// One matrix, or two that share their products.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Output {
+    /// One matrix; or two of one shape, as real and imaginary part of one.
+    pub matrices: Vec<Matrix>,
+    /// Where the entries of the results lie.
+    pub order: Order,
+    /// The results lie in slots s_out·o + landing instead of s_out·o, at no extra rotation: bit b of the landing decides the
+    /// direction of the reducing rotation by 2^b. Landings need a unit of 1.
+    pub landing: Option<Integer>,
+}
+
+/// x → W·x + b for each matrix.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Linear {
+    /// Where the operand's entries lie.
+    pub input: Order,
+    /// Consecutive slots that hold the same entry of different vectors.
+    pub unit: u32,
+    /// How many of them hold vectors: the others take no bias.
+    pub vectors: Integer,
+    /// What is made of the operand, all by the same spread; each gives one result a matrix.
+    pub outputs: Vec<Output>,
+}
+
+/// A plaintext factor of a linear map: diagonal `index` of an output, rotated to the right by `shift` groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Diagonal {
+    /// Which output.
+    pub output: u32,
+    /// Number m of the diagonal.
+    pub index: u32,
+    /// The giant step that follows, in groups of slots.
+    pub shift: u32,
+}
+
+/// A vector's real parts, and its imaginary parts unless all are zero.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parts {
+    /// Real parts.
+    pub real: Vec<f64>,
+    /// Imaginary parts.
+    pub imaginary: Option<Vec<f64>>,
+}
+
+/// What a linear map is computed with.
+pub trait SlotAlgebra {
+    /// A packed vector.
+    type Value;
+    /// Why something cannot be computed.
+    type Error;
+
+    /// The vector rotated to the left by each of the amounts, none of which is 0 modulo the number of slots.
+    fn rotate(&mut self, a: &Self::Value, by: &[i64]) -> Result<Vec<Self::Value>, Self::Error>;
+
+    /// a + b
+    fn add(&mut self, a: &Self::Value, b: Self::Value) -> Result<Self::Value, Self::Error>;
+
+    /// Σ a·diagonal over one or more terms, one level lower.
+    fn weigh(&mut self, terms: &[(&Self::Value, Diagonal)]) -> Result<Self::Value, Self::Error>;
+
+    /// Real and imaginary part of a vector of half their size: z + z̄ and (z̄ − z)·i.
+    fn parts(&mut self, z: Self::Value) -> Result<[Self::Value; 2], Self::Error>;
+
+    /// a + the bias of a matrix of an output.
+    fn add_bias(&mut self, a: Self::Value, output: u32, matrix: u32) -> Result<Self::Value, Self::Error>;
+}
+
+/// Which spread an output uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scheme {
+    Up,
+    Down,
+    Shared,
+}
+
+/// Powers of two from `start` up to but not including `stop`.
+fn doubling(start: u32, stop: u32) -> impl Iterator<Item = i64> {
+    std::iter::successors(Some(start), |k| Some(2 * k)).take_while(move |&k| k < stop).map(i64::from)
+}
+
+/// What a hoisted rotation costs, as a fraction of one of its own.
+const HOISTED: f64 = 0.6;
+
+/// Sizes of an output in groups of slots.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    groups: u32,
+    inputs: u32,
+    outputs: u32,
+    in_stride: u32,
+    out_stride: u32,
+    scheme: Scheme,
+    products: u32,
+}
+
+impl Linear {
+    /// Number of results.
+    pub fn results(&self) -> usize {
+        self.outputs.iter().map(|output| output.matrices.len()).sum()
+    }
+
+    /// All matrices with their outputs, in the order of the results.
+    pub fn matrices(&self) -> impl Iterator<Item = (&Output, &Matrix)> {
+        self.outputs.iter().flat_map(|output| output.matrices.iter().map(move |matrix| (output, matrix)))
+    }
+
+    /// What does not fit, in words; `tables` are those of the program.
+    pub fn problems(&self, slots: u32, tables: &[Table]) -> Vec<String> {
+        let mut found = Vec::new();
+        let groups = slots.checked_div(self.unit).unwrap_or(0);
+        let orders = self.outputs.iter().map(|output| &output.order).chain([&self.input]);
+        for order in orders {
+            let positions = order.positions;
+            if !(positions.is_power_of_two() && positions <= groups && positions >= order.features.positions()) {
+                found.push(format!("{positions} positions do not lie in {groups} groups of slots"));
+            }
+        }
+        if !self.unit.is_power_of_two() || self.outputs.is_empty() {
+            found.push(format!("a unit of {}, and {} outputs", self.unit, self.outputs.len()));
+        }
+        if !found.is_empty() {
+            return found;
+        }
+        let columns = self.input.features.width();
+        for output in &self.outputs {
+            let rows = output.order.features.width();
+            if !(1..=2).contains(&output.matrices.len()) || (output.landing.is_some() && self.unit > 1) {
+                found.push(format!("an output of {} matrices at unit {}", output.matrices.len(), self.unit));
+            }
+            for (table, length) in output.matrices.iter().flat_map(|matrix| {
+                [(Some(matrix.weights), rows as usize * columns as usize), (matrix.bias, rows as usize)]
+            }) {
+                let Some(table) = table else { continue };
+                match tables.get(table.0 as usize) {
+                    None => found.push(format!("there is no table {table}")),
+                    Some(known) if known.values.len() < length => {
+                        found.push(format!("table {table} has {} entries of {length}", known.values.len()));
+                    }
+                    Some(_) => {}
+                }
+            }
+            if self.spread(slots, output) != self.spread(slots, &self.outputs[0]) {
+                found.push("its outputs need different spreads".to_owned());
+            }
+        }
+        found
+    }
+
+    fn sizes(&self, slots: u32, output: &Output) -> Sizes {
+        let groups = slots / self.unit;
+        let (inputs, outputs) = (self.input.positions, output.order.positions);
+        let scheme = if outputs >= inputs {
+            Scheme::Up
+        } else if groups / inputs >= inputs {
+            Scheme::Shared
+        } else {
+            Scheme::Down
+        };
+        let products = (u64::from(inputs) * u64::from(outputs) / u64::from(groups)).max(1) as u32;
+        Sizes { groups, inputs, outputs, in_stride: groups / inputs, out_stride: groups / outputs, scheme, products }
+    }
+
+    /// Rotations that spread the operand for an output, in groups.
+    pub fn spread(&self, slots: u32, output: &Output) -> Vec<i64> {
+        let Sizes { inputs, outputs, in_stride, out_stride, scheme, .. } = self.sizes(slots, output);
+        let (step, reach) = match scheme {
+            Scheme::Up if outputs == inputs => (in_stride - 1, in_stride.min(inputs)),
+            Scheme::Up => (in_stride - 1, in_stride),
+            Scheme::Shared => (in_stride - 1, inputs),
+            Scheme::Down => (out_stride - 1, in_stride.min(outputs)),
+        };
+        doubling(1, reach).map(|k| k * i64::from(step)).collect()
+    }
+
+    /// Rotations that sum an output's groups, in groups.
+    fn reduction(sizes: Sizes, landing: Option<i64>) -> Vec<i64> {
+        let Sizes { inputs, outputs, in_stride, out_stride, scheme, .. } = sizes;
+        match (landing, scheme) {
+            (Some(target), _) => doubling(1, out_stride).map(|k| if target / k % 2 == 1 { -k } else { k }).collect(),
+            (None, Scheme::Up | Scheme::Shared) => doubling(1, out_stride.min(inputs)).collect(),
+            (None, Scheme::Down) => {
+                doubling(1, in_stride.min(outputs)).chain(doubling(in_stride, out_stride)).collect()
+            }
+        }
+    }
+
+    /// Number of babies of outputs with so many products, a power of two; the babies serve all of them.
+    fn babies(&self, slots: u32, products: u32) -> u32 {
+        let sharing = self.outputs.iter().filter(|output| self.sizes(slots, output).products == products).count();
+        let cost = |babies: u32| HOISTED * f64::from(babies - 1) + sharing as f64 * f64::from(products / babies - 1);
+        let powers = std::iter::successors(Some(1), |k| Some(2 * k)).take_while(|&k| k <= products);
+        powers.min_by(|&a, &b| cost(a).total_cmp(&cost(b))).unwrap_or(1)
+    }
+
+    /// Computes the results from the operand, in the order of [`Linear::matrices`].
+    pub fn apply<A: SlotAlgebra>(
+        &self,
+        slots: u32,
+        environment: &Environment,
+        algebra: &mut A,
+        x: &A::Value,
+    ) -> Result<Vec<A::Value>, A::Error> {
+        let unit = i64::from(self.unit);
+        let mut spread = None;
+        for step in self.outputs.first().map(|output| self.spread(slots, output)).unwrap_or_default() {
+            let current = spread.as_ref().unwrap_or(x);
+            let turned = algebra.rotate(current, &[step * unit])?.remove(0);
+            spread = Some(algebra.add(current, turned)?);
+        }
+        let spread = spread.as_ref().unwrap_or(x);
+        let (amounts, babies) = self.turned(slots, algebra, spread)?;
+        let baby = |amount: i64| match amounts.binary_search(&amount) {
+            Ok(index) => &babies[index],
+            Err(_) => spread,
+        };
+
+        let mut results = Vec::with_capacity(self.results());
+        for (number, output) in (0..).zip(&self.outputs) {
+            let sizes = self.sizes(slots, output);
+            let count = self.babies(slots, sizes.products);
+            let shift = sizes.in_stride * sizes.out_stride;
+            let mut sum: Option<A::Value> = None;
+            for giant in 0..sizes.products / count {
+                let offset = giant * count * shift;
+                let terms: Vec<_> = (0..count)
+                    .map(|j| {
+                        let diagonal = Diagonal { output: number, index: giant * count + j, shift: offset };
+                        (baby(i64::from(j * shift) * unit), diagonal)
+                    })
+                    .collect();
+                let mut part = algebra.weigh(&terms)?;
+                if giant > 0 {
+                    part = algebra.rotate(&part, &[i64::from(offset) * unit])?.remove(0);
+                }
+                sum = Some(match sum {
+                    Some(sum) => algebra.add(&sum, part)?,
+                    None => part,
+                });
+            }
+            let Some(mut sum) = sum else { continue };
+            let landing = output.landing.as_ref().map(|landing| landing.evaluate(environment));
+            for step in Self::reduction(sizes, landing) {
+                let turned = algebra.rotate(&sum, &[step * unit])?.remove(0);
+                sum = algebra.add(&sum, turned)?;
+            }
+            let values = if output.matrices.len() == 2 { algebra.parts(sum)?.into() } else { vec![sum] };
+            for ((index, matrix), value) in (0..).zip(&output.matrices).zip(values) {
+                results.push(if matrix.bias.is_some() { algebra.add_bias(value, number, index)? } else { value });
+            }
+        }
+        Ok(results)
+    }
+
+    /// The rotations of the spread operand that some output needs, in ascending order, and what they give.
+    fn turned<A: SlotAlgebra>(
+        &self,
+        slots: u32,
+        algebra: &mut A,
+        spread: &A::Value,
+    ) -> Result<(Vec<i64>, Vec<A::Value>), A::Error> {
+        let mut amounts: Vec<i64> = self
+            .outputs
+            .iter()
+            .flat_map(|output| {
+                let sizes = self.sizes(slots, output);
+                let shift = sizes.in_stride * sizes.out_stride * self.unit;
+                (1..self.babies(slots, sizes.products)).map(move |j| i64::from(j * shift))
+            })
+            .collect();
+        amounts.sort_unstable();
+        amounts.dedup();
+        let babies = if amounts.is_empty() { Vec::new() } else { algebra.rotate(spread, &amounts)? };
+        Ok((amounts, babies))
+    }
+
+    /// Vectors that are held at once at most while the results are computed, the operand and finished results left out: the
+    /// babies, and two sums.
+    pub fn live_vectors(&self, slots: u32) -> u32 {
+        let babies = |output: &Output| self.babies(slots, self.sizes(slots, output).products);
+        self.outputs.iter().map(babies).max().unwrap_or(1) + 2
+    }
+
+    /// The values of a diagonal in all slots. The matrices of a complex output are halved, for [`SlotAlgebra::parts`].
+    pub fn diagonal(&self, slots: u32, tables: &[Table], diagonal: Diagonal) -> Parts {
+        let output = &self.outputs[diagonal.output as usize];
+        let (columns, rows) = (self.input.entries(), output.order.entries());
+        let width = self.input.features.width() as usize;
+        let halved = output.matrices.len() == 2;
+        let values = |matrix: &Matrix| {
+            let weights = &tables[matrix.weights.0 as usize].values;
+            let mut values = vec![0.0; slots as usize];
+            self.for_each_entry(slots, output, diagonal, |group, row, column| {
+                let (Some(row), Some(column)) = (rows[row as usize], columns[column as usize]) else { return };
+                let weight = f64::from(weights[row as usize * width + column as usize]);
+                let value = if halved { weight / 2.0 } else { weight };
+                values[(group * self.unit) as usize..][..self.unit as usize].fill(value);
+            });
+            values
+        };
+        Parts { real: values(&output.matrices[0]), imaginary: output.matrices.get(1).map(values) }
+    }
+
+    /// Visits every group of slots in which a diagonal meets an input: the group, its output's and its input's position.
+    fn for_each_entry(&self, slots: u32, output: &Output, diagonal: Diagonal, mut visit: impl FnMut(u32, u32, u32)) {
+        let Sizes { groups, inputs, outputs, in_stride, out_stride, scheme, .. } = self.sizes(slots, output);
+        let jump = diagonal.index * out_stride;
+        for source in 0..groups {
+            let (position, inner, limit) = match scheme {
+                Scheme::Up => (source / in_stride + source % in_stride + jump, source % out_stride, inputs),
+                Scheme::Down => {
+                    let inner = source % in_stride;
+                    (source / in_stride + inner * (inputs / outputs) + jump, inner, outputs)
+                }
+                Scheme::Shared => {
+                    let inner = source % out_stride;
+                    (source / out_stride * (inputs / outputs) + inner, inner, inputs)
+                }
+            };
+            if inner < limit {
+                visit((source + diagonal.shift) % groups, source / out_stride, position % inputs);
+            }
+        }
+    }
+
+    /// The bias of a matrix in the slots of its result.
+    pub fn bias(&self, slots: u32, environment: &Environment, tables: &[Table], output: u32, matrix: u32) -> Vec<f64> {
+        let mut values = vec![0.0; slots as usize];
+        let output = &self.outputs[output as usize];
+        let Some(bias) = output.matrices[matrix as usize].bias else { return values };
+        let entries = &tables[bias.0 as usize].values;
+        let stride = slots / output.order.positions;
+        let (first, count) = match &output.landing {
+            Some(landing) => (landing.evaluate(environment), 1),
+            None => (0, self.vectors.evaluate(environment)),
+        };
+        for (position, entry) in output.order.entries().into_iter().enumerate() {
+            let Some(entry) = entry else { continue };
+            for inner in first..first + count {
+                values[position * stride as usize + inner as usize] = f64::from(entries[entry as usize]);
+            }
+        }
+        values
+    }
+}
