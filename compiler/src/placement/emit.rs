@@ -16,6 +16,8 @@ use cachemir_ir::slots::{Chebyshev, Domain, Layout, SlotGraph, SlotOp, SlotType}
 pub(super) struct Decisions {
     /// Refreshes that become bootstraps, with the level to which their result is dropped at once.
     pub(super) bootstraps: BTreeMap<OpId, u32>,
+    /// Inputs that are encrypted at another level than the highest.
+    pub(super) inputs: BTreeMap<ValueId, u32>,
 }
 
 /// The levels that there are.
@@ -73,7 +75,8 @@ pub(super) fn emit(slots: &SlotGraph, decisions: &Decisions, budget: &Budget) ->
     };
     for &input in &slots.inputs {
         let value = &slots.values[input.index()];
-        let ty = ciphertext(value.ty, budget.levels.output, false);
+        let level = decisions.inputs.get(&input).copied().unwrap_or(budget.levels.output);
+        let ty = ciphertext(value.ty, level, false);
         let id = emitter.out.add_input(&value.name, ty);
         emitter.depth.push(0);
         emitter.mapped[input.index()] = Some(id);

@@ -3,8 +3,8 @@
 //! A program of the slots stage marks candidates ([`SlotOp::Refresh`]). The greedy search of this module emits the ckks
 //! stage with no bootstrap at all; the first op that does not fit names an operand, and the latest candidate that the
 //! operand depends on becomes a bootstrap, until everything fits. Then bootstraps that turn out to be needless are
-//! removed, single exchanges that save one are tried, and the result of each bootstrap is dropped to the lowest level
-//! that still fits, which makes all that follows cheaper. K and V caches are state: their levels are found as a fixed
+//! removed, single exchanges that save one are tried, and the result of each bootstrap, and each input, is dropped to
+//! the lowest level that still fits, which makes all that follows cheaper. K and V caches are state: their levels are found as a fixed
 //! point between what the writers can reach and what the readers use, common to all entry points. Where that is too low
 //! for a reader, the array gets a floor below which nothing may be written, and the search starts again.
 //!
@@ -297,22 +297,28 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Drops the result of every bootstrap to the lowest level that still fits, the last one first, as long as the
-    /// caches stay at their levels.
+    /// Drops the result of every bootstrap, the last one first, and then every input to the lowest level that still fits, as
+    /// long as the caches stay at their levels.
     fn lower(&self, decisions: &mut Decisions) -> Result<Emitted, Misfit> {
         let mut emitted = self.emit(decisions)?;
-        for &(op, _) in self.candidates.iter().rev() {
-            let Some(&level) = decisions.bootstraps.get(&op) else {
-                continue;
-            };
-            for to in (0..level).rev() {
+        let mut lowest = |decisions: &mut Decisions, from: u32, set: &dyn Fn(&mut Decisions, u32)| {
+            for to in (0..from).rev() {
                 let mut lower = decisions.clone();
-                lower.bootstraps.insert(op, to);
+                set(&mut lower, to);
                 match self.emit(&lower) {
                     Ok(lowered) if self.keeps_states(&lowered) => (*decisions, emitted) = (lower, lowered),
                     _ => break,
                 }
             }
+        };
+        for &(op, _) in self.candidates.iter().rev() {
+            if let Some(&level) = decisions.bootstraps.get(&op) {
+                lowest(decisions, level, &|decisions, to| drop(decisions.bootstraps.insert(op, to)));
+            }
+        }
+        for &input in &self.graph.inputs {
+            let level = decisions.inputs.get(&input).copied().unwrap_or(self.budget.levels.output);
+            lowest(decisions, level, &|decisions, to| drop(decisions.inputs.insert(input, to)));
         }
         Ok(emitted)
     }
