@@ -233,11 +233,9 @@ fn continued(
         let length = length(tokens.len()).min(model.hyperparameters.context);
         interpreter.reset();
         while tokens.len() < length {
-            let mut logits = Vec::new();
-            for &token in &tokens[interpreter.position()..] {
-                logits = interpreter.step(token)?;
-            }
-            tokens.push(draw(&logits, &mut random)?);
+            let logits = interpreter.feed(&tokens[interpreter.position()..])?;
+            let next = logits.last().map_or(Ok(0), |logits| draw(logits, &mut random))?;
+            tokens.push(next);
         }
         Ok(tokens)
     };

@@ -185,15 +185,16 @@ impl Seen {
         let one = |sequence: &&Vec<u32>| -> Result<Self, Error> {
             let mut interpreter = Interpreter::new(model)?;
             let mut seen = Self::default();
-            for &token in sequence.iter().take(model.hyperparameters.context.min(share)) {
-                let logits = interpreter.step(token)?;
-                for &logit in &logits {
-                    seen.logits.include(logit);
-                }
-                if let Some(norm) = norm {
-                    let reading = norm.read(&logits, embedding);
-                    seen.length.include(reading.length);
-                    seen.deviation = seen.deviation.max(reading.deviation);
+            for tokens in interpreter.portions(&sequence[..sequence.len().min(share)]) {
+                for logits in interpreter.feed(tokens)? {
+                    for &logit in logits {
+                        seen.logits.include(logit);
+                    }
+                    if let Some(norm) = norm {
+                        let reading = norm.read(logits, embedding);
+                        seen.length.include(reading.length);
+                        seen.deviation = seen.deviation.max(reading.deviation);
+                    }
                 }
             }
             Ok(seen)

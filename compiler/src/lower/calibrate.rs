@@ -126,15 +126,15 @@ impl Seen {
         for sequence in sequences {
             interpreter.reset();
             let mut mean_squares = vec![Range::default(); norms.len()];
-            for &token in sequence.iter().take(model.hyperparameters.context) {
-                interpreter.step(token)?;
+            for tokens in interpreter.portions(sequence) {
+                interpreter.feed(tokens)?;
                 seen.ranges.record(model, &interpreter);
                 for (range, &op) in mean_squares.iter_mut().zip(norms) {
-                    range.include(tensor::mean_square(interpreter.value(model.graph.node(op).inputs[0])));
+                    let fed = interpreter.fed(model.graph.node(op).inputs[0]);
+                    fed.iter().for_each(|x| range.include(tensor::mean_square(x)));
                 }
                 for (rows, &op) in seen.rows.iter_mut().zip(softmaxes) {
-                    let scores = interpreter.value(model.graph.node(op).inputs[0]);
-                    scores.chunks_exact(interpreter.position()).for_each(|row| rows.include(row));
+                    interpreter.rows(model.graph.node(op).inputs[0]).for_each(|row| rows.include(row));
                 }
             }
             seen.mean_squares.push(mean_squares);

@@ -4,9 +4,9 @@
 //! stage with no bootstrap at all; the first op that does not fit names an operand, and the latest candidate that the
 //! operand depends on becomes a bootstrap, until everything fits. Then bootstraps that turn out to be needless are
 //! removed, single exchanges that save one are tried, and the result of each bootstrap, and each input, is dropped to
-//! the lowest level that still fits, which makes all that follows cheaper. K and V caches are state: their levels are found as a fixed
-//! point between what the writers can reach and what the readers use, common to all entry points. Where that is too low
-//! for a reader, the array gets a floor below which nothing may be written, and the search starts again.
+//! the lowest level that still fits, which makes all that follows cheaper. K and V caches are state: their levels are
+//! found as a fixed point between what the writers can reach and what the readers use, common to all entry points. Where
+//! that is too low for a reader, the array gets a floor below which nothing may be written, and the search starts again.
 //!
 //! Before: a valid slots program. After: a valid ckks program; every level and scale agrees with `ckks::infer`.
 
@@ -313,12 +313,16 @@ impl<'a> Search<'a> {
         };
         for &(op, _) in self.candidates.iter().rev() {
             if let Some(&level) = decisions.bootstraps.get(&op) {
-                lowest(decisions, level, &|decisions, to| drop(decisions.bootstraps.insert(op, to)));
+                lowest(decisions, level, &|decisions, to| {
+                    decisions.bootstraps.insert(op, to);
+                });
             }
         }
         for &input in &self.graph.inputs {
             let level = decisions.inputs.get(&input).copied().unwrap_or(self.budget.levels.output);
-            lowest(decisions, level, &|decisions, to| drop(decisions.inputs.insert(input, to)));
+            lowest(decisions, level, &|decisions, to| {
+                decisions.inputs.insert(input, to);
+            });
         }
         Ok(emitted)
     }

@@ -103,33 +103,33 @@ impl Ranges {
         let mut interpreter = Interpreter::new(model)?;
         for sequence in sequences {
             interpreter.reset();
-            for &token in sequence.iter().take(model.hyperparameters.context) {
-                interpreter.step(token)?;
+            for tokens in interpreter.portions(sequence) {
+                interpreter.feed(tokens)?;
                 ranges.record(model, &interpreter);
             }
         }
         Ok(ranges)
     }
 
-    /// Takes in the values of the interpreter's last step.
+    /// Takes in the values of the tokens that the interpreter was fed last.
     pub fn record(&mut self, model: &TensorModel, interpreter: &Interpreter<'_>) {
-        self.tokens += 1;
-        let tokens = interpreter.position();
+        self.tokens += model.graph.body.yields.first().map_or(0, |&logits| interpreter.fed(logits).len());
         for &op in &model.graph.body.ops {
             let node = model.graph.node(op);
             // Entries of a cache were recorded as the operand of the append.
             if !matches!(node.op, TensorOp::KvAppend { .. }) {
                 let result = node.results[0];
                 let range = &mut self.values[result.index()];
-                interpreter.value(result).iter().for_each(|&x| range.include(x));
+                interpreter.fed(result).iter().flatten().for_each(|&x| range.include(x));
             }
             match node.op {
                 TensorOp::RmsNorm { .. } => {
-                    self.mean_squares[op.index()].include(mean_square(interpreter.value(node.inputs[0])));
+                    let seen = &mut self.mean_squares[op.index()];
+                    interpreter.fed(node.inputs[0]).iter().for_each(|x| seen.include(mean_square(x)));
                 }
                 TensorOp::Softmax => {
                     let seen = &mut self.softmaxes[op.index()];
-                    for row in interpreter.value(node.inputs[0]).chunks_exact(tokens) {
+                    for row in interpreter.rows(node.inputs[0]) {
                         let mut range = Range::default();
                         for &x in row {
                             range.include(x);

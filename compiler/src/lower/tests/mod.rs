@@ -13,6 +13,16 @@ use super::counts;
 use super::linear::{Layer, linear};
 use super::shape::Shape;
 
+/// A small generator of numbers in [-1, 1).
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> f64 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+    }
+}
+
 fn model(hidden: usize, heads: usize, kv_heads: usize, head_dim: usize, mlp: usize) -> Hyperparameters {
     Hyperparameters {
         hidden,
