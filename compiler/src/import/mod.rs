@@ -83,11 +83,12 @@ pub fn load(path: &Path, options: &ImportOptions) -> Result<ImportedModel, Error
     companions.check(&model)?;
     let untokenized = "no tokenizer.json was found beside the model: prompts and answers are token ids (--prompt-ids)";
     let notes = companions.tokenizer.is_none().then(|| untokenized.to_owned());
+    let elsewhere = companions.notes(path);
     Ok(ImportedModel {
         model,
         tokenizer: companions.tokenizer,
         bos_token: companions.bos_token,
         eos_tokens: companions.eos_tokens,
-        notes: graph.notes.iter().cloned().chain(notes).collect(),
+        notes: graph.notes.iter().cloned().chain(notes).chain(elsewhere).collect(),
     })
 }
