@@ -71,7 +71,7 @@ pub struct ImportedModel {
 /// # Errors
 /// Everything that can be wrong with the file, the graph in it, and the files beside it.
 pub fn load(path: &Path, options: &ImportOptions) -> Result<ImportedModel, Error> {
-    let graph = onnx::read(path)?;
+    let graph = onnx::read(path, options.context.unwrap_or(DEFAULT_CONTEXT))?;
     if !options.shapes_only
         && let Some((tensor, file)) = specialise::Specialised::missing_data(&graph)
     {
