@@ -127,7 +127,8 @@ fn number(config: &Value, key: &str) -> Option<u64> {
 }
 
 /// Some of these are in every configuration of a model.
-const KNOWN_KEYS: [&str; 4] = ["model_type", "architectures", "vocab_size", "hidden_size"];
+const KNOWN_KEYS: [&str; 6] =
+    ["model_type", "architectures", "vocab_size", "hidden_size", "max_position_embeddings", "eos_token_id"];
 
 /// The first of the files that lies in the model's folder, else in the folder above it, else in the one above that.
 pub(super) fn nearest(model: &Path, files: &[&str]) -> Option<PathBuf> {
