@@ -122,7 +122,9 @@ fn cast(node: &OnnxNode, operand: &Dense) -> Result<Dense, String> {
     }
     let mut values = operand.to_ints();
     if let Some(count) = range.end().checked_sub(*range.start()).and_then(|last| last.checked_add(1)) {
-        values.iter_mut().for_each(|value| *value = (*value - range.start()).rem_euclid(count) + range.start());
+        for value in &mut values {
+            *value = (*value - range.start()).rem_euclid(count) + range.start();
+        }
     }
     let data = if kind == Kind::Bytes {
         Data::Bytes(values.into_iter().map(|value| value as u8).collect())
