@@ -114,7 +114,9 @@ fn what_is_wrong_is_said_before_the_work_with_code_and_help() {
     expect(&compile(&["-o", "x.bin", "--context", "100000"]), 2, &["C0401", "--context"]);
     // What is there and no plan is not replaced.
     let others = ["tinystories2l_bounded.bin", "notes.txt", "y.client"];
-    others.iter().for_each(|file| fs::write(folder.path().join(file), "mine").unwrap());
+    for file in others {
+        fs::write(folder.path().join(file), "mine").unwrap();
+    }
     for output in [&[][..], &["-o", "notes.txt"], &["-o", "y.bin"]] {
         expect(&compile(output), 1, &["C0502", "another kind"]);
     }
