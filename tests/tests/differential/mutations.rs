@@ -542,7 +542,10 @@ impl Mutator<'_> {
             scales.push(scale);
         }
         let pack = |integers: &[i8]| -> Vec<u8> {
-            integers.chunks(2).map(|pair| (pair[0] & 15) as u8 | (pair.get(1).unwrap_or(&0) & 15) as u8 * 16).collect()
+            integers
+                .chunks(2)
+                .map(|pair| (pair[0] & 15) as u8 | ((pair.get(1).unwrap_or(&0) & 15) as u8 * 16))
+                .collect()
         };
         let halved = |extent: usize| if data_type == UINT8 { extent.div_ceil(2) } else { extent };
         let blocks = columns / BLOCK;
