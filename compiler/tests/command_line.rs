@@ -112,10 +112,15 @@ fn what_is_wrong_is_said_before_the_work_with_code_and_help() {
     fs::write(folder.path().join("file"), "").unwrap();
     expect(&compile(&["-o", "x.bin", "--dump-dir", "file/below"]), 1, &["C0502", "file/below"]);
     expect(&compile(&["-o", "x.bin", "--context", "100000"]), 2, &["C0401", "--context"]);
-    // What is there and no plan is not replaced unless it is named.
-    fs::write(folder.path().join("tinystories2l_bounded.bin"), "mine").unwrap();
-    expect(&compile(&[]), 2, &["C0401", "tinystories2l_bounded.bin is there already"]);
-    assert_eq!(fs::read(folder.path().join("tinystories2l_bounded.bin")).unwrap(), b"mine");
+    // What is there and no plan is not replaced.
+    let others = ["tinystories2l_bounded.bin", "notes.txt", "y.client"];
+    for file in others {
+        fs::write(folder.path().join(file), "mine").unwrap();
+    }
+    for output in [&[][..], &["-o", "notes.txt"], &["-o", "y.bin"]] {
+        expect(&compile(output), 1, &["C0502", "another kind"]);
+    }
+    assert!(others.iter().all(|file| fs::read(folder.path().join(file)).unwrap() == b"mine"));
     assert!(!folder.path().join("x.bin").exists());
 
     expect(&run(&["compile", "no/such.onnx", "-o", text(&folder.path().join("x.bin"))]), 1, &["C0501", "no/such.onnx"]);

@@ -1,7 +1,7 @@
 //! Files that are written whole or not at all, and whether they can be.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// The folder that a path names a file in.
@@ -16,8 +16,19 @@ fn partial_path(target: &Path) -> PathBuf {
     target.with_file_name(name)
 }
 
-/// Fails where a file could not be written at this path, so that nobody computes in vain.
-pub fn check_writable(path: &Path) -> io::Result<()> {
+/// Whether two paths name one file, whether it exists or not.
+pub fn is_same(a: &Path, b: &Path) -> bool {
+    let place = |path: &Path| {
+        let exact = path.canonicalize();
+        exact
+            .or_else(|_| Ok::<_, io::Error>(folder_of(path).canonicalize()?.join(path.file_name().unwrap_or_default())))
+    };
+    place(a).is_ok_and(|a| place(b).is_ok_and(|b| a == b))
+}
+
+/// Fails where a file of a kind could not be written at this path, so that nobody computes in vain, and where it would take
+/// the place of another kind's: what is there already must be empty or begin with these bytes.
+pub fn check_writable(path: &Path, kind: &[u8]) -> io::Result<()> {
     let names_folder = path.file_name().is_none() || path.as_os_str().as_encoded_bytes().ends_with(b"/");
     if path.is_dir() || names_folder {
         return Err(io::ErrorKind::IsADirectory.into());
@@ -26,6 +37,12 @@ pub fn check_writable(path: &Path) -> io::Result<()> {
         OpenOptions::new().append(true).open(path)?;
         if !path.is_file() {
             return Ok(());
+        }
+        let mut begin = Vec::new();
+        File::open(path)?.take(kind.len() as u64).read_to_end(&mut begin)?;
+        if !begin.is_empty() && begin != kind {
+            let message = "a file of another kind is there already; remove it, or choose another name";
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
         }
     }
     check_folder(folder_of(path), path)
@@ -100,16 +117,21 @@ mod tests {
     fn what_cannot_be_written_is_told_by_the_path_that_was_asked_for() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
-        let missing = check_writable(&folder.path().join("none/file")).unwrap_err();
+        let missing = check_writable(&folder.path().join("none/file"), b"k").unwrap_err();
         assert_eq!(missing.to_string(), format!("there is no folder {}", folder.path().join("none").display()));
-        assert_eq!(check_writable(folder.path()).unwrap_err().kind(), io::ErrorKind::IsADirectory);
-        assert_eq!(check_writable(&folder.path().join("none/")).unwrap_err().kind(), io::ErrorKind::IsADirectory);
-        check_writable(&file).unwrap();
+        assert_eq!(check_writable(folder.path(), b"k").unwrap_err().kind(), io::ErrorKind::IsADirectory);
+        assert_eq!(check_writable(&folder.path().join("none/"), b"k").unwrap_err().kind(), io::ErrorKind::IsADirectory);
+        check_writable(&file, b"k").unwrap();
         assert!(std::fs::read_dir(folder.path()).unwrap().next().is_none(), "nothing is left of the attempt");
-        std::fs::write(&file, "kept").unwrap();
-        check_writable(&file).unwrap();
-        assert_eq!(std::fs::read(&file).unwrap(), b"kept");
-        let below = check_writable(&file.join("below")).unwrap_err().to_string();
+        std::fs::write(&file, "kindly kept").unwrap();
+        check_writable(&file, b"k").unwrap();
+        assert_eq!(check_writable(&file, b"kind").err().map(|error| error.kind()), None);
+        assert_eq!(check_writable(&file, b"other").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert!(is_same(&file, &folder.path().join("./file")) && is_same(&file, &folder.path().join("file")));
+        let new = |name: &str| folder.path().join(name);
+        assert!(is_same(&new("./new"), &new("new")) && !is_same(&new("new"), &file));
+        assert_eq!(std::fs::read(&file).unwrap(), b"kindly kept");
+        let below = check_writable(&file.join("below"), b"k").unwrap_err().to_string();
         assert!(below.contains("there is no folder") && !below.contains("partial"), "{below}");
         check_writable_folder(&folder.path().join("new/folder")).unwrap();
         assert!(folder.path().join("new/folder").is_dir());

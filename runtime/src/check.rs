@@ -193,8 +193,8 @@ impl<'a, B: Backend> Probe<'a, B> {
 
     fn compare(&mut self, site: Site<'_>, found: &[Complex64], exact: &[Complex64]) {
         let wrong = |(found, exact): &(&Complex64, &Complex64)| {
-            // NaN is wrong too.
-            !((*found - *exact).norm() <= WRONG * exact.norm().max(1.0))
+            let error = (*found - *exact).norm();
+            error.is_nan() || error > WRONG * exact.norm().max(1.0)
         };
         if let Some((found, exact)) = found.iter().zip(exact).find(wrong) {
             self.wrong += 1;

@@ -208,9 +208,10 @@ pub fn plaintext_budget_bytes(requirements: Option<&Requirements>, available_byt
     left.min(MAXIMUM_PLAINTEXT_BYTES) as usize
 }
 
-/// Fails where a file could not be created at this path, so that nobody computes in vain.
-pub fn check_writable(path: &Path) -> Result<(), Error> {
-    cachemir_ir::files::check_writable(path).map_err(|source| Error::Unwritable { path: path.to_owned(), source })
+/// Fails where a file that begins with `kind` could not be written at this path, so that nobody computes in vain, or would
+/// take the place of another kind's.
+pub fn check_writable(path: &Path, kind: &[u8]) -> Result<(), Error> {
+    cachemir_ir::files::check_writable(path, kind).map_err(|source| Error::Unwritable { path: path.to_owned(), source })
 }
 
 /// Writes a text file at once: it is never seen half written.

@@ -254,8 +254,25 @@ fn what_needs_no_keys_is_refused_before_they_are_made() {
         let message = events(&output).remove(0)["message"].as_str().unwrap().to_owned();
         assert_eq!(message, "cannot write /nowhere/at/all: there is no folder /nowhere/at");
     }
-    refused(&["--prompt", "one", "--logits", text(&plan)], 2, "CMR-R012");
-    refused(&["--prompt", "one", "--save-session", text(&folder.path().join("plan.client"))], 2, "CMR-R012");
+    // Nothing takes the place of another kind of file, nor of what the same run writes.
+    let key = folder.path().join("session.key");
+    for (option, file) in [
+        ("--logits", &plan),
+        ("--logits", &session),
+        ("--logits", &key),
+        ("--save-session", &folder.path().join("plan.client")),
+        ("--save-session", &key),
+    ] {
+        let before = std::fs::read(file).unwrap();
+        refused(&["--prompt", "one", option, text(file)], 1, "CMR-R021");
+        assert_eq!(std::fs::read(file).unwrap(), before);
+    }
+    let new = text(&folder.path().join("new")).to_owned();
+    refused(&["--prompt", "one", "--logits", &new, "--save-session", &new], 2, "CMR-R012");
+    for chat in [&["--chat"][..], &["--chat", "--system", "x"]] {
+        let output = run(&[&[text(&plan), "--prompt-ids", "1"], chat].concat());
+        expect_failure(&output, 2, "cannot be used with");
+    }
     let misuse = run(&[text(&plan), "--json", "--prompt", "one", "--no-such-option"]);
     expect_failure(&misuse, 2, "--no-such-option");
     assert_eq!(events(&misuse)[0]["code"], "CMR-R012");

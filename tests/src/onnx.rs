@@ -19,12 +19,22 @@ use proto::{
 
 /// Single-precision floats, by ONNX's number as the other element types.
 pub const FLOAT: i32 = 1;
+/// Bytes.
+pub const UINT8: i32 = 2;
+/// 8-bit integers.
+pub const INT8: i32 = 3;
+/// 16-bit integers.
+pub const INT16: i32 = 5;
 /// 32-bit integers.
 pub const INT32: i32 = 6;
 /// 64-bit integers.
 pub const INT64: i32 = 7;
 /// Truth values.
 pub const BOOL: i32 = 9;
+/// 4-bit integers without a sign.
+pub const UINT4: i32 = 21;
+/// 4-bit integers.
+pub const INT4: i32 = 22;
 
 fn attribute(name: &str, ty: AttributeType) -> AttributeProto {
     AttributeProto { name: Some(name.to_owned()), r#type: Some(ty.into()), ..AttributeProto::default() }

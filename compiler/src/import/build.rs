@@ -103,6 +103,14 @@ impl Builder<'_, '_> {
         }
         let normed = self.norm("norm", &decoder.norm, x, "final_norm".to_owned())?;
         let head = &decoder.head;
+        if head.outputs() != shape.vocabulary {
+            let message = format!(
+                "it gives logits of {} tokens, but the embedding has {}, which is not supported",
+                head.outputs(),
+                shape.vocabulary
+            );
+            return Err(self.decoder.specialised.not_llama(head.node, message));
+        }
         let mut weight = self.matrix("lm_head", head)?;
         if self.is_tied(embedding_weight, weight) {
             self.model.weights.pop();
@@ -132,6 +140,7 @@ impl Builder<'_, '_> {
         if (layer.heads, layer.kv_heads, layer.head_dim) != (shape.heads, shape.kv_heads, shape.head_dim) {
             return Err(self.decoder.specialised.not_llama(layer.nodes.mix, "layers have different heads"));
         }
+        self.check_width(&layer.output, shape.hidden)?;
         let scale = canonical_scale(layer.scale, layer.head_dim);
         if !(scale.is_finite() && scale != 0.0) {
             return Err(self
@@ -172,10 +181,7 @@ impl Builder<'_, '_> {
         let shape = self.model.hyperparameters.clone();
         let mlp = &layer.mlp;
         for (linear, width) in [(&mlp.gate, shape.mlp), (&mlp.up, shape.mlp), (&mlp.down, shape.hidden)] {
-            if linear.outputs() != width {
-                let message = format!("expected {width} outputs");
-                return Err(self.decoder.specialised.not_llama(linear.node, message));
-            }
+            self.check_width(linear, width)?;
         }
         let value = |name: &str| format!("layers.{index}.{name}");
         let weight = |name: &str| format!("layers.{index}.mlp.{name}_proj");
@@ -188,9 +194,22 @@ impl Builder<'_, '_> {
         Ok(self.vector(TensorOp::Add, &[x, down], shape.hidden, mlp.sum, value("residual")))
     }
 
+    /// Checks that a linear layer gives so many entries, and not one that is broadcast.
+    fn check_width(&self, linear: &Linear, width: usize) -> Result<(), Error> {
+        if linear.outputs() == width {
+            return Ok(());
+        }
+        let message = format!("it gives {} entries instead of {width}", linear.outputs());
+        Err(self.decoder.specialised.not_llama(linear.node, message))
+    }
+
     fn norm(&mut self, weight: &str, norm: &Norm, x: ValueId, name: String) -> Result<ValueId, Error> {
         let hidden = self.model.hyperparameters.hidden;
         let gamma = self.decoder.specialised.value(norm.gamma).shape();
+        if norm.epsilon < 0.0 {
+            let message = format!("the norm's ε is {}, which is negative", norm.epsilon);
+            return Err(self.decoder.specialised.not_llama(norm.node, message));
+        }
         if gamma.iter().product::<usize>() != hidden {
             let message = format!("the norm's factors have shape {gamma:?} instead of [{hidden}]");
             return Err(self.decoder.specialised.not_llama(norm.node, message));
@@ -222,7 +241,8 @@ impl Builder<'_, '_> {
     /// Adds a weight that a node reads.
     fn weight(&mut self, name: &str, shape: Vec<usize>, values: Vec<f32>, node: usize) -> Result<WeightId, Error> {
         if let Some(value) = values.iter().find(|value| !value.is_finite()) {
-            return Err(self.decoder.specialised.not_llama(node, format!("its weight holds the value {value}")));
+            let message = format!("its weight `{name}` holds the value {value}");
+            return Err(self.decoder.specialised.not_llama(node, message));
         }
         self.model.weights.push(Weight::new(name.to_owned(), shape, values));
         Ok(WeightId(self.model.weights.len() as u32 - 1))

@@ -1,5 +1,6 @@
 //! The files beside a model: `config.json`, `generation_config.json`, `genai_config.json`, and those of the tokenizer.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use cachemir_ir::tensor::TensorModel;
@@ -31,10 +32,15 @@ impl Companions {
         let mut this = Self::default();
         let config = match &options.config {
             Some(path) => Some(path.clone()),
-            None => nearest(model, "config.json"),
+            None => nearest(model, &["config.json"]),
         };
         if let Some(path) = config {
             let config = read_json(&path)?;
+            if KNOWN_KEYS.iter().all(|key| config.get(key).is_none()) {
+                let message =
+                    format!("it is no model's configuration: there is none of {} in it", KNOWN_KEYS.join(", "));
+                return Err(Error::BadCompanion { path, message });
+            }
             this.take_tokens(&config);
             this.context = number(&config, "max_position_embeddings").map(|number| number as usize);
             this.rope_theta = config.get("rope_theta").and_then(Value::as_f64);
@@ -45,7 +51,7 @@ impl Companions {
                 this.take_tokens(&read_json(&generation)?);
             }
             this.config = Some((path, config));
-        } else if let Some(path) = nearest(model, "genai_config.json") {
+        } else if let Some(path) = nearest(model, &["genai_config.json"]) {
             let config = read_json(&path)?;
             let inner = config.get("model").cloned().unwrap_or_default();
             this.take_tokens(&inner);
@@ -57,6 +63,20 @@ impl Companions {
             this.tokenizer = TokenizerFile::find(model, options.tokenizer.as_deref())?;
         }
         Ok(this)
+    }
+
+    /// Which files were found in a folder above the model's, in sentences.
+    pub(super) fn notes(&self, model: &Path) -> Vec<String> {
+        let files = self.config.iter().map(|(path, _)| path).chain(self.tokenizer.iter().map(|file| &file.path));
+        let mut by_place: BTreeMap<usize, Vec<String>> = BTreeMap::new();
+        for path in files {
+            let name = path.file_name().unwrap_or_default().display().to_string();
+            if let Some(above) = folders_above(model, path).filter(|above| *above > 0) {
+                by_place.entry(above).or_default().push(name);
+            }
+        }
+        let places = ["", "the folder above the model's", "the second folder above the model's"];
+        by_place.into_iter().map(|(above, names)| format!("{} of {}", names.join(" and "), places[above])).collect()
     }
 
     /// Checks the files' numbers against the graph's.
@@ -106,10 +126,21 @@ fn number(config: &Value, key: &str) -> Option<u64> {
     config.get(key).and_then(Value::as_u64)
 }
 
-/// The file of the given name in the model's folder or one of the two above it.
-pub(super) fn nearest(model: &Path, file: &str) -> Option<PathBuf> {
+/// Some of these are in every configuration of a model.
+const KNOWN_KEYS: [&str; 6] =
+    ["model_type", "architectures", "vocab_size", "hidden_size", "max_position_embeddings", "eos_token_id"];
+
+/// The first of the files that lies in the model's folder, else in the folder above it, else in the one above that.
+pub(super) fn nearest(model: &Path, files: &[&str]) -> Option<PathBuf> {
     let model = std::path::absolute(model).ok()?;
-    model.ancestors().skip(1).take(3).map(|folder| folder.join(file)).find(|path| path.is_file())
+    let candidates = model.ancestors().skip(1).take(3).flat_map(|folder| files.iter().map(|file| folder.join(file)));
+    candidates.into_iter().find(|path| path.is_file())
+}
+
+/// How many folders above the model's a file lies; `None` for files elsewhere.
+fn folders_above(model: &Path, path: &Path) -> Option<usize> {
+    let model = std::path::absolute(model).ok()?;
+    model.ancestors().skip(1).take(3).position(|folder| path.parent() == Some(folder))
 }
 
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, Error> {
@@ -119,4 +150,30 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, Error> {
 pub(super) fn read_json(path: &Path) -> Result<Value, Error> {
     serde_json::from_slice(&read(path)?)
         .map_err(|error| Error::BadCompanion { path: path.to_owned(), message: error.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_folders_above_the_model_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let below = folder.path().join("onnx");
+        std::fs::create_dir(&below).unwrap();
+        let model = below.join("model.onnx");
+        let find = || Companions::find(&model, &ImportOptions::default());
+        std::fs::write(folder.path().join("config.json"), "{\"vocab_size\": 512}").unwrap();
+        assert_eq!(find().unwrap().notes(&model), ["config.json of the folder above the model's"]);
+        std::fs::write(below.join("config.json"), "{\"model_type\": \"llama\"}").unwrap();
+        assert_eq!(find().unwrap().notes(&model), [""; 0]);
+    }
+
+    #[test]
+    fn another_file_is_no_configuration() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("config.json"), "{\"added_tokens\": []}").unwrap();
+        let error = Companions::find(&folder.path().join("model.onnx"), &ImportOptions::default()).unwrap_err();
+        assert!(matches!(&error, Error::BadCompanion { .. }) && error.to_string().contains("vocab_size"), "{error}");
+    }
 }

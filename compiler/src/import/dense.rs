@@ -1,5 +1,6 @@
 //! Small dense tensors of the kinds that ONNX graphs compute with.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::evaluate::View;
@@ -280,6 +281,20 @@ impl Dense {
         }
         Ok(Self { shape, data })
     }
+}
+
+/// The integers of an ONNX element type, as they are held; `None` for other types. Those of 64 bits are held as signed
+/// ones whether they are or not.
+pub(super) fn integers(data_type: i32) -> Option<RangeInclusive<i64>> {
+    let bits = match data_type {
+        2..=7 | 12 | 13 | 21 | 22 => onnx_width(data_type)?,
+        _ => return None,
+    };
+    Some(match data_type {
+        7 | 13 => i64::MIN..=i64::MAX,
+        2 | 4 | 12 | 21 => 0..=(1 << bits) - 1,
+        _ => -(1 << (bits - 1))..=(1 << (bits - 1)) - 1,
+    })
 }
 
 /// Bits of one entry of an ONNX element type.

@@ -29,6 +29,8 @@ enum Rule {
     Broadcast,
     /// Broadcast of all inputs, as truth values.
     Test,
+    /// That of the first input, of the kind that is cast to.
+    Cast,
     Product,
     TransposedProduct,
     Quantised,
@@ -47,12 +49,12 @@ fn rule(op_type: &str) -> Option<Rule> {
         | "Reciprocal"
         | "Softmax"
         | "Sigmoid"
-        | "Cast"
         | "SimplifiedLayerNormalization"
         | "RMSNormalization"
         | "com.microsoft::SkipSimplifiedLayerNormalization"
         | "RotaryEmbedding"
         | "com.microsoft::RotaryEmbedding" => Rule::Same,
+        "Cast" => Rule::Cast,
         "Add" | "Sub" | "Mul" | "Div" | "Pow" => Rule::Broadcast,
         "IsNaN" | "Not" | "And" | "Or" | "Equal" | "Less" | "LessOrEqual" | "Greater" | "GreaterOrEqual" => Rule::Test,
         "MatMul" => Rule::Product,
@@ -95,24 +97,25 @@ fn apply(rule: Rule, node: &OnnxNode, inputs: &[Option<Value>], sizes: Sizes) ->
     Ok(match rule {
         Rule::Same => vec![(first.shape().to_vec(), kind); node.outputs.len()],
         Rule::Broadcast => vec![(broadcast()?, kind)],
+        Rule::Cast => vec![(first.shape().to_vec(), cast_kind(node)?)],
         Rule::Test => vec![(broadcast()?, Kind::Bool)],
         Rule::Choice => vec![(broadcast()?, value(1)?.kind())],
         Rule::Product => vec![(matrix_product_shape(first.shape(), value(1)?.shape())?, kind)],
         Rule::TransposedProduct => {
-            let left = swapped(first.shape(), node.int("transA"));
-            vec![(matrix_product_shape(&left, &swapped(value(1)?.shape(), node.int("transB")))?, kind)]
+            let left = swapped(first.shape(), node.flag("transA"));
+            vec![(matrix_product_shape(&left, &swapped(value(1)?.shape(), node.flag("transB")))?, kind)]
         }
         Rule::Quantised => {
-            let (columns, rows) = (extent(node, "K")?, extent(node, "N")?);
+            let (columns, rows) = (node.extent("K")?, node.extent("N")?);
             vec![(matrix_product_shape(first.shape(), &[columns, rows])?, kind)]
         }
         Rule::Reduction => vec![(reduced(node, first, inputs.get(1).and_then(Option::as_ref))?, kind)],
         Rule::Join => {
             let parts: Vec<&[usize]> = inputs.iter().flatten().map(Value::shape).collect();
-            vec![(joined_shape(node.int("axis").unwrap_or(0), &parts)?.1, kind)]
+            vec![(joined_shape(node.integer("axis")?, &parts)?.1, kind)]
         }
         Rule::Lookup => {
-            let axis = axis_index(node.int("axis").unwrap_or(0), first.shape().len())?;
+            let axis = axis_index(node.integer("axis")?, first.shape().len())?;
             let mut shape = first.shape()[..axis].to_vec();
             shape.extend(value(1)?.shape());
             shape.extend(&first.shape()[axis + 1..]);
@@ -120,8 +123,7 @@ fn apply(rule: Rule, node: &OnnxNode, inputs: &[Option<Value>], sizes: Sizes) ->
         }
         Rule::QuantisedLookup => {
             let mut shape = value(1)?.shape().to_vec();
-            let bits = node.int("bits").unwrap_or(4);
-            let packed = if kind == Kind::Bytes && bits == 4 { 2 } else { 1 };
+            let packed = if kind == Kind::Bytes && node.integer("bits")? == 4 { 2 } else { 1 };
             shape.push(first.shape().last().copied().unwrap_or(0).saturating_mul(packed));
             vec![(shape, value(2)?.kind())]
         }
@@ -132,7 +134,7 @@ fn apply(rule: Rule, node: &OnnxNode, inputs: &[Option<Value>], sizes: Sizes) ->
             vec![(vec![*batch, *heads, *tokens, *dim], kind)]
         }
         Rule::GroupedAttention => {
-            let (heads, kv_heads) = (extent(node, "num_heads")?, extent(node, "kv_num_heads")?);
+            let (heads, kv_heads) = (node.extent("num_heads")?, node.extent("kv_num_heads")?);
             let packed = inputs.get(1).is_none_or(Option::is_none);
             let parts = if packed { heads.saturating_add(kv_heads.saturating_mul(2)) } else { heads };
             let [batch, tokens, width] = *first.shape() else {
@@ -148,15 +150,10 @@ fn apply(rule: Rule, node: &OnnxNode, inputs: &[Option<Value>], sizes: Sizes) ->
     })
 }
 
-fn extent(node: &OnnxNode, attribute: &str) -> Result<usize, String> {
-    let value = node.int(attribute).and_then(|value| usize::try_from(value).ok()).filter(|&value| value > 0);
-    value.ok_or_else(|| format!("the attribute {attribute} is missing or not positive"))
-}
-
 /// A shape with its last two axes swapped if the flag is set.
-fn swapped(shape: &[usize], flag: Option<i64>) -> Vec<usize> {
+fn swapped(shape: &[usize], flag: bool) -> Vec<usize> {
     let mut shape = shape.to_vec();
-    if flag.unwrap_or(0) != 0 && shape.len() > 1 {
+    if flag && shape.len() > 1 {
         let rank = shape.len();
         shape.swap(rank - 2, rank - 1);
     }
@@ -165,7 +162,7 @@ fn swapped(shape: &[usize], flag: Option<i64>) -> Vec<usize> {
 
 fn reduced(node: &OnnxNode, operand: &Value, axes: Option<&Value>) -> Result<Vec<usize>, String> {
     let mut shape = operand.shape().to_vec();
-    let keep = node.int("keepdims").unwrap_or(1) != 0;
+    let keep = node.flag("keepdims");
     let axes = match (node.ints("axes"), axes) {
         (Some(axes), _) => axes.to_vec(),
         (None, Some(Value::Constant(axes))) => axes.to_ints(),
@@ -203,7 +200,6 @@ pub(super) fn constant_shapes(node: &OnnxNode, inputs: &[Option<Value>]) -> Resu
             let views = views(&operands, first.shape())?;
             return Ok(Some(views.into_iter().map(|view| (view.shape, first.kind())).collect()));
         }
-        "Cast" => return Ok(Some(vec![(first.shape().to_vec(), cast_kind(node)?)])),
         "DequantizeLinear" | "com.microsoft::DequantizeLinear" => {
             return Ok(Some(vec![(first.shape().to_vec(), Kind::F32)]));
         }
@@ -223,6 +219,7 @@ pub(super) fn constant_shapes(node: &OnnxNode, inputs: &[Option<Value>]) -> Resu
             };
             return Ok(Some(vec![(tiled_shape(first.shape(), repeats)?, first.kind())]));
         }
+        "Cast" => Rule::Cast,
         "Trilu" | "CumSum" | "ScatterND" => Rule::Same,
         "And" | "Or" | "Xor" | "Not" | "IsNaN" => Rule::Test,
         "Max" | "Min" => Rule::Broadcast,

@@ -1,4 +1,4 @@
-//! What a graph's inputs are for, and what they hold once the graph is specialised.
+//! What a graph's inputs and outputs are for, and what inputs hold once the graph is specialised.
 
 use std::sync::Arc;
 
@@ -190,6 +190,43 @@ pub(super) fn value(
     })
 }
 
+/// The output that holds the logits: the one so named, the only one that ends so, or the only one beside the caches. If
+/// no name tells, outputs are the logits and then a cache for each past input.
+pub(super) fn logits(graph: &OnnxGraph) -> Result<&(String, Name), Error> {
+    let outputs = || graph.outputs.iter();
+    if let Some(exact) = outputs().find(|(name, _)| name.eq_ignore_ascii_case("logits")) {
+        return Ok(exact);
+    }
+    let mut candidates: Vec<&(String, Name)> =
+        outputs().filter(|(name, _)| name.to_lowercase().ends_with("logits")).collect();
+    if candidates.is_empty() {
+        candidates = outputs().filter(|(name, _)| !is_cache(name)).collect();
+        let pasts = graph.inputs.iter().filter(|input| matches!(role(graph, input), Ok(Role::Past(_)))).count();
+        if candidates.len() == graph.outputs.len() && candidates.len() == pasts + 1 {
+            candidates.truncate(1);
+        }
+    }
+    let message = match candidates.as_slice() {
+        [only] => return Ok(only),
+        [] => "no output holds logits: each of them is named like a cache, or there is none".to_owned(),
+        several => {
+            let names: Vec<String> = several.iter().map(|(name, _)| format!("`{name}`")).collect();
+            format!(
+                "which output holds the logits is not told by the names of {}; name it `logits`, or export the model \
+                 without the others",
+                names.join(", ")
+            )
+        }
+    };
+    Err(Error::Interface { message })
+}
+
+/// Whether an output is named like one that hands on keys or values.
+fn is_cache(name: &str) -> bool {
+    let name = name.to_lowercase();
+    ["present", "past", "cache", "key", "value"].iter().any(|part| name.contains(part))
+}
+
 /// A past input, and the output that becomes it in the next call.
 pub(super) struct Present<'g> {
     pub(super) past: Name,
@@ -202,17 +239,14 @@ pub(super) struct Present<'g> {
 /// Each past input with the output that becomes it in the next call: the one of the same name but for what all inputs,
 /// and all outputs, have in common at both ends; in the order of the lists, if the names do not tell.
 pub(super) fn presents<'g>(graph: &'g OnnxGraph) -> Result<Vec<Present<'g>>, Error> {
-    let (_, logits) = graph.logits()?;
+    let (_, logits) = logits(graph)?;
     let past = |input| match role(graph, input) {
         Ok(Role::Past(layout)) => Some((input, layout)),
         _ => None,
     };
     let pasts: Vec<(&OnnxInput, CacheLayout)> = graph.inputs.iter().filter_map(past).collect();
-    let is_cache = |output: &&(String, Name)| {
-        let name = output.0.to_lowercase();
-        output.1 != *logits && ["present", "past", "cache", "key", "value"].iter().any(|part| name.contains(part))
-    };
-    let mut outputs: Vec<&(String, Name)> = graph.outputs.iter().filter(is_cache).collect();
+    let named = |output: &&(String, Name)| output.1 != *logits && is_cache(&output.0);
+    let mut outputs: Vec<&(String, Name)> = graph.outputs.iter().filter(named).collect();
     if outputs.is_empty() {
         outputs = graph.outputs.iter().filter(|output| output.1 != *logits).collect();
     }

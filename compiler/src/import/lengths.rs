@@ -146,8 +146,12 @@ fn same_constant(a: &Specialised<'_>, b: &Specialised<'_>, name: Name) -> Result
 
 fn same_numbers(a: &Dense, b: &Dense) -> bool {
     match a.factor() {
-        Some(factor) if a.len() == 1 || a.shape != b.shape => b.to_f64().iter().all(|&entry| entry == factor),
-        _ => a.shape == b.shape && a.data == b.data,
+        Some(factor) if a.len() == 1 || a.shape != b.shape => b.iter_f64().all(|entry| entry == factor),
+        // What is not a number is refused elsewhere; here it is equal to itself.
+        _ => {
+            let same = |(a, b): (f64, f64)| a == b || a.is_nan() && b.is_nan();
+            a.shape == b.shape && a.kind() == b.kind() && a.iter_f64().zip(b.iter_f64()).all(same)
+        }
     }
 }
 

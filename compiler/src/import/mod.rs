@@ -71,7 +71,7 @@ pub struct ImportedModel {
 /// # Errors
 /// Everything that can be wrong with the file, the graph in it, and the files beside it.
 pub fn load(path: &Path, options: &ImportOptions) -> Result<ImportedModel, Error> {
-    let graph = onnx::read(path)?;
+    let graph = onnx::read(path, options.context.unwrap_or(DEFAULT_CONTEXT))?;
     if !options.shapes_only
         && let Some((tensor, file)) = specialise::Specialised::missing_data(&graph)
     {
@@ -83,11 +83,12 @@ pub fn load(path: &Path, options: &ImportOptions) -> Result<ImportedModel, Error
     companions.check(&model)?;
     let untokenized = "no tokenizer.json was found beside the model: prompts and answers are token ids (--prompt-ids)";
     let notes = companions.tokenizer.is_none().then(|| untokenized.to_owned());
+    let elsewhere = companions.notes(path);
     Ok(ImportedModel {
         model,
         tokenizer: companions.tokenizer,
         bos_token: companions.bos_token,
         eos_tokens: companions.eos_tokens,
-        notes: graph.notes.iter().cloned().chain(notes).collect(),
+        notes: graph.notes.iter().cloned().chain(notes).chain(elsewhere).collect(),
     })
 }

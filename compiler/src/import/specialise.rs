@@ -123,15 +123,6 @@ pub(super) struct Specialised<'g> {
     constant_bytes: usize,
 }
 
-impl OnnxGraph {
-    /// The output that holds the logits: the one of that name, or else the first.
-    pub(super) fn logits(&self) -> Result<&(String, Name), Error> {
-        let named = self.outputs.iter().find(|(name, _)| name.ends_with("logits"));
-        let found = named.or(self.outputs.first());
-        found.ok_or_else(|| Error::Interface { message: "the graph has no output".to_owned() })
-    }
-}
-
 impl<'g> Specialised<'g> {
     /// Specialises a graph; with `wanted`, only as much of it as those values depend on, with inputs of unknown shape
     /// left unknown. `past_shape` gives key-value heads and head dimension of past inputs whose shape in the file is
@@ -154,7 +145,10 @@ impl<'g> Specialised<'g> {
                 }
             }
         }
-        for (&name, initializer) in &graph.initializers {
+        let needed = wanted.map(|wanted| this.ancestors(wanted));
+        let read = needed.as_ref().zip(wanted).map(|(needed, wanted)| this.read(needed, wanted));
+        let is_read = |name: Name| read.as_ref().is_none_or(|read| read[name.index()]);
+        for (&name, initializer) in graph.initializers.iter().filter(|(name, _)| is_read(**name)) {
             let large = initializer.kind != Kind::Bool && initializer.len() > FOLDED_ENTRIES;
             this.values[name.index()] = Some(if large || initializer.missing_file().is_some() {
                 Value::Parameter { shape: initializer.shape.clone(), kind: initializer.kind }
@@ -162,14 +156,13 @@ impl<'g> Specialised<'g> {
                 Value::Constant(Arc::new(initializer.decode()?))
             });
         }
-        for input in &graph.inputs {
+        for input in graph.inputs.iter().filter(|input| is_read(input.value)) {
             let value = match inputs::value(graph, input, sizes, past_shape) {
                 Err(_) if wanted.is_some() => Value::Unknown,
                 value => value?,
             };
             this.values[input.value.index()] = Some(value);
         }
-        let needed = wanted.map(|wanted| this.ancestors(wanted));
         let mut unsupported: Vec<usize> = Vec::new();
         for (index, node) in graph.nodes.iter().enumerate() {
             if needed.as_ref().is_none_or(|needed| needed[index]) {
@@ -288,7 +281,7 @@ impl<'g> Specialised<'g> {
 
     /// The nodes that the logits depend on.
     pub(super) fn needed_for_logits(&self) -> Vec<usize> {
-        let needed = self.graph.logits().map(|(_, logits)| self.ancestors(&[*logits])).unwrap_or_default();
+        let needed = inputs::logits(self.graph).map(|(_, logits)| self.ancestors(&[*logits])).unwrap_or_default();
         (0..needed.len()).filter(|&node| needed[node]).collect()
     }
 
@@ -305,6 +298,15 @@ impl<'g> Specialised<'g> {
             }
         }
         needed
+    }
+
+    /// For each value whether one of the nodes reads it, or it is wanted itself.
+    fn read(&self, needed: &[bool], wanted: &[Name]) -> Vec<bool> {
+        let mut read = vec![false; self.graph.names.len()];
+        let inputs = self.graph.nodes.iter().zip(needed).filter(|(_, needed)| **needed);
+        let inputs = inputs.flat_map(|(node, _)| node.inputs.iter().flatten());
+        inputs.chain(wanted).for_each(|name| read[name.index()] = true);
+        read
     }
 
     /// Takes in one node; false if its operation is not supported.

@@ -31,11 +31,7 @@ impl TokenizerFile {
         if let Some(path) = named {
             return Self::read(path.to_owned()).map(Some);
         }
-        match (nearest(model, "tokenizer.json"), nearest(model, SENTENCE_PIECE)) {
-            (Some(path), _) => Self::read(path).map(Some),
-            (None, Some(path)) => Err(Error::SentencePiece { path }),
-            (None, None) => Ok(None),
-        }
+        nearest(model, &["tokenizer.json", SENTENCE_PIECE]).map(Self::read).transpose()
     }
 
     fn read(path: PathBuf) -> Result<Self, Error> {
@@ -209,8 +205,14 @@ mod tests {
             assert_eq!(error.code(), "C0303");
             assert!(error.to_string().contains("save_pretrained"), "{error}");
         }
+        // What lies beside the model goes ahead of what lies above it.
+        let below = folder.path().join("below").join("model.onnx");
+        std::fs::create_dir(folder.path().join("below")).unwrap();
         words(folder.path());
         assert!(TokenizerFile::find(&model, None).unwrap().is_some());
+        assert!(TokenizerFile::find(&below, None).unwrap().is_some());
+        std::fs::write(folder.path().join("below").join(SENTENCE_PIECE), b"pieces").unwrap();
+        assert_eq!(TokenizerFile::find(&below, None).unwrap_err().code(), "C0303");
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::dense::{Dense, broadcast_shapes};
-use super::evaluate::{self, Operands, cast_kind, concatenate, is_view};
+use super::dense::{Dense, Kind, broadcast_shapes};
+use super::evaluate::{self, Operands, cast_integers, cast_kind, concatenate, is_view};
 use super::onnx::OnnxNode;
 use super::specialise::{Signal, Value, constants};
 
@@ -17,7 +17,10 @@ pub(super) fn follow(node: &OnnxNode, inputs: &[Option<Value>]) -> Result<Option
         ("Concat", _) => join(node, inputs),
         ("Neg", [Some(Value::Signal(signal))]) => Ok(Some(vec![scaled(signal, -1.0)])),
         ("Cast", [Some(Value::Signal(signal))]) => {
-            let same = cast_kind(node)?.is_float() == signal.kind.is_float();
+            let kind = cast_kind(node)?;
+            // Numbers of tokens fit 32 bits; what is narrower may change them.
+            let wide = cast_integers(node).is_some_and(|integers| integers.contains(&i32::MAX.into()));
+            let same = kind.is_float() && signal.kind.is_float() || wide && signal.kind == Kind::Int;
             Ok(same.then(|| vec![signal.clone()]))
         }
         ("Mul" | "Div" | "Add" | "Sub", [Some(Value::Signal(signal)), Some(Value::Constant(constant))]) => {
@@ -101,6 +104,6 @@ fn join(node: &OnnxNode, inputs: &[Option<Value>]) -> Result<Option<Vec<Signal>>
     }
     let positions: Vec<Dense> =
         parts.iter().map(|part| Dense::ints(part.shape.clone(), part.indices().to_vec())).collect();
-    let positions = concatenate(node.int("axis").unwrap_or(0), &positions.iter().collect::<Vec<_>>())?;
+    let positions = concatenate(node.integer("axis")?, &positions.iter().collect::<Vec<_>>())?;
     Ok(Some(vec![at_positions(&first, positions)]))
 }

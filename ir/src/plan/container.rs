@@ -24,6 +24,11 @@ pub const FORMAT_VERSION: u32 = 7;
 const FIXED_LENGTH: usize = 64;
 const ALIGNMENT: usize = 64;
 
+/// What a plan's file begins with.
+pub const PLAN_MAGIC: [u8; 8] = *b"CMIRPLAN";
+/// What a client's file begins with.
+pub const CLIENT_MAGIC: [u8; 8] = *b"CMIRCLNT";
+
 /// Which of the two files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -34,10 +39,10 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    fn magic(self) -> &'static [u8; 8] {
+    fn magic(self) -> [u8; 8] {
         match self {
-            Self::Server => b"CMIRPLAN",
-            Self::Client => b"CMIRCLNT",
+            Self::Server => PLAN_MAGIC,
+            Self::Client => CLIENT_MAGIC,
         }
     }
 
@@ -99,7 +104,7 @@ pub(super) fn write<H: Header>(kind: Kind, mut header: H, blobs: &Blobs) -> Vec<
     header.set_blobs(list);
     let encoded = header.encode_to_vec();
     let mut file = Vec::with_capacity(aligned(FIXED_LENGTH + encoded.len()) + offset);
-    file.extend_from_slice(kind.magic());
+    file.extend_from_slice(&kind.magic());
     file.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
     file.resize(FIXED_LENGTH, 0);
     file.extend_from_slice(&encoded);

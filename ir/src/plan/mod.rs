@@ -21,7 +21,7 @@ mod wire;
 
 use std::collections::BTreeMap;
 
-pub use container::FORMAT_VERSION;
+pub use container::{CLIENT_MAGIC, FORMAT_VERSION, PLAN_MAGIC};
 pub use file::client_path;
 pub use guard::{Guard, NormCheck, Others, Reading};
 pub use summary::{Approximation, CallCounts, MaskCount, Measure};

@@ -13,7 +13,7 @@ use crate::Error;
 use crate::error::SessionFault;
 use crate::files::{self, Kind, Reader, push_string};
 
-const KIND: Kind = Kind { magic: *b"CMIRSKEY", version: 1 };
+const KIND: Kind = Kind { magic: SavedClient::MAGIC, version: 1 };
 
 /// A client's part of a saved session.
 #[derive(Clone, PartialEq, Eq)]
@@ -37,6 +37,9 @@ impl fmt::Debug for SavedClient {
 }
 
 impl SavedClient {
+    /// What such a file begins with.
+    pub const MAGIC: [u8; 8] = *b"CMIRSKEY";
+
     /// The client's file beside a session's: its name with `.key` added.
     pub fn path(session: &Path) -> PathBuf {
         let mut name = session.as_os_str().to_owned();

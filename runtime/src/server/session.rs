@@ -10,7 +10,7 @@ use crate::files::{self, Kind, Reader, push_string};
 
 use super::Server;
 
-const KIND: Kind = Kind { magic: *b"CMIRSESS", version: 1 };
+const KIND: Kind = Kind { magic: SavedSession::MAGIC, version: 1 };
 
 /// What is wrong with a payload that does not follow the format.
 const SENSELESS: &str = "its contents make no sense";
@@ -48,6 +48,9 @@ pub struct SavedSession {
 }
 
 impl SavedSession {
+    /// What such a file begins with.
+    pub const MAGIC: [u8; 8] = *b"CMIRSESS";
+
     /// Reads the file of a session of the plan with this hash, in the representation of ciphertexts of this name.
     pub fn read(path: &Path, plan_hash: [u8; 32], representation: &str) -> Result<Self, Error> {
         let fail = |fault: SessionFault| Error::SessionInvalid { path: path.to_owned(), fault };

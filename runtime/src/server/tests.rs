@@ -7,6 +7,7 @@ use cachemir_ir::program::{EmbeddingForm, Entry, EntryKind, Placement, Program, 
 use cachemir_ir::slots::{Domain, Fill, Layout, StateId, WriteMode};
 
 use super::*;
+use crate::client::SavedClient;
 use crate::executor::{CkksProgram, Clear, ClearCiphertext};
 
 const LEVELS: Levels = Levels { output: 4, bootstrap_input: 1 };
@@ -89,9 +90,10 @@ fn files_that_do_not_fit_are_refused() {
     assert_eq!(server.load(&missing).unwrap_err().code(), "CMR-R030");
     let unwritable = folder.path().join("nowhere").join("session");
     assert_eq!(server.save(&session, &unwritable).unwrap_err().code(), "CMR-R021");
-    assert_eq!(crate::setup::check_writable(&unwritable).unwrap_err().code(), "CMR-R021");
-    assert_eq!(crate::setup::check_writable(folder.path()).unwrap_err().code(), "CMR-R021");
-    crate::setup::check_writable(&path).unwrap();
+    assert_eq!(crate::setup::check_writable(&unwritable, &SavedSession::MAGIC).unwrap_err().code(), "CMR-R021");
+    assert_eq!(crate::setup::check_writable(folder.path(), &SavedSession::MAGIC).unwrap_err().code(), "CMR-R021");
+    crate::setup::check_writable(&path, &SavedSession::MAGIC).unwrap();
+    assert_eq!(crate::setup::check_writable(&path, &SavedClient::MAGIC).unwrap_err().code(), "CMR-R021");
 }
 
 #[test]

@@ -3,13 +3,13 @@
 mod positions;
 
 use cachemir_tests::SplitMix;
-use cachemir_tests::onnx::proto::{GraphProto, NodeProto, TensorProto};
-use cachemir_tests::onnx::{FLOAT, INT64, int, stored};
+use cachemir_tests::onnx::proto::{GraphProto, NodeProto, TensorProto, ValueInfoProto};
+use cachemir_tests::onnx::{BOOL, FLOAT, INT4, INT8, INT16, INT32, INT64, UINT4, UINT8, int, stored};
 
 /// A kind of change: says what it did, or that it does not apply.
 type Mutation = fn(&mut Mutator<'_>) -> Option<String>;
 
-const MUTATIONS: [(&str, Mutation); 20] = [
+const MUTATIONS: [(&str, Mutation); 23] = [
     ("float constant", |m| m.float_constant()),
     ("integer constant", |m| m.integer_constant()),
     ("inputs exchanged", |m| m.inputs_exchanged()),
@@ -30,6 +30,9 @@ const MUTATIONS: [(&str, Mutation); 20] = [
     ("rotary embedding", |m| m.rotary()),
     ("constants exchanged", |m| m.constants_exchanged()),
     ("order of nodes", |m| m.order()),
+    ("another output", |m| m.another_output()),
+    ("narrower integers", |m| m.narrower_integers()),
+    ("quantised rows", |m| m.quantised_rows()),
 ];
 
 /// Applies one change and says which.
@@ -251,6 +254,10 @@ impl Mutator<'_> {
         let index = self.node_where(|node| !node.attribute.is_empty())?;
         let node = &mut self.graph.node[index];
         let number = self.random.below(node.attribute.len());
+        if self.random.chance(1, 4) {
+            let attribute = node.attribute.remove(number);
+            return Some(format!("{} of `{}` ({}) left out", attribute.name(), node.name(), node.op_type()));
+        }
         let attribute = &mut node.attribute[number];
         let what = if let Some(old) = attribute.f {
             let new = *self.random.pick(&[0.0, old * 2.0, -old, 0.1]);
@@ -482,6 +489,82 @@ impl Mutator<'_> {
         self.graph.initializer[first].name = Some(b.clone());
         self.graph.initializer[second].name = Some(a.clone());
         Some(format!("`{a}` and `{b}`"))
+    }
+
+    /// Another output ahead of the logits, with nearly their name.
+    fn another_output(&mut self) -> Option<String> {
+        let place = self.graph.output.iter().position(|output| output.name() == "logits")?;
+        let output = ValueInfoProto { name: Some("other_logits".to_owned()), ..self.graph.output[place].clone() };
+        if self.graph.output.iter().any(|known| known.name() == output.name()) {
+            return None;
+        }
+        self.graph.node.push(node("Neg", &["logits"], output.name()));
+        self.graph.output.insert(0, output);
+        Some("the logits negated, first".to_owned())
+    }
+
+    /// Tokens or positions are cast there and back.
+    fn narrower_integers(&mut self) -> Option<String> {
+        const TYPES: [(i32, &str); 5] =
+            [(UINT8, "uint8"), (INT8, "int8"), (INT16, "int16"), (INT32, "int32"), (BOOL, "bool")];
+        let names = ["input_ids", "position_ids"];
+        let inputs = self.graph.input.iter().map(ValueInfoProto::name).filter(|name| names.contains(name));
+        let inputs: Vec<String> = inputs.map(ToOwned::to_owned).collect();
+        let input = (!inputs.is_empty()).then(|| self.random.pick(&inputs).clone())?;
+        let (data_type, what) = *self.random.pick(&TYPES);
+        self.wrap(&input, |_, from, to| {
+            let narrow = format!("{to}_narrow");
+            vec![cast(from, &narrow, data_type), cast(&narrow, to, INT64)]
+        });
+        Some(format!("`{input}` as {what}"))
+    }
+
+    /// The embedding's rows, as integers of 4 bits of their own type or packed in bytes, mostly without zero points.
+    fn quantised_rows(&mut self) -> Option<String> {
+        const BLOCK: usize = 16;
+        let index = self.node_where(|node| node.op_type() == "Gather")?;
+        let (table, lookup) = (self.graph.node[index].input[0].clone(), self.graph.node[index].clone());
+        let table = self.graph.initializer.iter().find(|tensor| tensor.name() == table)?;
+        let (FLOAT, &[rows, columns]) = (table.data_type(), table.dims.as_slice()) else { return None };
+        let (rows, columns) = (rows as usize, columns as usize);
+        let values = floats(table);
+        if !columns.is_multiple_of(BLOCK) {
+            return None;
+        }
+        let (data_type, what) = *self.random.pick(&[(INT4, "int4"), (UINT4, "uint4"), (UINT8, "bytes")]);
+        let with_zeros = self.random.chance(1, 3);
+        // What the integers are when they are read as they are.
+        let zero = if data_type == INT4 { 0 } else { 8 };
+        let (mut integers, mut scales) = (Vec::new(), Vec::new());
+        for block in values.chunks(BLOCK) {
+            let scale = block.iter().fold(1e-3, |most: f32, value| most.max(value.abs())) / 7.0;
+            integers.extend(block.iter().map(|value| (value / scale).round() as i8 + zero));
+            scales.push(scale);
+        }
+        let pack = |integers: &[i8]| -> Vec<u8> {
+            integers
+                .chunks(2)
+                .map(|pair| (pair[0] & 15) as u8 | ((pair.get(1).unwrap_or(&0) & 15) as u8 * 16))
+                .collect()
+        };
+        let halved = |extent: usize| if data_type == UINT8 { extent.div_ceil(2) } else { extent };
+        let blocks = columns / BLOCK;
+        let name = self.fresh("rows");
+        let [packed, zeros] = ["integers", "zeros"].map(|part| format!("{name}_{part}"));
+        let scales = self.floats(&[rows, blocks], &scales);
+        self.graph.initializer.push(stored(&packed, data_type, &[rows, halved(columns)], pack(&integers)));
+        let mut inputs = vec![packed.as_str(), &lookup.input[1], &scales];
+        if with_zeros && (data_type != UINT8 || blocks.is_multiple_of(2)) {
+            let values = pack(&vec![zero; rows * blocks]);
+            self.graph.initializer.push(stored(&zeros, data_type, &[rows, halved(blocks)], values));
+            inputs.push(&zeros);
+        }
+        self.graph.node[index] = NodeProto {
+            domain: Some("com.microsoft".to_owned()),
+            attribute: vec![int("block_size", BLOCK as i64)],
+            ..node("GatherBlockQuantized", &inputs, &lookup.output[0])
+        };
+        Some(format!("{what}, {} zero points", if inputs.len() > 3 { "with" } else { "without" }))
     }
 
     /// Nodes in any order are the same function.

@@ -15,7 +15,7 @@ use std::time::Duration;
 use cachemir_compiler::compile::{Compilation, CompileOptions, compile_watched};
 use cachemir_compiler::progress::Pass;
 use cachemir_compiler::{Error, dump, locate, summary};
-use cachemir_ir::plan::{Plan, client_path};
+use cachemir_ir::plan::{CLIENT_MAGIC, PLAN_MAGIC, Plan, client_path};
 use cachemir_ir::{diagnostics, files, json as dump_form};
 use clap::{CommandFactory, Parser};
 use console::Term;
@@ -49,7 +49,7 @@ fn compile(arguments: &CompileArguments, quiet: bool) -> Result<(), Error> {
     let model = locate::model_file(&arguments.model)?;
     let output = match &arguments.output {
         Some(output) => output.clone(),
-        None => default_output(&model)?,
+        None => default_output(&model),
     };
     check_writable(&output)?;
     if let Some(folder) = &arguments.dump_dir {
@@ -93,26 +93,21 @@ fn compile(arguments: &CompileArguments, quiet: bool) -> Result<(), Error> {
     print(&text)
 }
 
-/// The model's name in the current folder. What is there and no plan is left alone.
-fn default_output(model: &Path) -> Result<PathBuf, Error> {
-    let output = PathBuf::from(format!("{}.bin", locate::model_name(model)));
-    if output.exists() && Plan::read(&output).is_err() {
-        let message =
-            format!("{} is there already and is no plan of this version; say where to write", output.display());
-        return Err(Error::BadOption { option: "--output", message });
-    }
-    Ok(output)
+/// The model's name in the current folder.
+fn default_output(model: &Path) -> PathBuf {
+    PathBuf::from(format!("{}.bin", locate::model_name(model)))
 }
 
-/// Fails where the output's two files cannot be made, before the work that would be lost.
+/// Fails where the output's two files cannot be made, or would take the place of something else than a plan, before the
+/// work that would be lost.
 fn check_writable(output: &Path) -> Result<(), Error> {
     let client = client_path(output);
     if client == output {
         let message = format!("{} is where the client's part of the plan goes; choose another name", output.display());
         return Err(Error::BadOption { option: "--output", message });
     }
-    [output, &client].into_iter().try_for_each(|path| {
-        files::check_writable(path).map_err(|source| Error::Write { path: path.to_owned(), source })
+    [(output, PLAN_MAGIC), (&client, CLIENT_MAGIC)].into_iter().try_for_each(|(path, magic)| {
+        files::check_writable(path, &magic).map_err(|source| Error::Write { path: path.to_owned(), source })
     })
 }
 

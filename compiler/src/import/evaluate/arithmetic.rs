@@ -203,10 +203,10 @@ fn select(condition: &Dense, yes: &Dense, no: &Dense) -> Result<Dense, String> {
 fn reduce(operands: &Operands<'_>, function: fn(&[f64]) -> f64) -> Result<Dense, String> {
     let x = operands.get(0)?;
     let rank = x.shape.len();
-    let keep = operands.node.int("keepdims").unwrap_or(1) != 0;
+    let keep = operands.node.flag("keepdims");
     let axes = match operands.ints("axes", 1) {
         Some(axes) if !axes.is_empty() => axes,
-        _ if operands.node.int("noop_with_empty_axes").unwrap_or(0) != 0 => return Ok(x.clone()),
+        _ if operands.node.flag("noop_with_empty_axes") => return Ok(x.clone()),
         _ => (0..rank as i64).collect(),
     };
     let mut reduced = vec![false; rank];
@@ -305,7 +305,7 @@ fn cumulative_sum(operands: &Operands<'_>) -> Result<Dense, String> {
     let x = operands.get(0)?;
     let axis = operands.get(1)?.scalar().ok_or("the axis is no scalar")?;
     let axis = axis_index(axis as i64, x.shape.len())?;
-    let unsupported = ["exclusive", "reverse"].into_iter().find(|name| operands.node.int(name).unwrap_or(0) != 0);
+    let unsupported = ["exclusive", "reverse"].into_iter().find(|name| operands.node.flag(name));
     if let Some(name) = unsupported {
         return Err(format!("{name} is not supported"));
     }

@@ -14,7 +14,9 @@ pub(super) use arithmetic::{is_binary, is_comparison, is_reduction, is_unary, ma
 pub(super) use movement::{View, concatenate, entries, extents, is_view, joined_shape, tiled_shape, views};
 pub(super) use quantised::dequantise;
 
-use super::dense::{Dense, Kind};
+use std::ops::RangeInclusive;
+
+use super::dense::{Data, Dense, Kind, integers};
 use super::onnx::OnnxNode;
 
 /// Inputs of a node; optional ones may be missing.
@@ -82,20 +84,52 @@ pub(super) fn evaluate(operands: &Operands<'_>) -> Result<Vec<Dense>, String> {
 pub(super) fn shape_of(node: &OnnxNode, shape: &[usize]) -> Dense {
     let rank = shape.len() as i64;
     let bound = |value: i64| (if value < 0 { value + rank } else { value }).clamp(0, rank) as usize;
-    let (start, end) = (bound(node.int("start").unwrap_or(0)), bound(node.int("end").unwrap_or(rank)));
+    let (start, end) = (node.int("start").map_or(0, bound), node.int("end").map_or(bound(rank), bound));
     Dense::int_vector(shape.get(start..end).unwrap_or_default().iter().map(|&extent| extent as i64).collect())
+}
+
+/// The ONNX element type that a `Cast` casts to, and its kind.
+fn cast_type(node: &OnnxNode) -> Result<(i32, Kind), String> {
+    let target = node.integer("to")?;
+    let known = i32::try_from(target).ok().and_then(|target| Some((target, Kind::of_onnx(target)?)));
+    known.ok_or_else(|| format!("element type {target} is not supported"))
 }
 
 /// The kind that a `Cast` casts to.
 pub(super) fn cast_kind(node: &OnnxNode) -> Result<Kind, String> {
-    let target = node.int("to").ok_or("the attribute `to` is missing")?;
-    i32::try_from(target).ok().and_then(Kind::of_onnx).ok_or_else(|| format!("element type {target} is not supported"))
+    cast_type(node).map(|(_, kind)| kind)
 }
 
+/// The integers that a `Cast` leaves as they are; `None` if it casts to something else.
+pub(super) fn cast_integers(node: &OnnxNode) -> Option<RangeInclusive<i64>> {
+    cast_type(node).ok().and_then(|(target, _)| integers(target))
+}
+
+/// A tensor of another kind. Integers wrap around to narrower ones; floats must be in the range of the integers, since
+/// machines differ in what they make of others.
 fn cast(node: &OnnxNode, operand: &Dense) -> Result<Dense, String> {
-    let kind = cast_kind(node)?;
-    if kind == Kind::Int {
-        return Ok(Dense::ints(operand.shape.clone(), operand.to_ints()));
+    let (target, kind) = cast_type(node)?;
+    let Some(range) = integers(target) else {
+        return Ok(Dense::from_f64(operand.shape.clone(), kind, operand.to_f64()));
+    };
+    if operand.kind().is_float() {
+        // The bounds are powers of 2 or just below: the one above is exact.
+        let (first, end) = (*range.start() as f64, *range.end() as f64 + 1.0);
+        let outside = |value: &f64| !(first..end).contains(&value.trunc());
+        if let Some(value) = operand.iter_f64().find(outside) {
+            return Err(format!("{value} is cast to integers from {} to {}", range.start(), range.end()));
+        }
     }
-    Ok(Dense::from_f64(operand.shape.clone(), kind, operand.to_f64()))
+    let mut values = operand.to_ints();
+    if let Some(count) = range.end().checked_sub(*range.start()).and_then(|last| last.checked_add(1)) {
+        for value in &mut values {
+            *value = (*value - range.start()).rem_euclid(count) + range.start();
+        }
+    }
+    let data = if kind == Kind::Bytes {
+        Data::Bytes(values.into_iter().map(|value| value as u8).collect())
+    } else {
+        Data::Int(values)
+    };
+    Ok(Dense { shape: operand.shape.clone(), data })
 }

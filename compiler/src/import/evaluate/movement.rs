@@ -95,7 +95,7 @@ pub(in crate::import) fn entries(shape: &[usize]) -> Result<usize, String> {
 
 fn reshaped(operands: &Operands<'_>, old: &[usize]) -> Result<Vec<usize>, String> {
     let target = operands.ints("shape", 1).ok_or("the shape is missing")?;
-    let keep_zero = operands.node.int("allowzero").unwrap_or(0) != 0;
+    let keep_zero = operands.node.flag("allowzero");
     let count: usize = old.iter().product();
     let mut shape = Vec::with_capacity(target.len());
     let mut free = None;
@@ -153,7 +153,7 @@ fn unsqueezed(operands: &Operands<'_>, shape: &[usize]) -> Result<Vec<usize>, St
 
 fn flattened(operands: &Operands<'_>, shape: &[usize]) -> Result<Vec<usize>, String> {
     let rank = shape.len();
-    let axis = operands.node.int("axis").unwrap_or(1);
+    let axis = operands.node.integer("axis")?;
     let axis = if axis == rank as i64 { rank } else { axis_index(axis, rank)? };
     Ok(vec![shape[..axis].iter().product(), shape[axis..].iter().product()])
 }
@@ -221,7 +221,7 @@ fn sliced(operands: &Operands<'_>, shape: &[usize]) -> Result<View, String> {
 }
 
 fn split(operands: &Operands<'_>, shape: &[usize]) -> Result<Vec<View>, String> {
-    let axis = axis_index(operands.node.int("axis").unwrap_or(0), shape.len())?;
+    let axis = axis_index(operands.node.integer("axis")?, shape.len())?;
     let parts = operands.node.outputs.len().max(1);
     let sizes = if let Some(sizes) = operands.ints("split", 1) {
         extents(&sizes)?
@@ -246,7 +246,7 @@ fn split(operands: &Operands<'_>, shape: &[usize]) -> Result<Vec<View>, String> 
 
 fn concat(operands: &Operands<'_>) -> Result<Dense, String> {
     let parts = (0..operands.values.len()).map(|index| operands.get(index)).collect::<Result<Vec<_>, _>>()?;
-    concatenate(operands.node.int("axis").unwrap_or(0), &parts)
+    concatenate(operands.node.integer("axis")?, &parts)
 }
 
 /// Tensors one after the other on an axis.
@@ -292,7 +292,7 @@ fn wrapped(index: i64, extent: usize) -> Result<usize, String> {
 
 fn gather(operands: &Operands<'_>) -> Result<Dense, String> {
     let (x, indices) = (operands.get(0)?, operands.get(1)?);
-    let axis = axis_index(operands.node.int("axis").unwrap_or(0), x.shape.len())?;
+    let axis = axis_index(operands.node.integer("axis")?, x.shape.len())?;
     entries(&[indices.len(), x.shape[..axis].iter().product(), x.shape[axis + 1..].iter().product()])?;
     let chosen: Result<Vec<usize>, String> =
         indices.to_ints().into_iter().map(|index| wrapped(index, x.shape[axis])).collect();
@@ -377,7 +377,7 @@ fn triangle(operands: &Operands<'_>) -> Result<Dense, String> {
         return Err(format!("a tensor of shape {:?} has no triangle", x.shape));
     };
     let diagonal = operands.optional(1).and_then(Dense::scalar).unwrap_or(0.0) as i64;
-    let upper = operands.node.int("upper").unwrap_or(1) != 0;
+    let upper = operands.node.flag("upper");
     let mut values = x.to_f64();
     for (index, value) in values.iter_mut().enumerate() {
         let (row, column) = ((index / columns % rows) as i64, (index % columns) as i64);

@@ -4,7 +4,7 @@
 //! its first input by.
 
 use super::Operands;
-use crate::import::dense::{Data, Dense};
+use crate::import::dense::{Data, Dense, Kind};
 
 pub(super) fn is_known(op_type: &str) -> bool {
     matches!(op_type, "DequantizeLinear" | "com.microsoft::DequantizeLinear")
@@ -39,30 +39,33 @@ pub(in crate::import) fn dequantise(
         Some(zeros) => {
             let zeros = unpacked(zeros, bits);
             let row = zeros.len().checked_div(rows).unwrap_or(0);
-            Some((zeros.into_iter().map(f64::from).collect(), row))
+            Some((zeros.into_iter().map(|zero| zero as f64).collect(), row))
         }
     };
     if zeros.as_ref().is_some_and(|(values, row)| *row < blocks || values.len() < rows * blocks) {
         return Err("there are too few zero points".to_owned());
     }
-    let middle = f64::from(1_u32 << (bits - 1));
+    // Integers of a type of their own are themselves; those packed in bytes lie around the middle of their range.
+    let usual = if packed.kind() == Kind::Bytes { f64::from(1_u32 << (bits - 1)) } else { 0.0 };
     let mut values = Vec::with_capacity(rows * columns);
     for row in 0..rows {
         for column in 0..columns {
             let group = column / block;
-            let zero = zeros.as_ref().map_or(middle, |(zeros, length)| zeros[row * length + group]);
-            let integer = f64::from(integers[row * row_length + column]);
+            let zero = zeros.as_ref().map_or(usual, |(zeros, length)| zeros[row * length + group]);
+            let integer = integers[row * row_length + column] as f64;
             values.push(((integer - zero) * scales[row * blocks + group]) as f32);
         }
     }
     Ok(Dense { shape: vec![rows, columns], data: Data::F32(values) })
 }
 
-/// Unsigned integers of 4 bits, low half first, or 8 bits.
-fn unpacked(packed: &Dense, bits: usize) -> Vec<u8> {
+/// The integers of a tensor of 4-bit integers, or those packed in bytes: two of 4 bits, the low half first, or one.
+fn unpacked(packed: &Dense, bits: usize) -> Vec<i64> {
     match &packed.data {
-        Data::Bytes(bytes) if bits == 4 => bytes.iter().flat_map(|byte| [byte & 15, byte >> 4]).collect(),
-        _ => packed.iter_f64().map(|value| value as u8).collect(),
+        Data::Bytes(bytes) if bits == 4 => {
+            bytes.iter().flat_map(|byte| [byte & 15, byte >> 4]).map(i64::from).collect()
+        }
+        _ => packed.to_ints(),
     }
 }
 
@@ -73,13 +76,13 @@ pub(super) fn evaluate(operands: &Operands<'_>) -> Result<Dense, String> {
     if zeros.is_some_and(|zeros| zeros.shape != scales.shape && (zeros.len(), scales.len()) != (1, 1)) {
         return Err("scales and zero points differ in number".to_owned());
     }
-    let block = operands.node.int("block_size").unwrap_or(0);
+    let block = operands.node.integer("block_size")?;
     let block = usize::try_from(block).map_err(|_| format!("the block size {block} is negative"))?;
     // Entry (i, j, k) of x seen as [outer, extent, inner] has the scale of (i, j/block, k), or of j for all i and k.
     let (extent, inner, block) = if scales.len() == 1 && block == 0 {
         (1, x.len().max(1), 1)
     } else {
-        let axis = super::axis_index(operands.node.int("axis").unwrap_or(1), x.shape.len())?;
+        let axis = super::axis_index(operands.node.integer("axis")?, x.shape.len())?;
         let fits = if block == 0 {
             scales.shape == [x.shape[axis]]
         } else {

@@ -61,6 +61,24 @@ fn powers_and_remainders_keep_their_kinds_and_signs() {
 }
 
 #[test]
+fn casts_wrap_around_to_narrower_integers() {
+    let cast = |to: i64, x: &Dense| run(&node("Cast", &[], &[("to", to)], 1), &[x]).map(|mut casts| casts.remove(0));
+    let wrapped = |to: i64, values: &[i64]| cast(to, &ints(values)).expect("it is cast").to_ints();
+    assert_eq!(wrapped(3, &[127, 128, 255, 256, -129]), [127, -128, -1, 0, 127]);
+    assert_eq!(wrapped(2, &[255, 256, -1]), [255, 0, 255]);
+    assert_eq!(wrapped(5, &[32768, -32769]), [-32768, 32767]);
+    assert_eq!(wrapped(4, &[65536, -1]), [0, 65535]);
+    assert_eq!(wrapped(6, &[1 << 31, i64::MAX]), [-(1 << 31), -1]);
+    assert_eq!(wrapped(12, &[1 << 32, -1]), [0, (1 << 32) - 1]);
+    assert_eq!(wrapped(7, &[i64::MIN, i64::MAX]), [i64::MIN, i64::MAX]);
+    let float = |value: f64| Dense::from_f64(vec![1], Kind::F32, [value]);
+    assert_eq!(cast(3, &float(-128.75)).expect("it is cast").to_ints(), [-128]);
+    for (to, value) in [(3, 128.0), (2, -1.0), (6, 3e9), (7, 1e19), (7, f64::NAN), (6, f64::NEG_INFINITY)] {
+        assert!(cast(to, &float(value)).is_err(), "{value} to {to}");
+    }
+}
+
+#[test]
 fn shapes_are_inferred_and_checked() {
     let x = floats(&[2, 3, 4], 0.0);
     let reshape = node("Reshape", &[], &[], 1);

@@ -1,18 +1,21 @@
-//! Inlines the branch of an `If` whose condition is known before anything is computed.
+//! Inlines the branch of an `If` whose condition is the same whatever the tokens and however many.
+//!
+//! The other branch is then gone, and nothing later can see that it would ever have been taken. So a condition must hold
+//! at every length up to the context or at none of them; one that no input reaches is computed once.
 
-use super::{Attribute, OnnxGraph, OnnxNode, Subgraph, order};
+use super::{Attribute, Name, OnnxGraph, OnnxInput, OnnxNode, Subgraph, order};
 use crate::Error;
 use crate::import::dense::Kind;
-use crate::import::inputs::past_shape;
+use crate::import::inputs::{interface, past_shape};
 use crate::import::specialise::{Sizes, Specialised, Value};
 
-/// Lengths at which a condition must be the same.
-const SIZES: [Sizes; 2] = [Sizes { past: 11, sequence: 1 }, Sizes { past: 3, sequence: 5 }];
+/// Longest context for whose every length a condition is computed.
+const LONGEST_CONTEXT: usize = 1 << 13;
 
-/// Replaces every `If` by the nodes of one of its branches.
-pub(super) fn inline(graph: &mut OnnxGraph) -> Result<(), Error> {
+/// Replaces every `If` by the nodes of the branch that it takes in sessions of at most `context` tokens.
+pub(super) fn inline(graph: &mut OnnxGraph, context: usize) -> Result<(), Error> {
     while graph.nodes.iter().any(|node| node.op_type == "If") {
-        let taken = conditions(graph)?;
+        let taken = conditions(graph, context)?;
         let values = graph.names.len();
         let mut nodes = Vec::with_capacity(graph.nodes.len());
         for (mut node, taken) in std::mem::take(&mut graph.nodes).into_iter().zip(taken) {
@@ -49,47 +52,100 @@ fn splice(node: &OnnxNode, branch: Subgraph, values: usize, nodes: &mut Vec<Onnx
 }
 
 /// For each node that is an `If` with a condition that does not depend on another one, whether the condition holds.
-fn conditions(graph: &OnnxGraph) -> Result<Vec<Option<bool>>, Error> {
-    let wanted: Vec<_> =
-        graph.nodes.iter().filter(|node| node.op_type == "If").filter_map(|node| node.input(0)).collect();
-    let known = past_shape(graph);
-    let [one, other] = SIZES.map(|sizes| Specialised::new(graph, sizes, known, Some(&wanted)));
-    let (one, other) = (one?, other?);
+fn conditions(graph: &OnnxGraph, context: usize) -> Result<Vec<Option<bool>>, Error> {
     let mut pending = vec![false; graph.names.len()];
-    let mut taken = Vec::with_capacity(graph.nodes.len());
-    for node in &graph.nodes {
+    let mut ready: Vec<(usize, Name)> = Vec::new();
+    for (index, node) in graph.nodes.iter().enumerate() {
         let after_another = node.reads().iter().any(|name| pending[name.index()]);
         if after_another || node.op_type == "If" {
             node.outputs.iter().flatten().for_each(|name| pending[name.index()] = true);
         }
-        if after_another || node.op_type != "If" {
-            taken.push(None);
-            continue;
+        if !after_another && node.op_type == "If" {
+            ready.push((index, node.input(0).ok_or_else(|| node.error("it has no condition"))?));
         }
-        let condition = node.input(0).ok_or_else(|| node.error("it has no condition"))?;
-        let value = |specialised: &Specialised<'_>| match specialised.value(condition) {
+    }
+    let wanted: Vec<Name> = ready.iter().map(|&(_, condition)| condition).collect();
+    let known = past_shape(graph);
+    let at = |sizes: Sizes| -> Result<Vec<Option<bool>>, Error> {
+        let specialised = Specialised::new(graph, sizes, known, Some(&wanted))?;
+        let value = |&condition: &Name| match specialised.value(condition) {
             Value::Constant(constant) => constant.scalar().map(|value| value != 0.0),
             _ => None,
         };
-        match (value(&one), value(&other)) {
-            (Some(a), Some(b)) if a == b => taken.push(Some(a)),
-            _ => return Err(undecided(graph, node, condition)),
+        Ok(wanted.iter().map(value).collect())
+    };
+    let first = at(Sizes { past: 0, sequence: 1 })?;
+    for (&(index, condition), value) in ready.iter().zip(&first) {
+        if value.is_none() {
+            return Err(undecided(graph, &graph.nodes[index], condition));
         }
     }
+    if let Some((varying, _)) = ready.iter().find(|(_, condition)| !reached_inputs(graph, *condition).is_empty()) {
+        if context > LONGEST_CONTEXT {
+            return Err(graph.nodes[*varying].error(format!(
+                "which branch it takes may depend on the length, which is computed for each of up to {LONGEST_CONTEXT} \
+                 tokens; ask for a shorter --context"
+            )));
+        }
+        for sizes in lengths(graph, context)? {
+            for ((&(index, _), first), value) in ready.iter().zip(&first).zip(at(sizes)?) {
+                if value != *first {
+                    return Err(varies(&graph.nodes[index], sizes));
+                }
+            }
+        }
+    }
+    let mut taken = vec![None; graph.nodes.len()];
+    ready.iter().zip(first).for_each(|(&(index, _), value)| taken[index] = value);
     Ok(taken)
 }
 
-/// Why a condition is not known: a truth value among the inputs is that of a merged decoder.
-fn undecided(graph: &OnnxGraph, node: &OnnxNode, condition: super::Name) -> Error {
+/// Every length of a session that a graph is run at, in the order of their sums: all tokens so far at once, the last one
+/// after the others, and about half of them after the others.
+fn lengths(graph: &OnnxGraph, context: usize) -> Result<Vec<Sizes>, Error> {
+    let (cached, several) = interface(graph)?;
+    let of_total = |total: usize| {
+        let sizes = |past: usize| Sizes { past, sequence: total - past };
+        let forms = [(several, sizes(0)), (cached, sizes(total - 1)), (cached && several, sizes(total / 2))];
+        forms.into_iter().filter(|(runs, _)| *runs).map(|(_, sizes)| sizes)
+    };
+    Ok((1..=context).flat_map(of_total).collect())
+}
+
+/// The error for a condition that is another one at the given lengths than at shorter ones.
+fn varies(node: &OnnxNode, Sizes { past, sequence }: Sizes) -> Error {
+    let shorter = past + sequence - 1;
+    let advice = if shorter > 1 {
+        format!("; up to {shorter} tokens it is the same branch, with --context {shorter} or less")
+    } else {
+        String::new()
+    };
+    Error::NotLlama {
+        node: node.name.clone(),
+        op_type: node.op_type.clone(),
+        message: format!(
+            "which branch it takes depends on the length (as with longrope, or with a first call that is another one): at \
+             {past} past and {sequence} new tokens it is another branch than at fewer, which is not supported{advice}"
+        ),
+    }
+}
+
+/// The inputs that a value depends on.
+fn reached_inputs(graph: &OnnxGraph, value: Name) -> Vec<&OnnxInput> {
     let mut reached = vec![false; graph.names.len()];
-    reached[condition.index()] = true;
+    reached[value.index()] = true;
     for node in graph.nodes.iter().rev() {
         if node.outputs.iter().flatten().any(|name| reached[name.index()]) {
             node.reads().into_iter().for_each(|name| reached[name.index()] = true);
         }
     }
-    let inputs = || graph.inputs.iter().filter(|input| reached[input.value.index()]);
-    match inputs().find(|input| input.kind == Kind::Bool).or_else(|| inputs().next()) {
+    graph.inputs.iter().filter(|input| reached[input.value.index()]).collect()
+}
+
+/// Why a condition is not known: a truth value among the inputs is that of a merged decoder.
+fn undecided(graph: &OnnxGraph, node: &OnnxNode, condition: Name) -> Error {
+    let inputs = reached_inputs(graph, condition);
+    match inputs.iter().find(|input| input.kind == Kind::Bool).or_else(|| inputs.first()) {
         Some(input) if input.kind == Kind::Bool => Error::Interface {
             message: format!(
                 "this is a merged decoder: its input `{}` chooses between two graphs, with and without a cache. Take \

@@ -9,7 +9,7 @@
 //! 4. sigmoids written out become the operation ([`sigmoid`]);
 //! 5. products with weights that were rounded to 8 bits when the file was made become plain products with dequantised
 //!    weights ([`quantised`]);
-//! 6. what no output depends on is dropped, and attributes that nothing here understands are refused ([`attributes`]).
+//! 6. nodes, constants and inputs that no output depends on are dropped, and attributes that nothing here understands are refused ([`attributes`]).
 
 mod attributes;
 mod branches;
@@ -33,6 +33,7 @@ use std::path::Path;
 pub(super) use tensor::Initializer;
 
 use super::dense::Kind;
+use super::inputs::{Role, role};
 use crate::Error;
 
 /// Number of a value of the graph: an input, an initialiser, or an output of a node.
@@ -85,20 +86,6 @@ impl OnnxNode {
 
     pub(super) fn attribute(&self, name: &str) -> Option<&Attribute> {
         self.attributes.get(name)
-    }
-
-    pub(super) fn int(&self, name: &str) -> Option<i64> {
-        match self.attributes.get(name) {
-            Some(Attribute::Int(value)) => Some(*value),
-            _ => None,
-        }
-    }
-
-    pub(super) fn float(&self, name: &str) -> Option<f32> {
-        match self.attributes.get(name) {
-            Some(Attribute::Float(value)) => Some(*value),
-            _ => None,
-        }
     }
 
     pub(super) fn ints(&self, name: &str) -> Option<&[i64]> {
@@ -161,7 +148,8 @@ impl OnnxGraph {
         Name(self.names.len() as u32 - 1)
     }
 
-    /// Drops nodes and initialisers that no output depends on.
+    /// Drops nodes, initialisers and inputs that no output depends on. Caches stay: one that nothing reads says that the
+    /// graph is another one than its inputs promise.
     fn prune(&mut self) {
         let mut used = vec![false; self.names.len()];
         self.outputs.iter().for_each(|(_, name)| used[name.index()] = true);
@@ -172,14 +160,19 @@ impl OnnxGraph {
         }
         self.nodes.retain(|node| node.outputs.iter().flatten().any(|name| used[name.index()]));
         self.initializers.retain(|name, _| used[name.index()]);
+        let all = std::mem::take(&mut self.inputs);
+        let stays = |input: &OnnxInput| used[input.value.index()] || matches!(role(self, input), Ok(Role::Past(_)));
+        self.inputs = all.into_iter().filter(stays).collect();
     }
 }
 
-/// Reads a model file. External data files are opened only when a tensor is decoded.
-pub(super) fn read(path: &Path) -> Result<OnnxGraph, Error> {
+/// Reads a model file for sessions of at most `context` tokens. External data files are opened only when a tensor is
+/// decoded.
+pub(super) fn read(path: &Path, context: usize) -> Result<OnnxGraph, Error> {
     let mut graph = read::file(path)?;
     order::sort(&mut graph.nodes, graph.names.len())?;
-    branches::inline(&mut graph)?;
+    graph.prune();
+    branches::inline(&mut graph, context)?;
     graph.prune();
     sigmoid::fuse(&mut graph);
     quantised::to_plain_products(&mut graph);

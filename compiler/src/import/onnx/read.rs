@@ -218,8 +218,8 @@ impl Reader<'_> {
         }
         match node.op_type.as_str() {
             "Constant" => self.constant(node, proto),
-            "com.microsoft::QuickGelu" if is_one(&node, 1.702) => self.silu(&node, nodes),
-            "Swish" if is_one(&node, 1.0) => self.silu(&node, nodes),
+            "com.microsoft::QuickGelu" if node.float("alpha") == Some(1.0) => self.silu(&node, nodes),
+            "Swish" if node.float("alpha") == Some(1.0) => self.silu(&node, nodes),
             _ => {
                 // Old softmaxes have another default, over all axes from the second one on.
                 if node.op_type == "Softmax" && self.opset < 13 {
@@ -368,16 +368,6 @@ fn cost(attribute: &Attribute) -> u64 {
         Attribute::Tensor(tensor) => tensor.copied_bytes(),
         Attribute::Graph(graph) => graph.nodes.iter().map(|node| 512 + 8 * node.reads().len() as u64).sum(),
     }
-}
-
-/// Whether the attribute `alpha`, which has the given default, is 1.
-fn is_one(node: &OnnxNode, default: f32) -> bool {
-    let alpha = match node.attribute("alpha") {
-        None => Some(default),
-        Some(Attribute::Float(alpha)) => Some(*alpha),
-        Some(_) => None,
-    };
-    alpha == Some(1.0)
 }
 
 fn interface_input(input: &ValueInfoProto, value: Name) -> Result<OnnxInput, Error> {

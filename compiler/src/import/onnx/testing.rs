@@ -123,5 +123,5 @@ pub(in crate::import) fn read_model(model: &ModelProto) -> Result<OnnxGraph, Err
 pub(in crate::import) fn read_bytes(bytes: &[u8]) -> Result<OnnxGraph, Error> {
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), bytes).expect("it is writable");
-    read(file.path())
+    read(file.path(), 64)
 }

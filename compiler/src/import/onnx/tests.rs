@@ -368,7 +368,7 @@ fn external_data_is_as_long_as_its_shape() {
         let file = folder.path().join("m.onnx");
         let bytes = model(vec![node("Neg", &["w"], &["y"])], vec![tensor], &["y"]).encode_to_vec();
         std::fs::write(&file, bytes).expect("it is writable");
-        let graph = super::read(&file)?;
+        let graph = super::read(&file, 64)?;
         graph.initializers.values().next().expect("a tensor").decode()
     };
     std::fs::write(folder.path().join("d"), [0_u8; 100]).expect("it is writable");

@@ -141,7 +141,7 @@ impl Recogniser<'_, '_> {
             return Err(self.unexpected(Part::Other, softmax, "a softmax whose result weighs the values"));
         }
         let rank = self.operand(softmax, 0).shape().len();
-        if axis_index(self.node(softmax).int("axis").unwrap_or(-1), rank) != Ok(rank.saturating_sub(1)) {
+        if self.node(softmax).integer("axis").and_then(|axis| axis_index(axis, rank)) != Ok(rank.saturating_sub(1)) {
             return Err(self.fail(softmax, "the softmax is not over the tokens"));
         }
         let Scores { product: scores, scale: scores_scale, masks } = self.scores(softmax)?;
@@ -221,7 +221,7 @@ impl Recogniser<'_, '_> {
     /// Left and right factor of a matrix product, with its own factor; transposed ones are made plain.
     fn factors_of_product(self, node: usize) -> Result<(Signal, Signal, f64), Error> {
         let onnx = self.node(node);
-        let flag = |name: &str| onnx.int(name).unwrap_or(0) != 0;
+        let flag = |name: &str| onnx.flag(name);
         if flag("transA") || flag("transBatchA") || flag("transBatchB") {
             return Err(self.fail(node, "expected an attention product without transposed batches"));
         }
@@ -233,7 +233,7 @@ impl Recogniser<'_, '_> {
         if flag("transB") {
             right = transposed(&right);
         }
-        Ok((left, right, f64::from(onnx.float("alpha").unwrap_or(1.0))))
+        Ok((left, right, onnx.float("alpha").unwrap_or(1.0)))
     }
 
     /// The distinct heads of keys (transposed) or values that a product with a left factor of shape `left` reads for
@@ -310,7 +310,7 @@ impl Recogniser<'_, '_> {
     fn attention_op(self, node: usize) -> Result<Core, Error> {
         let onnx = self.node(node);
         let (queries, keys, values) = (self.signal(node, 0)?, self.signal(node, 1)?, self.signal(node, 2)?);
-        if onnx.float("softcap").unwrap_or(0.0) != 0.0 {
+        if onnx.float("softcap") != Some(0.0) {
             return Err(self.fail(node, "soft-capping of scores is not supported"));
         }
         if (4..onnx.inputs.len()).any(|input| onnx.input(input).is_some()) {
@@ -339,7 +339,7 @@ impl Recogniser<'_, '_> {
             (Value::Constant(_), Some(condition)) => masks.push(MaskStep::Kept { node, condition, where_true: true }),
             _ => return Err(self.fail(node, "its mask is not constant")),
         }
-        if onnx.int("is_causal").unwrap_or(0) != 0 {
+        if onnx.flag("is_causal") {
             masks.push(MaskStep::UpperLeft { node });
         }
         let of_head: Vec<usize> = (0..heads).map(|head| head / (heads / stored)).collect();
@@ -349,7 +349,7 @@ impl Recogniser<'_, '_> {
             return Err(self.fail(node, "keys and values have different numbers of heads"));
         }
         let mut core = self.core(&queries, &keys, &values, (heads, dim), [node; 3])?;
-        core.scale = onnx.float("scale").map_or_else(|| 1.0 / (dim as f64).sqrt(), f64::from);
+        core.scale = onnx.float("scale").unwrap_or_else(|| 1.0 / (dim as f64).sqrt());
         core.masks = masks;
         Ok(core)
     }

@@ -53,7 +53,7 @@ impl<'s, 'g> Recogniser<'s, 'g> {
         let (past, mut new) = (self.signal(node, 0)?, self.signal(node, 1)?);
         new.scale *= read.scale;
         let rank = past.shape.len();
-        let axis = axis_index(self.node(node).int("axis").unwrap_or(0), rank);
+        let axis = self.node(node).integer("axis").and_then(|axis| axis_index(axis, rank));
         let own_order = match (rank, axis) {
             (3.., Ok(axis)) if axis + 2 == rank => Order::Heads { dim },
             (4, Ok(1)) => Order::Tokens,

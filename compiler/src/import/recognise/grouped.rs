@@ -12,23 +12,18 @@ impl Recogniser<'_, '_> {
     /// onnxruntime's `GroupQueryAttention`, with the rotary embedding inside or ahead, the projections packed or not.
     pub(super) fn grouped_attention(self, node: usize) -> Result<Core, Error> {
         let onnx = self.node(node);
-        let extent = |name: &str| onnx.int(name).and_then(|value| usize::try_from(value).ok()).unwrap_or(0);
-        let (heads, kv_heads) = (extent("num_heads"), extent("kv_num_heads"));
-        if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
+        let extent = |name: &str| onnx.extent(name).map_err(|message| self.fail(node, message));
+        let (heads, kv_heads) = (extent("num_heads")?, extent("kv_num_heads")?);
+        if !heads.is_multiple_of(kv_heads) {
             return Err(self.fail(node, format!("{heads} heads cannot share {kv_heads} key-value heads")));
         }
         self.check_grouped(node)?;
         let (tokens, past) = (self.tokens(), self.specialised.sizes.past);
-        let window = onnx.int("local_window_size").unwrap_or(-1);
-        if window == 0 {
+        let window = onnx.int("local_window_size").and_then(|window| usize::try_from(window).ok());
+        if window == Some(0) {
             return Err(self.fail(node, "its window is of no token"));
         }
-        let window = usize::try_from(window).ok();
-        let inside = match onnx.int("do_rotary").unwrap_or(0) {
-            0 => false,
-            1 => true,
-            other => return Err(self.fail(node, format!("do_rotary is {other}, neither 0 nor 1"))),
-        };
+        let inside = onnx.flag("do_rotary");
         let queries = self.signal(node, 0)?;
         let packed = onnx.input(1).is_none();
         let width = queries.len() / tokens.max(1);
@@ -54,7 +49,7 @@ impl Recogniser<'_, '_> {
             past.map_or(Ok(()), |past| self.check_present_of(node, past, output))?;
         }
         let scale = onnx.float("scale").filter(|&scale| scale != 0.0);
-        let scale = scale.map_or_else(|| 1.0 / (head_dim as f64).sqrt(), f64::from);
+        let scale = scale.unwrap_or_else(|| 1.0 / (head_dim as f64).sqrt());
         let mut nodes = AttentionNodes {
             query_rope: node,
             key_rope: node,
@@ -93,15 +88,15 @@ impl Recogniser<'_, '_> {
     fn check_grouped(self, node: usize) -> Result<(), Error> {
         let onnx = self.node(node);
         let refused = [
-            (onnx.int("rotary_interleaved").unwrap_or(0) != 0, "interleaved rotary embeddings are not supported"),
-            (onnx.float("softcap").unwrap_or(0.0) != 0.0, "soft-capping of scores is not supported"),
-            (onnx.int("smooth_softmax").unwrap_or(0) > 0, "a smooth softmax is not supported"),
+            (onnx.flag("rotary_interleaved"), "interleaved rotary embeddings are not supported"),
+            (onnx.float("softcap") != Some(0.0), "soft-capping of scores is not supported"),
+            (onnx.int("smooth_softmax").is_some_and(|smooth| smooth > 0), "a smooth softmax is not supported"),
             (onnx.input(10).is_some(), "a bias of the scores by position is not supported"),
             (
                 (11..onnx.inputs.len()).any(|input| onnx.input(input).is_some()),
                 "attention sinks and quantised caches are not supported",
             ),
-            (onnx.int("kv_cache_bit_width").unwrap_or(0) != 0, "quantised caches are not supported"),
+            (onnx.flag("kv_cache_bit_width"), "quantised caches are not supported"),
         ];
         if let Some((_, message)) = refused.into_iter().find(|(found, _)| *found) {
             return Err(self.fail(node, message));

@@ -201,30 +201,31 @@ impl Recogniser<'_, '_> {
         if !is_linear(&onnx.op_type) {
             return Err(self.unexpected(Part::Other, node, expected));
         }
-        let flag = |name: &str| onnx.int(name).unwrap_or(0) != 0;
+        let flag = |name: &str| onnx.flag(name);
         if flag("transA") || flag("transBatchA") || flag("transBatchB") {
             return Err(self.fail(node, format!("expected {expected}, not a transposed input")));
         }
-        let number = |name: &str| f64::from(onnx.float(name).unwrap_or(1.0));
+        // Operations without it have no factor.
+        let number = |name: &str| onnx.float(name).unwrap_or(1.0);
         let bias = match onnx.op_type.as_str() {
             "Gemm" => onnx.input(2).map(|name| (2, name, number("beta"))),
             "com.microsoft::MatMulNBits" => onnx.input(5).map(|name| (5, name, 1.0)),
             _ => None,
         };
-        let extent = |name: &str| onnx.int(name).and_then(|value| usize::try_from(value).ok()).unwrap_or(0);
+        let extent = |name: &str| onnx.extent(name).map_err(|message| self.fail(node, message));
         let weight = onnx.input(1).ok_or_else(|| self.fail(node, "it has no weight"))?;
         let (orientation, inputs, stored_outputs) = if onnx.op_type == "com.microsoft::MatMulNBits" {
             if onnx.input(4).is_some() {
                 return Err(self.fail(node, "weights in a permuted order (g_idx) are not supported"));
             }
             let orientation = Orientation::Quantised {
-                bits: extent("bits"),
-                block: extent("block_size"),
+                bits: extent("bits")?,
+                block: extent("block_size")?,
                 first: 1,
                 scales: 2,
                 zero: 3,
             };
-            (orientation, extent("K"), extent("N"))
+            (orientation, extent("K")?, extent("N")?)
         } else {
             if !self.is_constant(node, 1) {
                 return Err(self.fail(node, format!("expected {expected}: a product with a constant matrix")));
@@ -278,17 +279,11 @@ impl Recogniser<'_, '_> {
             shape => return Err(self.fail(node, format!("an embedding of shape {shape:?} gives {hidden} entries"))),
         };
         let orientation = if quantised {
-            let extent = |name: &str, or: i64| usize::try_from(onnx.int(name).unwrap_or(or)).unwrap_or(0);
-            if onnx.int("quantize_axis").unwrap_or(1) != 1 {
+            let extent = |name: &str| onnx.extent(name).map_err(|message| self.fail(node, message));
+            if onnx.int("quantize_axis") != Some(1) {
                 return Err(self.fail(node, "embeddings quantised along the vocabulary are not supported"));
             }
-            Orientation::Quantised {
-                bits: extent("bits", 4),
-                block: extent("block_size", 128),
-                first: 0,
-                scales: 2,
-                zero: 3,
-            }
+            Orientation::Quantised { bits: extent("bits")?, block: extent("block_size")?, first: 0, scales: 2, zero: 3 }
         } else {
             Orientation::OutputsFirst
         };

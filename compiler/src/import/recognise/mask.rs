@@ -4,7 +4,7 @@ use super::diagnose::Part;
 use super::{Recogniser, Value};
 use crate::Error;
 use crate::import::dense::{Dense, Kind};
-use crate::import::evaluate::is_view;
+use crate::import::evaluate::{cast_kind, is_view};
 use crate::import::onnx::Name;
 use crate::import::specialise::{Sizes, Specialised};
 
@@ -105,7 +105,7 @@ impl Recogniser<'_, '_> {
                 }
                 view if is_view(view) => (node, 0),
                 // Between floats of different widths; a cast to integers would round.
-                "Cast" if Kind::of_onnx(onnx.int("to").unwrap_or(0) as i32).is_some_and(Kind::is_float) => (node, 0),
+                "Cast" if cast_kind(onnx).is_ok_and(Kind::is_float) => (node, 0),
                 _ => {
                     return Err(self.unexpected(
                         Part::Other,

@@ -24,7 +24,8 @@ pub(super) use norm::Norm;
 pub(super) use rope::RopeSource;
 
 use super::dense::Kind;
-use super::inputs::{Present, past_shape, presents};
+use super::evaluate::cast_integers;
+use super::inputs::{Present, logits, past_shape, presents};
 use super::onnx::{Name, OnnxGraph, OnnxNode};
 use super::specialise::{Signal, Sizes, Specialised, Value};
 use crate::Error;
@@ -147,8 +148,8 @@ impl<'s, 'g> Recogniser<'s, 'g> {
     }
 
     fn decoder(self) -> Result<Structure, Error> {
-        let (name, logits) = self.specialised.graph.logits()?;
-        let Value::Signal(signal) = self.specialised.value(*logits) else {
+        let (name, value) = logits(self.specialised.graph)?;
+        let Value::Signal(signal) = self.specialised.value(*value) else {
             return Err(Error::Interface { message: format!("output `{name}` does not depend on the token") });
         };
         let last = self.specialised.producer(signal.base).map(|(node, _)| node);
@@ -206,16 +207,37 @@ impl<'s, 'g> Recogniser<'s, 'g> {
             "com.microsoft::GatherBlockQuantized" => true,
             _ => return Ok(None),
         };
-        let tokens = self.signal(node, 1)?;
+        let weight = self.embedding_weight(node, signal, quantised)?;
+        let tokens = self.tokens_cast(self.signal(node, 1)?, weight.outputs())?;
         if tokens.kind != Kind::Int || self.specialised.producer(tokens.base).is_some() || !tokens.is_whole() {
             return Err(self.fail(node, "the embedding is not looked up by the input tokens"));
         }
-        let axis = if quantised { self.node(node).int("gather_axis") } else { self.node(node).int("axis") };
-        if axis.unwrap_or(0) != 0 {
+        if self.node(node).flag(if quantised { "gather_axis" } else { "axis" }) {
             return Err(self.fail(node, "the embedding is not looked up by rows"));
         }
-        let weight = self.embedding_weight(node, signal, quantised)?;
         Ok(Some(Embedding { node, weight }))
+    }
+
+    /// What is cast to narrower integers that hold the numbers of all tokens of the vocabulary.
+    fn tokens_cast(self, mut tokens: Signal, vocabulary: usize) -> Result<Signal, Error> {
+        while let Some((node, _)) = self.specialised.producer(tokens.base).filter(|_| tokens.is_whole())
+            && self.node(node).op_type == "Cast"
+            && let Some(integers) = cast_integers(self.node(node))
+            && let Value::Signal(wider) = self.operand(node, 0)
+            && matches!(wider.kind, Kind::Int | Kind::Bytes)
+        {
+            if i64::try_from(vocabulary).is_ok_and(|count| *integers.end() < count - 1) {
+                return Err(self.fail(
+                    node,
+                    format!(
+                        "it casts tokens to integers up to {}, which do not hold the numbers of a vocabulary of {vocabulary}",
+                        integers.end()
+                    ),
+                ));
+            }
+            tokens = wider.clone();
+        }
+        Ok(tokens)
     }
 
     /// The summands of the residual stream: the stream ahead and a layer's output.

@@ -98,18 +98,18 @@ impl Recogniser<'_, '_> {
         let signal = &self.all_tokens(signal);
         let (node, output) = self.whole_node(signal, user, "a norm's output")?;
         let onnx = self.node(node);
-        let epsilon = || f64::from(onnx.float("epsilon").unwrap_or(1e-5));
+        let epsilon = || onnx.float("epsilon").ok_or_else(|| self.fail(node, "it has no ε"));
         match (onnx.op_type.as_str(), output) {
             ("RMSNormalization" | "SimplifiedLayerNormalization", 0) => {
                 let rank = self.operand(node, 0).shape().len();
-                if axis_index(onnx.int("axis").unwrap_or(-1), rank) != Ok(rank.saturating_sub(1)) {
+                if onnx.integer("axis").and_then(|axis| axis_index(axis, rank)) != Ok(rank.saturating_sub(1)) {
                     return Err(self.fail(node, "the norm is not over the last axis"));
                 }
-                let norm = Norm { node, gamma: self.gamma(node, 1)?, epsilon: epsilon() };
+                let norm = Norm { node, gamma: self.gamma(node, 1)?, epsilon: epsilon()? };
                 Ok((norm, Stream::Value(self.all_tokens(&self.signal(node, 0)?))))
             }
             ("com.microsoft::SkipSimplifiedLayerNormalization", 0) => {
-                Ok((Norm { node, gamma: self.gamma(node, 2)?, epsilon: epsilon() }, Stream::Sum(node)))
+                Ok((Norm { node, gamma: self.gamma(node, 2)?, epsilon: epsilon()? }, Stream::Sum(node)))
             }
             ("Mul", _) => self.written_out_norm(node, signal),
             _ => Err(self.unexpected(Part::Other, node, "a root-mean-square norm")),

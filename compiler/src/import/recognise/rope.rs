@@ -60,16 +60,16 @@ impl Recogniser<'_, '_> {
     /// A rotary embedding as one operation.
     fn rotary_op(self, node: usize, dim: usize) -> Result<Rotated, Error> {
         let onnx = self.node(node);
-        let partial = onnx.int("rotary_embedding_dim").unwrap_or(0);
-        if onnx.int("interleaved").unwrap_or(0) != 0 {
+        let partial = onnx.int("rotary_embedding_dim");
+        if onnx.flag("interleaved") {
             return Err(self.fail(node, "interleaved rotary embeddings are not supported"));
         }
-        if partial != 0 && partial != dim as i64 {
+        if let Some(partial) = partial.filter(|&partial| partial != 0 && partial != dim as i64) {
             return Err(
                 self.fail(node, format!("a partial rotary embedding, of {partial} of {dim} entries, is not supported"))
             );
         }
-        if onnx.float("scale").unwrap_or(1.0) != 1.0 || onnx.int("is_packed_batching").unwrap_or(0) != 0 {
+        if onnx.float("scale").is_some_and(|scale| scale != 1.0) || onnx.flag("is_packed_batching") {
             return Err(self.fail(node, "scaled positions and packed batches are not supported"));
         }
         let (cosines, sines, positions) = if onnx.op_type == "RotaryEmbedding" {
@@ -81,11 +81,11 @@ impl Recogniser<'_, '_> {
             return Err(self.fail(node, "it has no cosines or sines"));
         };
         let input = self.signal(node, 0)?;
-        let heads = onnx.int("num_heads").unwrap_or(0);
+        let heads = onnx.extent("num_heads").ok();
         let order = match *input.shape.as_slice() {
             [1, heads, tokens, last] if last == dim && heads * tokens * dim == input.len() => Order::Heads { dim },
             // Without a number of heads the table's width says where a head ends.
-            [1, _, width] if heads <= 0 || heads as usize * dim == width => Order::Tokens,
+            [1, _, width] if heads.is_none_or(|heads| heads.checked_mul(dim) == Some(width)) => Order::Tokens,
             _ => {
                 return Err(
                     self.fail(node, format!("its operand of shape {:?} does not hold heads of {dim}", input.shape))

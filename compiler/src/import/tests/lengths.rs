@@ -1,8 +1,9 @@
 //! Graphs that are another function at another position or length.
 
-use super::graph::{Graph, refused, set_attention, with_context};
+use super::graph::{Graph, assert_same, refused, set_attention, with_context};
+use super::imported;
 use crate::import::onnx::proto::NodeProto;
-use crate::import::onnx::testing::{int, node};
+use crate::import::onnx::testing::{graph, graph_attribute, int, node, tensor};
 
 #[test]
 fn windows_are_accepted_from_the_context_on() {
@@ -145,4 +146,49 @@ fn weights_that_depend_on_the_length_are_refused() {
         }
         nodes.into_iter().rev().for_each(|node| graph.0.node.insert(0, node));
     });
+}
+
+/// Multiplies scores by 2 in the branch of an `If` that is taken where the operation holds for an extent and a number.
+fn choose(graph: &mut Graph, (input, axis): (&str, i64), op_type: &str, number: i64) {
+    graph.integers("axis", &[], &[axis]);
+    graph.integers("number", &[], &[number]);
+    let branch = |factor: f32, name: &str| self::graph(Vec::new(), vec![tensor(name, &[], &[factor])], &[name]);
+    let choice = node("If", &["chosen"], &["factor"])
+        .with(graph_attribute("then_branch", branch(2.0, "double")))
+        .with(graph_attribute("else_branch", branch(1.0, "once")));
+    graph.before("Softmax", |_, from, to| vec![node("Mul", &[from, "factor"], &[to])]);
+    let nodes = [
+        node("Shape", &[input], &["extents"]),
+        node("Gather", &["extents", "axis"], &["extent"]),
+        node(op_type, &["extent", "number"], &["chosen"]),
+        choice,
+    ];
+    nodes.into_iter().rev().for_each(|node| graph.0.node.insert(0, node));
+}
+
+#[test]
+fn branches_are_the_same_at_every_length() {
+    let [total, past, new] = [("attention_mask", 1), ("past_key_values.0.key", 2), ("input_ids", 1)];
+    for (extent, op_type, number) in [
+        (total, "Greater", 20),
+        (total, "Greater", 255),
+        (total, "Equal", 50),
+        (past, "Greater", 0),
+        (past, "Equal", 254),
+        (new, "Greater", 1),
+        (new, "Equal", 200),
+    ] {
+        refused("optimum", &["n_factor", "(If)", "which branch it takes depends on the length"], |graph| {
+            choose(graph, extent, op_type, number);
+        });
+    }
+    // A branch that no length of the context takes, and an extent that is no length.
+    let usual = imported("optimum").model;
+    for (context, extent, op_type, number) in
+        [(20, total, "Greater", 20), (256, total, "Greater", 256), (256, ("input_ids", 0), "Greater", 1)]
+    {
+        let set = |graph: &mut Graph| choose(graph, extent, op_type, number);
+        let model = with_context("optimum", context, set).unwrap_or_else(|error| panic!("{number}: {error}")).model;
+        assert_same("a constant branch", &model, &usual);
+    }
 }

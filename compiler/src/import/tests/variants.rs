@@ -5,7 +5,8 @@ use cachemir_ir::tensor::{TensorModel, TensorOp, Weight, WeightId};
 
 use super::graph::{Graph, assert_same, changed, expected, extents, refused, set_attention};
 use super::imported;
-use crate::import::onnx::testing::{int, node};
+use crate::import::onnx::proto::{NodeProto, ValueInfoProto};
+use crate::import::onnx::testing::{int, node, raw_tensor, value};
 
 const PROJECTIONS: [(&str, usize); 7] = [
     ("q_proj", 64),
@@ -224,15 +225,197 @@ fn inputs_are_told_by_kind_rank_and_use() {
         });
     });
     assert_same("kept logits", &model, &imported("optimum").model);
-    refused("optimum", &["`temperature`"], |graph| {
-        let mut unknown = graph.input("input_ids").clone();
-        unknown.name = Some("temperature".to_owned());
-        extents(&mut unknown).clear();
-        graph.0.input.push(unknown);
+    // An input of no known role, for the logits to be divided by; and one that nothing reads.
+    let unknown = |graph: &mut Graph, name: &str, data_type: i32, shape: &[i64], used: bool| {
+        graph.0.input.push(value(name, data_type, shape));
+        if used {
+            graph.after("lm_head/MatMul", |_, _, from, to| {
+                vec![node("Cast", &[name], &["divisor"]).with(int("to", 1)), node("Div", &[from, "divisor"], &[to])]
+            });
+        }
+    };
+    refused("optimum", &["`temperature`"], |graph| unknown(graph, "temperature", 7, &[], true));
+    refused("optimum", &["merged decoder"], |graph| unknown(graph, "use_cache_branch", 9, &[1], true));
+    let usual = imported("optimum").model;
+    for (name, data_type, shape) in [
+        ("temperature", 1, &[][..]),
+        ("use_cache_branch", 9, &[1]),
+        ("beam_idx", 6, &[-1]),
+        ("token_type_ids", 7, &[-1, -1]),
+        ("position_ids_of_images", 7, &[3, -1, -1]),
+    ] {
+        let model = changed("optimum", |graph| unknown(graph, name, data_type, shape, false));
+        assert_same(name, &model, &usual);
+    }
+    // A cache that nothing reads is none of a decoder that has others.
+    refused("optimum", &["5 inputs hold past"], |graph| {
+        unknown(graph, "past_key_values.2.key", 1, &[-1, 2, -1, 16], false);
     });
-    refused("optimum", &["merged decoder"], |graph| {
-        let mut branch = graph.input("input_ids").clone();
-        branch.name = Some("use_cache_branch".to_owned());
-        graph.0.input.push(branch);
+}
+
+/// Adds an output, ahead of all others, of the logits times −1.
+fn add_output(graph: &mut Graph, name: &str) {
+    graph.0.node.push(node("Neg", &["logits"], &[name]));
+    let output = ValueInfoProto { name: Some(name.to_owned()), ..graph.0.output[0].clone() };
+    graph.0.output.insert(0, output);
+}
+
+/// Gives the logits another name.
+fn rename_logits(graph: &mut Graph, to: &str) {
+    let values = graph.0.node.iter_mut().flat_map(|node| node.input.iter_mut().chain(&mut node.output));
+    let outputs = graph.0.output.iter_mut().filter_map(|output| output.name.as_mut());
+    for name in values.chain(outputs).filter(|name| *name == "logits") {
+        to.clone_into(name);
+    }
+}
+
+#[test]
+fn logits_are_told_by_name() {
+    let usual = imported("optimum").model;
+    let exact = changed("optimum", |graph| add_output(graph, "aux_logits"));
+    assert_same("beside others", &exact, &usual);
+    for name in ["lm_logits", "lm_output"] {
+        let model = changed("optimum", |graph| {
+            rename_logits(graph, name);
+            graph.0.output.rotate_left(1);
+        });
+        assert_same(name, &model, &usual);
+    }
+    for (other, name) in [("aux_logits", "lm_logits"), ("aux", "lm_output")] {
+        refused("optimum", &["which output holds the logits", &format!("`{other}`, `{name}`")], |graph| {
+            add_output(graph, other);
+            rename_logits(graph, name);
+        });
+    }
+    refused("optimum", &["no output holds logits"], |graph| drop(graph.0.output.remove(0)));
+    refused("optimum", &["lm_head", "logits of 400 tokens", "embedding has 512"], |graph| {
+        for (name, number) in [("start", 0), ("end", 400), ("axis", 2)] {
+            graph.integers(name, &[1], &[number]);
+        }
+        graph.after("lm_head/MatMul", |_, _, from, to| vec![node("Slice", &[from, "start", "end", "axis"], &[to])]);
     });
+}
+
+#[test]
+fn attributes_that_are_not_given_have_their_operations_default() {
+    let epsilons = |model: &TensorModel| -> Vec<f64> {
+        let ops = model.graph.body.ops.iter().map(|&op| &model.graph.node(op).op);
+        ops.filter_map(|op| match op {
+            TensorOp::RmsNorm { epsilon, .. } => Some(*epsilon),
+            _ => None,
+        })
+        .collect()
+    };
+    let model = changed("genai_fp32", |graph| {
+        for place in
+            [graph.named("SkipSimplifiedLayerNormalization"), graph.named("SimplifiedLayerNormalization")].concat()
+        {
+            graph.0.node[place]
+                .attribute
+                .retain(|attribute| attribute.name() != "epsilon" && attribute.name() != "axis");
+        }
+    });
+    // The first norm is none of a sum.
+    let [first, sum] = [1e-5_f32, 1e-12].map(f64::from);
+    assert_eq!(epsilons(&model), [first, sum, sum, sum, sum]);
+}
+
+#[test]
+fn tokens_are_cast_to_integers_that_hold_them() {
+    let cast = |graph: &mut Graph, to: &[i64]| {
+        let mut from = "input_ids".to_owned();
+        for (number, &to) in to.iter().enumerate() {
+            let cast = format!("cast{number}");
+            graph.0.node.insert(number, node("Cast", &[&from], &[&cast]).with(int("to", to)));
+            from = cast;
+        }
+        for place in graph.named("embed_tokens/Gather") {
+            graph.0.node[place].input[1].clone_from(&from);
+        }
+    };
+    let usual = imported("optimum").model;
+    for to in [&[6, 7][..], &[5, 7], &[4, 6], &[12, 5, 7]] {
+        assert_same("wide enough", &changed("optimum", |graph| cast(graph, to)), &usual);
+    }
+    for (to, last) in [(&[3, 7][..], 127), (&[2, 7], 255), (&[6, 3, 7], 127)] {
+        let words = ["(Cast)", &format!("up to {last}"), "vocabulary of 512"];
+        refused("optimum", &words, |graph| cast(graph, to));
+    }
+    for to in [&[9, 7][..], &[1, 7]] {
+        refused("optimum", &["not looked up by the input tokens"], |graph| cast(graph, to));
+    }
+}
+
+#[test]
+fn weights_that_are_no_numbers_are_named() {
+    for (weight, value) in [("k_proj", f32::NAN), ("lm_head", f32::NAN), ("v_proj", f32::INFINITY)] {
+        refused("optimum", &[weight, &format!("holds the value {value}")], |graph| {
+            let place = graph.named(&format!("{weight}/MatMul"))[0];
+            let name = graph.0.node[place].input[1].clone();
+            let stored = graph.0.initializer.iter_mut().find(|tensor| tensor.name() == name).expect("a weight");
+            let mut raw = stored.raw_data.take().expect("raw data").to_vec();
+            raw[40..44].copy_from_slice(&value.to_le_bytes());
+            stored.raw_data = Some(raw.into());
+        });
+    }
+}
+
+/// Weights of 4 bits, in blocks of 32, with one scale for all.
+fn quantised(values: &[f32], scale: f32) -> Vec<i8> {
+    values.iter().map(|value| (value / scale).round().clamp(-8.0, 7.0) as i8).collect()
+}
+
+/// Integers of 4 bits, two to a byte, the low half first.
+fn packed(integers: &[i8]) -> Vec<u8> {
+    integers.chunks(2).map(|pair| (pair[0] & 15) as u8 | ((pair[1] & 15) as u8) << 4).collect()
+}
+
+#[test]
+fn integers_without_zero_points_have_those_of_their_type() {
+    const SCALE: f32 = 0.05;
+    let usual = imported("optimum").model;
+    let with = |part: &str, integers: &dyn Fn(i8) -> f32| {
+        let mut model = usual.clone();
+        for weight in model.weights.iter_mut().filter(|weight| weight.name.contains(part)) {
+            let values = quantised(&weight.values, SCALE).into_iter().map(|value| integers(value) * SCALE).collect();
+            *weight = Weight::new(weight.name.clone(), weight.shape.clone(), values);
+        }
+        model
+    };
+    let weight = |part: &str| usual.weights.iter().find(|weight| weight.name.contains(part)).expect("a weight");
+    // Rows of the embedding: signed integers, unsigned ones around zero, and bytes around eight.
+    let embedding = quantised(&weight("embed_tokens").values, SCALE);
+    let unsigned: Vec<i8> = embedding.iter().map(|value| value + 8).collect();
+    for (data_type, columns, stored, shift) in [(22, 64, &embedding, 0), (21, 64, &unsigned, 8), (2, 32, &unsigned, 0)]
+    {
+        let model = changed("optimum", |graph| {
+            let place = graph.named("embed_tokens/Gather")[0];
+            graph.0.initializer.push(raw_tensor("rows", data_type, &[512, columns], packed(stored)));
+            graph.floats("scales", &[512, 2], &[SCALE; 1024]);
+            let gather = &graph.0.node[place];
+            let inputs = ["rows", &gather.input[1], "scales"];
+            let lookup = node("com.microsoft::GatherBlockQuantized", &inputs, &[&gather.output[0]]);
+            graph.0.node[place] = lookup.with(int("block_size", 32));
+        });
+        let expected = with("embed_tokens", &|value| f32::from(value + shift));
+        assert_same(&format!("element type {data_type}"), &model, &expected);
+    }
+    // A matrix, whose bits are four unless given.
+    let model = changed("optimum", |graph| {
+        for (layer, place) in graph.named("o_proj/MatMul").into_iter().enumerate() {
+            let weight = weight(&format!("layers.{layer}.self_attn.o_proj"));
+            let unsigned: Vec<i8> = quantised(&weight.values, SCALE).iter().map(|value| value + 8).collect();
+            let [blocks, scales] = ["blocks", "scales"].map(|part| format!("{part}{layer}"));
+            graph.0.initializer.push(raw_tensor(&blocks, 2, &[64, 2, 16], packed(&unsigned)));
+            graph.floats(&scales, &[128], &[SCALE; 128]);
+            let product = &graph.0.node[place];
+            let mut product = NodeProto {
+                name: product.name.clone(),
+                ..node("com.microsoft::MatMulNBits", &[&product.input[0], &blocks, &scales], &[&product.output[0]])
+            };
+            product.attribute = vec![int("K", 64), int("N", 64), int("block_size", 32)];
+            graph.0.node[place] = product;
+        }
+    });
+    assert_same("a matrix", &model, &with("o_proj", &|value| f32::from(value)));
 }

@@ -140,10 +140,10 @@ pub(crate) struct Generate {
     #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with = "prompt")]
     pub(crate) prompt_ids: Vec<u32>,
     /// Take the prompt as a message, and write it as the model's chat template has it.
-    #[arg(long, requires = "prompt", conflicts_with = "resume")]
+    #[arg(long, requires = "prompt", conflicts_with_all = ["resume", "prompt_ids"])]
     pub(crate) chat: bool,
     /// How a chat model should behave, in place of the template's own words.
-    #[arg(long, value_name = "TEXT", requires = "chat")]
+    #[arg(long, value_name = "TEXT", requires = "chat", conflicts_with = "prompt_ids")]
     pub(crate) system: Option<String>,
     /// Most tokens to generate.
     #[arg(short = 'n', long = "tokens", default_value_t = 16, value_parser = parse_count, visible_aliases = ["max-tokens", "n-predict"])]

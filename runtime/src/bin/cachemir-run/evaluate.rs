@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use cachemir_compiler::import::{self, ImportOptions};
+use cachemir_compiler::locate;
 use cachemir_ir::diagnostics::wrapped;
 use cachemir_ir::tensor::{Interpreter, TensorModel};
 use cachemir_ir::text::counted;
@@ -104,13 +105,14 @@ impl Task for Fidelity<'_> {
 fn exact_model(path: &Path, plans: &Plans) -> Result<TensorModel, Error> {
     let bad = |message: String| Error::BadOption { option: "--against", message };
     let options = ImportOptions { context: Some(plans.client.context as usize), ..ImportOptions::default() };
-    let imported = import::load(path, &options).map_err(|error| bad(format!("{error} ({})", error.code())))?;
+    let imported = locate::model_file(path).and_then(|path| import::load(&path, &options));
+    let imported = imported.map_err(|error| bad(format!("{error} ({})", error.code())))?;
     let (found, expected) = (imported.model.hyperparameters.vocabulary, plans.client.model.vocabulary);
     if found != expected as usize {
         return Err(bad(format!("the model has {found} tokens, and the plan's has {expected}")));
     }
     if imported.model.content_hash() != plans.server.provenance.model_hash {
-        note("the model is not the one that the plan was compiled from: differences of the two count as errors");
+        note("not the model that the plan was compiled from: differences count as errors");
     }
     Ok(imported.model)
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use cachemir_ir::plan::client_path;
+use cachemir_ir::files;
 use cachemir_ir::text::counted;
 use cachemir_runtime::check::{LayerPrecision, RangeCheck};
 use cachemir_runtime::client::sampling::{Sampler, Sampling};
@@ -18,7 +18,7 @@ use cachemir_runtime::setup::{Plans, check_writable};
 use cachemir_runtime::{Error, memory};
 use serde_json::{Value, json};
 
-use crate::arguments::Generate;
+use crate::arguments::{Backend, Generate};
 use crate::estimate;
 use crate::output::{self, Screen, ScreenOptions};
 use crate::roles::{self, Findings, Mode, NOTHING_ENCRYPTED, Surroundings, Task, security};
@@ -28,12 +28,16 @@ pub(crate) fn run(options: &Generate, interrupt: &AtomicBool) -> Result<(), Erro
     let path = options.plan.as_deref().unwrap_or_else(|| Path::new(""));
     let sampling = Sampling::from(options.sampling);
     let mut sampler = Sampler::new(sampling)?;
+    if options.backend == Backend::Clear && options.keys.is_some() {
+        let text = "--keys has no effect: in the clear there are none (--backend cpu encrypts)";
+        output::rows(&[("warning", text.to_owned())]);
+    }
     if let Some(text) = options.sampling.without_effect() {
         output::rows(&[("warning", text)]);
     }
     let prompt = read_prompt(options)?;
     let plans = Plans::read(path)?;
-    check_outputs(options, path)?;
+    check_outputs(options)?;
     let tokenizing = plans.open_client(cachemir_runtime::client::ClearCipher)?;
     let representation = roles::representation(options.backend, options.check, false);
     let saved = options.resume.as_deref().map(|file| read_saved(file, &plans, representation)).transpose()?;
@@ -94,18 +98,21 @@ fn read_prompt(options: &Generate) -> Result<Prompt, Error> {
     Ok(if options.chat { Prompt::Chat { system: options.system.clone(), user: text } } else { Prompt::Text(text) })
 }
 
-/// Fails where a file that is to be written cannot be, or would take the place of the plan.
-fn check_outputs(options: &Generate, plan: &Path) -> Result<(), Error> {
-    let session = options.save_session.iter().flat_map(|file| [file.clone(), SavedClient::path(file)]);
-    let same = |a: &Path, b: &Path| a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b));
-    for (option, file) in
-        session.map(|file| ("--save-session", file)).chain(options.logits.clone().map(|file| ("--logits", file)))
-    {
-        if [plan.to_owned(), client_path(plan)].iter().any(|plan| same(&file, plan)) {
-            let message = format!("{} is part of the plan; choose another name", file.display());
+/// Fails where a file that is to be written cannot be, or would take the place of something else. A session may be saved
+/// where it was resumed from.
+fn check_outputs(options: &Generate) -> Result<(), Error> {
+    let mut outputs: Vec<(&str, PathBuf, &[u8])> = Vec::new();
+    if let Some(file) = &options.save_session {
+        outputs.push(("--save-session", file.clone(), &SavedSession::MAGIC));
+        outputs.push(("--save-session", SavedClient::path(file), &SavedClient::MAGIC));
+    }
+    outputs.extend(options.logits.iter().map(|file| ("--logits", file.clone(), b"{".as_slice())));
+    for (index, (option, file, kind)) in outputs.iter().enumerate() {
+        if outputs[..index].iter().any(|(_, other, _)| files::is_same(file, other)) {
+            let message = format!("{} is written by another option too; choose another name", file.display());
             return Err(Error::BadOption { option, message });
         }
-        check_writable(&file)?;
+        check_writable(file, kind)?;
     }
     Ok(())
 }

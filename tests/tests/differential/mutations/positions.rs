@@ -1,8 +1,9 @@
 //! Changes of what depends on positions and lengths: masks, angles, and constants that should not.
 
 use cachemir_tests::llama::CONTEXT;
-use cachemir_tests::onnx::FLOAT;
-use cachemir_tests::onnx::proto::NodeProto;
+use cachemir_tests::onnx::proto::attribute_proto::AttributeType;
+use cachemir_tests::onnx::proto::{AttributeProto, GraphProto, NodeProto};
+use cachemir_tests::onnx::{FLOAT, stored, value};
 
 use super::{Mutator, cast, node};
 
@@ -35,11 +36,16 @@ impl Mutator<'_> {
             ]);
         }
         nodes.push(cast(&name(count), &name("number"), FLOAT));
-        let form = self.random.below(4);
+        // A branch is chosen by one number, and not for each position.
+        let form = self.random.below(if count == "column" { 4 } else { 5 });
         match form {
             0 => {
                 nodes.push(node("Greater", &[&name("number"), &limit], &name("late")));
                 nodes.push(cast(&name("late"), &name("step"), FLOAT));
+            }
+            4 => {
+                nodes.push(node("Greater", &[&name("number"), &limit], &name("late")));
+                nodes.push(Self::branches(&name("late"), &name("step")));
             }
             1 => {
                 nodes.push(node("Div", &[&name("number"), &limit], &name("quotient")));
@@ -52,8 +58,29 @@ impl Mutator<'_> {
             }
         }
         nodes.extend([node("Mul", &[&name("step"), &half], &name("part")), node("Add", &[&name("part"), &unit], to)]);
-        let form = ["step above", "steps of", "ratio to", "step below"][form];
+        let form = ["step above", "steps of", "ratio to", "step below", "branch above"][form];
         (nodes, format!("{form} {at}.5 of the {counted}"))
+    }
+
+    /// A node that gives 1 where the condition holds, and else 0, by its branches.
+    fn branches(condition: &str, output: &str) -> NodeProto {
+        let branch = |attribute: &str, number: f32| {
+            let name = format!("{output}_{attribute}");
+            let graph = GraphProto {
+                name: Some(name.clone()),
+                initializer: vec![stored(&name, FLOAT, &[], number.to_le_bytes().to_vec())],
+                output: vec![value(&name, FLOAT, &[])],
+                ..GraphProto::default()
+            };
+            AttributeProto {
+                name: Some(attribute.to_owned()),
+                r#type: Some(AttributeType::Graph.into()),
+                g: Some(graph),
+                ..AttributeProto::default()
+            }
+        };
+        let attribute = vec![branch("then_branch", 1.0), branch("else_branch", 0.0)];
+        NodeProto { attribute, ..node("If", &[condition], output) }
     }
 
     fn by_length(&mut self, value: &str) -> String {

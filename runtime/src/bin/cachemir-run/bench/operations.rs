@@ -83,7 +83,7 @@ pub(crate) fn ops(options: &BenchOps) -> Result<(), Error> {
             let message = "a cost table holds times on one thread: add --threads 1".to_owned();
             return Err(Error::BadOption { option: "--emit-cost", message });
         }
-        check_writable(path)?;
+        check_writable(path, b"{")?;
     }
     let mut ring = Ring::<CpuBackend>::new(engine_parameters(&preset)?)?;
     if let Some(keys) = options.keys {
