@@ -131,7 +131,9 @@ impl Seen {
                 seen.ranges.record(model, &interpreter);
                 for (range, &op) in mean_squares.iter_mut().zip(norms) {
                     let fed = interpreter.fed(model.graph.node(op).inputs[0]);
-                    fed.iter().for_each(|x| range.include(tensor::mean_square(x)));
+                    for x in fed {
+                        range.include(tensor::mean_square(x));
+                    }
                 }
                 for (rows, &op) in seen.rows.iter_mut().zip(softmaxes) {
                     interpreter.rows(model.graph.node(op).inputs[0]).for_each(|row| rows.include(row));

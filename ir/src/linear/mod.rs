@@ -27,6 +27,8 @@ mod steps;
 #[cfg(test)]
 mod tests;
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::expression::{Environment, Integer, TableId};
 use crate::program::Table;
 
@@ -253,11 +255,8 @@ impl Linear {
             spread = Some(algebra.add(current, turned)?);
         }
         let spread = spread.as_ref().unwrap_or(x);
-        let (amounts, babies) = self.turned(slots, algebra, spread)?;
-        let baby = |amount: i64| match amounts.binary_search(&amount) {
-            Ok(index) => &babies[index],
-            Err(_) => spread,
-        };
+        let babies = self.turned(slots, algebra, spread)?;
+        let baby = |amount: i64| babies.get(&amount).unwrap_or(spread);
 
         let mut results = Vec::with_capacity(self.results());
         for (number, output) in (0..).zip(&self.outputs) {
@@ -296,26 +295,24 @@ impl Linear {
         Ok(results)
     }
 
-    /// The rotations of the spread operand that some output needs, in ascending order, and what they give.
+    /// The rotations of the spread operand that some output needs, by their amounts.
     fn turned<A: SlotAlgebra>(
         &self,
         slots: u32,
         algebra: &mut A,
         spread: &A::Value,
-    ) -> Result<(Vec<i64>, Vec<A::Value>), A::Error> {
-        let mut amounts: Vec<i64> = self
-            .outputs
-            .iter()
-            .flat_map(|output| {
-                let sizes = self.sizes(slots, output);
-                let shift = sizes.in_stride * sizes.out_stride * self.unit;
-                (1..self.babies(slots, sizes.products)).map(move |j| i64::from(j * shift))
-            })
-            .collect();
-        amounts.sort_unstable();
-        amounts.dedup();
-        let babies = if amounts.is_empty() { Vec::new() } else { algebra.rotate(spread, &amounts)? };
-        Ok((amounts, babies))
+    ) -> Result<BTreeMap<i64, A::Value>, A::Error> {
+        let mut amounts = BTreeSet::new();
+        for output in &self.outputs {
+            let sizes = self.sizes(slots, output);
+            let shift = sizes.in_stride * sizes.out_stride * self.unit;
+            amounts.extend((1..self.babies(slots, sizes.products)).map(|j| i64::from(j * shift)));
+        }
+        if amounts.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let by: Vec<i64> = amounts.iter().copied().collect();
+        Ok(amounts.into_iter().zip(algebra.rotate(spread, &by)?).collect())
     }
 
     /// Vectors that are held at once at most while the results are computed, the operand and finished results left out: the

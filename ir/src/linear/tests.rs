@@ -30,7 +30,7 @@ fn check(slots: u32, unit: u32, input: u32, outputs: &[u32], pair: bool, landing
         outputs: outputs
             .iter()
             .map(|&rows| Output {
-                matrices: (0..1 + usize::from(pair)).map(|_| matrix(rows)).collect(),
+                matrices: (0..=usize::from(pair)).map(|_| matrix(rows)).collect(),
                 order: plain(rows),
                 landing: landing.map(Integer::from),
             })

@@ -10,21 +10,8 @@ use crate::linear::{Features, Heads, Linear, Matrix, Order, Output, Padded};
 use crate::program::{Affine, EmbeddingForm, Entry, EntryKind, Placement, Program, RangeCheck, State};
 use crate::slots::{Chebyshev, Domain, Fill, Layout, Purpose, SlotGraph, SlotOp, SlotType, StateId, WriteMode};
 
-/// A program with every op of the slots stage, awkward names and numbers.
-pub(crate) fn slots_example() -> Program<SlotOp, SlotType> {
-    let layout = |fill, domain| Layout { stride: 4, fill, domain };
-    let ty = |max_abs| SlotType { layout: layout(Fill::Junk, Domain::Real), max_abs };
-    let mut graph = SlotGraph::default();
-    let x = graph.add_input("x", ty(3.5));
-    let y = graph.add_input("residual \"stream\"; %1", ty(f64::INFINITY));
-    let node = "/model/layers.0/q proj; é".to_owned();
-    graph.intern_origin(Origin { node: "folded".into(), op_type: "Constant".into() });
-    let origin = Some(graph.intern_origin(Origin { node, op_type: "MatMul".into() }));
-    let plain = Vector::Table(TableId(0), Integer::slot() % 6).masked(Integer::slot().less(9)).times(0.1 + 0.2);
-    let mask = Purpose::Mask("lands \"scores\" : here".into());
-    let polynomial = Chebyshev { coefficients: vec![0.1, -0.0, 1e-300, 2.5], interval: [-1.5, 2.0] };
-    let (state, index) = (StateId(0), Integer::position() / 8);
-    let complex = SlotType { layout: layout(Fill::Zero, Domain::Complex), max_abs: 0.25 };
+/// A pair with a bias in a unit of two, and two outputs of one matrix each, of which one lands.
+fn linear_examples() -> [Linear; 2] {
     let plain_order = |width, offset, positions| Order { positions, features: Features::Plain { width, offset } };
     let matrix = |bias: Option<u32>| Matrix { weights: TableId(0), bias: bias.map(TableId) };
     let input = plain_order(3, 0, 4);
@@ -53,6 +40,25 @@ pub(crate) fn slots_example() -> Program<SlotOp, SlotType> {
             Output { matrices: vec![matrix(Some(2))], order: Order::of(Features::RotatedQuery(heads)), landing: None },
         ],
     };
+    [paired, landed]
+}
+
+/// A program with every op of the slots stage, awkward names and numbers.
+pub(crate) fn slots_example() -> Program<SlotOp, SlotType> {
+    let layout = |fill, domain| Layout { stride: 4, fill, domain };
+    let ty = |max_abs| SlotType { layout: layout(Fill::Junk, Domain::Real), max_abs };
+    let mut graph = SlotGraph::default();
+    let x = graph.add_input("x", ty(3.5));
+    let y = graph.add_input("residual \"stream\"; %1", ty(f64::INFINITY));
+    let node = "/model/layers.0/q proj; é".to_owned();
+    graph.intern_origin(Origin { node: "folded".into(), op_type: "Constant".into() });
+    let origin = Some(graph.intern_origin(Origin { node, op_type: "MatMul".into() }));
+    let plain = Vector::Table(TableId(0), Integer::slot() % 6).masked(Integer::slot().less(9)).times(0.1 + 0.2);
+    let mask = Purpose::Mask("lands \"scores\" : here".into());
+    let polynomial = Chebyshev { coefficients: vec![0.1, -0.0, 1e-300, 2.5], interval: [-1.5, 2.0] };
+    let (state, index) = (StateId(0), Integer::position() / 8);
+    let complex = SlotType { layout: layout(Fill::Zero, Domain::Complex), max_abs: 0.25 };
+    let [paired, landed] = linear_examples();
     let ops: Vec<(SlotOp, Vec<_>, Vec<_>)> = vec![
         (SlotOp::Add, vec![x, y], vec![ty(1.0)]),
         (SlotOp::Subtract, vec![x, y], vec![ty(1e-9)]),
