@@ -522,10 +522,13 @@ impl Mutator<'_> {
     /// The embedding's rows, as integers of 4 bits of their own type or packed in bytes, mostly without zero points.
     fn quantised_rows(&mut self) -> Option<String> {
         const BLOCK: usize = 16;
-        let index = self.node_where(|node| node.op_type() == "Gather")?;
+        let tables = self.graph.initializer.iter();
+        let tables = tables.filter(|tensor| tensor.data_type() == FLOAT && tensor.dims.len() == 2);
+        let tables: Vec<String> = tables.map(|tensor| tensor.name().to_owned()).collect();
+        let index = self.node_where(|node| node.op_type() == "Gather" && tables.contains(&node.input[0]))?;
         let (table, lookup) = (self.graph.node[index].input[0].clone(), self.graph.node[index].clone());
         let table = self.graph.initializer.iter().find(|tensor| tensor.name() == table)?;
-        let (FLOAT, &[rows, columns]) = (table.data_type(), table.dims.as_slice()) else { return None };
+        let &[rows, columns] = table.dims.as_slice() else { return None };
         let (rows, columns) = (rows as usize, columns as usize);
         let values = floats(table);
         if !columns.is_multiple_of(BLOCK) {
@@ -542,10 +545,8 @@ impl Mutator<'_> {
             scales.push(scale);
         }
         let pack = |integers: &[i8]| -> Vec<u8> {
-            integers
-                .chunks(2)
-                .map(|pair| (pair[0] & 15) as u8 | ((pair.get(1).unwrap_or(&0) & 15) as u8 * 16))
-                .collect()
+            let nibble = |integer: &i8| (integer & 15) as u8;
+            integers.chunks(2).map(|pair| nibble(&pair[0]) + 16 * pair.get(1).map_or(0, nibble)).collect()
         };
         let halved = |extent: usize| if data_type == UINT8 { extent.div_ceil(2) } else { extent };
         let blocks = columns / BLOCK;

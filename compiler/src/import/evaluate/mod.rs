@@ -122,8 +122,9 @@ fn cast(node: &OnnxNode, operand: &Dense) -> Result<Dense, String> {
     }
     let mut values = operand.to_ints();
     if let Some(count) = range.end().checked_sub(*range.start()).and_then(|last| last.checked_add(1)) {
+        // The number of integers divides 2⁶⁴: wrapping around there first changes nothing.
         for value in &mut values {
-            *value = (*value - range.start()).rem_euclid(count) + range.start();
+            *value = value.wrapping_sub(*range.start()).rem_euclid(count) + range.start();
         }
     }
     let data = if kind == Kind::Bytes {
