@@ -69,6 +69,26 @@ fn the_masked_sum_means_what_it_says() {
 }
 
 #[test]
+fn the_linear_pair_means_what_it_says() {
+    let program = parse::<SlotOp>(&text_of("linear_pair.cmir"), &find).unwrap();
+    let mut interpreter = slots_interpreter::Interpreter::new(&program);
+    let vector = [1.0, -2.0, 0.5, 3.0];
+    let mut x = vec![0.0; 16];
+    vector.iter().enumerate().for_each(|(index, value)| x[4 * index] = *value);
+    let dense = |row: usize| (0..4).map(|column| (4 * row + column) as f64 * vector[column]).sum::<f64>();
+    for position in 0..4 {
+        let found = interpreter.call("decode", position as i64, 1, std::slice::from_ref(&x)).unwrap();
+        for row in 0..4 {
+            assert_eq!(found[0][4 * row + position], dense(row), "position {position}, row {row}");
+            assert_eq!(found[1][4 * row + position], dense(row) + row as f64);
+        }
+        for row in 0..3 {
+            assert_eq!(found[2][2 * row], dense(row) + row as f64);
+        }
+    }
+}
+
+#[test]
 fn the_paired_bootstrap_means_what_it_says() {
     let program = parse::<CkksOp>(&text_of("paired_bootstrap.cmir"), &find).unwrap();
     let levels = Parameters::n16().levels();
