@@ -234,8 +234,7 @@ fn continued(
         interpreter.reset();
         while tokens.len() < length {
             let logits = interpreter.feed(&tokens[interpreter.position()..])?;
-            let next = logits.last().map_or(Ok(0), |logits| draw(logits, &mut random))?;
-            tokens.push(next);
+            tokens.push(draw(logits.last().map_or(&[], Vec::as_slice), &mut random)?);
         }
         Ok(tokens)
     };

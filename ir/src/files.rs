@@ -16,14 +16,15 @@ fn partial_path(target: &Path) -> PathBuf {
     target.with_file_name(name)
 }
 
+/// The absolute path of a file, whether it exists or not; `None` if its folder does not.
+fn place(path: &Path) -> Option<PathBuf> {
+    let new = || Some(folder_of(path).canonicalize().ok()?.join(path.file_name()?));
+    path.canonicalize().ok().or_else(new)
+}
+
 /// Whether two paths name one file, whether it exists or not.
 pub fn is_same(a: &Path, b: &Path) -> bool {
-    let place = |path: &Path| {
-        let exact = path.canonicalize();
-        exact
-            .or_else(|_| Ok::<_, io::Error>(folder_of(path).canonicalize()?.join(path.file_name().unwrap_or_default())))
-    };
-    place(a).is_ok_and(|a| place(b).is_ok_and(|b| a == b))
+    place(a).is_some_and(|a| place(b) == Some(a))
 }
 
 /// Fails where a file of a kind could not be written at this path, so that nobody computes in vain, and where it would take

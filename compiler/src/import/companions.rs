@@ -1,6 +1,5 @@
 //! The files beside a model: `config.json`, `generation_config.json`, `genai_config.json`, and those of the tokenizer.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use cachemir_ir::tensor::TensorModel;
@@ -67,16 +66,14 @@ impl Companions {
 
     /// Which files were found in a folder above the model's, in sentences.
     pub(super) fn notes(&self, model: &Path) -> Vec<String> {
-        let files = self.config.iter().map(|(path, _)| path).chain(self.tokenizer.iter().map(|file| &file.path));
-        let mut by_place: BTreeMap<usize, Vec<String>> = BTreeMap::new();
-        for path in files {
-            let name = path.file_name().unwrap_or_default().display().to_string();
-            if let Some(above) = folders_above(model, path).filter(|above| *above > 0) {
-                by_place.entry(above).or_default().push(name);
-            }
-        }
-        let places = ["", "the folder above the model's", "the second folder above the model's"];
-        by_place.into_iter().map(|(above, names)| format!("{} of {}", names.join(" and "), places[above])).collect()
+        let files = || self.config.iter().map(|(path, _)| path).chain(self.tokenizer.iter().map(|file| &file.path));
+        let places = ["the folder above the model's", "the second folder above the model's"];
+        let note = |(folder, place): (&PathBuf, &str)| {
+            let there = files().filter(|path| path.parent() == Some(folder));
+            let names: Vec<String> = there.filter_map(|path| Some(path.file_name()?.display().to_string())).collect();
+            (!names.is_empty()).then(|| format!("{} of {place}", names.join(" and ")))
+        };
+        folders(model).iter().skip(1).zip(places).filter_map(note).collect()
     }
 
     /// Checks the files' numbers against the graph's.
@@ -130,17 +127,16 @@ fn number(config: &Value, key: &str) -> Option<u64> {
 const KNOWN_KEYS: [&str; 6] =
     ["model_type", "architectures", "vocab_size", "hidden_size", "max_position_embeddings", "eos_token_id"];
 
-/// The first of the files that lies in the model's folder, else in the folder above it, else in the one above that.
-pub(super) fn nearest(model: &Path, files: &[&str]) -> Option<PathBuf> {
-    let model = std::path::absolute(model).ok()?;
-    let candidates = model.ancestors().skip(1).take(3).flat_map(|folder| files.iter().map(|file| folder.join(file)));
-    candidates.into_iter().find(|path| path.is_file())
+/// The model's folder and the two above it.
+fn folders(model: &Path) -> Vec<PathBuf> {
+    std::path::absolute(model)
+        .map_or_else(|_| Vec::new(), |model| model.ancestors().skip(1).take(3).map(Path::to_owned).collect())
 }
 
-/// How many folders above the model's a file lies; `None` for files elsewhere.
-fn folders_above(model: &Path, path: &Path) -> Option<usize> {
-    let model = std::path::absolute(model).ok()?;
-    model.ancestors().skip(1).take(3).position(|folder| path.parent() == Some(folder))
+/// The first of the files that lies in the model's folder, else in the folder above it, else in the one above that.
+pub(super) fn nearest(model: &Path, files: &[&str]) -> Option<PathBuf> {
+    let folders = folders(model);
+    folders.iter().flat_map(|folder| files.iter().map(|file| folder.join(file))).find(|path| path.is_file())
 }
 
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, Error> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cachemir_ir::graph::OpId;
 use cachemir_ir::linear::{Diagonal, Linear, SlotAlgebra};
 
-use super::plaintexts::Key;
+use super::plaintexts::Part;
 use super::{Algebra, Call};
 use crate::Error;
 
@@ -22,15 +22,19 @@ impl<A: Algebra> Running<'_, '_, '_, A> {
     }
 
     fn diagonal(&self, diagonal: Diagonal, level: u32) -> Result<Arc<A::Plaintext>, Error> {
-        let key = Key::of_diagonal(self.call.entry, self.op, diagonal);
-        self.call.kept(key, || {
-            let program = self.call.executor.program;
-            let parts = self.linear.diagonal(program.slots, &program.tables, diagonal);
-            match parts.imaginary {
-                None => self.algebra().encode_factor(&parts.real, level),
-                Some(imaginary) => self.algebra().encode_complex_factor(&parts.real, &imaginary, level),
-            }
-        })
+        self.call.kept(
+            self.op,
+            Part::Diagonal(diagonal),
+            |_| false,
+            || {
+                let program = self.call.executor.program;
+                let parts = self.linear.diagonal(program.slots, &program.tables, diagonal);
+                match parts.imaginary {
+                    None => self.algebra().encode_factor(&parts.real, level),
+                    Some(imaginary) => self.algebra().encode_complex_factor(&parts.real, &imaginary, level),
+                }
+            },
+        )
     }
 }
 
@@ -81,9 +85,15 @@ impl<A: Algebra> SlotAlgebra for Running<'_, '_, '_, A> {
 
     fn add_bias(&mut self, mut a: A::Ciphertext, output: u32, matrix: u32) -> Result<A::Ciphertext, Error> {
         let (algebra, program) = (self.algebra(), self.call.executor.program);
-        let bias = self.linear.bias(program.slots, &self.call.environment, &program.tables, output, matrix);
-        let (level, product) = algebra.level(&a);
-        let plain = algebra.encode_summand(&bias, level, product)?;
+        let landing = &self.linear.outputs[output as usize].landing;
+        let mentions = |variable| {
+            self.linear.vectors.mentions(variable) || landing.as_ref().is_some_and(|landing| landing.mentions(variable))
+        };
+        let plain = self.call.kept(self.op, Part::Bias { output, matrix }, mentions, || {
+            let bias = self.linear.bias(program.slots, &self.call.environment, &program.tables, output, matrix);
+            let (level, product) = algebra.level(&a);
+            algebra.encode_summand(&bias, level, product)
+        })?;
         algebra.add_plain_assign(&mut a, &plain)?;
         Ok(a)
     }

@@ -21,7 +21,7 @@ mod state;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cachemir_ir::ckks::{self, CiphertextType, CkksGraph, CkksOp, Levels};
-use cachemir_ir::expression::{Environment, Integer, Vector};
+use cachemir_ir::expression::{Environment, Integer, Variable, Vector};
 use cachemir_ir::graph::{OpId, Region, ValueId};
 use cachemir_ir::linear::Linear;
 use cachemir_ir::program::{EntryKind, Program};
@@ -36,7 +36,7 @@ pub use state::States;
 
 use crate::Error;
 use linear::Running;
-use plaintexts::{Key, Plaintexts};
+use plaintexts::{Key, Part, Plaintexts};
 pub(crate) use schedule::Schedule;
 
 /// Name of [`Clear`].
@@ -482,11 +482,18 @@ impl<'a, A: Algebra> Call<'a, '_, A> {
         vector: &Vector,
         encode: impl FnOnce(&[f64]) -> Result<A::Plaintext, Error>,
     ) -> Result<Arc<A::Plaintext>, Error> {
-        self.kept(Key::new(self.entry, op, vector, &self.environment), || encode(&self.evaluate(vector)?))
+        self.kept(op, Part::Whole, |variable| vector.mentions(variable), || encode(&self.evaluate(vector)?))
     }
 
-    /// The plaintext of this key, encoded unless it was kept.
-    fn kept(&self, key: Key, encode: impl FnOnce() -> Result<A::Plaintext, Error>) -> Result<Arc<A::Plaintext>, Error> {
+    /// A plaintext of an op, of a formula that mentions some of the variables; encoded unless it was kept.
+    fn kept(
+        &self,
+        op: OpId,
+        part: Part,
+        mentions: impl Fn(Variable) -> bool,
+        encode: impl FnOnce() -> Result<A::Plaintext, Error>,
+    ) -> Result<Arc<A::Plaintext>, Error> {
+        let key = Key::new(self.entry, op, part, mentions, &self.environment);
         let lock = || self.executor.plaintexts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = lock().get(&key) {
             return Ok(known);

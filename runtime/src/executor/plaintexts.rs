@@ -1,44 +1,56 @@
 //! Encoded plaintext vectors, kept between uses as far as a memory budget allows.
 //!
-//! A vector's value depends on its formula and on the variables that the formula mentions, so the key is the op and the
-//! values of those variables. Vectors that mention the position are dropped at the end of the call: the next call has
+//! A vector's value depends on its formula and on the variables that the formula mentions, so the key is the op, which of its
+//! vectors it is, and the values of those variables. Vectors that mention the position are dropped at the end of the call: the next call has
 //! another position.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use cachemir_ir::expression::{Environment, Variable, Vector};
+use cachemir_ir::expression::{Environment, Variable};
 use cachemir_ir::graph::OpId;
 use cachemir_ir::linear::Diagonal;
+
+/// Which plaintext of an op.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Part {
+    /// The only one.
+    Whole,
+    /// A diagonal of a linear map.
+    Diagonal(Diagonal),
+    /// The bias of a matrix of an output of a linear map.
+    Bias { output: u32, matrix: u32 },
+}
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
     entry: usize,
     op: OpId,
+    part: Part,
     variables: Vec<i64>,
     position: Option<i64>,
 }
 
 impl Key {
-    /// The key of an op's vector; `loops` are the counters of the loops around the op.
-    pub(crate) fn new(entry: usize, op: OpId, vector: &Vector, environment: &Environment) -> Self {
+    /// The key of an op's vector whose formula mentions some of the variables.
+    pub(crate) fn new(
+        entry: usize,
+        op: OpId,
+        part: Part,
+        mentions: impl Fn(Variable) -> bool,
+        environment: &Environment,
+    ) -> Self {
         let mut variables = Vec::new();
-        if vector.mentions(Variable::Count) {
+        if mentions(Variable::Count) {
             variables.push(environment.count);
         }
         for (number, &value) in environment.loops.iter().enumerate() {
-            if vector.mentions(Variable::Loop(number as u32)) {
+            if mentions(Variable::Loop(number as u32)) {
                 variables.push(value);
             }
         }
-        let position = vector.mentions(Variable::Position).then_some(environment.position);
-        Self { entry, op, variables, position }
-    }
-
-    /// The key of a diagonal of a linear map, which is the same in every call.
-    pub(crate) fn of_diagonal(entry: usize, op: OpId, diagonal: Diagonal) -> Self {
-        let variables = vec![i64::from(diagonal.output), i64::from(diagonal.index)];
-        Self { entry, op, variables, position: None }
+        let position = mentions(Variable::Position).then_some(environment.position);
+        Self { entry, op, part, variables, position }
     }
 }
 

@@ -49,7 +49,8 @@ fn compile(arguments: &CompileArguments, quiet: bool) -> Result<(), Error> {
     let model = locate::model_file(&arguments.model)?;
     let output = match &arguments.output {
         Some(output) => output.clone(),
-        None => default_output(&model),
+        // In the current folder.
+        None => PathBuf::from(format!("{}.bin", locate::model_name(&model))),
     };
     check_writable(&output)?;
     if let Some(folder) = &arguments.dump_dir {
@@ -91,11 +92,6 @@ fn compile(arguments: &CompileArguments, quiet: bool) -> Result<(), Error> {
         text += &format!("wrote {} and {}\n", output.display(), client.display());
     }
     print(&text)
-}
-
-/// The model's name in the current folder.
-fn default_output(model: &Path) -> PathBuf {
-    PathBuf::from(format!("{}.bin", locate::model_name(model)))
 }
 
 /// Fails where the output's two files cannot be made, or would take the place of something else than a plan, before the

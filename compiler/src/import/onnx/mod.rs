@@ -9,7 +9,8 @@
 //! 4. sigmoids written out become the operation ([`sigmoid`]);
 //! 5. products with weights that were rounded to 8 bits when the file was made become plain products with dequantised
 //!    weights ([`quantised`]);
-//! 6. nodes, constants and inputs that no output depends on are dropped, and attributes that nothing here understands are refused ([`attributes`]).
+//! 6. nodes, constants and inputs that no output depends on are dropped, and attributes that nothing here understands are
+//!    refused ([`attributes`]).
 
 mod attributes;
 mod branches;
