@@ -63,7 +63,7 @@ fn squarings(count: usize) -> Program<SlotOp, SlotType> {
     let mut x = graph.add_input("x", ty());
     for _ in 0..count {
         x = push(&mut graph, SlotOp::Multiply, vec![x, x], 1)[0];
-        x = push(&mut graph, SlotOp::Refresh { keep: None }, vec![x], 1)[0];
+        x = push(&mut graph, SlotOp::Refresh { keep: None, factor: 1.0 }, vec![x], 1)[0];
     }
     graph.body.yields = vec![x];
     program(graph, 0)
@@ -106,7 +106,7 @@ fn a_pair_is_refreshed_by_one_bootstrap() {
     for _ in 0..20 {
         x = push(&mut graph, SlotOp::Multiply, vec![x, x], 1)[0];
         y = push(&mut graph, SlotOp::Multiply, vec![y, y], 1)[0];
-        let refreshed = push(&mut graph, SlotOp::Refresh { keep: None }, vec![x, y], 2);
+        let refreshed = push(&mut graph, SlotOp::Refresh { keep: None, factor: 1.0 }, vec![x, y], 2);
         (x, y) = (refreshed[0], refreshed[1]);
     }
     graph.body.yields = vec![x, y];
@@ -146,7 +146,7 @@ fn a_cache_that_is_read_too_low_is_written_higher() {
     for _ in 0..7 {
         k = push(&mut graph, SlotOp::Multiply, vec![k, k], 1)[0];
     }
-    k = push(&mut graph, SlotOp::Refresh { keep: None }, vec![k], 1)[0];
+    k = push(&mut graph, SlotOp::Refresh { keep: None, factor: 1.0 }, vec![k], 1)[0];
     for _ in 0..7 {
         k = push(&mut graph, SlotOp::Multiply, vec![k, k], 1)[0];
     }

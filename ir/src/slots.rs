@@ -148,10 +148,12 @@ pub enum SlotOp {
         /// Factor of all coefficients, 1 where absent.
         mask: Option<Vector>,
     },
-    /// (a) → (a·mask) or (a, b) → (a·mask, b·mask): a place for a bootstrap.
+    /// (a) → (a·factor) or (a, b) → (a·factor, b·factor) in the kept slots, 0 elsewhere: a place for a bootstrap.
     Refresh {
         /// Slots to keep: where the condition is 0 the slot becomes 0. All are kept where absent.
         keep: Option<Integer>,
+        /// The factor, which a bootstrap or a mask carries at no cost.
+        factor: f64,
     },
     /// () → element `index` of a state array
     StateRead {

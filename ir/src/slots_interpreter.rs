@@ -234,7 +234,7 @@ fn prepare(graph: &SlotGraph, slots: usize) -> Prepared {
     });
     let plains = plains.collect();
     let keeps = graph.nodes.iter().map(|node| match &node.op {
-        SlotOp::Refresh { keep: Some(keep) } => Some(formulas.integer(keep)),
+        SlotOp::Refresh { keep: Some(keep), .. } => Some(formulas.integer(keep)),
         _ => None,
     });
     let keeps = keeps.collect();
@@ -375,14 +375,18 @@ impl Run<'_> {
                 };
                 Ok(vec![Rc::new(values)])
             }
-            SlotOp::Refresh { .. } => {
+            SlotOp::Refresh { factor, .. } => {
                 let operands = (0..node.inputs.len()).map(|index| operand(self, index));
-                let Some(keep) = self.prepared.keeps[op.index()] else { return operands.collect() };
-                let kept = self.prepared.formulas.condition(keep, &self.environment);
-                let masked = |a: Slots| -> Slots {
-                    Rc::new(a.iter().zip(&kept).map(|(&x, &keep)| if keep { x } else { 0.0 }).collect())
+                let kept = self.prepared.keeps[op.index()]
+                    .map(|keep| self.prepared.formulas.condition(keep, &self.environment));
+                let refreshed = |a: Slots| match &kept {
+                    None if *factor == 1.0 => a,
+                    None => Rc::new(a.iter().map(|x| factor * x).collect()),
+                    Some(kept) => {
+                        Rc::new(a.iter().zip(kept).map(|(x, &keep)| if keep { factor * x } else { 0.0 }).collect())
+                    }
                 };
-                operands.map(|operand| operand.map(masked)).collect()
+                operands.map(|operand| operand.map(refreshed)).collect()
             }
             SlotOp::StateRead { state, index } => {
                 let index = self.element(state.0 as usize, index)?;
@@ -514,7 +518,7 @@ mod tests {
         push(&mut graph, SlotOp::StateWrite { state, index: index.clone(), mode: WriteMode::Accumulate }, total, 0);
         let read = push(&mut graph, SlotOp::StateRead { state, index }, vec![], 1);
         let keep = Some(Integer::from(1i64) - Integer::slot().equal(1));
-        let out = push(&mut graph, SlotOp::Refresh { keep }, read, 1);
+        let out = push(&mut graph, SlotOp::Refresh { keep, factor: 1.0 }, read, 1);
         graph.body.yields = out;
         assert!(graph.verify_structure().is_empty());
         let program = program(graph);

@@ -149,13 +149,16 @@ impl Checked for SlotOp {
 
     fn masks(&self) -> Vec<&Integer> {
         match self {
-            Self::Refresh { keep } => keep.iter().collect(),
+            Self::Refresh { keep, .. } => keep.iter().collect(),
             _ => Vec::new(),
         }
     }
 
     fn numbers(&self) -> Vec<f64> {
-        Vec::new()
+        match self {
+            Self::Refresh { factor, .. } => vec![*factor],
+            _ => Vec::new(),
+        }
     }
 
     fn state(&self) -> Option<StateId> {

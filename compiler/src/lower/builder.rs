@@ -221,14 +221,19 @@ impl Builder {
     }
 
     /// A place for a bootstrap of one value.
-    pub(super) fn refresh(&mut self, a: ValueId, keep: Option<Integer>) -> ValueId {
-        self.push_one(SlotOp::Refresh { keep }, vec![a])
+    pub(super) fn refresh(&mut self, a: ValueId) -> ValueId {
+        self.push_one(SlotOp::Refresh { keep: None, factor: 1.0 }, vec![a])
+    }
+
+    /// A place for a bootstrap of one value, which is multiplied by the factor where the condition holds, and zero elsewhere.
+    pub(super) fn refresh_masked(&mut self, a: ValueId, keep: Integer, factor: f64) -> ValueId {
+        self.push_one(SlotOp::Refresh { keep: Some(keep), factor }, vec![a])
     }
 
     /// A place for one bootstrap of two values.
     pub(super) fn refresh_pair(&mut self, a: ValueId, b: ValueId) -> (ValueId, ValueId) {
         let layouts = vec![self.graph.ty(a).layout, self.graph.ty(b).layout];
-        let results = self.push(SlotOp::Refresh { keep: None }, vec![a, b], layouts, None);
+        let results = self.push(SlotOp::Refresh { keep: None, factor: 1.0 }, vec![a, b], layouts, None);
         (results[0], results[1])
     }
 

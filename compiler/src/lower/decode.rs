@@ -45,7 +45,7 @@ fn attention(entry: &mut EntryBuilder<'_>, layer: usize, normed: ValueId) -> Val
     let inner = Integer::position() % tokens;
     let one = Integer::from(1_i64);
     let [q, k, v] = entry.project(layer, [Map::Query, Map::Key, Map::Value], normed, 1, &one, Some(&inner));
-    let q = entry.builder.refresh(q, None);
+    let q = entry.builder.refresh(q);
     let (k, v) = entry.builder.refresh_pair(k, v);
 
     entry.origin(roles.ropes[1].as_ref());
@@ -112,7 +112,7 @@ fn scores(entry: &mut EntryBuilder<'_>, layer: usize, members: &[ValueId]) -> Va
     entry.builder.set_layout(summed, layout(tokens, Fill::Tokens));
     let plan = entry.plan;
     let shifted = entry.argument(&plan.layers[layer].exponential.step, summed, None);
-    entry.builder.refresh(shifted, None)
+    entry.builder.refresh(shifted)
 }
 
 /// The last y of the softmax: its rows divided by their sums are the probabilities.
@@ -124,7 +124,7 @@ fn softmax(entry: &mut EntryBuilder<'_>, layer: usize, scores: ValueId) -> Value
     let row = shape.real_row(&member);
     let known = (block * tokens + Integer::slot() % tokens).less_equal(Integer::position());
     let mut y = entry.exponential(layer, scores, both(known, row.clone()), Integer::position());
-    y = entry.builder.refresh(y, None);
+    y = entry.builder.refresh(y);
     for stage in 0..plan.rough.len() {
         let sum = entry.builder.fold(y, block_steps(shape).chain(doubling(1, tokens)));
         entry.builder.set_layout(sum, layout(tokens, Fill::Junk));
@@ -134,7 +134,7 @@ fn softmax(entry: &mut EntryBuilder<'_>, layer: usize, scores: ValueId) -> Value
         entry.builder.set_layout(copies, layout(tokens, Fill::Replica));
         let root = entry.builder.multiply(y, copies);
         y = entry.builder.multiply(root, root);
-        y = entry.builder.refresh(y, None);
+        y = entry.builder.refresh(y);
     }
     y
 }
@@ -193,5 +193,5 @@ fn mix(entry: &mut EntryBuilder<'_>, layer: usize, y: ValueId) -> ValueId {
     let member = (Integer::slot() % tokens / place + shape.lane_of_slot()) % group;
     let rows = both((Integer::slot() % place).equal(0), shape.real_row(&member));
     let quotient = entry.divide(layer, numerator, denominator, rows);
-    entry.builder.refresh(quotient, None)
+    entry.builder.refresh(quotient)
 }

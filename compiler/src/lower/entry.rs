@@ -65,7 +65,7 @@ pub(super) struct BuiltEntry {
 /// four orders of magnitude between tokens: no polynomial of small degree covers that, and the client knows it.
 pub(super) fn input_forms(roles: &Roles, plan: &Plan) -> Vec<EmbeddingForm> {
     let epsilon = roles.norms[0].epsilon;
-    vec![EmbeddingForm::scaled(plan.residual_scale), EmbeddingForm { scale: 1.0, norm_epsilon: Some(epsilon) }]
+    vec![EmbeddingForm::scaled(plan.residual_scale(0)), EmbeddingForm { scale: 1.0, norm_epsilon: Some(epsilon) }]
 }
 
 /// State array of a layer's K cache.
@@ -167,7 +167,7 @@ impl<'a> EntryBuilder<'a> {
         let steps = &plan.layers[layer].rough;
         let mut argument = self.argument(&steps[stage], sum, None);
         if steps.len() > 1 || steps[stage].approximation.polynomial.degree() > 7 {
-            argument = self.builder.refresh(argument, None);
+            argument = self.builder.refresh(argument);
         }
         let sums = Sums { layer, stage, rows: sums };
         self.checks.sums(&mut self.builder, self.shape, plan, sums, &steps[stage], argument);
@@ -194,25 +194,21 @@ impl<'a> EntryBuilder<'a> {
         (plan.layers[layer].softmax.exponents[stage] != 0.0).then(|| Vector::Table(table, position + offset))
     }
 
-    /// x/(√d·rms(x)) for σ·x in the slots where `rows` holds and zeros elsewhere. The mask, if any, rides on the
+    /// x/(√d·rms(x)) for σ·x, with the norm's σ, in the slots where `rows` holds and zeros elsewhere. The mask, if any, rides on the
     /// coefficients and leaves only the slots where it holds.
     pub(super) fn norm(&mut self, index: usize, x: ValueId, rows: Integer, mask: Option<Integer>) -> ValueId {
         let (plan, shape) = (self.plan, self.shape);
         let step = plan.norm(index);
         self.origin(self.roles.norms[index].gamma.origin.as_ref());
         let square = self.builder.multiply(x, x);
-        let mut sum = self.builder.fold(square, doubling(shape.stride(), shape.slots));
-        // The slots hold σ²·d times the mean square, which is 1/half or that over a power of two.
-        let factor = plan.residual_scale.powi(2) * shape.model.hidden as f64 * step.affine.half;
-        for _ in 0..(-factor.log2()).round() as usize {
-            sum = self.builder.add(sum, sum);
-        }
+        // σ²·d times the mean square, that is 1/half times it.
+        let sum = self.builder.fold(square, doubling(shape.stride(), shape.slots));
         let argument = self.argument(step, sum, Some(rows.clone()));
         self.checks.norm(&mut self.builder, shape, step, index, argument);
         let inverse = self.polynomial(step, argument, mask, None, Some(rows));
         let result = self.builder.multiply(x, inverse);
         self.builder.set_layout(result, layout(shape.stride(), Fill::Zero));
-        self.builder.refresh(result, None)
+        self.builder.refresh(result)
     }
 
     /// Linear layers of the model's layer `layer` that share an operand, in vectors of `unit` tokens, of which the first
@@ -305,8 +301,8 @@ impl<'a> EntryBuilder<'a> {
         self.builder.subtract(twice, error)
     }
 
-    /// The first or second residual sum of a layer and its refresh, named `layers.N.attention_output` or `layers.N.output`.
-    /// `rows` are the slots that the stream uses.
+    /// The first or second residual sum of a layer and its refresh, named `layers.N.attention_output` or `layers.N.output`, on
+    /// which the stream goes from one norm's σ to that of the next. `rows` are the slots that the stream uses.
     pub(super) fn residual(
         &mut self,
         layer: usize,
@@ -318,7 +314,9 @@ impl<'a> EntryBuilder<'a> {
         self.origin(self.roles.layers[layer].sums[which].as_ref());
         let sum = self.builder.add(x, update);
         self.builder.set_layout(sum, layout(self.shape.stride(), Fill::Junk));
-        let kept = self.builder.refresh(sum, Some(rows));
+        let norm = 2 * layer + which;
+        let factor = self.plan.residual_scale(norm + 1) / self.plan.residual_scale(norm);
+        let kept = self.builder.refresh_masked(sum, rows, factor);
         self.builder.set_layout(kept, layout(self.shape.stride(), Fill::Zero));
         let part = ["attention_output", "output"][which];
         self.builder.set_name(kept, format!("layers.{layer}.{part}"));
@@ -351,7 +349,7 @@ impl<'a> EntryBuilder<'a> {
         self.origin(self.roles.layers[layer].product.as_ref());
         let product = self.builder.multiply(activated, up);
         self.builder.set_layout(product, layout(shape.wide_stride(), Fill::Zero));
-        let product = self.builder.refresh(product, None);
+        let product = self.builder.refresh(product);
         let [update] = self.project(layer, [Map::Down], product, unit, tokens, None);
         self.residual(layer, 1, x, update, (Integer::slot() % shape.stride()).less(unit))
     }

@@ -2,11 +2,11 @@
 //!
 //! Every polynomial gets its argument in [-1, 1]: the factor 1/half of its [`Affine`] map rides on the weights, rotary
 //! constants, coefficients or masks ahead of it, and the shift is a plaintext summand. With σ the scale of the residual
-//! stream (the program holds σ·x), d the width and k the squarings of a softmax:
+//! stream at a norm (the program holds σ·x there), d the width and k the squarings of a softmax:
 //!
 //! | site | argument x | where 1/half rides |
 //! |---|---|---|
-//! | norm | mean square | σ: σ²·d·half = 1 for the norm with the largest; doublings of the mean square for others |
+//! | norm | mean square | σ: σ²·d·half = 1. From one norm to the next σ changes by a factor of the refresh between them |
 //! | scores | scaled scores | rotary constants of q |
 //! | sum j < k | Σ y_j over a row | coefficients of what makes y_j: the exponential, or the rough reciprocal of sum j − 1 |
 //! | denominator | Σ y_k over a row | coefficients of what makes y_k |
@@ -153,8 +153,8 @@ impl LayerPlan {
 /// The approximations of a program.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Plan {
-    /// σ: the program holds the residual stream times this.
-    pub(super) residual_scale: f64,
+    /// √d.
+    root_width: f64,
     /// All norms but the first, which acts on embeddings and is the client's.
     norms: Vec<Step>,
     /// By norm: one level deeper, where everyday prompts lead out of what that of the least depth covers, with the share of
@@ -167,7 +167,6 @@ pub(super) struct Plan {
 impl Plan {
     /// A plan with identity maps and polynomials of degree 0: for running the program with exact functions.
     pub(super) fn provisional(model: &Hyperparameters, roles: &Roles, softmaxes: &[SoftmaxPlan]) -> Self {
-        let root_width = (model.hidden as f64).sqrt();
         let step = |site: Site, function: Function| Step {
             site,
             function,
@@ -195,7 +194,7 @@ impl Plan {
             up_bound: 1.0,
         };
         Self {
-            residual_scale: 1.0 / root_width,
+            root_width: (model.hidden as f64).sqrt(),
             norms: roles.norms.iter().enumerate().skip(1).map(norm).collect(),
             further: Vec::new(),
             layers: softmaxes.iter().enumerate().map(layer).collect(),
@@ -214,23 +213,11 @@ impl Plan {
         let root_width = (model.hidden as f64).sqrt();
         let of = |site: Site| ranges.get(&site).copied().unwrap_or_else(|| assumed(site));
 
-        // Norms: one interval from 0 on for all, so that one scale of the residual stream serves all of them.
-        let sane = |index: usize| {
-            let site = of(Site::Norm { index });
-            (1.0 + options.sane_margin) * site.rare.max.max(site.text.max)
-        };
-        let width = (1..roles.norms.len()).map(sane).fold(0.0, f64::max);
-        let residual_scale = (2.0 / width).sqrt() / root_width;
         let norm = |(index, norm): (usize, &super::roles::Norm)| {
-            let function =
-                Function::InverseSquareRoot { epsilon: norm.epsilon, factor: 1.0 / (root_width * residual_scale) };
             let site = of(Site::Norm { index });
-            // Doubling the mean square takes no level, and the interval may be as many times shorter.
-            let mut high = width;
-            while 0.5 * high >= sane(index) {
-                high *= 0.5;
-            }
-            let affine = Affine::onto(0.0, high);
+            let affine = Affine::onto(0.0, (1.0 + options.sane_margin) * site.rare.max.max(site.text.max));
+            // The norm's result is x/(√d·rms(x)), and √d·σ is 1/√half.
+            let function = Function::InverseSquareRoot { epsilon: norm.epsilon, factor: affine.half.sqrt() };
             let ranges = site.tiers(options).map(|range| [range.min, range.max]);
             let of_depth = |least_depth: u32| {
                 let demand = approximate::RootDemand { ranges, error: options.norm_error, least_depth };
@@ -253,7 +240,13 @@ impl Plan {
         };
         let (norms, further) = roles.norms.par_iter().enumerate().skip(1).map(norm).unzip();
         let layers = softmaxes.iter().enumerate().map(|(layer, softmax)| layer_plan(layer, softmax, &of, options));
-        Self { residual_scale, norms, further, layers: layers.collect() }
+        Self { root_width, norms, further, layers: layers.collect() }
+    }
+
+    /// σ at a norm: the program holds the residual stream times this. All slots of a stream whose mean square lies in
+    /// the norm's interval are at most √2. The first norm, of the embedding, is the client's.
+    pub(super) fn residual_scale(&self, index: usize) -> f64 {
+        1.0 / (self.root_width * self.norm(index.max(1)).affine.half.sqrt())
     }
 
     /// A norm other than the first.

@@ -60,7 +60,7 @@ fn attention(entry: &mut EntryBuilder<'_>, layer: usize, normed: ValueId) -> Val
     let (tokens, chunk) = (shape.tokens(), shape.chunk);
     let maps = [Map::Query, Map::Key, Map::Value];
     let [q, k, v] = entry.project(layer, maps, normed, chunk, &Integer::count(), None);
-    let q = entry.builder.refresh(q, None);
+    let q = entry.builder.refresh(q);
     let (k, v) = entry.builder.refresh_pair(k, v);
 
     let start = Integer::position() % tokens;
@@ -88,7 +88,7 @@ fn attention(entry: &mut EntryBuilder<'_>, layer: usize, normed: ValueId) -> Val
     let factor = entry.score_factor(layer);
     let q = entry.rope(q, &(Integer::position() + own.clone()), own.less(Integer::count()), factor);
     entry.builder.set_layout(q, layout(place, Fill::Tokens));
-    let q = entry.builder.refresh(q, None);
+    let q = entry.builder.refresh(q);
     let queries = entry.builder.multiples(q, shape.lane() as i64, shape.head_dim);
 
     let plan = &entry.plan.layers[layer];
@@ -116,7 +116,7 @@ fn attention(entry: &mut EntryBuilder<'_>, layer: usize, normed: ValueId) -> Val
     }
     let rows = rows(shape);
     let quotient = entry.divide(layer, sums[0], denominator, rows);
-    entry.builder.refresh(quotient, None)
+    entry.builder.refresh(quotient)
 }
 
 /// The slots of queries: tokens of real members of real heads.
@@ -168,14 +168,14 @@ fn weights(
     let scores = entry.builder.add_all(terms);
     let shifted = entry.argument(&plan.exponential.step, scores, None);
     entry.origin(roles.softmax.as_ref());
-    let shifted = entry.builder.refresh(shifted, None);
+    let shifted = entry.builder.refresh(shifted);
     let token = Integer::slot() % shape.query_stride();
     let other = index.clone() * chunk + (token.clone() + shape.lane_of_slot()) % chunk;
     let known = other.less_equal(Integer::position() + token);
     let position = Integer::position() + Integer::slot() % shape.query_stride();
     let mut y = entry.exponential(layer, shifted, rows(shape).and(known), position);
     for &inverse in inverses {
-        y = entry.builder.refresh(y, None);
+        y = entry.builder.refresh(y);
         let root = entry.builder.multiply(y, inverse);
         y = entry.builder.multiply(root, root);
     }

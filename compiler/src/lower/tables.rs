@@ -124,10 +124,10 @@ fn factors(plan: &Plan, layer: usize, map: Map, root_width: f64) -> Factors {
     let constants = &plan.layers[layer];
     let (input, output) = match map {
         Map::Query | Map::Key | Map::Value => (root_width, 1.0),
-        Map::Output => (1.0, plan.residual_scale),
+        Map::Output => (1.0, plan.residual_scale(2 * layer)),
         Map::Gate => (root_width, 1.0 / constants.silu.affine.half),
         Map::Up => (root_width, 1.0 / constants.up_bound),
-        Map::Down => (constants.up_bound * silu_bound(constants), plan.residual_scale),
+        Map::Down => (constants.up_bound * silu_bound(constants), plan.residual_scale(2 * layer + 1)),
     };
     Factors { input, output }
 }

@@ -264,8 +264,8 @@ impl Emitter<'_> {
                 }
                 return Ok(());
             }
-            (SlotOp::Refresh { keep }, Some(_)) => {
-                self.refresh(id, keep.as_ref(), &operands).map_err(misfit)?;
+            (SlotOp::Refresh { keep, factor }, Some(_)) => {
+                self.refresh(id, keep.as_ref(), *factor, &operands).map_err(misfit)?;
                 return Ok(());
             }
             (SlotOp::StateRead { state, index }, Some(like)) => {
@@ -334,20 +334,25 @@ impl Emitter<'_> {
         self.push(CkksOp::Polynomial { polynomial, mask: mask.cloned() }, vec![u], like)
     }
 
-    fn refresh(&mut self, id: OpId, keep: Option<&Integer>, operands: &[ValueId]) -> Result<(), Lack> {
+    fn refresh(&mut self, id: OpId, keep: Option<&Integer>, factor: f64, operands: &[ValueId]) -> Result<(), Lack> {
         let slots = self.slots;
         let node = slots.node(id);
         let types: Vec<SlotType> = node.results.iter().map(|&result| *slots.ty(result)).collect();
         let Some(&to) = self.decisions.bootstraps.get(&id) else {
             for (index, &operand) in operands.iter().enumerate() {
-                let value = match keep {
+                let plain = match keep {
+                    None if factor == 1.0 => None,
+                    None => Some(Vector::Scalar(factor)),
+                    Some(condition) => Some(Vector::Scalar(factor).masked(condition.clone())),
+                };
+                let value = match plain {
                     None => operand,
-                    Some(condition) => {
+                    Some(plain) => {
                         let a = self.use_as_is(operand);
                         if self.level(a) == 0 {
                             return Err((index, "a mask", 1, 0));
                         }
-                        self.multiply_plain(a, &Vector::Scalar(1.0).masked(condition.clone()), types[index])
+                        self.multiply_plain(a, &plain, types[index])
                     }
                 };
                 self.mapped[node.results[index].index()] = Some(value);
@@ -366,7 +371,7 @@ impl Emitter<'_> {
         let max_abs = types.iter().map(|ty| ty.max_abs).fold(0.0, f64::max);
         let refreshed = match lowered[..] {
             [a] => {
-                let op = bootstrap(false, keep, 1.0, max_abs);
+                let op = bootstrap(false, keep, factor, max_abs);
                 vec![self.push(op, vec![a], types[0])]
             }
             [a, b] => {
@@ -379,7 +384,7 @@ impl Emitter<'_> {
                 let both = self.push(CkksOp::Add, vec![a, imaginary], packed);
                 // Halving in the bootstrap makes up for the doubling of z + z̄ and z̄ − z.
                 let halved = complex(max_abs / 2.0, types[0]);
-                let half = self.push(bootstrap(true, keep, 0.5, max_abs / 2.0), vec![both], halved);
+                let half = self.push(bootstrap(true, keep, factor / 2.0, max_abs / 2.0), vec![both], halved);
                 let conjugate = self.push(CkksOp::Conjugate, vec![half], halved);
                 let real = self.push(CkksOp::Add, vec![half, conjugate], types[0]);
                 let difference = self.push(CkksOp::Subtract, vec![conjugate, half], packed);

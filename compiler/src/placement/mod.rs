@@ -194,7 +194,7 @@ impl<'a> Search<'a> {
         let mut search = Self { graph, budget, parts, candidates: Vec::new(), masking, order };
         graph.for_each_op(|op, depth| {
             search.order.insert(op, search.order.len());
-            if let SlotOp::Refresh { keep } = &graph.node(op).op {
+            if let SlotOp::Refresh { keep, .. } = &graph.node(op).op {
                 search.candidates.push((op, if depth == 0 { 1.0 } else { LOOP_WEIGHT * depth as f64 }));
                 if keep.is_some() {
                     search.masking.insert(op);

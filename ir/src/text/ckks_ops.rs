@@ -7,8 +7,8 @@ use super::cursor::{Cursor, write_float};
 use super::expression::{read_integer, read_vector};
 use super::linear::{json_linear, read_linear, write_linear};
 use super::types::{
-    fields, json_polynomial, json_state, json_sum, json_write, read_keep, read_polynomial, read_state, read_sum,
-    read_write, write_keep, write_polynomial, write_state, write_sum, write_write,
+    fields, json_kept, json_polynomial, json_state, json_sum, json_write, read_kept, read_polynomial, read_state,
+    read_sum, read_write, write_kept, write_polynomial, write_state, write_sum, write_write,
 };
 use crate::Error;
 use crate::ckks::{Bootstrap, CiphertextType, CkksOp};
@@ -23,8 +23,8 @@ fn read_bootstrap(cursor: &mut Cursor<'_>) -> Result<Bootstrap, Error> {
     cursor.word()?;
     cursor.expect_word("magnitude")?;
     let log2_magnitude = cursor.id("2^", "a power of two such as 2^3")?;
-    let factor = if cursor.eat_word("times") { cursor.float()? } else { 1.0 };
-    Ok(Bootstrap { complex, keep: read_keep(cursor)?, factor, log2_magnitude })
+    let (factor, keep) = read_kept(cursor)?;
+    Ok(Bootstrap { complex, keep, factor, log2_magnitude })
 }
 
 impl TextOp for CkksOp {
@@ -71,11 +71,7 @@ impl TextOp for CkksOp {
             Self::Bootstrap(Bootstrap { complex, keep, factor, log2_magnitude }) => {
                 let domain = if *complex { "complex" } else { "real" };
                 out.push_str(&format!(" {domain} magnitude 2^{log2_magnitude}"));
-                if *factor != 1.0 {
-                    out.push_str(" times ");
-                    write_float(out, *factor);
-                }
-                write_keep(out, keep.as_ref());
+                write_kept(out, *factor, keep.as_ref());
             }
             Self::StateRead { state, index } => write_state(out, *state, index),
             Self::StateWrite { state, index, mode } => write_write(out, *state, index, *mode),
@@ -144,14 +140,8 @@ impl TextOp for CkksOp {
             Self::Polynomial { polynomial, mask } => json_polynomial(polynomial, mask.as_ref()),
             Self::Bootstrap(Bootstrap { complex, keep, factor, log2_magnitude }) => {
                 let domain = if *complex { "complex" } else { "real" };
-                let mut object = fields([
-                    ("variant", domain.into()),
-                    ("factor", json::float(*factor)),
-                    ("log2_magnitude", (*log2_magnitude).into()),
-                ]);
-                if let Some(keep) = keep {
-                    object.insert("keep".to_owned(), json::integer(keep));
-                }
+                let mut object = fields([("variant", domain.into()), ("log2_magnitude", (*log2_magnitude).into())]);
+                object.extend(json_kept(*factor, keep.as_ref()));
                 object
             }
             Self::StateRead { state, index } => json_state(*state, index),

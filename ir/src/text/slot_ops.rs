@@ -7,8 +7,8 @@ use super::cursor::{Cursor, write_name};
 use super::expression::{read_integer, read_vector};
 use super::linear::{json_linear, read_linear, write_linear};
 use super::types::{
-    fields, json_polynomial, json_state, json_sum, json_write, read_keep, read_polynomial, read_state, read_sum,
-    read_write, write_keep, write_polynomial, write_state, write_sum, write_write,
+    fields, json_kept, json_polynomial, json_state, json_sum, json_write, read_kept, read_polynomial, read_state,
+    read_sum, read_write, write_kept, write_polynomial, write_state, write_sum, write_write,
 };
 use crate::Error;
 use crate::json;
@@ -72,7 +72,7 @@ impl TextOp for SlotOp {
             Self::Linear(linear) => write_linear(out, linear),
             Self::Rotate { by } => out.push_str(&format!(" by {by:#}")),
             Self::Polynomial { polynomial, mask } => write_polynomial(out, polynomial, mask.as_ref()),
-            Self::Refresh { keep } => write_keep(out, keep.as_ref()),
+            Self::Refresh { keep, factor } => write_kept(out, *factor, keep.as_ref()),
             Self::StateRead { state, index } => write_state(out, *state, index),
             Self::StateWrite { state, index, mode } => write_write(out, *state, index, *mode),
             Self::Sum { counter, count } => write_sum(out, *counter, count),
@@ -103,7 +103,10 @@ impl TextOp for SlotOp {
                 let (polynomial, mask) = read_polynomial(cursor)?;
                 Self::Polynomial { polynomial, mask }
             }
-            "refresh" => Self::Refresh { keep: read_keep(cursor)? },
+            "refresh" => {
+                let (factor, keep) = read_kept(cursor)?;
+                Self::Refresh { keep, factor }
+            }
             "state_read" => {
                 let (state, index) = read_state(cursor)?;
                 Self::StateRead { state, index }
@@ -138,7 +141,7 @@ impl TextOp for SlotOp {
             Self::Linear(linear) => json_linear(linear),
             Self::Rotate { by } => fields([("by_slots", json::integer(by))]),
             Self::Polynomial { polynomial, mask } => json_polynomial(polynomial, mask.as_ref()),
-            Self::Refresh { keep } => keep.iter().map(|keep| ("keep".to_owned(), json::integer(keep))).collect(),
+            Self::Refresh { keep, factor } => json_kept(*factor, keep.as_ref()),
             Self::StateRead { state, index } => json_state(*state, index),
             Self::StateWrite { state, index, mode } => json_write(*state, index, *mode),
             Self::Sum { counter, count } => json_sum(*counter, count),

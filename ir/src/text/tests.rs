@@ -72,8 +72,8 @@ pub(crate) fn slots_example() -> Program<SlotOp, SlotType> {
         (SlotOp::Rotate { by: (Integer::position() % 8).less(4).select(-4, 4) }, vec![x], vec![ty(0.1)]),
         (SlotOp::Polynomial { polynomial: polynomial.clone(), mask: Some(plain) }, vec![x], vec![ty(0.1)]),
         (SlotOp::Polynomial { polynomial, mask: None }, vec![x], vec![ty(0.1)]),
-        (SlotOp::Refresh { keep: None }, vec![x], vec![ty(0.1)]),
-        (SlotOp::Refresh { keep: Some(index.clone().select(0, 1)) }, vec![x, y], vec![ty(0.1), ty(0.2)]),
+        (SlotOp::Refresh { keep: None, factor: 0.5 }, vec![x], vec![ty(0.1)]),
+        (SlotOp::Refresh { keep: Some(index.clone().select(0, 1)), factor: 1.0 }, vec![x, y], vec![ty(0.1), ty(0.2)]),
         (SlotOp::StateWrite { state, index: index.clone(), mode: WriteMode::Accumulate }, vec![x], vec![]),
         (SlotOp::StateWrite { state, index: index.clone(), mode: WriteMode::Replace }, vec![x], vec![]),
     ];

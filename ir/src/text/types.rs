@@ -131,6 +131,12 @@ pub(super) fn json_sum(counter: u32, count: &Integer) -> Map<String, Value> {
     fields([("counter", counter.into()), ("count", json::integer(count))])
 }
 
+pub(super) fn json_kept(factor: f64, keep: Option<&Integer>) -> Map<String, Value> {
+    let mut object = fields([("factor", json::float(factor))]);
+    object.extend(keep.map(|keep| ("keep".to_owned(), json::integer(keep))));
+    object
+}
+
 /// ` on [low, high] of [c0, c1, …]`, and ` mask …` where there is one.
 pub(super) fn write_polynomial(out: &mut String, polynomial: &Chebyshev, mask: Option<&Vector>) {
     out.push_str(" on ");
@@ -178,14 +184,21 @@ pub(super) fn read_polynomial(cursor: &mut Cursor<'_>) -> Result<(Chebyshev, Opt
 }
 
 /// ` keep …`, or nothing where all slots are kept.
-pub(super) fn write_keep(out: &mut String, keep: Option<&Integer>) {
+/// ` times 0.5 keep (slot % 4 == 0)`, each only where it changes something.
+pub(super) fn write_kept(out: &mut String, factor: f64, keep: Option<&Integer>) {
+    if factor != 1.0 {
+        out.push_str(" times ");
+        write_float(out, factor);
+    }
     if let Some(keep) = keep {
         out.push_str(&format!(" keep {keep:#}"));
     }
 }
 
-pub(super) fn read_keep(cursor: &mut Cursor<'_>) -> Result<Option<Integer>, Error> {
-    if cursor.eat_word("keep") { read_integer(cursor).map(Some) } else { Ok(None) }
+pub(super) fn read_kept(cursor: &mut Cursor<'_>) -> Result<(f64, Option<Integer>), Error> {
+    let factor = if cursor.eat_word("times") { cursor.float()? } else { 1.0 };
+    let keep = if cursor.eat_word("keep") { Some(read_integer(cursor)?) } else { None };
+    Ok((factor, keep))
 }
 
 /// ` c3[index]`
