@@ -40,6 +40,8 @@ const RARE_TOKENS: [usize; 2] = [3000, 4096];
 /// Token sequences, each from the beginning of a session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Calibration {
+    /// Tokens that every sequence begins with; they are public, and nothing is learnt from them.
+    pub prefix: Vec<u32>,
     /// Text of the kind that the model was made for.
     pub text: Vec<Vec<u32>>,
     /// Prompts of all kinds, continued by the model.
@@ -49,18 +51,25 @@ pub struct Calibration {
 }
 
 impl Calibration {
-    /// What an imported model is tried on, with the text of a file or text that the model writes itself.
+    /// What an imported model is tried on, with the text of a file or text that the model writes itself, behind a public
+    /// prefix if there is one; everyday prompts are messages to a chat model where that is asked for.
     ///
     /// # Errors
     /// A text that cannot be read or holds nothing, and logits that are no numbers.
-    pub fn of(imported: &ImportedModel, text: Option<&Path>, observer: &dyn Observer) -> Result<Self, Error> {
+    pub fn of(
+        imported: &ImportedModel,
+        text: Option<&Path>,
+        prefix: Vec<u32>,
+        chat: bool,
+        observer: &dyn Observer,
+    ) -> Result<Self, Error> {
         let parts = Parts::begin(observer, Pass::Calibrate, 3);
         let model = &imported.model;
-        let beginning = beginning(imported)?;
+        let beginning = if prefix.is_empty() { beginning(imported)? } else { Beginning::Tokens(prefix.clone()) };
         let given = match text {
-            Some(path) => read(imported, path)?,
+            Some(path) => read(imported, path, &prefix)?,
             None => {
-                let length = model.hyperparameters.context.min(SAMPLED_TOKENS);
+                let length = model.hyperparameters.context.min(prefix.len() + SAMPLED_TOKENS);
                 continued(model, &vec![beginning.clone(); SAMPLED_SEQUENCES], |_| length)?
             }
         };
@@ -68,9 +77,14 @@ impl Calibration {
         let mut this = Self::of_text(model, given)?;
         parts.one();
         if let Some(tokenizer) = &imported.tokenizer {
-            let prompts = tokenizer.encode(EVERYDAY, &tokenizer.path)?;
+            let prompts = if chat {
+                tokenizer.conversations(EVERYDAY)?
+            } else {
+                behind(&prefix, &tokenizer.prefix()?, tokenizer.encode(EVERYDAY, &tokenizer.path)?)
+            };
             let room = model.hyperparameters.context.saturating_sub(CONTINUED_TOKENS).max(1);
-            let prompts = prompts.into_iter().filter(|tokens| !tokens.is_empty());
+            let prompts =
+                prompts.into_iter().filter(|tokens| tokens.len() > prefix.len() && tokens.starts_with(&prefix));
             let cut = |mut tokens: Vec<u32>| {
                 tokens.truncate(room);
                 Beginning::Tokens(tokens)
@@ -78,8 +92,9 @@ impl Calibration {
             this.everyday =
                 continued(model, &prompts.map(cut).collect::<Vec<_>>(), |length| length + CONTINUED_TOKENS)?;
         }
-        let prefix = if let Beginning::Tokens(tokens) = beginning { tokens } else { Vec::new() };
-        this.rare = shuffled_vocabulary(model, &prefix);
+        let begun = if let Beginning::Tokens(tokens) = beginning { tokens } else { Vec::new() };
+        this.rare = shuffled_vocabulary(model, &begun, prefix.is_empty());
+        this.prefix = prefix;
         parts.one();
         Ok(this)
     }
@@ -173,7 +188,7 @@ const EVERYDAY: &[&str] = &[
 ];
 
 /// The texts of a file, one a line.
-fn read(imported: &ImportedModel, path: &Path) -> Result<Vec<Vec<u32>>, Error> {
+fn read(imported: &ImportedModel, path: &Path, public: &[u32]) -> Result<Vec<Vec<u32>>, Error> {
     let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
     let Some(tokenizer) = &imported.tokenizer else {
         let message = "the model has no tokenizer to read it with".to_owned();
@@ -181,11 +196,12 @@ fn read(imported: &ImportedModel, path: &Path) -> Result<Vec<Vec<u32>>, Error> {
     };
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     let longest = imported.model.hyperparameters.context.min(TEXT_TOKENS);
-    let prefix = tokenizer.prefix()?;
+    let special = tokenizer.prefix()?;
+    let prefix = if public.is_empty() { special.as_slice() } else { public };
     let mut sequences = Vec::new();
     for tokens in tokenizer.encode(&lines, path)? {
         // The parts of a long text begin as any text does.
-        let text = tokens.strip_prefix(prefix.as_slice()).unwrap_or(&tokens);
+        let text = tokens.strip_prefix(special.as_slice()).unwrap_or(&tokens);
         for part in text.chunks(longest.saturating_sub(prefix.len()).max(1)) {
             sequences.push(prefix.iter().chain(part).copied().collect());
         }
@@ -194,6 +210,15 @@ fn read(imported: &ImportedModel, path: &Path) -> Result<Vec<Vec<u32>>, Error> {
         return Err(Error::BadCompanion { path: path.to_owned(), message: "there is no text in it".to_owned() });
     }
     Ok(sequences)
+}
+
+/// Texts behind a public prefix, if there is one, instead of behind the special tokens that the tokenizer puts first.
+fn behind(prefix: &[u32], special: &[u32], texts: Vec<Vec<u32>>) -> Vec<Vec<u32>> {
+    if prefix.is_empty() {
+        return texts;
+    }
+    let placed = |text: &Vec<u32>| [prefix, text.strip_prefix(special).unwrap_or(text)].concat();
+    texts.iter().map(placed).collect()
 }
 
 /// How a text begins.
@@ -254,8 +279,8 @@ fn draw(logits: &[f64], random: &mut ChaCha8Rng) -> Result<u32, Error> {
 }
 
 /// Sequences of different lengths of all tokens of the vocabulary, or of as many as allowed, in a fixed random order; every
-/// other one begins as a text does.
-fn shuffled_vocabulary(model: &TensorModel, prefix: &[u32]) -> Vec<Vec<u32>> {
+/// other one begins as a text does, or all of them.
+fn shuffled_vocabulary(model: &TensorModel, prefix: &[u32], only_every_other: bool) -> Vec<Vec<u32>> {
     let shape = &model.hyperparameters;
     let mut random = ChaCha8Rng::seed_from_u64(0);
     let wanted = shape.vocabulary.clamp(RARE_TOKENS[0], RARE_TOKENS[1]);
@@ -271,7 +296,8 @@ fn shuffled_vocabulary(model: &TensorModel, prefix: &[u32]) -> Vec<Vec<u32>> {
         if rest.is_empty() {
             break;
         }
-        let begin = if (index / RARE_LENGTHS.len()).is_multiple_of(2) { prefix } else { &[] };
+        let begins = !only_every_other || (index / RARE_LENGTHS.len()).is_multiple_of(2);
+        let begin = if begins { prefix } else { &[] };
         let room = length.min(shape.context).saturating_sub(begin.len()).max(1);
         let (part, after) = rest.split_at(room.min(rest.len()));
         sequences.push(begin.iter().chain(part).copied().take(shape.context).collect());

@@ -12,6 +12,7 @@ use cachemir_ir::plan::{CallCounts, ClientModel, Guard, Plan, Provenance};
 use cachemir_ir::program::Program;
 use cachemir_ir::slots::{SlotOp, SlotType};
 use cachemir_ir::tensor::TensorModel;
+use cachemir_ir::text::counted;
 use cachemir_ir::verify;
 
 use crate::calibration::Calibration;
@@ -19,6 +20,41 @@ use crate::import::{self, ImportOptions, ImportedModel};
 use crate::lower::{self, LowerOptions, LowerReport, Shape};
 use crate::progress::{Observer, Pass};
 use crate::{Error, deepen, guard, locate, summary};
+
+/// Text that every session of a plan begins with. The server knows it, and the plan holds its keys and values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PublicPrefix {
+    /// This text.
+    Text(String),
+    /// What the model's chat template writes ahead of the first message.
+    Chat,
+}
+
+impl PublicPrefix {
+    /// Its tokens in a model that has a tokenizer.
+    fn tokens(&self, imported: &ImportedModel) -> Result<Vec<u32>, Error> {
+        let option = match self {
+            Self::Text(_) => "--public-prefix",
+            Self::Chat => "--chat",
+        };
+        let bad = |message: String| Error::BadOption { option, message };
+        let tokenizer =
+            imported.tokenizer.as_ref().ok_or_else(|| bad("the model has no tokenizer to read it with".to_owned()))?;
+        let tokens = match self {
+            Self::Text(text) => tokenizer.encode(&[text.as_str()], &tokenizer.path)?.concat(),
+            Self::Chat => tokenizer.constant_beginning()?,
+        };
+        let context = imported.model.hyperparameters.context;
+        match tokens.len() {
+            0 => Err(bad("there is no token in it".to_owned())),
+            length if length >= context => Err(bad(format!(
+                "its {} leave no room in a context of {context}; raise --context",
+                counted(length, "token")
+            ))),
+            _ => Ok(tokens),
+        }
+    }
+}
 
 /// What a user can choose.
 #[derive(Clone, Debug)]
@@ -29,6 +65,8 @@ pub struct CompileOptions {
     pub tokenizer: Option<PathBuf>,
     /// Text whose ranges decide the approximations; text sampled from the model itself where absent.
     pub calibration: Option<PathBuf>,
+    /// What every session begins with, known to the server; nothing where absent.
+    pub prefix: Option<PublicPrefix>,
     /// Most tokens in a session; the model's own limit, at most [`DEFAULT_CONTEXT`](crate::import::DEFAULT_CONTEXT), where absent.
     pub context: Option<usize>,
     /// Name of the parameter set.
@@ -67,7 +105,9 @@ pub fn compile_watched(path: &Path, options: &CompileOptions, observer: &dyn Obs
     cachemir_ir::tensor::verify(&imported.model)?;
     observer.layers(imported.model.hyperparameters.layers);
 
-    let calibration = Calibration::of(&imported, options.calibration.as_deref(), observer)?;
+    let prefix = options.prefix.as_ref().map(|prefix| prefix.tokens(&imported)).transpose()?.unwrap_or_default();
+    let chat = options.prefix == Some(PublicPrefix::Chat);
+    let calibration = Calibration::of(&imported, options.calibration.as_deref(), prefix, chat, observer)?;
 
     let smallest = Shape::smallest(&imported.model.hyperparameters)?.slots;
     let slots = smallest.min(parameters.maximum_slots() as usize);
@@ -111,6 +151,15 @@ fn plan(
     let recorded = [
         ("context", program.context.to_string()),
         ("params", options.parameters.clone()),
+        (
+            "prefix",
+            match options.prefix {
+                None => "none",
+                Some(PublicPrefix::Text(_)) => "text",
+                Some(PublicPrefix::Chat) => "chat",
+            }
+            .to_owned(),
+        ),
         ("calibrate", if options.calibration.is_some() { "file" } else { "sampled" }.to_owned()),
     ];
     Plan {

@@ -22,12 +22,14 @@ fn push(graph: &mut SlotGraph, op: SlotOp, inputs: Vec<ValueId>, results: usize)
 
 fn program(graph: SlotGraph, states: usize) -> Program<SlotOp, SlotType> {
     let placement = Placement { index_to_slot: vec![0], token_stride: 1 };
-    let state = |index| State { name: format!("state{index}"), capacity: 1, layout: LAYOUT, level: None };
+    let state =
+        |index| State { name: format!("state{index}"), capacity: 1, layout: LAYOUT, level: None, initial: None };
     Program {
         slots: 8,
         context: 8,
         tables: Vec::new(),
         states: (0..states).map(state).collect(),
+        prefix: Vec::new(),
         entries: vec![Entry { kind: EntryKind::Decode, graph, checks: vec![] }],
         embedding: placement.clone(),
         inputs: vec![EmbeddingForm::scaled(1.0)],

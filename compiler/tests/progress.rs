@@ -35,6 +35,7 @@ fn passes_come_in_order_and_advance_to_their_ends() {
         config: None,
         tokenizer: None,
         calibration: None,
+        prefix: None,
         context: Some(32),
         parameters: "n16".to_owned(),
     };

@@ -28,6 +28,9 @@ pub enum Error {
     /// A parameter set that is unknown, malformed or not secure.
     #[error("{0}")]
     Parameters(String),
+    /// A chat template that does not render.
+    #[error("the model's chat template fails: {0}")]
+    ChatTemplate(String),
     /// A cost table that cannot be used.
     #[error("the cost table is invalid: {0}")]
     CostTable(String),
@@ -92,6 +95,7 @@ impl Error {
             Self::Invalid { .. } => "ir-invalid",
             Self::Execution(_) => "clear-execution",
             Self::Parameters(_) => "parameters",
+            Self::ChatTemplate(_) => "chat-template",
             Self::CostTable(_) => "cost-table",
             Self::NotAPlan { .. } => "plan-magic",
             Self::PlanVersion { .. } => "plan-version",

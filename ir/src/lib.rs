@@ -6,6 +6,7 @@
 //! [`expression::Integer`] expressions, plaintext vectors as [`expression::Vector`] expressions over the slot index.
 #![forbid(unsafe_code)]
 
+pub mod chat;
 pub mod ckks;
 pub mod cost;
 pub mod diagnostics;

@@ -228,6 +228,7 @@ mod tests {
             context: 5,
             tables: vec![],
             states: vec![],
+            prefix: vec![],
             entries: vec![Entry { kind: EntryKind::Decode, graph, checks: vec![] }],
             embedding: placement.clone(),
             inputs: vec![EmbeddingForm::scaled(1.0)],

@@ -1,6 +1,7 @@
 //! Entry points over declared state: what a plan executes.
 
-use crate::expression::TableId;
+use crate::Error;
+use crate::expression::{Environment, TableId, Variable, Vector};
 use crate::graph::Graph;
 use crate::slots::{Layout, StateId};
 
@@ -32,6 +33,13 @@ pub struct State {
     pub layout: Layout,
     /// Level at which the elements are kept; `None` in the slots stage.
     pub level: Option<u32>,
+    /// What an element holds until it is written, by its index [`State::INDEX`]; zeros where absent. It is public.
+    pub initial: Option<Vector>,
+}
+
+impl State {
+    /// The variable that stands for an element's index in [`State::initial`].
+    pub const INDEX: Variable = Variable::Loop(0);
 }
 
 /// What an entry point does for the caller.
@@ -205,6 +213,8 @@ pub struct Program<O, T> {
     pub tables: Vec<Table>,
     /// State arrays.
     pub states: Vec<State>,
+    /// Tokens that every session begins with, known to the server: their keys and values are what the state holds initially.
+    pub prefix: Vec<u32>,
     /// Entry points.
     pub entries: Vec<Entry<O, T>>,
     /// Where the client puts what the inputs hold of embeddings.
@@ -219,6 +229,17 @@ impl<O, T> Program<O, T> {
     /// The state array of an id.
     pub fn state(&self, id: StateId) -> &State {
         &self.states[id.0 as usize]
+    }
+
+    /// What element `index` of a state array holds until it is written; `None` for zeros.
+    ///
+    /// # Errors
+    /// [`Error::Execution`] where the vector looks an entry up that its table does not have.
+    pub fn initial(&self, id: StateId, index: i64) -> Result<Option<Vec<f64>>, Error> {
+        let Some(initial) = &self.state(id).initial else { return Ok(None) };
+        let mut environment = Environment::default();
+        environment.set_loop(0, index);
+        initial.evaluate(&environment, self.slots as usize, &self.tables).map(Some)
     }
 
     /// The table of an id.

@@ -15,7 +15,7 @@ use crate::expression::{Environment, Integer, Variable, Vector};
 use crate::graph::{OpId, Region, ValueId};
 use crate::linear::{Diagonal, Parts};
 use crate::program::Program;
-use crate::slots::{Chebyshev, SlotGraph, SlotOp, SlotType, WriteMode};
+use crate::slots::{Chebyshev, SlotGraph, SlotOp, SlotType, StateId, WriteMode};
 use formulas::{Formulas, Plain};
 
 /// A program of the slots stage with all its entry points.
@@ -68,7 +68,7 @@ pub struct Interpreter<'p> {
 }
 
 impl<'p> Interpreter<'p> {
-    /// An interpreter whose state is zero.
+    /// An interpreter at the beginning of a session.
     pub fn new(program: &'p SlotProgram) -> Self {
         Self {
             program,
@@ -80,12 +80,12 @@ impl<'p> Interpreter<'p> {
         }
     }
 
-    /// Sets all state to zero, as at the beginning of a session.
+    /// Forgets all that was written, as at the beginning of a session.
     pub fn reset(&mut self) {
         self.state.iter_mut().flatten().for_each(|element| *element = None);
     }
 
-    /// The elements of the state arrays; `None` is zero.
+    /// The elements of the state arrays; `None` where nothing was written.
     pub fn state(&self) -> Vec<Vec<Option<Vec<f64>>>> {
         let element = |element: &Option<Slots>| element.as_ref().map(|slots| slots.as_ref().clone());
         self.state.iter().map(|array| array.iter().map(element).collect()).collect()
@@ -287,6 +287,14 @@ impl Run<'_> {
         Ok(Some(values))
     }
 
+    /// An element as it was written last, or as it is initially; `None` for zeros.
+    fn kept(&self, state: StateId, index: usize) -> Result<Option<Slots>, Error> {
+        match &self.state[state.0 as usize][index] {
+            Some(element) => Ok(Some(Rc::clone(element))),
+            None => Ok(self.program.initial(state, index as i64)?.map(Rc::new)),
+        }
+    }
+
     fn element(&self, state: usize, index: &Integer) -> Result<usize, Error> {
         let value = index.evaluate(&self.environment);
         let capacity = self.state.get(state).map_or(0, Vec::len);
@@ -390,19 +398,17 @@ impl Run<'_> {
             }
             SlotOp::StateRead { state, index } => {
                 let index = self.element(state.0 as usize, index)?;
-                let zero = || Rc::new(vec![0.0; self.slots()]);
-                Ok(vec![self.state[state.0 as usize][index].clone().unwrap_or_else(zero)])
+                Ok(vec![self.kept(*state, index)?.unwrap_or_else(|| Rc::new(vec![0.0; self.slots()]))])
             }
             SlotOp::StateWrite { state, index, mode } => {
                 let a = operand(self, 0)?;
                 let index = self.element(state.0 as usize, index)?;
-                let element = &mut self.state[state.0 as usize][index];
-                *element = match (mode, element.as_ref()) {
-                    (WriteMode::Accumulate, Some(old)) => {
-                        Some(Rc::new(old.iter().zip(a.iter()).map(|(x, y)| x + y).collect()))
-                    }
-                    _ => Some(a),
+                let old = match mode {
+                    WriteMode::Accumulate => self.kept(*state, index)?,
+                    WriteMode::Replace => None,
                 };
+                let new = old.map(|old| Rc::new(old.iter().zip(a.iter()).map(|(x, y)| x + y).collect()));
+                self.state[state.0 as usize][index] = Some(new.unwrap_or(a));
                 Ok(Vec::new())
             }
             SlotOp::Sum { counter, count } => {
@@ -484,7 +490,8 @@ mod tests {
             slots: 4,
             context: 8,
             tables: vec![],
-            states: vec![State { name: "cache".into(), capacity: 2, layout: TYPE.layout, level: None }],
+            states: vec![State { name: "cache".into(), capacity: 2, layout: TYPE.layout, level: None, initial: None }],
+            prefix: vec![],
             entries: vec![Entry { kind: EntryKind::Decode, graph, checks: vec![] }],
             embedding: placement.clone(),
             inputs: vec![EmbeddingForm::scaled(1.0)],

@@ -307,6 +307,15 @@ fn problems<O: Checked<Type: Bounded>>(
         if !(1..=program.slots).contains(&state.layout.stride) || state.capacity == 0 {
             found.push(whole(format!("state array `{}` is empty, or its stride is out of range", state.name)));
         }
+        let mut messages = Vec::new();
+        let known = |variable: &Variable| [Variable::Slot, State::INDEX].contains(variable);
+        state.initial.iter().for_each(|vector| check_vector(vector, program.tables.len(), &known, &mut messages));
+        let of_state = |message| whole(format!("what state array `{}` holds initially: {message}", state.name));
+        found.extend(messages.into_iter().map(of_state));
+    }
+    if program.prefix.len() >= program.context as usize {
+        let (prefix, context) = (program.prefix.len(), program.context);
+        found.push(whole(format!("a prefix of {prefix} tokens leaves no room in a context of {context}")));
     }
     for entry in &program.entries {
         let graph = &entry.graph;
@@ -402,15 +411,23 @@ impl<O: Checked> Scope<'_, O> {
 
     fn expressions(&mut self, op: OpId) {
         let node = self.graph.node(op);
-        for integer in node.op.integers() {
-            self.integer(op, integer, false);
+        let tables = self.program.tables.len();
+        let mut messages = Vec::new();
+        let outside = |variable: &Variable| match variable {
+            Variable::Position | Variable::Count => true,
+            Variable::Loop(counter) => self.open.contains(counter),
+            Variable::Slot => false,
+        };
+        let in_slots = |variable: &Variable| *variable == Variable::Slot || outside(variable);
+        node.op.integers().into_iter().for_each(|integer| check_integer(integer, &outside, &mut messages));
+        node.op.masks().into_iter().for_each(|mask| check_integer(mask, &in_slots, &mut messages));
+        node.op.vectors().into_iter().for_each(|vector| check_vector(vector, tables, &in_slots, &mut messages));
+        if let Some(linear) = node.op.linear() {
+            let landings = linear.outputs.iter().filter_map(|output| output.landing.as_ref());
+            landings.chain([&linear.vectors]).for_each(|integer| check_integer(integer, &outside, &mut messages));
+            messages.extend(linear.problems(self.program.slots, &self.program.tables));
         }
-        for mask in node.op.masks() {
-            self.integer(op, mask, true);
-        }
-        for vector in node.op.vectors() {
-            self.vector(op, vector);
-        }
+        self.found.extend(messages.into_iter().map(|message| (op, message)));
         for number in node.op.numbers() {
             self.finite(op, number);
         }
@@ -418,14 +435,6 @@ impl<O: Checked> Scope<'_, O> {
             && state.0 as usize >= self.program.states.len()
         {
             self.problem(op, format!("there is no state array c{}", state.0));
-        }
-        if let Some(linear) = node.op.linear() {
-            for integer in linear.outputs.iter().filter_map(|output| output.landing.as_ref()).chain([&linear.vectors]) {
-                self.integer(op, integer, false);
-            }
-            for problem in linear.problems(self.program.slots, &self.program.tables) {
-                self.problem(op, problem);
-            }
         }
         if let Some(polynomial) = node.op.polynomial() {
             polynomial.coefficients.iter().chain(&polynomial.interval).for_each(|number| self.finite(op, *number));
@@ -441,39 +450,37 @@ impl<O: Checked> Scope<'_, O> {
             self.problem(op, format!("the number {number}"));
         }
     }
+}
 
-    fn vector(&mut self, op: OpId, vector: &Vector) {
-        match vector {
-            Vector::Scalar(value) => self.finite(op, *value),
-            Vector::Table(table, index) => {
-                if table.0 as usize >= self.program.tables.len() {
-                    self.problem(op, format!("there is no table {table}"));
-                }
-                self.integer(op, index, true);
+/// What is wrong with a vector over so many tables in which the variables that are `known` mean something.
+fn check_vector(vector: &Vector, tables: usize, known: &dyn Fn(&Variable) -> bool, found: &mut Vec<String>) {
+    match vector {
+        Vector::Scalar(value) if value.is_finite() => {}
+        Vector::Scalar(value) => found.push(format!("the number {value}")),
+        Vector::Table(table, index) => {
+            if table.0 as usize >= tables {
+                found.push(format!("there is no table {table}"));
             }
-            Vector::Mask(condition, inner) => {
-                self.integer(op, condition, true);
-                self.vector(op, inner);
-            }
-            Vector::Sum(a, b) | Vector::Product(a, b) => {
-                self.vector(op, a);
-                self.vector(op, b);
-            }
+            check_integer(index, known, found);
+        }
+        Vector::Mask(condition, inner) => {
+            check_integer(condition, known, found);
+            check_vector(inner, tables, known, found);
+        }
+        Vector::Sum(a, b) | Vector::Product(a, b) => {
+            check_vector(a, tables, known, found);
+            check_vector(b, tables, known, found);
         }
     }
+}
 
-    fn integer(&mut self, op: OpId, integer: &Integer, in_slots: bool) {
-        match integer {
-            Integer::Constant(_) | Integer::Variable(Variable::Position | Variable::Count) => {}
-            Integer::Variable(Variable::Slot) if in_slots => {}
-            Integer::Variable(Variable::Loop(counter)) if self.open.contains(counter) => {}
-            Integer::Variable(variable) => self.problem(op, format!("`{variable}` means nothing here")),
-            Integer::Binary(_, a, b) => {
-                self.integer(op, a, in_slots);
-                self.integer(op, b, in_slots);
-            }
-            Integer::Select(a, b, c) => [a, b, c].into_iter().for_each(|part| self.integer(op, part, in_slots)),
-        }
+fn check_integer(integer: &Integer, known: &dyn Fn(&Variable) -> bool, found: &mut Vec<String>) {
+    match integer {
+        Integer::Constant(_) => {}
+        Integer::Variable(variable) if known(variable) => {}
+        Integer::Variable(variable) => found.push(format!("`{variable}` means nothing here")),
+        Integer::Binary(_, a, b) => [a, b].into_iter().for_each(|part| check_integer(part, known, found)),
+        Integer::Select(a, b, c) => [a, b, c].into_iter().for_each(|part| check_integer(part, known, found)),
     }
 }
 

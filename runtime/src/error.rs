@@ -50,8 +50,24 @@ pub enum Error {
     #[error("the model has no chat template: give a text to continue with --prompt alone")]
     NoChatTemplate,
     /// A chat template that does not render.
-    #[error("the model's chat template fails: {0}")]
-    ChatTemplate(String),
+    #[error("{0}")]
+    ChatTemplate(cachemir_ir::Error),
+    /// A conversation that does not begin with the plan's public prefix.
+    #[error(
+        "the conversation does not begin with the {} that the plan holds as public; leave --system away, or compile with a \
+         prefix that fits it (its token {at} is {found}, and the prefix has {expected})",
+        counted(*prefix, "token")
+    )]
+    OtherPrefix {
+        /// Tokens of the prefix.
+        prefix: usize,
+        /// The first token that differs.
+        at: usize,
+        /// The conversation's token; none where it ends.
+        found: String,
+        /// The prefix's.
+        expected: u32,
+    },
     /// No text to continue.
     #[error("the prompt is empty: give some text to continue with --prompt")]
     EmptyPrompt,
@@ -292,6 +308,7 @@ impl Error {
             Self::PlanMismatch { .. } => "CMR-R003",
             Self::Tokenizer(_) | Self::NoTokenizer => "CMR-R004",
             Self::NoChatTemplate | Self::ChatTemplate(_) => "CMR-R005",
+            Self::OtherPrefix { .. } => "CMR-R014",
             Self::EmptyPrompt => "CMR-R010",
             Self::PromptTooLong { .. } => "CMR-R011",
             Self::SamplingOption { .. } | Self::BadOption { .. } => Self::COMMAND_LINE,

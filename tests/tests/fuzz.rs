@@ -9,8 +9,9 @@ use std::sync::OnceLock;
 
 use cachemir_compiler::compile::{CompileOptions, compile};
 use cachemir_compiler::import::{ImportOptions, load};
+use cachemir_ir::chat;
 use cachemir_ir::plan::{ChatTemplate, ClientPlan, Plan};
-use cachemir_runtime::client::{ClearCipher, Client, Prompt, SavedClient, TextStream, Tokenizer, chat};
+use cachemir_runtime::client::{ClearCipher, Client, Prompt, SavedClient, TextStream, Tokenizer};
 use cachemir_runtime::executor::{Clear, Executor};
 use cachemir_runtime::server::Server;
 use cachemir_runtime::setup::Plans;
@@ -30,6 +31,7 @@ fn plans() -> &'static (Vec<u8>, Vec<u8>) {
             config: None,
             tokenizer: None,
             calibration: None,
+            prefix: None,
             context: None,
             parameters: "insecure-test".to_owned(),
         };

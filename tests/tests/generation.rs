@@ -28,6 +28,7 @@ fn compiled(route: &str, parameters: &str) -> Compilation {
         config: None,
         tokenizer: None,
         calibration: Some(folder().join("calibration.txt")),
+        prefix: None,
         context: None,
         parameters: parameters.to_owned(),
     };

@@ -21,6 +21,7 @@ fn compiled() -> &'static Compilation {
             config: None,
             tokenizer: None,
             calibration: Some(folder.join("calibration.txt")),
+            prefix: None,
             context: Some(32),
             parameters: "n16".to_owned(),
         };

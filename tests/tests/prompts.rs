@@ -27,6 +27,7 @@ fn compiled() -> Compilation {
         config: None,
         tokenizer: None,
         calibration: None,
+        prefix: None,
         context: None,
         parameters: "n16".to_owned(),
     };

@@ -22,6 +22,7 @@ fn options() -> CompileOptions {
         config: None,
         tokenizer: Some(model_folder().join("tokenizer.json")),
         calibration: Some(model_folder().join("calibration.txt")),
+        prefix: None,
         context: None,
         parameters: "n16".to_owned(),
     }

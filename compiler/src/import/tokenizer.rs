@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use cachemir_ir::chat;
 use cachemir_ir::panics::contained;
 use cachemir_ir::plan::ChatTemplate;
 use serde_json::Value;
@@ -70,6 +71,38 @@ impl TokenizerFile {
             }
         };
         texts.iter().map(encode).collect()
+    }
+
+    /// The tokens of conversations that begin with these messages, as the model's template writes them.
+    ///
+    /// # Errors
+    /// Without a template, and with one that does not render.
+    pub fn conversations(&self, messages: &[&str]) -> Result<Vec<Vec<u32>>, Error> {
+        let none = || self.bad("there is no chat template beside it".to_owned());
+        let template = self.chat.as_ref().ok_or_else(none)?;
+        let tokenizer = self.open()?;
+        let one = |message: &&str| {
+            let text = chat::render(template, None, message).map_err(|error| self.bad(error.to_string()))?;
+            // The template writes its special tokens itself.
+            let encoding = contained(|| tokenizer.encode(text, false)).map_err(|error| self.bad(error))?;
+            Ok(encoding.get_ids().to_vec())
+        };
+        messages.iter().map(one).collect()
+    }
+
+    /// The tokens that every conversation begins with, whatever its first message.
+    ///
+    /// # Errors
+    /// As those of [`Self::conversations`].
+    pub fn constant_beginning(&self) -> Result<Vec<u32>, Error> {
+        let mut conversations =
+            self.conversations(&["Who?", "is it 7", "4 + 4", " so", "\"No\"", "été", "你好", "#"])?;
+        let mut common = conversations.pop().unwrap_or_default();
+        for other in conversations {
+            let length = common.iter().zip(&other).take_while(|(a, b)| a == b).count();
+            common.truncate(length);
+        }
+        Ok(common)
     }
 
     /// The tokens that it puts in front of every text.

@@ -24,15 +24,15 @@ use crate::progress::{Observer, Parts, Pass};
 /// Most squarings of a softmax.
 const MOST_SQUARINGS: usize = 8;
 
-/// Sequences cut to the context, as many tokens as allowed in all.
-pub(super) fn excerpt(sequences: &[Vec<u32>], context: usize, tokens: usize) -> Vec<Vec<u32>> {
+/// Sequences cut to the context, as many tokens as allowed in all beside those of the prefix that they begin with.
+pub(super) fn excerpt(sequences: &[Vec<u32>], prefix: usize, context: usize, tokens: usize) -> Vec<Vec<u32>> {
     let mut taken = Vec::new();
     let mut left = tokens;
     for sequence in sequences {
-        let length = sequence.len().min(context).min(left);
-        if length > 0 {
+        let length = sequence.len().min(context).min(prefix + left);
+        if length > prefix {
             taken.push(sequence[..length].to_vec());
-            left -= length;
+            left -= length - prefix;
         }
     }
     taken
@@ -115,6 +115,7 @@ impl Seen {
         norms: &[OpId],
         softmaxes: &[OpId],
         sequences: &[Vec<u32>],
+        prefix: &[u32],
         parts: &Parts<'_>,
     ) -> Result<Self, Error> {
         let mut seen = Self {
@@ -125,8 +126,9 @@ impl Seen {
         let mut interpreter = tensor::Interpreter::new(model)?;
         for sequence in sequences {
             interpreter.reset();
+            interpreter.feed(prefix)?;
             let mut mean_squares = vec![Range::default(); norms.len()];
-            for tokens in interpreter.portions(sequence) {
+            for tokens in interpreter.portions(&sequence[prefix.len().min(sequence.len())..]) {
                 interpreter.feed(tokens)?;
                 seen.ranges.record(model, &interpreter);
                 for (range, &op) in mean_squares.iter_mut().zip(norms) {
@@ -163,7 +165,8 @@ pub(super) fn tensor_ranges(
     let softmaxes = ops(|op| matches!(op, TensorOp::Softmax));
     let linears = ops(|op| matches!(op, TensorOp::Linear { .. }));
     let kinds = [&calibration.text, &calibration.everyday, &calibration.rare];
-    let collect = |sequences: &&Vec<Vec<u32>>| Seen::collect(model, &norms, &softmaxes, sequences, &parts);
+    let collect =
+        |sequences: &&Vec<Vec<u32>>| Seen::collect(model, &norms, &softmaxes, sequences, &calibration.prefix, &parts);
     let mut tiers: Vec<Seen> = kinds.par_iter().map(collect).collect::<Result<_, _>>()?;
     let text = &tiers[0];
 
@@ -226,9 +229,10 @@ pub(super) fn embed(model: &TensorModel, program: &SlotProgram, tokens: &[u32]) 
     Ok(packed.expect("a chunk's tokens have slots"))
 }
 
-/// Calls that [`run`] makes for all of these sequences.
-fn calls(shape: &Shape, sequences: &[Vec<u32>]) -> usize {
-    sequences.iter().map(|sequence| sequence.len() + sequence.len().div_ceil(shape.chunk)).sum()
+/// Calls that [`run`] makes for all of these sequences behind a prefix of so many tokens, about.
+fn calls(shape: &Shape, prefix: usize, sequences: &[Vec<u32>]) -> usize {
+    let calls = |length: usize| length + length.div_ceil(shape.chunk);
+    sequences.iter().map(|sequence| calls(sequence.len().saturating_sub(prefix))).sum()
 }
 
 /// Runs a sequence by decoding and, from an empty state again, by prefill.
@@ -242,16 +246,23 @@ fn run(
     progress: &Parts<'_>,
 ) -> Result<(), Error> {
     let [decode, prefill] = hooks;
+    let first = program.prefix.len();
     interpreter.reset();
-    for (position, &token) in sequence.iter().enumerate() {
+    for (position, &token) in sequence.iter().enumerate().skip(first) {
         let input = embed(model, program, &[token])?;
         interpreter.call_with("decode", position as i64, 1, &input, decode)?;
         progress.one();
     }
     interpreter.reset();
-    for (index, tokens) in sequence.chunks(shape.chunk).enumerate() {
+    // A prefill begins at a multiple of the chunk: tokens ahead of the first one go in one by one.
+    let aligned = first.next_multiple_of(shape.chunk).min(sequence.len());
+    for (position, &token) in sequence.iter().enumerate().take(aligned).skip(first) {
+        interpreter.call_with("decode", position as i64, 1, &embed(model, program, &[token])?, decode)?;
+    }
+    for (index, tokens) in sequence[aligned..].chunks(shape.chunk).enumerate() {
+        let position = aligned + index * shape.chunk;
         let input = embed(model, program, tokens)?;
-        interpreter.call_with("prefill", (index * shape.chunk) as i64, tokens.len() as i64, &input, prefill)?;
+        interpreter.call_with("prefill", position as i64, tokens.len() as i64, &input, prefill)?;
         progress.one();
     }
     Ok(())
@@ -314,7 +325,7 @@ pub(super) fn site_ranges(
     mut seen: SiteRanges,
     observer: &dyn Observer,
 ) -> Result<SiteRanges, Error> {
-    let progress = Parts::begin(observer, Pass::SlotRanges, calls(shape, sequences));
+    let progress = Parts::begin(observer, Pass::SlotRanges, calls(shape, program.prefix.len(), sequences));
     let parts: Vec<Result<Vec<SiteRanges>, Error>> = sequences
         .par_iter()
         .map(|sequence| {
@@ -342,7 +353,7 @@ pub(super) fn magnitudes(
     options: &LowerOptions,
     observer: &dyn Observer,
 ) -> Result<(), Error> {
-    let progress = Parts::begin(observer, Pass::Magnitudes, calls(shape, sequences));
+    let progress = Parts::begin(observer, Pass::Magnitudes, calls(shape, program.prefix.len(), sequences));
     let names: Vec<&'static str> = program.entries.iter().map(|entry| entry.kind.name()).collect();
     let parts: Vec<Result<Vec<Vec<f64>>, Error>> = sequences
         .par_iter()

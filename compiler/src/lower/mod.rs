@@ -19,6 +19,7 @@ mod entry;
 mod linear;
 mod plan;
 mod prefill;
+mod prefix;
 mod roles;
 mod shape;
 mod softmax;
@@ -31,6 +32,7 @@ pub use shape::Shape;
 
 use std::fmt;
 
+use cachemir_ir::expression::Vector;
 use cachemir_ir::graph::OpId;
 use cachemir_ir::program::{Entry, EntryKind, Placement, Program, State};
 use cachemir_ir::slots::{Chebyshev, Fill, SlotOp, SlotType};
@@ -43,6 +45,7 @@ use crate::progress::{Observer, Pass};
 use builder::layout;
 use entry::SiteUse;
 use plan::{Plan, SoftmaxPlan, Step};
+use prefix::Prefix;
 use roles::Roles;
 
 /// A program of the slots stage.
@@ -217,13 +220,19 @@ pub fn lower(
         Some(slots) => Shape::new(&model.hyperparameters, slots)?,
         None => Shape::smallest(&model.hyperparameters)?,
     };
+    let prefix = Prefix::new(model, &calibration.prefix)?;
     let calibrated = model.has_values() && calibration.sequences().any(|sequence| !sequence.is_empty());
     let mut sequences = Vec::new();
     let (softmaxes, ranges, everyday) = if calibrated {
-        sequences = calibrate::excerpt(&calibration.text, model.hyperparameters.context, options.calibration_tokens);
+        sequences = calibrate::excerpt(
+            &calibration.text,
+            prefix.tokens.len(),
+            model.hyperparameters.context,
+            options.calibration_tokens,
+        );
         let tensor = calibrate::tensor_ranges(model, &roles, calibration, options, observer)?;
         let provisional = Plan::provisional(&model.hyperparameters, &roles, &tensor.softmaxes);
-        let (program, uses) = build(model, &shape, &roles, &provisional);
+        let (program, uses) = build(model, &shape, &roles, &provisional, &prefix);
         let mut ranges = calibrate::site_ranges(model, &shape, &program, &uses, &sequences, tensor.ranges, observer)?;
         derived::add(model, &roles, &mut ranges);
         (tensor.softmaxes, ranges, tensor.everyday)
@@ -239,7 +248,7 @@ pub fn lower(
     if let Some(step) = plan.steps().into_iter().find(|step| step.approximation.error > step.tolerated) {
         return Err(imprecise(step, &roles));
     }
-    let (mut program, uses) = build(model, &shape, &roles, &plan);
+    let (mut program, uses) = build(model, &shape, &roles, &plan, &prefix);
     if calibrated {
         calibrate::magnitudes(model, &shape, &mut program, &sequences, options, observer).map_err(
             |error| match error {
@@ -261,7 +270,7 @@ pub fn lower(
         chunk: shape.chunk,
         tokens_per_key_ciphertext: shape.tokens(),
         value_ciphertexts: shape.blocks,
-        calibration_tokens: if calibrated { sequences.iter().map(Vec::len).sum() } else { 0 },
+        calibration_tokens: sequences.iter().map(|sequence| sequence.len() - prefix.tokens.len()).sum(),
         approximations: plan.report(),
         further: further.collect(),
     };
@@ -286,16 +295,29 @@ fn imprecise(step: &Step, roles: &Roles) -> Error {
 }
 
 /// Builds both entry points; the sites are those of decode and of prefill.
-fn build(model: &TensorModel, shape: &Shape, roles: &Roles, plan: &Plan) -> (SlotProgram, [Vec<SiteUse>; 2]) {
+fn build(
+    model: &TensorModel,
+    shape: &Shape,
+    roles: &Roles,
+    plan: &Plan,
+    prefix: &Prefix,
+) -> (SlotProgram, [Vec<SiteUse>; 2]) {
     let decode = decode::decode(shape, roles, plan, 0);
     let prefill = prefill::prefill(shape, roles, plan, decode.next_counter);
     let cache = layout(shape.tokens(), Fill::Tokens);
-    let state = |name: String, capacity: usize| State { name, capacity: capacity as u32, layout: cache, level: None };
+    let state = |name: String, capacity: usize, initial: Option<Vector>| State {
+        name,
+        capacity: capacity as u32,
+        layout: cache,
+        level: None,
+        initial,
+    };
     let states = (0..roles.layers.len())
         .flat_map(|layer| {
+            let [keys, values] = prefix.initial(shape, layer, tables::prefix_table(roles));
             [
-                state(format!("layers.{layer}.k_cache"), shape.key_capacity()),
-                state(format!("layers.{layer}.v_cache"), shape.blocks),
+                state(format!("layers.{layer}.k_cache"), shape.key_capacity(), keys),
+                state(format!("layers.{layer}.v_cache"), shape.blocks, values),
             ]
         })
         .collect();
@@ -304,8 +326,9 @@ fn build(model: &TensorModel, shape: &Shape, roles: &Roles, plan: &Plan) -> (Slo
     let program = Program {
         slots: shape.slots as u32,
         context: shape.model.context as u32,
-        tables: tables::tables(model, roles, plan),
+        tables: tables::tables(model, roles, plan).into_iter().chain(prefix.tables(shape)).collect(),
         states,
+        prefix: prefix.tokens.clone(),
         entries: vec![
             Entry { kind: EntryKind::Decode, graph: decode.graph, checks: decode.checks },
             Entry {

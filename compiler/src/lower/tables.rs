@@ -55,13 +55,19 @@ pub(super) fn scale_table(layers: usize) -> TableId {
     TableId((layers * MAPS.len() + 3) as u32)
 }
 
-/// Table of the bias of a layer's linear map, if it has one: biases come after all other tables.
+/// Table of the bias of a layer's linear map, if it has one: biases come after the tables that all models have.
 pub(super) fn bias_table(roles: &Roles, layer: usize, map: Map) -> Option<TableId> {
     let before = layer * MAPS.len() + map as usize;
     let mut linears = roles.layers.iter().flat_map(|layer| &layer.linears);
     let earlier = linears.by_ref().take(before).filter(|linear| linear.bias.is_some()).count();
     linears.next()?.bias?;
     Some(TableId(scale_table(roles.layers.len()).0 + 1 + earlier as u32))
+}
+
+/// The first table of the public prefix, after all others.
+pub(super) fn prefix_table(roles: &Roles) -> TableId {
+    let biases = roles.layers.iter().flat_map(|layer| &layer.linears).filter(|linear| linear.bias.is_some()).count();
+    TableId(scale_table(roles.layers.len()).0 + 1 + biases as u32)
 }
 
 /// Offset of a layer's stage in the table of scales.

@@ -168,6 +168,7 @@ fn assemble(
         context: program.context,
         tables: program.tables.clone(),
         states,
+        prefix: program.prefix.clone(),
         entries,
         embedding: program.embedding.clone(),
         inputs: program.inputs.clone(),

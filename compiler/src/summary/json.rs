@@ -12,7 +12,7 @@ pub const SCHEMA: &str = include_str!("cachemir-summary.schema.json");
 pub const SCHEMA_NAME: &str = "cachemir-summary.schema.json";
 
 /// Version of the object's form.
-pub const SCHEMA_VERSION: u32 = 2;
+pub const SCHEMA_VERSION: u32 = 3;
 
 /// The plan as a JSON object.
 pub fn json(plan: &Plan) -> Value {
@@ -55,6 +55,7 @@ pub fn json(plan: &Plan) -> Value {
         },
         "slots": program.slots,
         "context_tokens": program.context,
+        "prefix_tokens": program.prefix,
         "compiler": {"version": plan.provenance.compiler_version, "options": plan.provenance.options},
         "calls": plan.counts.iter().map(call).collect::<Vec<_>>(),
         "approximations": plan.approximations,

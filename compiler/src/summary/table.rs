@@ -5,7 +5,7 @@ use cachemir_ir::diagnostics::wrapped;
 use cachemir_ir::operations::{Call, Operations, middle};
 use cachemir_ir::plan::{Approximation, CallCounts, Measure, Plan};
 use cachemir_ir::program::EntryKind;
-use cachemir_ir::text::short;
+use cachemir_ir::text::{counted, short};
 
 /// Narrowest width that text is broken for.
 const LEAST_COLUMNS: usize = 60;
@@ -87,7 +87,13 @@ fn head(plan: &Plan, columns: usize) -> String {
         program.slots,
         plan.parameters.maximum_slots()
     );
-    paragraph(&first, columns) + &paragraph(&second, columns)
+    let mut head = paragraph(&first, columns) + &paragraph(&second, columns);
+    if !program.prefix.is_empty() {
+        let prefix = counted(program.prefix.len(), "token");
+        head +=
+            &paragraph(&format!("sessions begin with a public prefix of {prefix}, which the server knows"), columns);
+    }
+    head
 }
 
 /// The two lines above a call's numbers.

@@ -181,6 +181,14 @@ pub const CODES: &[Code] = &[
         explanation: "A token id of `--prompt-ids`, or one that the tokenizer made, has no row in the model's embedding.",
     },
     Code {
+        code: "CMR-R014",
+        title: "the conversation does not begin with the public prefix",
+        explanation: "The plan was compiled with `--public-prefix` or `--chat`: its sessions begin with tokens whose keys and \
+                      values it holds, and a conversation must begin with them. Another system prompt, or a message that \
+                      begins with a line end, does not. Leave `--system` away, or compile a plan with the prefix that you \
+                      want.",
+    },
+    Code {
         code: "CMR-R020",
         title: "there is not enough memory",
         explanation: "The evaluation keys, the bootstrapping matrices, the caches and the working set do not fit into the \

@@ -32,7 +32,7 @@ pub const SCHEMA: &str = include_str!("cachemir-ir.schema.json");
 pub const SCHEMA_NAME: &str = "cachemir-ir.schema.json";
 
 /// Version of the documents.
-pub const FORMAT_VERSION: u32 = 4;
+pub const FORMAT_VERSION: u32 = 5;
 
 /// A number, or `null` for those that JSON does not have: infinities and NaN.
 pub(crate) fn float(value: f64) -> Value {
@@ -103,6 +103,7 @@ fn dump_program<O: TextOp>(program: &Program<O, O::Type>, extra: Extra<'_, O>) -
     document.list("inputs", inputs);
     document.field("embedding", &placement(&program.embedding));
     document.field("logits", &placement(&program.logits));
+    document.field("prefix_tokens", &program.prefix.clone().into());
     let tables = program.tables.iter().enumerate().map(|(id, table)| {
         fields([
             ("id", id.into()),
@@ -120,6 +121,7 @@ fn dump_program<O: TextOp>(program: &Program<O, O::Type>, extra: Extra<'_, O>) -
             ("layout", state.layout.json_fields().into()),
         ]);
         object.extend(state.level.map(|level| ("level".to_owned(), level.into())));
+        object.extend(state.initial.as_ref().map(|initial| ("initially".to_owned(), expression::vector(initial))));
         object
     });
     document.list("states", states);

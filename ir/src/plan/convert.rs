@@ -10,6 +10,7 @@ use super::{
 };
 use crate::Error;
 use crate::ckks::{CiphertextType, CkksGraph, CkksOp};
+use crate::expression::Vector;
 use crate::graph::{Definition, Node, OpId, Origin, OriginId, Region, Value, ValueId};
 use crate::manifest::{BootstrapVariant, KeyManifest};
 use crate::operations::{Call, Operations};
@@ -17,6 +18,7 @@ use crate::parameters::Parameters;
 use crate::program::{Affine, EmbeddingForm, Entry, EntryKind, Placement, Program, RangeCheck, State, Table};
 use crate::slots::Layout;
 use crate::text::cursor::Cursor;
+use crate::text::expression::read_vector;
 use crate::text::{TextOp, TextType};
 
 fn missing(what: &str) -> Error {
@@ -340,6 +342,7 @@ fn program_to_wire(program: &CkksProgram, blobs: &mut Blobs) -> wire::Program {
         capacity: state.capacity,
         layout: text_of(&state.layout),
         level: state.level,
+        initial: state.initial.as_ref().map(Vector::to_string),
     });
     wire::Program {
         slots: program.slots,
@@ -348,6 +351,7 @@ fn program_to_wire(program: &CkksProgram, blobs: &mut Blobs) -> wire::Program {
         states: states.collect(),
         entries: program.entries.iter().map(entry_to_wire).collect(),
         client: Some(packing_to_wire(&program.embedding, &program.inputs, &program.logits)),
+        prefix: program.prefix.clone(),
     }
 }
 
@@ -362,7 +366,8 @@ fn program_from_wire(program: wire::Program, blobs: &BlobsRead<'_>) -> Result<Ck
     let mut states = Vec::with_capacity(program.states.len());
     for state in program.states {
         let layout = from_text(&state.layout, Layout::read)?;
-        states.push(State { name: state.name, capacity: state.capacity, layout, level: state.level });
+        let initial = state.initial.map(|text| from_text(&text, read_vector)).transpose()?;
+        states.push(State { name: state.name, capacity: state.capacity, layout, level: state.level, initial });
     }
     let (embedding, inputs, logits) = packing_from_wire(program.client)?;
     Ok(Program {
@@ -370,6 +375,7 @@ fn program_from_wire(program: wire::Program, blobs: &BlobsRead<'_>) -> Result<Ck
         context: program.context,
         tables,
         states,
+        prefix: program.prefix,
         entries: program.entries.into_iter().map(entry_from_wire).collect::<Result<_, _>>()?,
         embedding,
         inputs,
@@ -551,6 +557,7 @@ pub(super) fn client_to_wire(plan: &ClientPlan, blobs: &mut Blobs) -> wire::Clie
         entries: plan.entries.iter().map(interface).collect(),
         client: Some(packing_to_wire(&plan.embedding, &plan.inputs, &plan.logits)),
         plan_hash: plan.plan_hash.to_vec(),
+        prefix: plan.prefix.clone(),
     }
 }
 
@@ -575,5 +582,6 @@ pub(super) fn client_from_wire(header: wire::ClientHeader, blobs: &BlobsRead<'_>
         inputs,
         logits,
         plan_hash: hash_from(&header.plan_hash, "plan hash")?,
+        prefix: header.prefix,
     })
 }

@@ -142,6 +142,8 @@ pub struct ClientPlan {
     pub inputs: Vec<EmbeddingForm>,
     /// Where the logits are; slot s of output number k counts as slot k·n + s.
     pub logits: Placement,
+    /// Tokens that every session begins with; they are public.
+    pub prefix: Vec<u32>,
     /// Checksum of the server's plan, [`Plan::hash_of`].
     pub plan_hash: [u8; 32],
 }
@@ -174,6 +176,7 @@ impl Plan {
             embedding: program.embedding.clone(),
             inputs: program.inputs.clone(),
             logits: program.logits.clone(),
+            prefix: program.prefix.clone(),
             plan_hash,
         }
     }

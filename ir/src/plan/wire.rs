@@ -48,6 +48,8 @@ pub(super) struct ClientHeader {
     pub(super) client: Option<Packing>,
     #[prost(bytes = "vec", tag = "12")]
     pub(super) plan_hash: Vec<u8>,
+    #[prost(uint32, repeated, tag = "13")]
+    pub(super) prefix: Vec<u32>,
 }
 
 impl Header for PlanHeader {
@@ -121,6 +123,8 @@ pub(super) struct Program {
     pub(super) entries: Vec<Entry>,
     #[prost(message, optional, tag = "6")]
     pub(super) client: Option<Packing>,
+    #[prost(uint32, repeated, tag = "7")]
+    pub(super) prefix: Vec<u32>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -133,7 +137,7 @@ pub(super) struct Table {
     pub(super) blob: u32,
 }
 
-/// A state array; the layout in text.
+/// A state array; the layout and the initial vector in text.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct State {
     #[prost(string, tag = "1")]
@@ -144,6 +148,8 @@ pub(super) struct State {
     pub(super) layout: String,
     #[prost(uint32, optional, tag = "4")]
     pub(super) level: Option<u32>,
+    #[prost(string, optional, tag = "5")]
+    pub(super) initial: Option<String>,
 }
 
 /// An entry point: prefill where it has a chunk.

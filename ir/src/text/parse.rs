@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::cursor::Cursor;
+use super::expression::read_vector;
 use super::{TextOp, TextType, hexadecimal};
 use crate::Error;
 use crate::graph::{Definition, Graph, MAXIMUM_NESTING, Node, OpId, Origin, OriginId, Region, Value, ValueId};
@@ -33,10 +34,20 @@ pub fn parse<O: TextOp>(text: &str, find: FindValues<'_>) -> Result<Program<O, O
         }
     };
     let logits = field(&mut lines, "logits", placement)?;
-    let mut program =
-        Program { slots, context, tables: vec![], states: vec![], entries: vec![], embedding, inputs, logits };
+    let mut program = Program {
+        slots,
+        context,
+        tables: vec![],
+        states: vec![],
+        prefix: vec![],
+        entries: vec![],
+        embedding,
+        inputs,
+        logits,
+    };
     while let Some(mut line) = lines.next() {
         match line.word()? {
+            "prefix" => program.prefix = shape(&mut line)?,
             "table" => {
                 let name = declared(&mut line, "t", program.tables.len())?;
                 let shape = shape(&mut line)?;
@@ -50,7 +61,9 @@ pub fn parse<O: TextOp>(text: &str, find: FindValues<'_>) -> Result<Program<O, O
                 let capacity = line.integer()?;
                 line.expect(":")?;
                 let level = if line.eat_word("level") { Some(line.integer()?) } else { None };
-                program.states.push(State { name, capacity, layout: Layout::read(&mut line)?, level });
+                let layout = Layout::read(&mut line)?;
+                let initial = if line.eat_word("initially") { Some(read_vector(&mut line)?) } else { None };
+                program.states.push(State { name, capacity, layout, level, initial });
             }
             "entry" => {
                 let kind = match line.word()? {
@@ -66,7 +79,7 @@ pub fn parse<O: TextOp>(text: &str, find: FindValues<'_>) -> Result<Program<O, O
                 let entry = program.entries.last_mut();
                 entry.ok_or_else(|| line.error("a check before the first entry"))?.checks.push(check);
             }
-            other => return Err(line.error(format!("expected table, state, entry or check, found `{other}`"))),
+            other => return Err(line.error(format!("expected prefix, table, state, entry or check, found `{other}`"))),
         }
         line.finish()?;
     }

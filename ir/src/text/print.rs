@@ -48,6 +48,9 @@ pub fn print_with_problems<O: TextOp>(program: &Program<O, O::Type>, problems: &
     }
     placement(&mut out, "embedding", &program.embedding);
     placement(&mut out, "logits", &program.logits);
+    if !program.prefix.is_empty() {
+        out.push_str(&format!("prefix {:?}\n", program.prefix));
+    }
     for (index, table) in program.tables.iter().enumerate() {
         declaration(&mut out, "table t", index, &table.name);
         out.push_str(&format!(" {:?} blake3 {}\n", table.shape, hexadecimal(&hash_of(&table.values))));
@@ -59,6 +62,9 @@ pub fn print_with_problems<O: TextOp>(program: &Program<O, O::Type>, problems: &
             out.push_str(&format!("level {level} "));
         }
         state.layout.write(&mut out);
+        if let Some(initial) = &state.initial {
+            out.push_str(&format!(" initially {initial}"));
+        }
         out.push('\n');
     }
     for entry in &program.entries {

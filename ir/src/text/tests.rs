@@ -110,7 +110,14 @@ pub(crate) fn slots_example() -> Program<SlotOp, SlotType> {
             crate::program::Table { name: "cos 2".into(), shape: vec![], values: vec![0.1] },
             crate::program::Table { name: "b".into(), shape: vec![2], values: vec![0.5, -0.5] },
         ],
-        states: vec![State { name: "k".into(), capacity: 2, layout: layout(Fill::Tokens, Domain::Real), level: None }],
+        states: vec![State {
+            name: "k".into(),
+            capacity: 2,
+            layout: layout(Fill::Tokens, Domain::Real),
+            level: None,
+            initial: None,
+        }],
+        prefix: vec![],
         entries: vec![
             Entry { kind: EntryKind::Decode, graph, checks: vec![check] },
             Entry { kind: EntryKind::Prefill { chunk: 4 }, graph: empty, checks: vec![] },

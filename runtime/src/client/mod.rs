@@ -3,7 +3,6 @@
 //! It turns text into tokens, looks their embeddings up, packs and encrypts them; it decrypts logits and samples. All
 //! it needs is the plan's client file. The server's modules use nothing of this one.
 
-pub mod chat;
 mod cipher;
 mod guard;
 pub mod packing;
@@ -11,6 +10,7 @@ pub mod sampling;
 mod saved;
 mod tokenizer;
 
+use cachemir_ir::chat;
 use cachemir_ir::plan::{ClientPlan, EntryInterface};
 use cachemir_ir::program::EntryKind;
 use cachemir_ir::text::short;
@@ -87,31 +87,41 @@ impl<C: Cipher> Client<C> {
         })
     }
 
-    /// The tokens of a prompt, after those of the text that it continues. Only the beginning of a text has the special
-    /// tokens that the tokenizer adds. Fails where there is nothing to continue or no room for an answer.
+    /// The tokens of a prompt, after those of the text that it continues; a new session continues the plan's public prefix,
+    /// with which a conversation begins by itself. Only the beginning of a text has the special tokens that the tokenizer
+    /// adds. Fails where there is nothing to continue or no room for an answer.
     pub fn prompt_tokens(&self, earlier: &[u32], prompt: &Prompt) -> Result<Vec<u32>, Error> {
-        let mut tokens = earlier.to_vec();
+        let prefix = self.plan.prefix.as_slice();
+        let is_new = earlier.is_empty();
+        let mut tokens = if is_new { prefix } else { earlier }.to_vec();
         match prompt {
             Prompt::Text(text) if text.is_empty() => {}
-            Prompt::Text(text) => tokens.extend(self.tokenizer.encode(text, earlier.is_empty())?),
+            Prompt::Text(text) => tokens.extend(self.tokenizer.encode(text, tokens.is_empty())?),
             Prompt::Chat { system, user } => {
                 let template = self.plan.model.chat.as_ref().ok_or(Error::NoChatTemplate)?;
-                let text = chat::render(template, system.as_deref(), user)?;
+                let text = chat::render(template, system.as_deref(), user).map_err(Error::ChatTemplate)?;
                 // The template writes its special tokens itself.
-                tokens.extend(self.tokenizer.encode(&text, false)?);
+                let conversation = self.tokenizer.encode(&text, false)?;
+                let rest = if is_new { behind(prefix, &conversation)? } else { &conversation };
+                tokens.extend(rest);
             }
             Prompt::Tokens(ids) => tokens.extend(ids),
         }
         if let Some(token) = tokens.iter().find(|token| **token >= self.plan.model.vocabulary) {
             return Err(Error::NoSuchToken { token: *token, vocabulary: self.plan.model.vocabulary });
         }
-        if tokens.is_empty() {
+        if is_new && tokens.len() == prefix.len() {
             return Err(Error::EmptyPrompt);
         }
         if tokens.len() > self.context() {
             return Err(Error::PromptTooLong { tokens: tokens.len(), context: self.context() });
         }
         Ok(tokens)
+    }
+
+    /// Tokens that a new session holds already.
+    pub fn prefix(&self) -> &[u32] {
+        &self.plan.prefix
     }
 
     /// Encrypts the embeddings of tokens for an entry point, `decode` or `prefill`.
@@ -159,4 +169,13 @@ impl<C: Cipher> Client<C> {
     pub fn is_end(&self, token: u32) -> bool {
         self.plan.model.eos.contains(&token)
     }
+}
+
+/// What follows the prefix in a conversation that begins with it.
+fn behind<'t>(prefix: &[u32], conversation: &'t [u32]) -> Result<&'t [u32], Error> {
+    conversation.strip_prefix(prefix).ok_or_else(|| {
+        let at = prefix.iter().zip(conversation).take_while(|(expected, found)| expected == found).count();
+        let found = conversation.get(at).map_or_else(|| "the end".to_owned(), u32::to_string);
+        Error::OtherPrefix { prefix: prefix.len(), at, found, expected: prefix[at] }
+    })
 }

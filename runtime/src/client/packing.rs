@@ -59,6 +59,7 @@ mod tests {
             embedding: Placement { index_to_slot: vec![0, 4], token_stride },
             inputs: vec![EmbeddingForm::scaled(0.5), EmbeddingForm { scale: 2.0, norm_epsilon: Some(12.0) }],
             logits: Placement { index_to_slot: vec![4, 1], token_stride: 0 },
+            prefix: vec![],
             plan_hash: [0; 32],
         }
     }

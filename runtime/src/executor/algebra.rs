@@ -27,7 +27,7 @@ pub trait Algebra {
     /// A copy.
     fn duplicate(&self, a: &Self::Ciphertext) -> Result<Self::Ciphertext, Error>;
 
-    /// A ciphertext of zeros, transparent: state that was not yet written.
+    /// A ciphertext of zeros, transparent: where state is begun that was not yet written.
     fn zero(&self, ty: &CiphertextType) -> Result<Self::Ciphertext, Error>;
 
     /// a ← a + b

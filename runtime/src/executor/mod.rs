@@ -24,8 +24,8 @@ use cachemir_ir::ckks::{self, CiphertextType, CkksGraph, CkksOp, Levels};
 use cachemir_ir::expression::{Environment, Integer, Variable, Vector};
 use cachemir_ir::graph::{OpId, Region, ValueId};
 use cachemir_ir::linear::Linear;
-use cachemir_ir::program::{EntryKind, Program};
-use cachemir_ir::slots::WriteMode;
+use cachemir_ir::program::{EntryKind, Program, State};
+use cachemir_ir::slots::{StateId, WriteMode};
 
 pub use algebra::Algebra;
 pub use checked::Checked;
@@ -133,6 +133,29 @@ impl<'p, A: Algebra> Executor<'p, A> {
     /// The program.
     pub fn program(&self) -> &'p CkksProgram {
         self.program
+    }
+
+    /// A state element that was not written yet, encrypted under no key: zeros, or what the public prefix left there.
+    fn initial(&self, state: StateId, index: i64) -> Result<A::Ciphertext, Error> {
+        match self.prefix_of(state, index)? {
+            Some(element) => Ok(element),
+            None => self.unwritten(state),
+        }
+    }
+
+    fn unwritten(&self, state: StateId) -> Result<A::Ciphertext, Error> {
+        let State { level, layout, .. } = *self.program.state(state);
+        let level = level.ok_or_else(|| Error::execution("a state array has no level"))?;
+        self.algebra.zero(&CiphertextType { level, product: false, layout, max_abs: 0.0 })
+    }
+
+    /// What the public prefix left in a state element, encrypted under no key; `None` for zeros.
+    fn prefix_of(&self, state: StateId, index: i64) -> Result<Option<A::Ciphertext>, Error> {
+        let Some(slots) = self.program.initial(state, index)? else { return Ok(None) };
+        let mut element = self.unwritten(state)?;
+        let (level, product) = self.algebra.level(&element);
+        self.algebra.add_plain_assign(&mut element, &self.algebra.encode_summand(&slots, level, product)?)?;
+        Ok(Some(element))
     }
 
     /// Bytes of encoded plaintexts that are kept for later calls.
@@ -323,20 +346,26 @@ impl<'a, A: Algebra> Call<'a, '_, A> {
                 let index = index.evaluate(&self.environment);
                 match self.states.element(state.0 as usize, index)? {
                     Some(element) => Arc::clone(element),
-                    None => Arc::new(algebra.zero(graph.ty(node.results[0]))?),
+                    None => Arc::new(self.executor.initial(*state, index)?),
                 }
             }
             CkksOp::StateWrite { state, index, mode } => {
                 let index = index.evaluate(&self.environment);
                 let value = self.value(first()?)?;
                 let element = self.states.element(state.0 as usize, index)?;
-                *element = Some(match (mode, element.take()) {
+                let old = match (mode, element.take()) {
+                    (WriteMode::Replace, _) => None,
                     (WriteMode::Accumulate, Some(old)) => {
-                        let mut sum = Arc::try_unwrap(old).or_else(|shared| algebra.duplicate(&shared))?;
+                        Some(Arc::try_unwrap(old).or_else(|shared| algebra.duplicate(&shared))?)
+                    }
+                    (WriteMode::Accumulate, None) => self.executor.prefix_of(*state, index)?,
+                };
+                *element = Some(match old {
+                    None => value,
+                    Some(mut sum) => {
                         algebra.add_assign(&mut sum, &value)?;
                         Arc::new(sum)
                     }
-                    _ => value,
                 });
                 return Ok(None);
             }

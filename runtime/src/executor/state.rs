@@ -19,7 +19,7 @@ impl<C> Clone for States<C> {
 }
 
 impl<C> States<C> {
-    /// The state of a new session: nothing is written, every element reads as zero.
+    /// The state of a new session: nothing is written, every element is what its array holds initially.
     pub fn new<O, T>(program: &Program<O, T>) -> Self {
         Self { arrays: program.states.iter().map(|state| vec![None; state.capacity as usize]).collect() }
     }

@@ -27,7 +27,7 @@ impl<'p, A: Algebra> Server<'p, A> {
         &self.executor
     }
 
-    /// A session without tokens.
+    /// A session that holds the public prefix alone.
     pub fn open(&self) -> Session<A::Ciphertext> {
         Session::new(self.executor.program())
     }

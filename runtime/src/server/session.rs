@@ -24,7 +24,7 @@ pub struct Session<C> {
 
 impl<C> Session<C> {
     pub(super) fn new(program: &CkksProgram) -> Self {
-        Self { states: States::new(program), position: 0 }
+        Self { states: States::new(program), position: program.prefix.len() }
     }
 
     /// Number of tokens that the state holds, which is the position of the next one.

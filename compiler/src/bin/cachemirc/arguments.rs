@@ -21,7 +21,7 @@ pub(crate) struct CommandLine {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Compile a model to a plan (and its client's part beside it)
-    Compile(CompileArguments),
+    Compile(Box<CompileArguments>),
     /// Show what a plan holds and what it costs
     Inspect {
         /// The plan
@@ -82,6 +82,12 @@ pub(crate) struct CompileArguments {
     /// Text whose value ranges decide the approximations, one sequence a line; sampled from the model by default
     #[arg(long, value_name = "FILE")]
     pub(crate) calibrate: Option<PathBuf>,
+    /// Text, or a file of text, that every session begins with: the server knows it, and it costs nothing to take in
+    #[arg(long, value_name = "TEXT|FILE", conflicts_with = "chat")]
+    pub(crate) public_prefix: Option<String>,
+    /// Make what the chat template writes ahead of the first message the public prefix of every session
+    #[arg(long)]
+    pub(crate) chat: bool,
     #[arg(long, visible_alias = "ctx-size", value_name = "TOKENS", allow_negative_numbers = true, help = context_help())]
     pub(crate) context: Option<usize>,
     /// Parameter set

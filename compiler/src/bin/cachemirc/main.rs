@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use cachemir_compiler::compile::{Compilation, CompileOptions, compile_watched};
+use cachemir_compiler::compile::{Compilation, CompileOptions, PublicPrefix, compile_watched};
 use cachemir_compiler::progress::Pass;
 use cachemir_compiler::{Error, dump, locate, summary};
 use cachemir_ir::plan::{CLIENT_MAGIC, PLAN_MAGIC, Plan, client_path};
@@ -60,6 +60,7 @@ fn compile(arguments: &CompileArguments, quiet: bool) -> Result<(), Error> {
         config: arguments.config.clone(),
         tokenizer: arguments.tokenizer.clone(),
         calibration: arguments.calibrate.clone(),
+        prefix: public_prefix(arguments)?,
         context: arguments.context,
         parameters: arguments.params.clone(),
     };
@@ -92,6 +93,17 @@ fn compile(arguments: &CompileArguments, quiet: bool) -> Result<(), Error> {
         text += &format!("wrote {} and {}\n", output.display(), client.display());
     }
     print(&text)
+}
+
+/// The public prefix that was asked for: the contents of a file of that name, or the text itself.
+fn public_prefix(arguments: &CompileArguments) -> Result<Option<PublicPrefix>, Error> {
+    let Some(given) = &arguments.public_prefix else { return Ok(arguments.chat.then_some(PublicPrefix::Chat)) };
+    let path = Path::new(given);
+    if !path.is_file() {
+        return Ok(Some(PublicPrefix::Text(given.clone())));
+    }
+    let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    Ok(Some(PublicPrefix::Text(text)))
 }
 
 /// Fails where the output's two files cannot be made, or would take the place of something else than a plan, before the

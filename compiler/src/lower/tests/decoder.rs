@@ -11,6 +11,7 @@ use cachemir_ir::tensor::{
 
 use super::super::calibrate::{Recorder, embed};
 use super::super::plan::{Plan, SoftmaxPlan};
+use super::super::prefix::Prefix;
 use super::super::roles::Roles;
 use super::super::{Shape, build, counts};
 use super::{Numbers, model};
@@ -128,7 +129,7 @@ fn check_model(slots: usize, model: &TensorModel, squarings: usize) {
     let roles = Roles::new(model).unwrap();
     let softmaxes = vec![SoftmaxPlan { reference: 1.0, exponents: vec![0.5; squarings + 1] }; h.layers];
     let plan = Plan::provisional(h, &roles, &softmaxes);
-    let (program, uses) = build(model, &shape, &roles, &plan);
+    let (program, uses) = build(model, &shape, &roles, &plan, &Prefix::default());
     for entry in &program.entries {
         assert_eq!(entry.graph.verify_structure(), Vec::<String>::new());
     }
@@ -200,6 +201,22 @@ fn check_model(slots: usize, model: &TensorModel, squarings: usize) {
         let input = embed(model, &program, &tokens[position..=position]).unwrap();
         let got = interpreter.call_with("decode", position as i64, 1, &input, &mut decode).unwrap();
         compare(&got, position, "decode after prefill");
+    }
+    // Behind a public prefix: single tokens up to the next chunk, a chunk, single tokens.
+    for begun in [1, 19] {
+        let (program, uses) = build(model, &shape, &roles, &plan, &Prefix::new(model, &tokens[..begun]).unwrap());
+        let mut interpreter = Interpreter::new(&program);
+        let [mut decode, mut prefill] = [0, 1].map(|entry| Recorder::new(&uses[entry], slots));
+        let mut position = begun;
+        while position < 40 {
+            let is_chunk = position % shape.chunk == 0 && position < 36;
+            let (name, count) = if is_chunk { ("prefill", shape.chunk.min(40 - position)) } else { ("decode", 1) };
+            let input = embed(model, &program, &tokens[position..position + count]).unwrap();
+            let hooks = if is_chunk { &mut prefill } else { &mut decode };
+            let got = interpreter.call_with(name, position as i64, count as i64, &input, hooks).unwrap();
+            position += count;
+            compare(&got, position - 1, name);
+        }
     }
 }
 

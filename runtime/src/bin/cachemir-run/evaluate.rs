@@ -62,10 +62,12 @@ impl Task for Fidelity<'_> {
         let mut found = Found { scores: Scores::default(), interrupted: false, refused: 0, reason: None };
         'parts: for part in self.parts {
             let mut session = server.open();
+            let begun = client.prefix();
             if let Some(exact) = &mut self.exact {
                 exact.reset();
+                exact.feed(begun)?;
             }
-            for step in steps(0, part.len() - 1, None) {
+            for step in steps(begun.len(), part.len() - 1, None) {
                 screen.step(step);
                 let inputs = client.encrypt("decode", &part[step.position..=step.position])?;
                 let outputs = match server.decode(&mut session, inputs, &mut screen) {
@@ -117,19 +119,21 @@ fn exact_model(path: &Path, plans: &Plans) -> Result<TensorModel, Error> {
     Ok(imported.model)
 }
 
-/// The text's tokens in parts that fit a context, each with what the tokenizer puts in front of a text. The last token
-/// of a part is predicted and not taken in.
+/// The text's tokens in parts that fit a context, each behind the plan's public prefix, or behind what the tokenizer puts
+/// in front of a text. The last token of a part is predicted and not taken in.
 fn parts(client: &Client<ClearCipher>, text: &str, most: usize) -> Result<Vec<Vec<u32>>, Error> {
     let (prefix, tokens) = (client.tokenizer().prefix()?, client.tokenizer().encode(text, true)?);
     let body = tokens.strip_prefix(prefix.as_slice()).unwrap_or(&tokens);
+    let begun = client.prefix();
+    let prefix = if begun.is_empty() { prefix.as_slice() } else { begun };
     let room = (client.context() + 1).saturating_sub(prefix.len()).max(1);
     let mut left = most;
     let mut parts = Vec::new();
     for chunk in body.chunks(room) {
         let mut part: Vec<u32> = prefix.iter().chain(chunk).copied().collect();
-        part.truncate(left.saturating_add(1));
-        if part.len() >= 2 {
-            left -= part.len() - 1;
+        part.truncate(left.saturating_add(begun.len() + 1));
+        if part.len() >= begun.len() + 2 {
+            left -= part.len() - begun.len() - 1;
             parts.push(part);
         }
     }
@@ -159,7 +163,7 @@ pub(crate) fn run(options: &Evaluate, interrupt: &AtomicBool) -> Result<(), Erro
         json: false,
         keys: options.keys,
         seed: None,
-        steps: parts.iter().flat_map(|part| steps(0, part.len() - 1, None)).collect(),
+        steps: parts.iter().flat_map(|part| steps(client.prefix().len(), part.len() - 1, None)).collect(),
         interrupt,
     };
     let (found, _) = roles::run(&plans, &mode, Fidelity { parts: &parts, exact, interrupt })?;
@@ -179,7 +183,7 @@ pub(crate) fn run(options: &Evaluate, interrupt: &AtomicBool) -> Result<(), Erro
 fn show(options: &Evaluate, plans: &Plans, mode: &Mode<'_>, parts: &[Vec<u32>], found: &Found) -> Result<(), Error> {
     let encrypted = options.backend == Backend::Cpu;
     let parameters = &plans.server.parameters;
-    let of_text: usize = parts.iter().map(|part| part.len() - 1).sum();
+    let of_text: usize = parts.iter().map(|part| part.len() - plans.client.prefix.len() - 1).sum();
     let measured = found.scores.count();
     if options.json {
         let mut object = found.scores.json();

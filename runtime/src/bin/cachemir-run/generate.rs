@@ -50,7 +50,8 @@ pub(crate) fn run(options: &Generate, interrupt: &AtomicBool) -> Result<(), Erro
     if let Some(saved) = &saved {
         (0..saved.generated).for_each(|_| sampler.skip());
     }
-    let processed = saved.as_ref().map_or(0, |saved| saved.tokens.len().saturating_sub(1));
+    let begun = tokenizing.prefix().len();
+    let processed = saved.as_ref().map_or(begun, |saved| saved.tokens.len().saturating_sub(1));
     let end = tokens.len().saturating_add(options.count.saturating_sub(1)).min(tokenizing.context());
     let mut expected = steps(processed, tokens.len(), tokenizing.chunk());
     expected.extend(steps(tokens.len(), end, None));

@@ -4,13 +4,16 @@
 //! `apply_chat_template`: blocks swallow the line ends and the indentation around them, strings have Python's methods,
 //! and there are `raise_exception` and `strftime_now`.
 
-use cachemir_ir::plan::ChatTemplate;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, ErrorKind, Value, context};
 
 use crate::Error;
+use crate::plan::ChatTemplate;
 
 /// The text of a conversation that waits for the model's answer.
+///
+/// # Errors
+/// [`Error::ChatTemplate`] where the template is none, or refuses the conversation.
 pub fn render(template: &ChatTemplate, system: Option<&str>, user: &str) -> Result<String, Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(failed)?);
@@ -81,7 +84,6 @@ mod tests {
         let source = "{% if messages[0].role == 'system' %}{{ raise_exception('no system prompt here') }}{% endif %}\
                       {{ strftime_now('%Y').startswith('2') }}";
         let error = render(&template(source), Some("x"), "y").unwrap_err();
-        assert_eq!(error.code(), "CMR-R005");
         assert!(error.to_string().contains("no system prompt here"), "{error}");
         assert_eq!(render(&template(source), None, "y").unwrap().to_lowercase(), "true");
         let broken = render(&template("{% for %}"), None, "y").unwrap_err();
