@@ -6,13 +6,12 @@
 
 use std::path::Path;
 
-use cachemir_ir::tensor::{Interpreter, TensorModel};
+use cachemir_ir::tensor::{Interpreter, PORTION, TensorModel};
 use rand::SeedableRng;
 use rand::distr::Distribution;
 use rand::distr::weighted::WeightedIndex;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
-use rayon::prelude::*;
 
 use crate::Error;
 use crate::import::{ImportedModel, TokenizerFile};
@@ -34,8 +33,26 @@ const CONTINUED_TOKENS: usize = 12;
 /// Lengths of the sequences of tokens in random order.
 const RARE_LENGTHS: [usize; 4] = [6, 24, 96, usize::MAX];
 
-/// Tokens in random order: so many, or once the vocabulary if that is more, but no more than this.
-const RARE_TOKENS: [usize; 2] = [3000, 4096];
+/// Tokens in random order: at least so many, once the vocabulary or this if that is more, and no more than this.
+const RARE_TOKENS: [usize; 3] = [1500, 3000, 4096];
+
+/// Parameters of models that are tried on all of the text. Of larger ones every tensor has more entries in each step, and
+/// fewer steps show as much.
+const SMALL: usize = 1 << 22;
+
+/// Tokens that the packed program is run on, at most and at least: it shows what slots hold that do not matter, of which
+/// each step has thousands.
+const SLOT_TOKENS: [usize; 2] = [512, 24];
+
+/// As many of `most` tokens, but not fewer than `least`, as a model of this size is tried on.
+fn share(model: &TensorModel, [most, least]: [usize; 2]) -> usize {
+    (most as f64 * SMALL as f64 / model.parameter_count().max(SMALL) as f64).max(least as f64) as usize
+}
+
+/// Tokens that the packed program of a model is run on.
+pub(crate) fn slot_tokens(model: &TensorModel) -> usize {
+    share(model, SLOT_TOKENS)
+}
 
 /// Token sequences, each from the beginning of a session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -245,25 +262,57 @@ fn beginning(imported: &ImportedModel) -> Result<Beginning, Error> {
 fn continued(
     model: &TensorModel,
     beginnings: &[Beginning],
-    length: impl Fn(usize) -> usize + Sync,
+    length: impl Fn(usize) -> usize,
 ) -> Result<Vec<Vec<u32>>, Error> {
-    let one = |(index, beginning): (usize, &Beginning)| -> Result<Vec<u32>, Error> {
-        let mut random = ChaCha8Rng::seed_from_u64(index as u64);
-        let mut interpreter = Interpreter::new(model)?;
+    let context = model.hyperparameters.context;
+    let mut random: Vec<ChaCha8Rng> =
+        (0..beginnings.len()).map(|index| ChaCha8Rng::seed_from_u64(index as u64)).collect();
+    let mut sequences = Vec::new();
+    for (beginning, random) in beginnings.iter().zip(&mut random) {
         let mut tokens = match beginning {
             Beginning::Tokens(tokens) => tokens.clone(),
-            Beginning::After(token) => vec![draw(&interpreter.step(*token)?, &mut random)?],
+            Beginning::After(token) => vec![draw(&Interpreter::new(model)?.step(*token)?, random)?],
         };
-        tokens.truncate(model.hyperparameters.context);
-        let length = length(tokens.len()).min(model.hyperparameters.context);
-        interpreter.reset();
-        while tokens.len() < length {
-            let logits = interpreter.feed(&tokens[interpreter.position()..])?;
-            tokens.push(draw(logits.last().map_or(&[], Vec::as_slice), &mut random)?);
+        tokens.truncate(context);
+        sequences.push(tokens);
+    }
+    let lengths: Vec<usize> = sequences.iter().map(|tokens| length(tokens.len()).min(context)).collect();
+    // What all of them begin with is taken in once; the last token of each is to be fed.
+    let mut common = sequences.first().map_or(0, |first| first.len() - 1);
+    for tokens in &sequences {
+        let alike = tokens.iter().zip(&sequences[0]).take_while(|(a, b)| a == b).count();
+        common = common.min(alike).min(tokens.len() - 1);
+    }
+    let mut begun = Interpreter::new(model)?;
+    begun.feed(sequences.first().map_or(&[], |first| &first[..common]))?;
+    let mut interpreter = begun.fork(beginnings.len());
+    let mut taken = vec![common; beginnings.len()];
+    loop {
+        // As many sessions as have tokens to be taken in, up to a portion; long beginnings go in by parts.
+        let mut parts: Vec<(usize, std::ops::Range<usize>)> = Vec::new();
+        let mut room = PORTION;
+        for (session, tokens) in sequences.iter().enumerate() {
+            if tokens.len() < lengths[session] && room > 0 {
+                let end = tokens.len().min(taken[session] + room);
+                room -= end - taken[session];
+                parts.push((session, taken[session]..end));
+            }
         }
-        Ok(tokens)
-    };
-    beginnings.par_iter().enumerate().map(one).collect()
+        if parts.is_empty() {
+            return Ok(sequences);
+        }
+        let fed: Vec<(usize, &[u32])> =
+            parts.iter().map(|(session, range)| (*session, &sequences[*session][range.clone()])).collect();
+        let logits = interpreter.feed_each(&fed)?;
+        let mut last = 0;
+        for (session, range) in parts {
+            last += range.len();
+            taken[session] = range.end;
+            if range.end == sequences[session].len() {
+                sequences[session].push(draw(&logits[last - 1], &mut random[session])?);
+            }
+        }
+    }
 }
 
 /// A token drawn from the distribution with these logits.
@@ -283,7 +332,7 @@ fn draw(logits: &[f64], random: &mut ChaCha8Rng) -> Result<u32, Error> {
 fn shuffled_vocabulary(model: &TensorModel, prefix: &[u32], only_every_other: bool) -> Vec<Vec<u32>> {
     let shape = &model.hyperparameters;
     let mut random = ChaCha8Rng::seed_from_u64(0);
-    let wanted = shape.vocabulary.clamp(RARE_TOKENS[0], RARE_TOKENS[1]);
+    let wanted = share(model, [shape.vocabulary.clamp(RARE_TOKENS[1], RARE_TOKENS[2]), RARE_TOKENS[0]]);
     let mut tokens: Vec<u32> = Vec::new();
     while tokens.len() < wanted {
         let mut vocabulary: Vec<u32> = (0..shape.vocabulary as u32).collect();

@@ -15,7 +15,7 @@ use cachemir_ir::tensor::TensorModel;
 use cachemir_ir::text::counted;
 use cachemir_ir::verify;
 
-use crate::calibration::Calibration;
+use crate::calibration::{self, Calibration};
 use crate::import::{self, ImportOptions, ImportedModel};
 use crate::lower::{self, LowerOptions, LowerReport, Shape};
 use crate::progress::{Observer, Pass};
@@ -112,7 +112,12 @@ pub fn compile_watched(path: &Path, options: &CompileOptions, observer: &dyn Obs
     let smallest = Shape::smallest(&imported.model.hyperparameters)?.slots;
     let slots = smallest.min(parameters.maximum_slots() as usize);
     let rounding = parameters.rounding_deviation(slots);
-    let lower_options = LowerOptions { slots: Some(slots), rounding, ..LowerOptions::default() };
+    let lower_options = LowerOptions {
+        slots: Some(slots),
+        rounding,
+        calibration_tokens: calibration::slot_tokens(&imported.model),
+        ..LowerOptions::default()
+    };
     let (mut slots, mut report) = lower::lower(&imported.model, &calibration, &lower_options, observer)?;
     verify::slots(&slots, true)?;
 

@@ -21,7 +21,7 @@
 use cachemir_ir::graph::{Definition, ValueId};
 use cachemir_ir::plan::{Guard, NormCheck, Others};
 use cachemir_ir::program::Placement;
-use cachemir_ir::tensor::{Interpreter, Range, TensorModel, TensorOp, WeightId};
+use cachemir_ir::tensor::{Range, TensorModel, TensorOp, WeightId, read};
 use nalgebra::DMatrix;
 use rayon::prelude::*;
 
@@ -48,8 +48,10 @@ const WORK: usize = 1 << 34;
 /// A pivot below this part of the first one: the rows are not independent.
 const RANK: f64 = 1e-6;
 
-/// Most tokens of calibration text that logits are collected from.
-const TOKENS: usize = 4096;
+/// Tokens of calibration text that logits are collected from, at least and at most, and the products with the embedding
+/// between the two.
+const TOKENS: [usize; 2] = [256, 4096];
+const READINGS: usize = 1 << 33;
 
 /// The guard of a model. `logits` tells where a program puts the logits, and `slots` how many each of its outputs has.
 ///
@@ -180,31 +182,37 @@ impl Seen {
         norm: Option<&NormCheck>,
         embedding: &[f32],
     ) -> Result<Self, Error> {
-        let sequences: Vec<&Vec<u32>> = calibration.sequences().collect();
-        let share = (TOKENS / sequences.len().max(1)).max(1);
-        let one = |sequence: &&Vec<u32>| -> Result<Self, Error> {
-            let mut interpreter = Interpreter::new(model)?;
+        let Some(&logits) = model.graph.body.yields.first() else { return Ok(Self::default()) };
+        let [least, most] = TOKENS;
+        let prefix = &calibration.prefix;
+        let share = (READINGS / embedding.len().max(1)).clamp(least, most) / calibration.sequences().count().max(1);
+        let cut = |sequence: &'_ Vec<u32>| sequence.len().min(prefix.len() + share.max(1));
+        let sequences: Vec<&[u32]> = calibration.sequences().map(|sequence| &sequence[..cut(sequence)]).collect();
+        let one = |logits: &Vec<f64>| {
             let mut seen = Self::default();
-            for tokens in interpreter.portions(&sequence[..sequence.len().min(share)]) {
-                for logits in interpreter.feed(tokens)? {
-                    for &logit in logits {
-                        seen.logits.include(logit);
-                    }
-                    if let Some(norm) = norm {
-                        let reading = norm.read(logits, embedding);
-                        seen.length.include(reading.length);
-                        seen.deviation = seen.deviation.max(reading.deviation);
-                    }
-                }
+            logits.iter().for_each(|&logit| seen.logits.include(logit));
+            if let Some(norm) = norm {
+                let reading = norm.read(logits, embedding);
+                seen.length.include(reading.length);
+                seen.deviation = reading.deviation;
             }
-            Ok(seen)
+            seen
         };
-        let union = |a: Self, b: Self| Self {
-            logits: a.logits.union(b.logits),
-            length: a.length.union(b.length),
-            deviation: a.deviation.max(b.deviation),
-        };
-        sequences.par_iter().map(one).try_reduce(Self::default, |a, b| Ok(union(a, b)))
+        let mut all = Self::default();
+        read(model, prefix, &sequences, |interpreter, _| {
+            let fed: Vec<Self> = interpreter.fed(logits).par_iter().map(one).collect();
+            all = fed.into_iter().fold(std::mem::take(&mut all), Self::union);
+            Ok::<(), Error>(())
+        })?;
+        Ok(all)
+    }
+
+    fn union(self, other: Self) -> Self {
+        Self {
+            logits: self.logits.union(other.logits),
+            length: self.length.union(other.length),
+            deviation: self.deviation.max(other.deviation),
+        }
     }
 }
 

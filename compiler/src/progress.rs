@@ -117,7 +117,12 @@ impl<'o> Parts<'o> {
 
     /// One part is done.
     pub(crate) fn one(&self) {
-        let done = 1 + self.done.fetch_add(1, Ordering::Relaxed);
+        self.some(1);
+    }
+
+    /// So many parts are done.
+    pub(crate) fn some(&self, count: usize) {
+        let done = count + self.done.fetch_add(count, Ordering::Relaxed);
         self.observer.advance((done as f64 / self.total as f64).min(1.0));
     }
 }

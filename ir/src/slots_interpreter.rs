@@ -9,11 +9,12 @@ mod formulas;
 
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::Error;
 use crate::expression::{Environment, Integer, Variable, Vector};
 use crate::graph::{OpId, Region, ValueId};
-use crate::linear::{Diagonal, Parts};
+use crate::linear::{Diagonal, Linear, Weights};
 use crate::program::Program;
 use crate::slots::{Chebyshev, SlotGraph, SlotOp, SlotType, StateId, WriteMode};
 use formulas::{Formulas, Plain};
@@ -45,8 +46,22 @@ impl Hooks for NoHooks {}
 
 type Slots = Rc<Vec<f64>>;
 
-/// What the interpreter knows about a graph ahead of its calls.
-struct Prepared {
+/// What interpreters of one program share, on any thread.
+pub struct Prepared<'p> {
+    program: &'p SlotProgram,
+    entries: Vec<PreparedEntry>,
+}
+
+impl<'p> Prepared<'p> {
+    /// Prepares a program.
+    pub fn new(program: &'p SlotProgram) -> Self {
+        let entry = |entry: &crate::program::Entry<SlotOp, SlotType>| prepare(&entry.graph, program.slots as usize);
+        Self { program, entries: program.entries.iter().map(entry).collect() }
+    }
+}
+
+/// What is known about a graph ahead of its calls.
+struct PreparedEntry {
     /// By op: values of the op's own block that nothing uses after it.
     releases: Vec<Vec<ValueId>>,
     /// By op: its plaintext vector with the variables in it, other than the slot.
@@ -55,28 +70,47 @@ struct Prepared {
     keeps: Vec<Option<usize>>,
     /// What plaintext vectors and conditions are made of.
     formulas: Formulas,
+    /// Diagonals of linear maps that were used.
+    diagonals: Mutex<HashMap<(OpId, Diagonal), Arc<Weights>>>,
+}
+
+impl PreparedEntry {
+    fn diagonal(&self, program: &SlotProgram, op: OpId, linear: &Linear, diagonal: Diagonal) -> Arc<Weights> {
+        let known = || self.diagonals.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(weights) = known().get(&(op, diagonal)) {
+            return Arc::clone(weights);
+        }
+        // Outside the lock: another thread may compute the same.
+        let weights = Arc::new(linear.diagonal(program.slots, &program.tables, diagonal));
+        known().insert((op, diagonal), Arc::clone(&weights));
+        weights
+    }
 }
 
 /// Executes the entry points of a program on vectors of real numbers and owns their state.
 pub struct Interpreter<'p> {
     program: &'p SlotProgram,
     state: Vec<Vec<Option<Slots>>>,
-    prepared: Vec<Prepared>,
+    prepared: Arc<Prepared<'p>>,
     max_abs: Vec<Vec<f64>>,
     plains: Vec<HashMap<(OpId, Vec<i64>), Slots>>,
-    diagonals: Vec<HashMap<(OpId, Diagonal), Rc<Parts>>>,
 }
 
 impl<'p> Interpreter<'p> {
     /// An interpreter at the beginning of a session.
     pub fn new(program: &'p SlotProgram) -> Self {
+        Self::of(Arc::new(Prepared::new(program)))
+    }
+
+    /// An interpreter of a prepared program, at the beginning of a session.
+    pub fn of(prepared: Arc<Prepared<'p>>) -> Self {
+        let program = prepared.program;
         Self {
             program,
             state: program.states.iter().map(|state| vec![None; state.capacity as usize]).collect(),
-            prepared: program.entries.iter().map(|entry| prepare(&entry.graph, program.slots as usize)).collect(),
+            prepared,
             max_abs: program.entries.iter().map(|entry| vec![0.0; entry.graph.values.len()]).collect(),
             plains: program.entries.iter().map(|_| HashMap::new()).collect(),
-            diagonals: program.entries.iter().map(|_| HashMap::new()).collect(),
         }
     }
 
@@ -134,11 +168,10 @@ impl<'p> Interpreter<'p> {
         let mut run = Run {
             program,
             graph,
-            prepared: &self.prepared[index],
+            prepared: &self.prepared.entries[index],
             state: &mut self.state,
             max_abs: &mut self.max_abs[index],
             plains: &mut self.plains[index],
-            diagonals: &mut self.diagonals[index],
             values: vec![None; graph.values.len()],
             environment: Environment::new(position, count),
             hooks,
@@ -191,7 +224,7 @@ fn plain_of(op: &SlotOp) -> Option<&Vector> {
     }
 }
 
-fn prepare(graph: &SlotGraph, slots: usize) -> Prepared {
+fn prepare(graph: &SlotGraph, slots: usize) -> PreparedEntry {
     fn uses(graph: &SlotGraph, op: OpId, used: &mut Vec<ValueId>) {
         let node = graph.node(op);
         used.extend(&node.inputs);
@@ -238,18 +271,17 @@ fn prepare(graph: &SlotGraph, slots: usize) -> Prepared {
         _ => None,
     });
     let keeps = keeps.collect();
-    Prepared { releases, plains, keeps, formulas }
+    PreparedEntry { releases, plains, keeps, formulas, diagonals: Mutex::default() }
 }
 
 /// One call in progress.
 struct Run<'r> {
     program: &'r SlotProgram,
     graph: &'r SlotGraph,
-    prepared: &'r Prepared,
+    prepared: &'r PreparedEntry,
     state: &'r mut Vec<Vec<Option<Slots>>>,
     max_abs: &'r mut Vec<f64>,
     plains: &'r mut HashMap<(OpId, Vec<i64>), Slots>,
-    diagonals: &'r mut HashMap<(OpId, Diagonal), Rc<Parts>>,
     values: Vec<Option<Slots>>,
     environment: Environment,
     hooks: &'r mut dyn Hooks,
@@ -352,13 +384,8 @@ impl Run<'_> {
             }
             SlotOp::Linear(linear) => {
                 let a = operand(self, 0)?;
-                let (slots, tables) = (self.program.slots, &self.program.tables);
-                let known = &mut *self.diagonals;
-                let diagonal = |diagonal: Diagonal| {
-                    let entry = known.entry((op, diagonal));
-                    Rc::clone(entry.or_insert_with(|| Rc::new(linear.diagonal(slots, tables, diagonal))))
-                };
-                let results = linear.evaluate(&a, tables, &self.environment, diagonal);
+                let diagonal = |diagonal: Diagonal| self.prepared.diagonal(self.program, op, linear, diagonal);
+                let results = linear.evaluate(&a, &self.program.tables, &self.environment, diagonal);
                 Ok(results.into_iter().map(Rc::new).collect())
             }
             SlotOp::Rotate { by } => {

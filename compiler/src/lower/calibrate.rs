@@ -4,12 +4,13 @@
 //! text goes through the slots stage, by decoding and by prefill, which adds what the other slots hold.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use cachemir_ir::expression::Environment;
 use cachemir_ir::graph::{Definition, OpId};
 use cachemir_ir::program::pack;
 use cachemir_ir::slots::{SlotGraph, SlotOp};
-use cachemir_ir::slots_interpreter::{Hooks, Interpreter};
+use cachemir_ir::slots_interpreter::{Hooks, Interpreter, Prepared};
 use cachemir_ir::tensor::{self, Range, TensorModel, TensorOp};
 use rayon::prelude::*;
 
@@ -29,7 +30,8 @@ pub(super) fn excerpt(sequences: &[Vec<u32>], prefix: usize, context: usize, tok
     let mut taken = Vec::new();
     let mut left = tokens;
     for sequence in sequences {
-        let length = sequence.len().min(context).min(prefix + left);
+        // At most half of them from one sequence, for the cores to share.
+        let length = sequence.len().min(context).min(prefix + left.min(tokens.div_ceil(2)));
         if length > prefix {
             taken.push(sequence[..length].to_vec());
             left -= length - prefix;
@@ -123,27 +125,22 @@ impl Seen {
             rows: vec![Rows::new(); softmaxes.len()],
             mean_squares: Vec::new(),
         };
-        let mut interpreter = tensor::Interpreter::new(model)?;
-        for sequence in sequences {
-            interpreter.reset();
-            interpreter.feed(prefix)?;
-            let mut mean_squares = vec![Range::default(); norms.len()];
-            for tokens in interpreter.portions(&sequence[prefix.len().min(sequence.len())..]) {
-                interpreter.feed(tokens)?;
-                seen.ranges.record(model, &interpreter);
-                for (range, &op) in mean_squares.iter_mut().zip(norms) {
-                    let fed = interpreter.fed(model.graph.node(op).inputs[0]);
-                    for x in fed {
-                        range.include(tensor::mean_square(x));
-                    }
-                }
-                for (rows, &op) in seen.rows.iter_mut().zip(softmaxes) {
-                    interpreter.rows(model.graph.node(op).inputs[0]).for_each(|row| rows.include(row));
+        seen.mean_squares = vec![vec![Range::default(); norms.len()]; sequences.len()];
+        let slices: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
+        tensor::read(model, prefix, &slices, |interpreter, first| {
+            seen.ranges.record(model, interpreter);
+            for (index, &op) in norms.iter().enumerate() {
+                let fed = interpreter.fed(model.graph.node(op).inputs[0]);
+                for (x, &(session, _)) in fed.iter().zip(interpreter.places()) {
+                    seen.mean_squares[first + session][index].include(tensor::mean_square(x));
                 }
             }
-            seen.mean_squares.push(mean_squares);
-            parts.one();
-        }
+            seen.rows.par_iter_mut().zip(softmaxes).for_each(|(rows, &op)| {
+                interpreter.rows(model.graph.node(op).inputs[0]).for_each(|row| rows.include(row));
+            });
+            parts.some(interpreter.places().len());
+            Ok::<(), Error>(())
+        })?;
         Ok(seen)
     }
 }
@@ -156,7 +153,7 @@ pub(super) fn tensor_ranges(
     options: &LowerOptions,
     observer: &dyn Observer,
 ) -> Result<TensorRanges, Error> {
-    let parts = Parts::begin(observer, Pass::ModelRanges, calibration.sequences().count());
+    let parts = Parts::begin(observer, Pass::ModelRanges, calibration.sequences().map(Vec::len).sum());
     let graph = &model.graph;
     let ops = |wanted: fn(&TensorOp) -> bool| -> Vec<OpId> {
         graph.body.ops.iter().copied().filter(|&op| wanted(&graph.node(op).op)).collect()
@@ -167,7 +164,7 @@ pub(super) fn tensor_ranges(
     let kinds = [&calibration.text, &calibration.everyday, &calibration.rare];
     let collect =
         |sequences: &&Vec<Vec<u32>>| Seen::collect(model, &norms, &softmaxes, sequences, &calibration.prefix, &parts);
-    let mut tiers: Vec<Seen> = kinds.par_iter().map(collect).collect::<Result<_, _>>()?;
+    let mut tiers: Vec<Seen> = kinds.iter().map(collect).collect::<Result<_, _>>()?;
     let text = &tiers[0];
 
     let mut seen = SiteRanges::new();
@@ -326,10 +323,11 @@ pub(super) fn site_ranges(
     observer: &dyn Observer,
 ) -> Result<SiteRanges, Error> {
     let progress = Parts::begin(observer, Pass::SlotRanges, calls(shape, program.prefix.len(), sequences));
+    let prepared = Arc::new(Prepared::new(program));
     let parts: Vec<Result<Vec<SiteRanges>, Error>> = sequences
         .par_iter()
         .map(|sequence| {
-            let mut interpreter = Interpreter::new(program);
+            let mut interpreter = Interpreter::of(Arc::clone(&prepared));
             let [mut decode, mut prefill] = [0, 1].map(|entry| Recorder::new(&uses[entry], shape.slots));
             run(model, shape, program, &mut interpreter, sequence, [&mut decode, &mut prefill], &progress)?;
             Ok(vec![decode.ranges, prefill.ranges])
@@ -355,10 +353,11 @@ pub(super) fn magnitudes(
 ) -> Result<(), Error> {
     let progress = Parts::begin(observer, Pass::Magnitudes, calls(shape, program.prefix.len(), sequences));
     let names: Vec<&'static str> = program.entries.iter().map(|entry| entry.kind.name()).collect();
+    let prepared = Arc::new(Prepared::new(program));
     let parts: Vec<Result<Vec<Vec<f64>>, Error>> = sequences
         .par_iter()
         .map(|sequence| {
-            let mut interpreter = Interpreter::new(program);
+            let mut interpreter = Interpreter::of(Arc::clone(&prepared));
             let mut none = [cachemir_ir::slots_interpreter::NoHooks, cachemir_ir::slots_interpreter::NoHooks];
             let [decode, prefill] = &mut none;
             run(model, shape, program, &mut interpreter, sequence, [decode, prefill], &progress)?;

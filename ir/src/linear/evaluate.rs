@@ -1,6 +1,6 @@
 //! Linear maps in the clear.
 
-use super::{Diagonal, Linear, Parts, SlotAlgebra};
+use super::{Diagonal, Linear, Parts, SlotAlgebra, Weights};
 use crate::expression::Environment;
 use crate::program::Table;
 
@@ -21,11 +21,11 @@ fn rotated(part: &[f64], by: i64) -> Vec<f64> {
     [&part[by..], &part[..by]].concat()
 }
 
-fn add_product(sum: &mut [f64], a: &[f64], b: &[f64]) {
-    sum.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum += a * b);
+fn add_product(sum: &mut [f64], a: &[f64], weights: &[f32]) {
+    sum.iter_mut().zip(a.iter().zip(weights)).for_each(|(sum, (a, &weight))| *sum += a * f64::from(weight));
 }
 
-impl<D: AsRef<Parts>, F: FnMut(Diagonal) -> D> SlotAlgebra for Clear<'_, F> {
+impl<D: AsRef<Weights>, F: FnMut(Diagonal) -> D> SlotAlgebra for Clear<'_, F> {
     type Value = Parts;
     type Error = std::convert::Infallible;
 
@@ -78,7 +78,7 @@ impl<D: AsRef<Parts>, F: FnMut(Diagonal) -> D> SlotAlgebra for Clear<'_, F> {
 
 impl Linear {
     /// All results of a real operand, junk slots included.
-    pub fn evaluate<D: AsRef<Parts>>(
+    pub fn evaluate<D: AsRef<Weights>>(
         &self,
         x: &[f64],
         tables: &[Table],

@@ -89,6 +89,15 @@ pub struct Parts {
     pub imaginary: Option<Vec<f64>>,
 }
 
+/// The values of a diagonal in all slots: weights as their table has them, or half of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Weights {
+    /// Of the first matrix.
+    pub real: Vec<f32>,
+    /// Of the second matrix of a complex output.
+    pub imaginary: Option<Vec<f32>>,
+}
+
 /// What a linear map is computed with.
 pub trait SlotAlgebra {
     /// A packed vector.
@@ -323,7 +332,7 @@ impl Linear {
     }
 
     /// The values of a diagonal in all slots. The matrices of a complex output are halved, for [`SlotAlgebra::parts`].
-    pub fn diagonal(&self, slots: u32, tables: &[Table], diagonal: Diagonal) -> Parts {
+    pub fn diagonal(&self, slots: u32, tables: &[Table], diagonal: Diagonal) -> Weights {
         let output = &self.outputs[diagonal.output as usize];
         let (columns, rows) = (self.input.entries(), output.order.entries());
         let width = self.input.features.width() as usize;
@@ -333,13 +342,13 @@ impl Linear {
             let mut values = vec![0.0; slots as usize];
             self.for_each_entry(slots, output, diagonal, |group, row, column| {
                 let (Some(row), Some(column)) = (rows[row as usize], columns[column as usize]) else { return };
-                let weight = f64::from(weights[row as usize * width + column as usize]);
+                let weight = weights[row as usize * width + column as usize];
                 let value = if halved { weight / 2.0 } else { weight };
                 values[(group * self.unit) as usize..][..self.unit as usize].fill(value);
             });
             values
         };
-        Parts { real: values(&output.matrices[0]), imaginary: output.matrices.get(1).map(values) }
+        Weights { real: values(&output.matrices[0]), imaginary: output.matrices.get(1).map(values) }
     }
 
     /// Visits every group of slots in which a diagonal meets an input: the group, its output's and its input's position.

@@ -5,7 +5,7 @@
 //! by slot in each call. The meaning is that of [`Vector::evaluate`].
 
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::Error;
 use crate::expression::{Environment, Integer, Operator, Variable, Vector};
@@ -33,7 +33,7 @@ pub(super) enum Plain {
 /// The value of an expression: one number, or one for each slot.
 enum Values {
     Number(i64),
-    Slots(Rc<Vec<i64>>),
+    Slots(Arc<Vec<i64>>),
 }
 
 /// All formulas of a graph.
@@ -42,7 +42,7 @@ pub(super) struct Formulas {
     slots: usize,
     nodes: Vec<Node>,
     /// Values of nodes that depend on the slot alone; `None` for nodes that depend on more.
-    known: Vec<Option<Rc<Vec<i64>>>>,
+    known: Vec<Option<Arc<Vec<i64>>>>,
     ids: HashMap<Integer, usize>,
 }
 
@@ -75,7 +75,7 @@ impl Formulas {
         let slot_alone = !matches!(node, Node::Fixed(_)) && children.iter().all(constant);
         let known = slot_alone.then(|| match self.node(&node, &Environment::default()) {
             Values::Slots(values) => values,
-            Values::Number(value) => Rc::new(vec![value; self.slots]),
+            Values::Number(value) => Arc::new(vec![value; self.slots]),
         });
         let id = self.nodes.len();
         self.nodes.push(node);
@@ -105,14 +105,14 @@ impl Formulas {
     fn node(&self, node: &Node, environment: &Environment) -> Values {
         match node {
             Node::Fixed(integer) => Values::Number(integer.evaluate(environment)),
-            Node::Slot => Values::Slots(Rc::new((0..self.slots as i64).collect())),
+            Node::Slot => Values::Slots(Arc::new((0..self.slots as i64).collect())),
             Node::Binary(operator, a, b) => match (self.values(*a, environment), self.values(*b, environment)) {
                 (Values::Number(a), Values::Number(b)) => Values::Number(operator.apply(a, b)),
-                (Values::Slots(a), Values::Number(b)) => Values::Slots(Rc::new(by_number(*operator, &a, b))),
+                (Values::Slots(a), Values::Number(b)) => Values::Slots(Arc::new(by_number(*operator, &a, b))),
                 (Values::Number(a), Values::Slots(b)) => {
-                    Values::Slots(Rc::new(b.iter().map(|&b| operator.apply(a, b)).collect()))
+                    Values::Slots(Arc::new(b.iter().map(|&b| operator.apply(a, b)).collect()))
                 }
-                (Values::Slots(a), Values::Slots(b)) => Values::Slots(Rc::new(by_slots(*operator, &a, &b))),
+                (Values::Slots(a), Values::Slots(b)) => Values::Slots(Arc::new(by_slots(*operator, &a, &b))),
             },
             Node::Select(condition, then, otherwise) => {
                 let at = |values: &Values, slot: usize| match values {
@@ -121,7 +121,7 @@ impl Formulas {
                 };
                 let [condition, then, otherwise] = [condition, then, otherwise].map(|id| self.values(*id, environment));
                 let pick = |slot: usize| if at(&condition, slot) == 0 { at(&otherwise, slot) } else { at(&then, slot) };
-                Values::Slots(Rc::new((0..self.slots).map(pick).collect()))
+                Values::Slots(Arc::new((0..self.slots).map(pick).collect()))
             }
         }
     }
@@ -160,7 +160,7 @@ impl Formulas {
                     .values
                     .as_slice();
                 let index = match self.values(*index, environment) {
-                    Values::Number(value) => Rc::new(vec![value; self.slots]),
+                    Values::Number(value) => Arc::new(vec![value; self.slots]),
                     Values::Slots(values) => values,
                 };
                 let mut result = vec![0.0; self.slots];

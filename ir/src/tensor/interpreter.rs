@@ -1,21 +1,39 @@
 //! Executes a tensor model in the clear, in double precision over the model's single-precision weights: one token, or
-//! several at once, for which the weights are read once.
+//! several at once, of one session or of many, for which the weights are read once.
 
-use super::{CacheKind, TensorModel, TensorOp, Weight};
+use super::products::{dot, products};
+use super::{CacheKind, TensorModel, TensorOp};
 use crate::Error;
 use crate::graph::{Node, ValueId};
 
-/// A session in the clear: a model, its caches, and the values of the last tokens fed.
+/// The caches of one session.
 #[derive(Clone, Debug)]
-pub struct Interpreter<'m> {
-    model: &'m TensorModel,
+struct Session {
     /// Keys of each layer, `[tokens][width]`.
     keys: Vec<Vec<f64>>,
     /// Values of each layer, `[tokens][width]`.
     values: Vec<Vec<f64>>,
+    position: usize,
+}
+
+impl Session {
+    fn cache(&self, layer: usize, kind: CacheKind) -> &[f64] {
+        match kind {
+            CacheKind::Key => &self.keys[layer],
+            CacheKind::Value => &self.values[layer],
+        }
+    }
+}
+
+/// Sessions in the clear: a model, their caches, and the values of the last tokens fed. Most callers have one session.
+#[derive(Clone, Debug)]
+pub struct Interpreter<'m> {
+    model: &'m TensorModel,
+    sessions: Vec<Session>,
+    /// By token fed last: its session and its position.
+    places: Vec<(usize, usize)>,
     /// By value and token fed last: its entries. Those of cache type stay empty, since the caches hold them.
     last: Vec<Vec<Vec<f64>>>,
-    position: usize,
 }
 
 impl<'m> Interpreter<'m> {
@@ -29,61 +47,72 @@ impl<'m> Interpreter<'m> {
             return Err(Error::Execution("the model was loaded for its shapes only".to_owned()));
         }
         let layers = model.hyperparameters.layers;
+        let session = Session { keys: vec![Vec::new(); layers], values: vec![Vec::new(); layers], position: 0 };
         Ok(Self {
             model,
-            keys: vec![Vec::new(); layers],
-            values: vec![Vec::new(); layers],
+            sessions: vec![session],
+            places: Vec::new(),
             last: vec![Vec::new(); model.graph.values.len()],
-            position: 0,
         })
     }
 
-    /// Number of tokens so far.
+    /// Number of tokens of the first session so far.
     pub fn position(&self) -> usize {
-        self.position
+        self.sessions[0].position
     }
 
     /// Forgets all tokens.
     pub fn reset(&mut self) {
-        self.keys.iter_mut().chain(&mut self.values).for_each(Vec::clear);
+        for session in &mut self.sessions {
+            session.keys.iter_mut().chain(&mut session.values).for_each(Vec::clear);
+            session.position = 0;
+        }
         self.last.iter_mut().for_each(Vec::clear);
-        self.position = 0;
+        self.places.clear();
     }
 
-    /// A cache, `[tokens][kv_heads][head_dim]`; keys are stored after the rotary embedding.
+    /// A cache of the first session, `[tokens][kv_heads][head_dim]`; keys are stored after the rotary embedding.
     pub fn cache(&self, layer: usize, kind: CacheKind) -> &[f64] {
-        match kind {
-            CacheKind::Key => &self.keys[layer],
-            CacheKind::Value => &self.values[layer],
-        }
+        self.sessions[0].cache(layer, kind)
     }
 
-    /// What the last token gave a value: a vector, or rows as `[heads][tokens]`; a cache's whole contents. Empty ahead of the
-    /// first token, and for the token itself.
+    /// What the last token gave a value: a vector, or rows as `[heads][tokens]`; the whole contents of the first session's
+    /// cache. Empty ahead of the first token, and for the token itself.
     pub fn value(&self, id: ValueId) -> &[f64] {
-        match self.model.definition(id).map(|op| self.model.graph.node(op).op) {
-            Some(TensorOp::KvAppend { layer, kind }) => self.cache(layer as usize, kind),
-            _ => self.last[id.index()].last().map_or(&[], Vec::as_slice),
+        match self.cache_of(id) {
+            Some((layer, kind)) => self.cache(layer, kind),
+            None => self.last[id.index()].last().map_or(&[], Vec::as_slice),
         }
     }
 
-    /// What each of the tokens of the last [`Self::feed`] gave a value; nothing for a cache and for the token itself.
+    /// The layer and the kind of a value of cache type.
+    fn cache_of(&self, id: ValueId) -> Option<(usize, CacheKind)> {
+        match self.model.definition(id).map(|op| self.model.graph.node(op).op) {
+            Some(TensorOp::KvAppend { layer, kind }) => Some((layer as usize, kind)),
+            _ => None,
+        }
+    }
+
+    /// What each of the tokens fed last gave a value; nothing for a cache and for the token itself.
     pub fn fed(&self, id: ValueId) -> &[Vec<f64>] {
         &self.last[id.index()]
     }
 
-    /// The rows, one a head, that the tokens of the last [`Self::feed`] gave a value.
-    pub fn rows(&self, id: ValueId) -> impl Iterator<Item = &[f64]> {
-        let fed = self.fed(id);
-        let first = self.position - fed.len();
-        fed.iter().enumerate().flat_map(move |(index, rows)| rows.chunks_exact(first + index + 1))
+    /// The session of each of the tokens fed last, and its position there.
+    pub fn places(&self) -> &[(usize, usize)] {
+        &self.places
     }
 
-    /// A sequence, up to the context, in portions to be fed one after another: enough tokens to read weights seldom, and few
-    /// enough for their values to be held.
-    pub fn portions<'s>(&self, sequence: &'s [u32]) -> impl Iterator<Item = &'s [u32]> + use<'s> {
-        const PORTION: usize = 32;
-        sequence[..sequence.len().min(self.model.hyperparameters.context)].chunks(PORTION)
+    /// The rows, one a head, that each of the tokens fed last gave a value.
+    pub fn rows(&self, id: ValueId) -> impl Iterator<Item = &[f64]> {
+        self.fed(id).iter().zip(&self.places).flat_map(|(rows, &(_, position))| rows.chunks_exact(position + 1))
+    }
+
+    /// Sessions that go on from where the first one is, apart from each other.
+    #[must_use]
+    pub fn fork(&self, count: usize) -> Self {
+        let sessions = vec![self.sessions[0].clone(); count];
+        Self { model: self.model, sessions, places: Vec::new(), last: vec![Vec::new(); self.last.len()] }
     }
 
     /// Feeds one token and returns the logits of the next.
@@ -94,25 +123,42 @@ impl<'m> Interpreter<'m> {
         Ok(self.feed(&[token])?.last().cloned().unwrap_or_default())
     }
 
-    /// Feeds tokens, all through a layer ahead of the next one, and returns the logits after each of them.
+    /// Feeds tokens to the first session, all through a layer ahead of the next one, and returns the logits after each of
+    /// them.
     ///
     /// # Errors
     /// [`Error::Execution`] if a token is not in the vocabulary or the context has no room for them.
     pub fn feed(&mut self, tokens: &[u32]) -> Result<&[Vec<f64>], Error> {
+        self.feed_each(&[(0, tokens)])
+    }
+
+    /// Feeds tokens to several sessions, each named once, all through a layer ahead of the next one, and returns the logits
+    /// after each of them.
+    ///
+    /// # Errors
+    /// As those of [`Self::feed`].
+    pub fn feed_each(&mut self, parts: &[(usize, &[u32])]) -> Result<&[Vec<f64>], Error> {
         let shape = &self.model.hyperparameters;
+        let tokens: Vec<u32> = parts.iter().flat_map(|(_, tokens)| tokens.iter().copied()).collect();
         if let Some(token) = tokens.iter().find(|token| **token as usize >= shape.vocabulary) {
             return Err(Error::Execution(format!("token {token} is not among the {} known", shape.vocabulary)));
         }
-        if self.position + tokens.len() > shape.context {
+        let end = |(session, tokens): &(usize, &[u32])| self.sessions[*session].position + tokens.len();
+        if parts.iter().any(|part| end(part) > shape.context) {
             return Err(Error::Execution(format!("the context of {} tokens is full", shape.context)));
+        }
+        self.places.clear();
+        for (session, tokens) in parts {
+            let Session { position, .. } = &mut self.sessions[*session];
+            self.places.extend((*position..*position + tokens.len()).map(|position| (*session, position)));
+            *position += tokens.len();
         }
         let model = self.model;
         for &op in &model.graph.body.ops {
             let node = model.graph.node(op);
-            let result = self.evaluate(node, tokens);
+            let result = self.evaluate(node, &tokens);
             self.last[node.results[0].index()] = result;
         }
-        self.position += tokens.len();
         Ok(&self.last[model.graph.body.yields[0].index()])
     }
 
@@ -145,22 +191,23 @@ impl<'m> Interpreter<'m> {
                 results
             }
             TensorOp::Rope { .. } => {
-                let turned = operand(0).iter().enumerate().map(|(index, x)| self.rotate(x, self.position + index));
+                let turned = operand(0).iter().zip(&self.places).map(|(x, &(_, position))| self.rotate(x, position));
                 turned.collect()
             }
             TensorOp::KvAppend { layer, kind } => {
-                let appended = operand(0).concat();
-                match kind {
-                    CacheKind::Key => self.keys[layer as usize].extend(appended),
-                    CacheKind::Value => self.values[layer as usize].extend(appended),
+                let fed = &self.last[node.inputs[0].index()];
+                for (entries, &(session, _)) in fed.iter().zip(&self.places) {
+                    let Session { keys, values, .. } = &mut self.sessions[session];
+                    let cache = if kind == CacheKind::Key { keys } else { values };
+                    cache[layer as usize].extend(entries);
                 }
                 Vec::new()
             }
             TensorOp::Scores { heads, kv_heads, scale } => {
                 let (dim, width) = (model.hyperparameters.head_dim, model.hyperparameters.kv_width());
-                let (group, keys) = ((heads / kv_heads) as usize, self.value(node.inputs[1]));
-                let rows = operand(0).iter().enumerate().map(|(index, q)| {
-                    let known = &keys[..(self.position + index + 1) * width];
+                let group = (heads / kv_heads) as usize;
+                let rows = operand(0).iter().zip(&self.places).map(|(q, &(session, position))| {
+                    let known = &self.cache_in(session, node.inputs[1])[..(position + 1) * width];
                     let mut scores = Vec::with_capacity(heads as usize * known.len() / width);
                     for (head, q) in q.chunks_exact(dim).enumerate() {
                         let offset = head / group * dim;
@@ -171,18 +218,18 @@ impl<'m> Interpreter<'m> {
                 rows.collect()
             }
             TensorOp::Softmax => {
-                let rows = operand(0)
-                    .iter()
-                    .enumerate()
-                    .map(|(index, rows)| rows.chunks_exact(self.position + index + 1).flat_map(softmax).collect());
-                rows.collect()
+                let softmaxes = |(rows, &(_, position)): (&Vec<f64>, &(usize, usize))| {
+                    rows.chunks_exact(position + 1).flat_map(softmax).collect()
+                };
+                operand(0).iter().zip(&self.places).map(softmaxes).collect()
             }
             TensorOp::Mix { heads, kv_heads } => {
                 let (dim, width) = (model.hyperparameters.head_dim, model.hyperparameters.kv_width());
-                let (group, values) = ((heads / kv_heads) as usize, self.value(node.inputs[1]));
-                let rows = operand(0).iter().enumerate().map(|(index, rows)| {
+                let group = (heads / kv_heads) as usize;
+                let rows = operand(0).iter().zip(&self.places).map(|(rows, &(session, position))| {
+                    let values = self.cache_in(session, node.inputs[1]);
                     let mut mixed = vec![0.0; heads as usize * dim];
-                    for (head, row) in rows.chunks_exact(self.position + index + 1).enumerate() {
+                    for (head, row) in rows.chunks_exact(position + 1).enumerate() {
                         let offset = head / group * dim;
                         let target = &mut mixed[head * dim..(head + 1) * dim];
                         for (share, value) in row.iter().zip(values.chunks_exact(width)) {
@@ -199,6 +246,11 @@ impl<'m> Interpreter<'m> {
             TensorOp::Mul => pairs(|a, b| a * b),
             TensorOp::Add => pairs(|a, b| a + b),
         }
+    }
+
+    /// A value of cache type in a session.
+    fn cache_in(&self, session: usize, id: ValueId) -> &[f64] {
+        self.cache_of(id).map_or(&[], |(layer, kind)| self.sessions[session].cache(layer, kind))
     }
 
     /// Turns the pairs (i, i + h/2) of each head by the angles of a position.
@@ -218,37 +270,56 @@ impl<'m> Interpreter<'m> {
     }
 }
 
+/// Tokens that are fed at once: enough to read weights seldom, and few enough for their values to be held.
+pub const PORTION: usize = 64;
+
+/// Feeds each sequence, up to the context, to a session of its own that begins with a prefix; several short ones at a time.
+/// `seen` is told after each portion of the tokens behind the prefix, with the number of the first session's sequence.
+///
+/// # Errors
+/// Those of [`Interpreter::feed`], and those of `seen`.
+pub fn read<E: From<Error>>(
+    model: &TensorModel,
+    prefix: &[u32],
+    sequences: &[&[u32]],
+    mut seen: impl FnMut(&Interpreter<'_>, usize) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut begun = Interpreter::new(model)?;
+    begun.feed(prefix)?;
+    let context = model.hyperparameters.context;
+    let rest = |sequence: &&'_ [u32]| sequence.len().min(context).saturating_sub(prefix.len());
+    let mut first = 0;
+    while first < sequences.len() {
+        let mut count = 1;
+        let mut tokens = rest(&sequences[first]);
+        while let Some(next) = sequences.get(first + count)
+            && tokens + rest(next) <= PORTION
+        {
+            tokens += rest(next);
+            count += 1;
+        }
+        let mut interpreter = begun.fork(count);
+        let begin = prefix.len();
+        let parts = sequences[first..first + count].iter().map(|sequence| &sequence[begin.min(sequence.len())..]);
+        let parts: Vec<&[u32]> = parts.map(|part| &part[..part.len().min(context - begin)]).collect();
+        for portion in 0..parts.iter().map(|part| part.len().div_ceil(PORTION)).max().unwrap_or(0) {
+            let of_part = |part: &'_ &[u32]| {
+                let at = (portion * PORTION).min(part.len());
+                at..(at + PORTION).min(part.len())
+            };
+            let fed: Vec<(usize, &[u32])> =
+                parts.iter().enumerate().map(|(session, part)| (session, &part[of_part(part)])).collect();
+            interpreter.feed_each(&fed)?;
+            seen(&interpreter, first)?;
+        }
+        first += count;
+    }
+    Ok(())
+}
+
 /// The mean of the squares of x.
 pub fn mean_square(x: &[f64]) -> f64 {
     dot(x, x) / x.len() as f64
-}
-
-/// Sums are made in this many parts, which a processor adds at once.
-const LANES: usize = 8;
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    let mut sums = [0.0; LANES];
-    let (a, b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let rest: f64 = a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum();
-    for (a, b) in a.zip(b) {
-        for lane in 0..LANES {
-            sums[lane] += a[lane] * b[lane];
-        }
-    }
-    sums.iter().sum::<f64>() + rest
-}
-
-/// W·x for each x. A row of the weights is read, and widened, once for all of them.
-fn products(weight: &Weight, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
-    let mut results = vec![vec![0.0; weight.rows()]; x.len()];
-    let mut wide = vec![0.0; weight.columns()];
-    for (index, row) in weight.values.chunks_exact(weight.columns()).enumerate() {
-        wide.iter_mut().zip(row).for_each(|(wide, &value)| *wide = f64::from(value));
-        for (result, x) in results.iter_mut().zip(x) {
-            result[index] = dot(&wide, x);
-        }
-    }
-    results
 }
 
 fn softmax(row: &[f64]) -> Vec<f64> {

@@ -22,12 +22,13 @@
 
 mod interpreter;
 mod op;
+mod products;
 mod ranges;
 #[cfg(test)]
 mod tests;
 mod verifier;
 
-pub use interpreter::{Interpreter, mean_square};
+pub use interpreter::{Interpreter, PORTION, mean_square, read};
 pub use op::{CacheKind, TensorOp};
 pub use ranges::{Range, Ranges, SoftmaxRanges};
 pub use verifier::verify;

@@ -4,7 +4,7 @@
 //! widening what was seen by a margin. Besides the entries of each value, the derived quantities that the non-linear
 //! functions work on are recorded: mean squares of norms, and maximum, spread and log-sum-exp of softmax rows.
 
-use super::interpreter::mean_square;
+use super::interpreter::{mean_square, read};
 use super::{Interpreter, TensorModel, TensorOp};
 use crate::Error;
 use crate::graph::{OpId, ValueId};
@@ -100,14 +100,11 @@ impl Ranges {
     /// [`Error::Execution`] if a token is not in the vocabulary.
     pub fn calibrate(model: &TensorModel, sequences: &[Vec<u32>]) -> Result<Self, Error> {
         let mut ranges = Self::new(model);
-        let mut interpreter = Interpreter::new(model)?;
-        for sequence in sequences {
-            interpreter.reset();
-            for tokens in interpreter.portions(sequence) {
-                interpreter.feed(tokens)?;
-                ranges.record(model, &interpreter);
-            }
-        }
+        let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
+        read(model, &[], &sequences, |interpreter, _| {
+            ranges.record(model, interpreter);
+            Ok::<(), Error>(())
+        })?;
         Ok(ranges)
     }
 

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::{
     CacheKind, Hyperparameters, Interpreter, Ranges, RopeTable, TensorModel, TensorOp, TensorType, Weight, WeightId,
-    verify,
+    read, verify,
 };
 use crate::Error;
 use crate::graph::{Graph, ValueId};
@@ -232,6 +232,29 @@ proptest! {
             // The table is in single precision.
             prop_assert!(logits.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5), "{logits:?} {expected:?}");
         }
+    }
+
+    #[test]
+    fn sequences_read_together_give_what_each_gives_alone(
+        seed in any::<u64>(),
+        prefix in prop::collection::vec(0..VOCABULARY as u32, 0..4),
+        texts in prop::collection::vec(prop::collection::vec(0..VOCABULARY as u32, 0..CONTEXT - 4), 1..5),
+    ) {
+        let model = model(seed);
+        let sequences: Vec<Vec<u32>> = texts.iter().map(|text| [prefix.as_slice(), text].concat()).collect();
+        let slices: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
+        let mut seen = 0;
+        read(&model, &prefix, &slices, |interpreter, first| {
+            let logits = interpreter.fed(model.graph.body.yields[0]);
+            for (logits, &(session, position)) in logits.iter().zip(interpreter.places()) {
+                let mut alone = Interpreter::new(&model)?;
+                let expected = alone.feed(&sequences[first + session][..=position])?;
+                assert_eq!(logits, &expected[position]);
+                seen += 1;
+            }
+            Ok::<(), Error>(())
+        }).expect("known tokens");
+        prop_assert_eq!(seen, texts.iter().map(Vec::len).sum::<usize>());
     }
 
     #[test]

@@ -86,11 +86,13 @@ fn program() -> CkksProgram {
         values: (0..4 * SLOTS).map(|index| (index as f32 * 0.37).sin() / 2.0).collect(),
     };
     let placement = Placement { index_to_slot: vec![0], token_stride: 1 };
+    let initial = Vector::Table(TableId(0), Integer::slot() + Integer::Variable(State::INDEX) * SLOTS);
+    let initial = Some(initial.masked(Integer::Variable(State::INDEX).less(2)));
     Program {
         slots: SLOTS as u32,
         context: 4,
         tables: vec![table],
-        states: vec![State { name: "cache".to_owned(), capacity: 3, layout, level: Some(6), initial: None }],
+        states: vec![State { name: "cache".to_owned(), capacity: 3, layout, level: Some(6), initial }],
         prefix: vec![],
         entries: vec![Entry { kind: EntryKind::Decode, graph, checks: vec![] }],
         embedding: placement.clone(),

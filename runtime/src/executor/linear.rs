@@ -28,10 +28,12 @@ impl<A: Algebra> Running<'_, '_, '_, A> {
             |_| false,
             || {
                 let program = self.call.executor.program;
-                let parts = self.linear.diagonal(program.slots, &program.tables, diagonal);
-                match parts.imaginary {
-                    None => self.algebra().encode_factor(&parts.real, level),
-                    Some(imaginary) => self.algebra().encode_complex_factor(&parts.real, &imaginary, level),
+                let weights = self.linear.diagonal(program.slots, &program.tables, diagonal);
+                let wide = |part: &[f32]| part.iter().map(|&weight| f64::from(weight)).collect::<Vec<_>>();
+                let real = wide(&weights.real);
+                match weights.imaginary {
+                    None => self.algebra().encode_factor(&real, level),
+                    Some(imaginary) => self.algebra().encode_complex_factor(&real, &wide(&imaginary), level),
                 }
             },
         )

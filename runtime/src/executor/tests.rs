@@ -219,6 +219,21 @@ fn state_outlives_calls_and_unwritten_elements_are_zero() {
 }
 
 #[test]
+fn elements_hold_what_is_public_until_they_are_written_and_are_added_to_then() {
+    let mut program = program(cache());
+    let index = || Integer::Variable(State::INDEX);
+    let from_table = Vector::Table(TableId(0), Integer::slot() + index() * SLOTS);
+    program.states[0].initial = Some(from_table.masked(index().less(2)));
+    let public = |slot: usize| f64::from(program.tables[0].values[slot] + program.tables[0].values[SLOTS + slot]);
+    let mut states = States::new(&program);
+    for position in 0..5 {
+        let outputs = run(&program, position, &mut states).unwrap();
+        let written = |slot: usize| if slot <= position { input()[slot] } else { 0.0 };
+        assert!(outputs[0].iter().enumerate().all(|(slot, sum)| (sum.re - public(slot) - written(slot)).abs() < 1e-6));
+    }
+}
+
+#[test]
 fn a_failed_call_leaves_the_state_as_it_was() {
     let program = program(cache());
     let mut states = States::new(&program);
