@@ -72,6 +72,7 @@ pub(super) fn emit(slots: &SlotGraph, decisions: &Decisions, budget: &Budget) ->
         written: BTreeMap::new(),
         used: BTreeMap::new(),
         origin: None,
+        layer: None,
     };
     for &input in &slots.inputs {
         let value = &slots.values[input.index()];
@@ -116,6 +117,7 @@ struct Emitter<'a> {
     written: BTreeMap<u32, u32>,
     used: BTreeMap<u32, u32>,
     origin: Option<OriginId>,
+    layer: Option<u32>,
 }
 
 fn ciphertext(ty: SlotType, level: u32, product: bool) -> CiphertextType {
@@ -129,6 +131,19 @@ impl Emitter<'_> {
 
     fn level(&self, value: ValueId) -> u32 {
         self.out.ty(value).level
+    }
+
+    /// Adds an op to the graph, not yet to a block.
+    fn node(
+        &mut self,
+        op: CkksOp,
+        inputs: Vec<ValueId>,
+        types: Vec<CiphertextType>,
+        region: Option<Region>,
+    ) -> (OpId, Vec<ValueId>) {
+        let (id, results) = self.out.add_node(op, inputs, types, self.origin, region);
+        self.out.nodes[id.index()].layer = self.layer;
+        (id, results)
     }
 
     /// Pushes an op at the given block depth; its result has the layout and bound of `like`.
@@ -145,7 +160,7 @@ impl Emitter<'_> {
             .expect("the emitter checks levels before it emits")
             .expect("the op has a result");
         let ty = ciphertext(like, level, product);
-        let (id, results) = self.out.add_node(op, inputs, vec![ty], self.origin, None);
+        let (id, results) = self.node(op, inputs, vec![ty], None);
         self.depth.push(depth);
         self.blocks[depth].push(id);
         results[0]
@@ -201,7 +216,7 @@ impl Emitter<'_> {
     fn op(&mut self, id: OpId) -> Result<(), Misfit> {
         let slots = self.slots;
         let node = slots.node(id);
-        self.origin = node.origin;
+        (self.origin, self.layer) = (node.origin, node.layer);
         let operands: Vec<ValueId> = node.inputs.iter().map(|&value| self.get(value)).collect();
         let like = node.results.first().map(|&result| *slots.ty(result));
         let misfit = |(operand, what, needed, left): Lack| Misfit {
@@ -255,7 +270,7 @@ impl Emitter<'_> {
                 }
                 let types = node.results.iter().map(|&result| ciphertext(*slots.ty(result), level - 1, false));
                 let op = CkksOp::Linear(linear.clone());
-                let (op, results) = self.out.add_node(op, vec![a], types.collect(), self.origin, None);
+                let (op, results) = self.node(op, vec![a], types.collect(), None);
                 let depth = self.blocks.len() - 1;
                 self.depth.resize(self.out.values.len(), depth);
                 self.blocks[depth].push(op);
@@ -286,7 +301,7 @@ impl Emitter<'_> {
                 let to = kept.min(self.level(value));
                 let value = self.at_level(value, to);
                 let op = CkksOp::StateWrite { state: *state, index: index.clone(), mode: *mode };
-                let (op, _) = self.out.add_node(op, vec![value], Vec::new(), self.origin, None);
+                let (op, _) = self.node(op, vec![value], Vec::new(), None);
                 self.blocks.last_mut().expect("a block is open").push(op);
                 return Ok(());
             }
@@ -403,9 +418,11 @@ impl Emitter<'_> {
         let slots = self.slots;
         let node = slots.node(id);
         let region = node.region.as_ref().expect("a sum has a body");
+        let (origin, layer) = (self.origin, self.layer);
         self.blocks.push(Vec::new());
         self.block(region)?;
         let yields: Vec<ValueId> = region.yields.iter().map(|&value| self.get(value)).collect();
+        (self.origin, self.layer) = (origin, layer);
         let ops = self.blocks.pop().unwrap_or_default();
         let depth = self.blocks.len() - 1;
         let closed: BTreeSet<ValueId> = (0..self.depth.len())
@@ -423,7 +440,7 @@ impl Emitter<'_> {
             })
             .collect();
         let op = CkksOp::Sum { counter, count: count.clone() };
-        let (op, results) = self.out.add_node(op, Vec::new(), types, node.origin, Some(Region { ops, yields }));
+        let (op, results) = self.node(op, Vec::new(), types, Some(Region { ops, yields }));
         self.depth.resize(self.out.values.len(), depth);
         self.blocks[depth].push(op);
         for (&result, value) in node.results.iter().zip(results) {
