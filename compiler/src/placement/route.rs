@@ -17,16 +17,19 @@ use super::search::{Demand, Lack, Outcome, Stuck, back, search};
 use super::steps::{Part, Segment};
 use crate::progress::Parts;
 
-type Table = Arc<Result<Vec<Outcome>, Stuck>>;
+/// A segment and what is asked of its end.
+type Question = (Arc<Segment>, Vec<Demand>);
+
+type Answer = Arc<Result<Vec<Outcome>, Stuck>>;
 
 /// Tables of segments that were searched.
 #[derive(Default)]
 pub(super) struct Tables {
-    known: Mutex<HashMap<(Arc<Segment>, Vec<Demand>), Table>>,
+    known: Mutex<HashMap<Question, Answer>>,
 }
 
 impl Tables {
-    fn of(&self, segment: &Arc<Segment>, demands: Vec<Demand>, levels: Levels) -> Table {
+    fn of(&self, segment: &Arc<Segment>, demands: Vec<Demand>, levels: Levels) -> Answer {
         let key = (Arc::clone(segment), demands);
         let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(table) = known().get(&key) {
@@ -88,7 +91,7 @@ pub(super) fn route(
     let mut ways = vec![Way { needs: BTreeMap::new(), states: Vec::new(), ns: 0, bootstraps: Vec::new() }];
     for part in parts.iter().rev() {
         let demands = |way: &Way| part.demands(way, graph, states, levels);
-        let found: Vec<Table> = ways.par_iter().map(|way| tables.of(&part.segment, demands(way), levels)).collect();
+        let found: Vec<Answer> = ways.par_iter().map(|way| tables.of(&part.segment, demands(way), levels)).collect();
         let mut longer = Vec::new();
         for (way, table) in ways.iter().zip(&found) {
             longer.extend(table.iter().flatten().map(|outcome| part.lengthened(way, outcome)));
