@@ -9,14 +9,11 @@ use cachemir_ir::cost::CostTable;
 use cachemir_ir::program::Program;
 
 use crate::lower::{LowerReport, SlotProgram};
-use crate::placement::{self, Infeasible};
+use crate::placement::{Infeasible, Placer};
 use crate::progress::Observer;
 
 /// By which part of itself the time of a token may grow for all everyday prompts; for a share of them, by that share of it.
 const WORTH_OF_ALL_PROMPTS: f64 = 0.25;
-
-/// Ops placed in all trials together, at most.
-const MOST_OPS: usize = 12_000;
 
 /// Places the program, with those deeper polynomials that are worth their time; the program and the report are changed
 /// accordingly.
@@ -30,19 +27,20 @@ pub(crate) fn place(
     costs: &CostTable,
     observer: &dyn Observer,
 ) -> Result<Program<CkksOp, CiphertextType>, Infeasible> {
-    let middle = i64::from(slots.context) / 2;
-    let mut placed = placement::place(slots, levels, observer)?;
-    let mut now_ns = costs.predict(&placed, "decode", middle);
-    let ops: usize = placed.entries.iter().map(|entry| entry.graph.nodes.len()).sum();
-    for further in std::mem::take(&mut report.further).into_iter().take(MOST_OPS / ops.max(1)) {
+    let placer = Placer::new(levels, costs);
+    let mut segments = placer.segments(slots)?;
+    let progress = segments.begin(observer);
+    let mut decided = placer.decide(slots, &segments, &progress)?;
+    for further in std::mem::take(&mut report.further) {
         let mut deeper = slots.clone();
         further.apply(&mut deeper);
-        let Ok(candidate) = placement::place(&deeper, levels, &()) else { continue };
-        let then_ns = costs.predict(&candidate, "decode", middle);
-        if then_ns <= (1.0 + WORTH_OF_ALL_PROMPTS * further.gained_prompts) * now_ns {
+        let Ok(changed) = placer.changed(&deeper, &segments, further.ops()) else { continue };
+        let Ok(candidate) = placer.decide(&deeper, &changed, &progress) else { continue };
+        let most_ns = (1.0 + WORTH_OF_ALL_PROMPTS * further.gained_prompts) * decided.decode_ns as f64;
+        if candidate.decode_ns as f64 <= most_ns {
             report.replace(&further);
-            (*slots, placed, now_ns) = (deeper, candidate, then_ns);
+            (*slots, segments, decided) = (deeper, changed, candidate);
         }
     }
-    Ok(placed)
+    placer.emit(slots, &decided)
 }

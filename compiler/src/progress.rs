@@ -65,7 +65,7 @@ impl Pass {
     }
 
     /// The pass's usual time for a decoder of so many layers, relative to the others; from decoders of two and of five
-    /// layers. Placement tries an exchange for each pair of candidates, and emits the whole program for each try.
+    /// layers.
     pub fn weight(self, layers: usize) -> f64 {
         let layers = layers as f64;
         match self {
@@ -75,7 +75,7 @@ impl Pass {
             Self::SlotRanges => 0.6 * layers,
             Self::Approximate => 1.0 * layers,
             Self::Magnitudes => 0.5 * layers,
-            Self::Place => 0.05 * layers.powf(3.6),
+            Self::Place => 0.01 * layers,
         }
     }
 }

@@ -1,9 +1,11 @@
 //! Placement on small programs: everything fits, nothing is wasted, the caches find their level.
 
-use cachemir_compiler::placement::{bootstraps, place};
+use cachemir_compiler::placement::{self, Infeasible, bootstraps};
 use cachemir_ir::ckks::{CiphertextType, CkksOp, Levels, infer};
+use cachemir_ir::cost::CostTable;
 use cachemir_ir::expression::Integer;
-use cachemir_ir::graph::{Graph, ValueId};
+use cachemir_ir::graph::{Graph, Origin, ValueId};
+use cachemir_ir::parameters::Parameters;
 use cachemir_ir::program::{EmbeddingForm, Entry, EntryKind, Placement, Program, State};
 use cachemir_ir::slots::{Chebyshev, Domain, Fill, Layout, SlotGraph, SlotOp, SlotType, StateId, WriteMode};
 
@@ -35,6 +37,10 @@ fn program(graph: SlotGraph, states: usize) -> Program<SlotOp, SlotType> {
         inputs: vec![EmbeddingForm::scaled(1.0)],
         logits: placement,
     }
+}
+
+fn place(program: &Program<SlotOp, SlotType>) -> Result<Program<CkksOp, CiphertextType>, Infeasible> {
+    placement::place(program, LEVELS, &CostTable::built_in(&Parameters::n16()), &())
 }
 
 /// Checks every op against `infer`.
@@ -75,7 +81,7 @@ fn squarings(count: usize) -> Program<SlotOp, SlotType> {
 fn a_chain_takes_the_fewest_bootstraps() {
     // 16 levels to begin with; a bootstrap gives 16 back but its input must have 3: each segment before one has 13.
     for (count, expected) in [(1, 0), (16, 0), (17, 1), (29, 1), (30, 2), (42, 2), (43, 3)] {
-        let placed = place(&squarings(count), LEVELS, &()).expect("feasible");
+        let placed = place(&squarings(count)).expect("feasible");
         assert_levels_agree(&placed);
         assert_eq!(bootstraps(&placed.entries[0].graph), expected, "{count} squarings");
     }
@@ -83,7 +89,7 @@ fn a_chain_takes_the_fewest_bootstraps() {
 
 #[test]
 fn results_of_bootstraps_fall_to_the_level_that_is_needed() {
-    let placed = place(&squarings(17), LEVELS, &()).expect("feasible");
+    let placed = place(&squarings(17)).expect("feasible");
     let output = placed.entries[0].graph.body.yields[0];
     assert_eq!(placed.entries[0].graph.ty(output).level, 0);
 }
@@ -95,9 +101,27 @@ fn an_op_that_never_fits_is_named() {
     let polynomial = Chebyshev { coefficients: vec![0.0; 1 << 17], interval: [-1.0, 1.0] };
     let y = push(&mut graph, SlotOp::Polynomial { polynomial, mask: None }, vec![x], 1)[0];
     graph.body.yields = vec![y];
-    let error = place(&program(graph, 0), LEVELS, &()).expect_err("17 levels do not fit");
+    let error = place(&program(graph, 0)).expect_err("17 levels do not fit");
     assert_eq!(error.entry, "decode");
-    assert!(error.message.contains("level 17"), "{}", error.message);
+    assert!(error.message.contains("depth 17"), "{}", error.message);
+}
+
+#[test]
+fn a_stretch_without_candidates_that_is_too_deep_is_named() {
+    let mut graph = SlotGraph::default();
+    let mut x = graph.add_input("x", ty());
+    for index in 0..20 {
+        let node = format!("/square {index}");
+        let origin = graph.intern_origin(Origin { node, op_type: "Mul".to_owned() });
+        let (id, results) = graph.add_node(SlotOp::Multiply, vec![x, x], vec![ty()], Some(origin), None);
+        graph.body.ops.push(id);
+        x = results[0];
+    }
+    graph.body.yields = vec![x];
+    let error = place(&program(graph, 0)).expect_err("20 levels do not fit");
+    // From square 3 on it takes 17 levels.
+    assert_eq!(error.origin, "Mul /square 3");
+    assert!(error.message.contains("needs level 17") && error.message.contains("16 is"), "{}", error.message);
 }
 
 #[test]
@@ -112,7 +136,7 @@ fn a_pair_is_refreshed_by_one_bootstrap() {
         (x, y) = (refreshed[0], refreshed[1]);
     }
     graph.body.yields = vec![x, y];
-    let placed = place(&program(graph, 0), LEVELS, &()).expect("feasible");
+    let placed = place(&program(graph, 0)).expect("feasible");
     assert_levels_agree(&placed);
     assert_eq!(bootstraps(&placed.entries[0].graph), 1);
 }
@@ -131,7 +155,7 @@ fn a_cache_is_kept_at_the_level_of_its_use() {
     let read = push(&mut graph, SlotOp::StateRead { state: StateId(0), index: index() }, vec![], 1)[0];
     let scores = push(&mut graph, SlotOp::Multiply, vec![x, read], 1)[0];
     graph.body.yields = vec![scores];
-    let placed = place(&program(graph, 1), LEVELS, &()).expect("feasible");
+    let placed = place(&program(graph, 1)).expect("feasible");
     assert_levels_agree(&placed);
     // The input is encrypted as low as it can be: ten squarings leave level 1 for the product with the cache.
     let graph = &placed.entries[0].graph;
@@ -160,7 +184,7 @@ fn a_cache_that_is_read_too_low_is_written_higher() {
         y = push(&mut graph, SlotOp::Multiply, vec![y, y], 1)[0];
     }
     graph.body.yields = vec![y];
-    let placed = place(&program(graph, 1), LEVELS, &()).expect("feasible");
+    let placed = place(&program(graph, 1)).expect("feasible");
     assert_levels_agree(&placed);
     assert_eq!(bootstraps(&placed.entries[0].graph), 1);
     assert!(placed.states[0].level >= Some(4));
@@ -180,7 +204,7 @@ fn conversions_of_outer_values_stay_outside_loops() {
     let (sum, results) = graph.add_node(op, vec![], vec![ty()], None, Some(body));
     graph.body.ops.push(sum);
     graph.body.yields = results;
-    let placed = place(&program(graph, 0), LEVELS, &()).expect("feasible");
+    let placed = place(&program(graph, 0)).expect("feasible");
     assert_levels_agree(&placed);
     let graph = &placed.entries[0].graph;
     graph.for_each_op(|id, depth| {

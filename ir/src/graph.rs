@@ -92,6 +92,8 @@ pub struct Node<O> {
     pub results: Vec<ValueId>,
     /// The ONNX node this op was made from.
     pub origin: Option<OriginId>,
+    /// The decoder layer that the op belongs to; none before the first and after the last, and in the tensor stage.
+    pub layer: Option<u32>,
     /// The block that the op repeats, for ops with a body.
     pub region: Option<Region>,
 }
@@ -136,7 +138,7 @@ impl<O, T> Graph<O, T> {
         id
     }
 
-    /// Creates an op with fresh result values and returns both. The op is in no block yet: push its id to one.
+    /// Creates an op of no layer with fresh result values and returns both. The op is in no block yet: push its id to one.
     pub fn add_node(
         &mut self,
         op: O,
@@ -151,7 +153,7 @@ impl<O, T> Graph<O, T> {
             results.push(ValueId(self.values.len() as u32));
             self.values.push(Value { ty, definition: Definition::Result(id, index as u32), name: String::new() });
         }
-        self.nodes.push(Node { op, inputs, results: results.clone(), origin, region });
+        self.nodes.push(Node { op, inputs, results: results.clone(), origin, layer: None, region });
         (id, results)
     }
 
@@ -289,6 +291,7 @@ impl<O, T> Graph<O, T> {
                 inputs: renamed(&node.inputs),
                 results: renamed(&node.results),
                 origin,
+                layer: node.layer,
                 region: node.region.as_ref().map(&region),
                 op: node.op,
             });

@@ -217,14 +217,6 @@ impl<'a, B: Backend> Probe<'a, B> {
     }
 }
 
-/// The layer that a node's name speaks of: `…layers.3…` or `…layers/3…`.
-fn layer_of(node: &str) -> Option<u32> {
-    let rest = &node[node.find("layers")? + "layers".len()..];
-    let digits = rest.get(1..)?;
-    let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
-    digits[..end].parse().ok()
-}
-
 /// −log2 of the largest and of the mean error, relative to the largest exact slot; `None` where that is all but zero.
 pub fn precision_bits(found: &[Complex64], exact: &[Complex64]) -> Option<(f64, f64)> {
     let largest = exact.iter().map(|slot| slot.norm()).fold(0.0, f64::max);
@@ -242,10 +234,8 @@ pub fn precision_bits(found: &[Complex64], exact: &[Complex64]) -> Option<(f64, 
 
 impl<B: Backend> Observer<(Ciphertext<B>, ClearCiphertext)> for Probe<'_, B> {
     fn after(&mut self, site: Site<'_>, results: &[&(Ciphertext<B>, ClearCiphertext)]) -> Result<(), Error> {
-        if let Some(origin) = site.graph.node(site.op).origin {
-            let node = &site.graph.origins[origin.index()].node;
-            self.layer = layer_of(node).map_or_else(|| "head".to_owned(), |layer| format!("layer {layer}"));
-        }
+        let layer = site.graph.node(site.op).layer;
+        self.layer = layer.map_or_else(|| "head".to_owned(), |layer| format!("layer {layer}"));
         for (ciphertext, exact) in results.iter().copied() {
             let found = self.cipher.decrypt(ciphertext)?;
             self.compare(site, &found, &exact.slots);
@@ -260,14 +250,6 @@ impl<B: Backend> Observer<(Ciphertext<B>, ClearCiphertext)> for Probe<'_, B> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn layers_are_found_in_names() {
-        assert_eq!(layer_of("/model/layers.12/self_attn/MatMul"), Some(12));
-        assert_eq!(layer_of("node_layers/3/mlp"), Some(3));
-        assert_eq!(layer_of("/lm_head/MatMul"), None);
-        assert_eq!(layer_of("layers"), None);
-    }
 
     #[test]
     fn precision_is_relative_to_the_largest_slot() {

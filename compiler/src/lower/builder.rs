@@ -24,6 +24,7 @@ pub(super) struct Builder {
     slots: usize,
     blocks: Vec<Block>,
     origin: Option<OriginId>,
+    layer: Option<u32>,
     next_counter: u32,
 }
 
@@ -45,6 +46,7 @@ impl Builder {
             slots,
             blocks: vec![Block::default()],
             origin: None,
+            layer: None,
             next_counter: first_counter,
         }
     }
@@ -57,6 +59,11 @@ impl Builder {
     /// Ops from here on come from this ONNX node.
     pub(super) fn set_origin(&mut self, origin: Option<Origin>) {
         self.origin = origin.map(|origin| self.graph.intern_origin(origin));
+    }
+
+    /// Ops from here on belong to this decoder layer.
+    pub(super) fn set_layer(&mut self, layer: Option<usize>) {
+        self.layer = layer.map(|layer| layer as u32);
     }
 
     /// Adds an input of the graph.
@@ -104,6 +111,7 @@ impl Builder {
     fn push(&mut self, op: SlotOp, inputs: Vec<ValueId>, layouts: Vec<Layout>, region: Option<Region>) -> Vec<ValueId> {
         let types = layouts.into_iter().map(|layout| SlotType { layout, max_abs: f64::INFINITY }).collect();
         let (id, results) = self.graph.add_node(op, inputs, types, self.origin, region);
+        self.graph.nodes[id.index()].layer = self.layer;
         self.block().region.ops.push(id);
         results
     }

@@ -24,6 +24,7 @@ pub(super) fn decode(shape: &Shape, roles: &Roles, plan: &Plan, first_counter: u
     let rows = || (Integer::slot() % shape.stride()).equal(0);
     let one = Integer::from(1_i64);
     for layer in 0..roles.layers.len() {
+        entry.builder.set_layer(Some(layer));
         if layer > 0 {
             normed = entry.norm(2 * layer, x, rows(), None);
         }
@@ -32,6 +33,7 @@ pub(super) fn decode(shape: &Shape, roles: &Roles, plan: &Plan, first_counter: u
         x = entry.residual(layer, 0, x, update, rows());
         x = entry.gated(layer, x, 1, &one);
     }
+    entry.builder.set_layer(None);
     let normed = entry.norm(2 * roles.layers.len(), x, rows(), None);
     let logits = entry.head(normed);
     entry.finish(logits)

@@ -192,6 +192,11 @@ pub struct Further {
 }
 
 impl Further {
+    /// By entry point: the ops that it changes.
+    pub(crate) fn ops(&self) -> &[Vec<OpId>] {
+        &self.ops
+    }
+
     /// Puts the polynomial into a program.
     pub(crate) fn apply(&self, program: &mut SlotProgram) {
         for (entry, ops) in program.entries.iter_mut().zip(&self.ops) {

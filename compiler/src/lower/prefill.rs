@@ -30,6 +30,7 @@ pub(super) fn prefill(shape: &Shape, roles: &Roles, plan: &Plan, first_counter: 
     let chunk = shape.chunk;
     let token = || Integer::slot() % shape.stride();
     for layer in 0..roles.layers.len() {
+        entry.builder.set_layer(Some(layer));
         if layer > 0 {
             normed = entry.norm(2 * layer, x, token().less(Integer::count()), None);
         }
@@ -38,6 +39,7 @@ pub(super) fn prefill(shape: &Shape, roles: &Roles, plan: &Plan, first_counter: 
         x = entry.residual(layer, 0, x, update, token().less(chunk));
         x = entry.gated(layer, x, chunk, &Integer::count());
     }
+    entry.builder.set_layer(None);
     // Only the last token is kept, by a mask on the coefficients of the last norm.
     let last = token().equal(Integer::count() - 1);
     let normed = entry.norm(2 * roles.layers.len(), x, token().less(Integer::count()), Some(last));

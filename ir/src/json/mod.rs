@@ -2,8 +2,8 @@
 //!
 //! Ids are those of the text form. Each entry point has one flat list of ops in execution order, one op a line, an op with
 //! a body ahead of its body's ops; units are in the names of fields; expressions are trees of objects; weights and other
-//! tables appear by hash, never inline. Every op names the ONNX node it came from; ops of the ckks stage carry the level at
-//! which they are executed and the cost of one execution.
+//! tables appear by hash, never inline. Every op names the ONNX node it came from, and the decoder layer that it belongs to;
+//! ops of the ckks stage carry the level at which they are executed and the cost of one execution.
 
 // Appending formatted pieces to a string reads better than `write!`, whose error cannot occur here.
 #![allow(clippy::format_push_string)]
@@ -185,6 +185,7 @@ fn ops<O: TextOp>(graph: &Graph<O, O::Type>, extra: Extra<'_, O>) -> Vec<Map<Str
             ("results", results.into()),
             ("attributes", node.op.json_attributes().into()),
         ]);
+        object.extend(node.layer.map(|layer| ("layer".to_owned(), layer.into())));
         if let Some(origin) = node.origin {
             let origin = &graph.origins[origin.index()];
             let origin = fields([("node", origin.node.as_str().into()), ("op_type", origin.op_type.as_str().into())]);

@@ -28,6 +28,7 @@ fn slots_dumps_follow_the_schema() {
     let document = check(&dump_slots(&program), program.entries[0].graph.nodes.len());
     let ops = document["entries"][0]["ops"].as_array().unwrap();
     assert_eq!(ops[0]["origin"]["op_type"], "MatMul");
+    assert_eq!((&ops[0]["layer"], &ops[4]["layer"]), (&Value::Null, &31.into()));
     // mask(s < 9, t0[s % 6]) * 0.30000000000000004
     let slot = json!({"variable": "slot"});
     let looked_up = json!({"table": 0, "index": {"operator": "remainder", "operands": [slot, 6]}});

@@ -261,6 +261,7 @@ fn entry_to_wire(entry: &Entry<CkksOp, CiphertextType>) -> wire::Entry {
             inputs: node.inputs.iter().map(|value| value.0).collect(),
             results: node.results.iter().map(|value| value.0).collect(),
             origin: node.origin.map(|origin| origin.0),
+            layer: node.layer,
             region: node.region.as_ref().map(region_to_wire),
         }
     };
@@ -317,6 +318,7 @@ fn entry_from_wire(entry: wire::Entry) -> Result<Entry<CkksOp, CiphertextType>, 
             inputs: node.inputs.into_iter().map(ValueId).collect(),
             results,
             origin: node.origin.map(OriginId),
+            layer: node.layer,
             region: node.region.map(region_from_wire),
         });
     }

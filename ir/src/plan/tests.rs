@@ -42,6 +42,7 @@ pub(crate) fn example() -> Plan {
     let sum = CkksOp::Sum { counter: 0, count: Integer::position() / 8 + 1 };
     let (sum, _) = graph.add_node(sum, vec![], vec![ty(3, false)], origin, Some(region));
     body.ops.push(sum);
+    graph.nodes[1].layer = Some(31);
     body.yields = vec![landed];
     graph.body = body;
     let placement = Placement { index_to_slot: vec![0, 4, 8], token_stride: 1 };

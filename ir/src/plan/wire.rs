@@ -209,6 +209,8 @@ pub(super) struct Node {
     pub(super) results: Vec<u32>,
     #[prost(uint32, optional, tag = "5")]
     pub(super) origin: Option<u32>,
+    #[prost(uint32, optional, tag = "7")]
+    pub(super) layer: Option<u32>,
     #[prost(message, optional, tag = "6")]
     pub(super) region: Option<Region>,
 }

@@ -422,9 +422,12 @@ impl<O: TextOp> Parts<O, O::Type> {
         if opens != op.has_body() {
             return Err(line.expected(if opens { "no body" } else { "`{` and a body" }));
         }
-        let (mut stated, mut origin) = (None, None);
+        let (mut stated, mut layer, mut origin) = (None, None, None);
         if line.eat(";") {
             stated = Some(line.id("@", "an op such as @0")?);
+            if line.eat_word("layer") {
+                layer = Some(line.integer()?);
+            }
             if !line.at_end() {
                 origin = Some(self.origin(line)?);
             }
@@ -438,7 +441,7 @@ impl<O: TextOp> Parts<O, O::Type> {
             self.define(line, *result, Value { ty, definition, name: name.clone() })?;
         }
         let results = results.into_iter().map(|(result, _)| result).collect();
-        match self.nodes.insert(id.0, Node { op, inputs, results, origin, region }) {
+        match self.nodes.insert(id.0, Node { op, inputs, results, origin, layer, region }) {
             None => Ok(id),
             Some(_) => Err(line.error(format!("{id} is defined twice"))),
         }

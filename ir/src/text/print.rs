@@ -224,6 +224,9 @@ fn op<O: TextOp>(out: &mut String, graph: &Graph<O, O::Type>, id: OpId, depth: u
         out.push_str(" {");
     }
     out.push_str(&format!("  ; {id}"));
+    if let Some(layer) = node.layer {
+        out.push_str(&format!(" layer {layer}"));
+    }
     if let Some(origin) = node.origin {
         write_origin(out, origin, &graph.origins[origin.index()]);
     }

@@ -81,6 +81,7 @@ pub(crate) fn slots_example() -> Program<SlotOp, SlotType> {
     for (op, inputs, results) in ops {
         body.ops.push(graph.add_node(op, inputs, results, origin, None).0);
     }
+    (graph.nodes[3].layer, graph.nodes[4].layer) = (Some(0), Some(31));
     let read = SlotOp::StateRead { state, index: Integer::counter(1) };
     let (read, values) = graph.add_node(read, vec![], vec![ty(2.0)], None, None);
     let region = Region { ops: vec![read], yields: values };
@@ -92,6 +93,7 @@ pub(crate) fn slots_example() -> Program<SlotOp, SlotType> {
     body.ops.push(outer);
     body.yields = values;
     graph.body = body;
+    graph.nodes[outer.index()].layer = Some(1);
     graph.values[4].name = "p 1".into();
     graph.values[5].name = "scores".into();
     let mut empty = SlotGraph::default();
