@@ -88,6 +88,9 @@ pub struct Approximation {
 /// Largest degree that is tried.
 pub const LARGEST_DEGREE: usize = 127;
 
+/// Largest degree of [`fit`]: wide gates need one level more.
+const LARGEST_FITTED: usize = 2 * LARGEST_DEGREE + 1;
+
 /// The polynomial of the given degree that agrees with f in the Chebyshev nodes of [-1, 1].
 pub fn interpolate(f: impl Fn(f64) -> f64, degree: usize) -> Chebyshev {
     let count = degree + 1;
@@ -182,7 +185,7 @@ impl Target {
 }
 
 /// The interpolating polynomial of least depth whose error over [-1, 1] is the needed one, and of the least degree of
-/// that depth that has the wished one, or else of the largest; the best one up to [`LARGEST_DEGREE`] if none will do.
+/// that depth that has the wished one, or else of the largest; the best one up to [`LARGEST_FITTED`] if none will do.
 pub fn fit(function: Function, affine: Affine, target: Target, measure: Measure) -> Approximation {
     let f = |u: f64| function.evaluate(affine.argument(u));
     let attempt = |degree: usize| {
@@ -190,8 +193,8 @@ pub fn fit(function: Function, affine: Affine, target: Target, measure: Measure)
         let error = largest_error(f, &polynomial, -1.0, 1.0, measure);
         Approximation { polynomial, error, accurate: [affine.argument(-1.0), affine.argument(1.0)] }
     };
-    let full = depths().map(attempt).find(|found| found.error <= target.needed);
-    let full = full.unwrap_or_else(|| attempt(LARGEST_DEGREE));
+    let full = depths().chain([LARGEST_FITTED]).map(attempt).find(|found| found.error <= target.needed);
+    let full = full.unwrap_or_else(|| attempt(LARGEST_FITTED));
     let degree = full.polynomial.degree();
     (degree / 2 + 1..degree).map(attempt).find(|smaller| smaller.error <= target.wished).unwrap_or(full)
 }

@@ -250,6 +250,9 @@ fn run(
         interpreter.call_with("decode", position as i64, 1, &input, decode)?;
         progress.one();
     }
+    if program.entry("prefill").is_none() {
+        return Ok(());
+    }
     interpreter.reset();
     // A prefill begins at a multiple of the chunk: tokens ahead of the first one go in one by one.
     let aligned = first.next_multiple_of(shape.chunk).min(sequence.len());

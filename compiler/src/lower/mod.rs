@@ -334,14 +334,15 @@ fn build(
         tables: tables::tables(model, roles, plan).into_iter().chain(prefix.tables(shape)).collect(),
         states,
         prefix: prefix.tokens.clone(),
-        entries: vec![
-            Entry { kind: EntryKind::Decode, graph: decode.graph, checks: decode.checks },
-            Entry {
+        entries: [Entry { kind: EntryKind::Decode, graph: decode.graph, checks: decode.checks }]
+            .into_iter()
+            // A prefill of one token is a decode step.
+            .chain((shape.chunk > 1).then_some(Entry {
                 kind: EntryKind::Prefill { chunk: shape.chunk as u32 },
                 graph: prefill.graph,
                 checks: prefill.checks,
-            },
-        ],
+            }))
+            .collect(),
         embedding: Placement { index_to_slot: (0..hidden).map(|index| index * stride).collect(), token_stride: 1 },
         inputs: entry::input_forms(roles, plan),
         logits: Placement { index_to_slot: logit_slots(shape), token_stride: 0 },
