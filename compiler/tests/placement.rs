@@ -29,7 +29,7 @@ fn program(graph: SlotGraph, states: usize) -> Program<SlotOp, SlotType> {
     Program {
         slots: 8,
         context: 8,
-        tables: Vec::new(),
+        tables: std::sync::Arc::default(),
         states: (0..states).map(state).collect(),
         prefix: Vec::new(),
         entries: vec![Entry { kind: EntryKind::Decode, graph, checks: vec![] }],

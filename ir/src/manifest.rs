@@ -226,7 +226,7 @@ mod tests {
         let program = Program {
             slots: 64,
             context: 5,
-            tables: vec![],
+            tables: std::sync::Arc::default(),
             states: vec![],
             prefix: vec![],
             entries: vec![Entry { kind: EntryKind::Decode, graph, checks: vec![] }],

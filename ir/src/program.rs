@@ -1,5 +1,7 @@
 //! Entry points over declared state: what a plan executes.
 
+use std::sync::Arc;
+
 use crate::Error;
 use crate::expression::{Environment, TableId, Variable, Vector};
 use crate::graph::Graph;
@@ -209,8 +211,8 @@ pub struct Program<O, T> {
     pub slots: u32,
     /// Most tokens in a session.
     pub context: u32,
-    /// Tables that plaintext vectors look up.
-    pub tables: Vec<Table>,
+    /// Tables that plaintext vectors look up; copies of a program, and its next stage, share them.
+    pub tables: Arc<Vec<Table>>,
     /// State arrays.
     pub states: Vec<State>,
     /// Tokens that every session begins with, known to the server: their keys and values are what the state holds initially.

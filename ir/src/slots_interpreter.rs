@@ -516,7 +516,7 @@ mod tests {
         Program {
             slots: 4,
             context: 8,
-            tables: vec![],
+            tables: Arc::default(),
             states: vec![State { name: "cache".into(), capacity: 2, layout: TYPE.layout, level: None, initial: None }],
             prefix: vec![],
             entries: vec![Entry { kind: EntryKind::Decode, graph, checks: vec![] }],

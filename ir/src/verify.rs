@@ -296,7 +296,7 @@ fn problems<O: Checked<Type: Bounded>>(
     check_op: impl Fn(&Graph<O, O::Type>, OpId, &[State]) -> Vec<String>,
 ) -> Vec<Problem> {
     let mut found = Vec::new();
-    for table in &program.tables {
+    for table in program.tables.iter() {
         let entries = table.shape.iter().try_fold(1_usize, |product, extent| product.checked_mul(*extent as usize));
         if entries != Some(table.values.len()) {
             let (name, shape, length) = (&table.name, &table.shape, table.values.len());

@@ -331,7 +331,7 @@ fn build(
     let program = Program {
         slots: shape.slots as u32,
         context: shape.model.context as u32,
-        tables: tables::tables(model, roles, plan).into_iter().chain(prefix.tables(shape)).collect(),
+        tables: tables::tables(model, roles, plan).into_iter().chain(prefix.tables(shape)).collect::<Vec<_>>().into(),
         states,
         prefix: prefix.tokens.clone(),
         entries: [Entry { kind: EntryKind::Decode, graph: decode.graph, checks: decode.checks }]

@@ -91,6 +91,10 @@ fn exponential_of_scores(
 /// to leave the row positive.
 const ROUGHEST_TOLERATED: f64 = 0.95;
 
+/// Sums of exponentials that are nearly zero may be as much below it as their polynomial is wrong: this part of the largest
+/// sum.
+const BELOW_ZERO: f64 = 1e-3;
+
 /// The row sums of one stage.
 #[derive(Clone)]
 struct Sum {
@@ -166,7 +170,8 @@ fn sums_within(
             let excess = (seen.all.max / seen.text.max).max(1.0);
             let tiers = tiers.map(|range| Range { max: range.max * excess, ..range });
             let degree = rough_degree(tiers[0], options.rough_error);
-            let rough = sum(tiers, &|range| Affine::onto(0.0, range.max), degree, roughest);
+            let from_zero = |range: Range| Affine::onto(-BELOW_ZERO * range.max, range.max);
+            let rough = sum(tiers, &from_zero, degree, roughest);
             roughness = reciprocal_error(rough.range, degree);
             sums.push(rough);
         }

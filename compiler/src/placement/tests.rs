@@ -94,7 +94,7 @@ fn program(graphs: Vec<SlotGraph>) -> Program<SlotOp, SlotType> {
     Program {
         slots: 8,
         context: 8,
-        tables: Vec::new(),
+        tables: std::sync::Arc::default(),
         states: vec![State { name: "cache".to_owned(), capacity: 1, layout: LAYOUT, level: None, initial: None }],
         prefix: Vec::new(),
         entries: entries.collect(),

@@ -375,7 +375,7 @@ fn program_from_wire(program: wire::Program, blobs: &BlobsRead<'_>) -> Result<Ck
     Ok(Program {
         slots: program.slots,
         context: program.context,
-        tables,
+        tables: tables.into(),
         states,
         prefix: program.prefix,
         entries: program.entries.into_iter().map(entry_from_wire).collect::<Result<_, _>>()?,

@@ -49,7 +49,8 @@ pub(crate) fn example() -> Plan {
     let program = Program {
         slots: 32,
         context: 16,
-        tables: vec![Table { name: "w".into(), shape: vec![2, 3], values: vec![1.0, -2.0, 0.5, 1e-9, 0.0, 7.0] }],
+        tables: vec![Table { name: "w".into(), shape: vec![2, 3], values: vec![1.0, -2.0, 0.5, 1e-9, 0.0, 7.0] }]
+            .into(),
         states: vec![State { name: "cache".into(), capacity: 2, layout, level: Some(3), initial: None }],
         prefix: vec![],
         entries: vec![Entry { kind: EntryKind::Decode, graph, checks: vec![] }],
@@ -200,7 +201,7 @@ fn plans_that_make_no_sense_are_not_written() {
     };
     refuse(|plan| plan.program.slots = 33, "power of two");
     refuse(|plan| plan.program.context = 0, "context");
-    refuse(|plan| plan.program.tables.clear(), "table t0");
+    refuse(|plan| plan.program.tables = std::sync::Arc::default(), "table t0");
     refuse(|plan| plan.program.states.clear(), "state array c0");
     refuse(|plan| plan.program.logits.index_to_slot[0] = 32, "out of range");
     refuse(|plan| plan.model.vocabulary = 4, "entries");

@@ -1,6 +1,7 @@
 //! Reading what [`super::print`] writes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::cursor::Cursor;
 use super::expression::read_vector;
@@ -37,7 +38,7 @@ pub fn parse<O: TextOp>(text: &str, find: FindValues<'_>) -> Result<Program<O, O
     let mut program = Program {
         slots,
         context,
-        tables: vec![],
+        tables: Arc::default(),
         states: vec![],
         prefix: vec![],
         entries: vec![],
@@ -53,7 +54,7 @@ pub fn parse<O: TextOp>(text: &str, find: FindValues<'_>) -> Result<Program<O, O
                 let shape = shape(&mut line)?;
                 line.expect_word("blake3")?;
                 let values = values(&mut line, &name, find)?;
-                program.tables.push(Table { name, shape, values });
+                Arc::make_mut(&mut program.tables).push(Table { name, shape, values });
             }
             "state" => {
                 let name = declared(&mut line, "c", program.states.len())?;

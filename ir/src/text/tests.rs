@@ -111,15 +111,16 @@ pub(crate) fn slots_example() -> Program<SlotOp, SlotType> {
             crate::program::Table { name: "w".into(), shape: vec![2, 3], values: vec![1.0, -2.0, 0.5, 1e-9, 0.0, 7.0] },
             crate::program::Table { name: "cos 2".into(), shape: vec![], values: vec![0.1] },
             crate::program::Table { name: "b".into(), shape: vec![2], values: vec![0.5, -0.5] },
-        ],
+        ]
+        .into(),
         states: vec![State {
             name: "k".into(),
             capacity: 2,
             layout: layout(Fill::Tokens, Domain::Real),
             level: None,
-            initial: None,
+            initial: Some(Vector::Table(TableId(0), Integer::slot() + Integer::Variable(State::INDEX))),
         }],
-        prefix: vec![],
+        prefix: vec![3, 1],
         entries: vec![
             Entry { kind: EntryKind::Decode, graph, checks: vec![check] },
             Entry { kind: EntryKind::Prefill { chunk: 4 }, graph: empty, checks: vec![] },

@@ -91,7 +91,7 @@ fn program() -> CkksProgram {
     Program {
         slots: SLOTS as u32,
         context: 4,
-        tables: vec![table],
+        tables: vec![table].into(),
         states: vec![State { name: "cache".to_owned(), capacity: 3, layout, level: Some(6), initial }],
         prefix: vec![],
         entries: vec![Entry { kind: EntryKind::Decode, graph, checks: vec![] }],

@@ -60,7 +60,7 @@ fn program(graph: CkksGraph) -> CkksProgram {
     Program {
         slots: SLOTS as u32,
         context: 16,
-        tables: vec![table("weights", 4 * SLOTS)],
+        tables: vec![table("weights", 4 * SLOTS)].into(),
         states: vec![State { name: "cache".to_owned(), capacity: 3, layout, level: Some(5), initial: None }],
         prefix: vec![],
         entries: vec![Entry { kind: EntryKind::Decode, graph, checks: vec![] }],

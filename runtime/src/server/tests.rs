@@ -28,7 +28,7 @@ fn program() -> CkksProgram {
     Program {
         slots: 2,
         context: 4,
-        tables: vec![],
+        tables: std::sync::Arc::default(),
         states: vec![State { name: "sum".to_owned(), capacity: 2, layout, level: Some(4), initial: None }],
         prefix: vec![],
         entries: vec![Entry { kind: EntryKind::Decode, graph, checks: vec![] }],

@@ -137,7 +137,7 @@ pub(crate) fn write_changed_plan(folder: &Path, context: u32, change: impl FnOnc
     let program = Program {
         slots: SLOTS as u32,
         context,
-        tables: vec![table("last", last), table("all", all)],
+        tables: vec![table("last", last), table("all", all)].into(),
         states: vec![State { name: "sum".to_owned(), capacity: 1, layout, level: Some(STATE_LEVEL), initial: None }],
         prefix: vec![],
         entries: vec![entry(EntryKind::Decode), entry(EntryKind::Prefill { chunk: 2 })],
