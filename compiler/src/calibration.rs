@@ -34,7 +34,7 @@ const CONTINUED_TOKENS: usize = 12;
 const RARE_LENGTHS: [usize; 4] = [6, 24, 96, usize::MAX];
 
 /// Tokens in random order: at least so many, once the vocabulary or this if that is more, and no more than this.
-const RARE_TOKENS: [usize; 3] = [1500, 3000, 4096];
+const RARE_TOKENS: [usize; 3] = [1000, 3000, 4096];
 
 /// Parameters of models that are tried on all of the text. Of larger ones every tensor has more entries in each step, and
 /// fewer steps show as much.

@@ -239,8 +239,9 @@ impl Plan {
             (least, further)
         };
         let (norms, further) = roles.norms.par_iter().enumerate().skip(1).map(norm).unzip();
-        let layers = softmaxes.iter().enumerate().map(|(layer, softmax)| layer_plan(layer, softmax, &of, options));
-        Self { root_width, norms, further, layers: layers.collect() }
+        let layer = |(layer, softmax): (usize, &SoftmaxPlan)| layer_plan(layer, softmax, &of, options);
+        let layers = softmaxes.par_iter().enumerate().map(layer).collect();
+        Self { root_width, norms, further, layers }
     }
 
     /// σ at a norm: the program holds the residual stream times this. All slots of a stream whose mean square lies in

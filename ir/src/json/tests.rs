@@ -18,7 +18,8 @@ fn check(text: &str, ops: usize) -> Value {
     assert_eq!(faults(&document), [""; 0], "{text}");
     let schema: Value = serde_json::from_str(SCHEMA).unwrap();
     assert_eq!(schema["$id"], document["$schema"]);
-    assert_eq!(text.lines().filter(|line| line.contains("\"operands\":")).count(), ops);
+    let is_op = |line: &&str| line.contains("\"kind\":") && line.contains("\"operands\":");
+    assert_eq!(text.lines().filter(is_op).count(), ops);
     document
 }
 
