@@ -4,7 +4,7 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use cachemir_compiler::compile::{Compilation, CompileOptions, compile};
+use cachemir_compiler::compile::{Compilation, CompileOptions, PublicPrefix, compile};
 use cachemir_ir::tensor::Interpreter;
 use cachemir_runtime::Error;
 use cachemir_runtime::check::RangeCheck;
@@ -24,11 +24,15 @@ fn folder() -> PathBuf {
 }
 
 fn compiled(route: &str, parameters: &str) -> Compilation {
+    compiled_with(route, parameters, None)
+}
+
+fn compiled_with(route: &str, parameters: &str, prefix: Option<PublicPrefix>) -> Compilation {
     let options = CompileOptions {
         config: None,
         tokenizer: None,
         calibration: Some(folder().join("calibration.txt")),
-        prefix: None,
+        prefix,
         context: None,
         parameters: parameters.to_owned(),
     };
@@ -172,9 +176,8 @@ fn prompts_unlike_the_calibration_text_stay_in_range() {
     }
 }
 
-#[test]
-fn encrypted_text_is_the_reference_text() {
-    let plans = plans(&compiled("optimum", INSECURE));
+/// The greedy continuation of a prompt by five tokens under encryption, with the logits.
+fn encrypted(plans: &Plans, prompt: &[u32]) -> (Vec<u32>, Vec<Vec<f64>>) {
     let plan = &plans.server;
     let engine = Engine::new(plan, None).expect("the parameters fit");
     let cipher = SecretCipher::generate(engine.encoder().clone()).expect("a secret key");
@@ -184,12 +187,18 @@ fn encrypted_text_is_the_reference_text() {
     let executor = Executor::new(algebra, &plan.program, plan.levels(), PLAINTEXT_BYTES).expect("the program fits");
     let server = Server::new(executor, plans.client.plan_hash);
     let client = plans.open_client(cipher).expect("a client");
-    let (prompt, expected) = references().remove(1);
     let mut recorder = Recorder { logits: Vec::new(), observer: () };
+    (continued(&client, &server, prompt, 5, &mut recorder), recorder.logits)
+}
+
+#[test]
+fn encrypted_text_is_the_reference_text() {
+    let plans = plans(&compiled("optimum", INSECURE));
+    let plan = &plans.server;
+    let (prompt, expected) = references().remove(1);
     // The first token comes from the prefill, the other four from decode steps.
-    let found = continued(&client, &server, &prompt, 5, &mut recorder);
+    let (found, encrypted) = encrypted(&plans, &prompt);
     assert_eq!(found, expected[..5]);
-    let encrypted = recorder.logits;
 
     // The noise model in the clear is on the safe side: as noisy as encryption, and by two bits and a half more at most.
     let exact = logits_of(&plans, Clear::new(plan.program.slots as usize, plan.levels()), ClearCipher, &prompt);
@@ -204,6 +213,20 @@ fn encrypted_text_is_the_reference_text() {
         measured > 0.0 && (1.0..=6.0).contains(&(predicted / measured)),
         "{measured} measured, {predicted} predicted"
     );
+}
+
+#[test]
+fn encrypted_text_behind_a_public_prefix_is_the_reference_text() {
+    let plans = plans(&compiled_with("optimum", INSECURE, Some(PublicPrefix::Text("Lily and".to_owned()))));
+    let (prompt, expected) = references().remove(1);
+    let prefix = &plans.client.prefix;
+    assert!(prefix.len() > 1 && prefix.len() < prompt.len() && prompt.starts_with(prefix), "{prefix:?}");
+    let (found, _) = encrypted(&plans, &prompt);
+    assert_eq!(found, expected[..5]);
+    // A prompt goes on behind the prefix.
+    let client = plans.open_client(ClearCipher).expect("a client");
+    let rest = prompt[prefix.len()..].to_vec();
+    assert_eq!(client.prompt_tokens(&[], &Prompt::Tokens(rest)).expect("a prompt"), prompt);
 }
 
 /// The logits of five steps after a prompt.

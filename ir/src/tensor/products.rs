@@ -4,6 +4,9 @@
 //! that results are the same everywhere, and the same for one vector as for many. A row of weights is read once for all
 //! vectors.
 
+// What is compiled for each kind of processor has to be part of the function that is dispatched.
+#![allow(clippy::inline_always)]
+
 use std::array::from_fn;
 
 use pulp::{Arch, Simd, WithSimd};
