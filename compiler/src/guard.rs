@@ -168,7 +168,7 @@ fn norm_check(model: &TensorModel, head: &Head) -> Option<NormCheck> {
 }
 
 /// What was seen of exact logits.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Seen {
     logits: Range,
     length: Range,
@@ -190,7 +190,9 @@ impl Seen {
         let sequences: Vec<&[u32]> = calibration.sequences().map(|sequence| &sequence[..cut(sequence)]).collect();
         let one = |logits: &Vec<f64>| {
             let mut seen = Self::default();
-            logits.iter().for_each(|&logit| seen.logits.include(logit));
+            for &logit in logits {
+                seen.logits.include(logit);
+            }
             if let Some(norm) = norm {
                 let reading = norm.read(logits, embedding);
                 seen.length.include(reading.length);
@@ -201,7 +203,7 @@ impl Seen {
         let mut all = Self::default();
         read(model, prefix, &sequences, |interpreter, _| {
             let fed: Vec<Self> = interpreter.fed(logits).par_iter().map(one).collect();
-            all = fed.into_iter().fold(std::mem::take(&mut all), Self::union);
+            all = fed.into_iter().fold(all, Self::union);
             Ok::<(), Error>(())
         })?;
         Ok(all)
