@@ -97,7 +97,8 @@ impl Calibration {
             let prompts = if chat {
                 tokenizer.conversations(EVERYDAY)?
             } else {
-                behind(&prefix, &tokenizer.prefix()?, tokenizer.encode(EVERYDAY, &tokenizer.path)?)
+                let (begin, texts) = opened(tokenizer, &prefix, EVERYDAY, &tokenizer.path)?;
+                texts.into_iter().map(|text| [begin.clone(), text].concat()).collect()
             };
             let room = model.hyperparameters.context.saturating_sub(CONTINUED_TOKENS).max(1);
             let prompts =
@@ -213,12 +214,10 @@ fn read(imported: &ImportedModel, path: &Path, public: &[u32]) -> Result<Vec<Vec
     };
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     let longest = imported.model.hyperparameters.context.min(TEXT_TOKENS);
-    let special = tokenizer.prefix()?;
-    let prefix = if public.is_empty() { special.as_slice() } else { public };
+    let (prefix, texts) = opened(tokenizer, public, &lines, path)?;
     let mut sequences = Vec::new();
-    for tokens in tokenizer.encode(&lines, path)? {
+    for text in texts {
         // The parts of a long text begin as any text does.
-        let text = tokens.strip_prefix(special.as_slice()).unwrap_or(&tokens);
         for part in text.chunks(longest.saturating_sub(prefix.len()).max(1)) {
             sequences.push(prefix.iter().chain(part).copied().collect());
         }
@@ -229,13 +228,20 @@ fn read(imported: &ImportedModel, path: &Path, public: &[u32]) -> Result<Vec<Vec
     Ok(sequences)
 }
 
-/// Texts behind a public prefix, if there is one, instead of behind the special tokens that the tokenizer puts first.
-fn behind(prefix: &[u32], special: &[u32], texts: Vec<Vec<u32>>) -> Vec<Vec<u32>> {
-    if prefix.is_empty() {
-        return texts;
+/// What a text begins with, a public prefix or else the special tokens that the tokenizer puts first; and the texts without
+/// the latter.
+fn opened(
+    tokenizer: &TokenizerFile,
+    public: &[u32],
+    texts: &[&str],
+    source: &Path,
+) -> Result<(Vec<u32>, Vec<Vec<u32>>), Error> {
+    let special = tokenizer.prefix()?;
+    let mut texts = tokenizer.encode(texts, source)?;
+    for text in texts.iter_mut().filter(|text| text.starts_with(&special)) {
+        text.drain(..special.len());
     }
-    let placed = |text: &Vec<u32>| [prefix, text.strip_prefix(special).unwrap_or(text)].concat();
-    texts.iter().map(placed).collect()
+    Ok((if public.is_empty() { special } else { public.to_vec() }, texts))
 }
 
 /// How a text begins.

@@ -204,7 +204,6 @@ impl Seen {
         read(model, prefix, &sequences, |interpreter, _| {
             let fed: Vec<Self> = interpreter.fed(logits).par_iter().map(one).collect();
             all = fed.into_iter().fold(all, Self::union);
-            Ok::<(), Error>(())
         })?;
         Ok(all)
     }

@@ -2,7 +2,7 @@
 //!
 //! Every value is a vector of n real numbers; ops do exactly what [`crate::slots`] says, junk slots included: nothing is
 //! cleared that the program does not clear, so a missing mask shows up as a wrong answer. The interpreter keeps the
-//! state arrays between calls (elements never written are zero), checks that every slot of a polynomial's operand lies in
+//! state arrays between calls (elements never written are what the program says), checks that every slot of a polynomial's operand lies in
 //! the polynomial's interval, and records for each value the largest absolute value over all slots of all calls.
 
 mod formulas;
@@ -89,7 +89,6 @@ impl PreparedEntry {
 
 /// Executes the entry points of a program on vectors of real numbers and owns their state.
 pub struct Interpreter<'p> {
-    program: &'p SlotProgram,
     state: Vec<Vec<Option<Slots>>>,
     prepared: Arc<Prepared<'p>>,
     max_abs: Vec<Vec<f64>>,
@@ -106,7 +105,6 @@ impl<'p> Interpreter<'p> {
     pub fn of(prepared: Arc<Prepared<'p>>) -> Self {
         let program = prepared.program;
         Self {
-            program,
             state: program.states.iter().map(|state| vec![None; state.capacity as usize]).collect(),
             prepared,
             max_abs: program.entries.iter().map(|entry| vec![0.0; entry.graph.values.len()]).collect(),
@@ -131,7 +129,7 @@ impl<'p> Interpreter<'p> {
     }
 
     fn index(&self, entry: &str) -> Option<usize> {
-        self.program.entries.iter().position(|known| known.kind.name() == entry)
+        self.prepared.program.entries.iter().position(|known| known.kind.name() == entry)
     }
 
     /// Runs an entry point for `count` tokens from `position` on; returns the graph's outputs.
@@ -155,7 +153,7 @@ impl<'p> Interpreter<'p> {
         hooks: &mut dyn Hooks,
     ) -> Result<Vec<Vec<f64>>, Error> {
         let index = self.index(entry).ok_or_else(|| Error::Execution(format!("there is no entry point {entry}")))?;
-        let program = self.program;
+        let program = self.prepared.program;
         let graph = &program.entries[index].graph;
         let slots = program.slots as usize;
         if inputs.len() != graph.inputs.len() || inputs.iter().any(|input| input.len() != slots) {

@@ -139,7 +139,6 @@ impl Seen {
                 interpreter.rows(model.graph.node(op).inputs[0]).for_each(|row| rows.include(row));
             });
             parts.some(interpreter.places().len());
-            Ok::<(), Error>(())
         })?;
         Ok(seen)
     }

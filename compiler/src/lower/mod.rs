@@ -299,7 +299,7 @@ fn imprecise(step: &Step, roles: &Roles) -> Error {
     }
 }
 
-/// Builds both entry points; the sites are those of decode and of prefill.
+/// Builds decode, and prefill where it takes several tokens; the sites are those of the two.
 fn build(
     model: &TensorModel,
     shape: &Shape,
@@ -308,7 +308,15 @@ fn build(
     prefix: &Prefix,
 ) -> (SlotProgram, [Vec<SiteUse>; 2]) {
     let decode = decode::decode(shape, roles, plan, 0);
-    let prefill = prefill::prefill(shape, roles, plan, decode.next_counter);
+    let mut entries = vec![Entry { kind: EntryKind::Decode, graph: decode.graph, checks: decode.checks }];
+    let mut uses = [decode.uses, Vec::new()];
+    // A prefill of one token is a decode step.
+    if shape.chunk > 1 {
+        let prefill = prefill::prefill(shape, roles, plan, decode.next_counter);
+        let kind = EntryKind::Prefill { chunk: shape.chunk as u32 };
+        entries.push(Entry { kind, graph: prefill.graph, checks: prefill.checks });
+        uses[1] = prefill.uses;
+    }
     let cache = layout(shape.tokens(), Fill::Tokens);
     let state = |name: String, capacity: usize, initial: Option<Vector>| State {
         name,
@@ -334,20 +342,12 @@ fn build(
         tables: tables::tables(model, roles, plan).into_iter().chain(prefix.tables(shape)).collect::<Vec<_>>().into(),
         states,
         prefix: prefix.tokens.clone(),
-        entries: [Entry { kind: EntryKind::Decode, graph: decode.graph, checks: decode.checks }]
-            .into_iter()
-            // A prefill of one token is a decode step.
-            .chain((shape.chunk > 1).then_some(Entry {
-                kind: EntryKind::Prefill { chunk: shape.chunk as u32 },
-                graph: prefill.graph,
-                checks: prefill.checks,
-            }))
-            .collect(),
+        entries,
         embedding: Placement { index_to_slot: (0..hidden).map(|index| index * stride).collect(), token_stride: 1 },
         inputs: entry::input_forms(roles, plan),
         logits: Placement { index_to_slot: logit_slots(shape), token_stride: 0 },
     };
-    (program, [decode.uses, prefill.uses])
+    (program, uses)
 }
 
 /// Slot of each logit; slot s of the k-th output counts as k·n + s.

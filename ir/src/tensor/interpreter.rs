@@ -1,6 +1,9 @@
 //! Executes a tensor model in the clear, in double precision over the model's single-precision weights: one token, or
 //! several at once, of one session or of many, for which the weights are read once.
 
+use std::ops::Range;
+use std::slice::Chunks;
+
 use super::products::{dot, products};
 use super::{CacheKind, TensorModel, TensorOp};
 use crate::Error;
@@ -277,40 +280,42 @@ pub const PORTION: usize = 64;
 /// `seen` is told after each portion of the tokens behind the prefix, with the number of the first session's sequence.
 ///
 /// # Errors
-/// Those of [`Interpreter::feed`], and those of `seen`.
-pub fn read<E: From<Error>>(
+/// Those of [`Interpreter::feed`].
+pub fn read(
     model: &TensorModel,
     prefix: &[u32],
     sequences: &[&[u32]],
-    mut seen: impl FnMut(&Interpreter<'_>, usize) -> Result<(), E>,
-) -> Result<(), E> {
+    mut seen: impl FnMut(&Interpreter<'_>, usize),
+) -> Result<(), Error> {
     let mut begun = Interpreter::new(model)?;
     begun.feed(prefix)?;
     let context = model.hyperparameters.context;
-    let rest = |sequence: &&'_ [u32]| sequence.len().min(context).saturating_sub(prefix.len());
+    let rest = |sequence: &&[u32]| -> Range<usize> {
+        let end = sequence.len().min(context);
+        prefix.len().min(end)..end
+    };
     let mut first = 0;
     while first < sequences.len() {
-        let mut count = 1;
-        let mut tokens = rest(&sequences[first]);
+        let (mut count, mut tokens) = (1, rest(&sequences[first]).len());
         while let Some(next) = sequences.get(first + count)
-            && tokens + rest(next) <= PORTION
+            && tokens + rest(next).len() <= PORTION
         {
-            tokens += rest(next);
+            tokens += rest(next).len();
             count += 1;
         }
+        // Only a sequence that is alone has more than one portion.
+        let group = &sequences[first..first + count];
+        let mut portions: Vec<Chunks<'_, u32>> =
+            group.iter().map(|sequence| sequence[rest(sequence)].chunks(PORTION)).collect();
         let mut interpreter = begun.fork(count);
-        let begin = prefix.len();
-        let parts = sequences[first..first + count].iter().map(|sequence| &sequence[begin.min(sequence.len())..]);
-        let parts: Vec<&[u32]> = parts.map(|part| &part[..part.len().min(context - begin)]).collect();
-        for portion in 0..parts.iter().map(|part| part.len().div_ceil(PORTION)).max().unwrap_or(0) {
-            let of_part = |part: &'_ &[u32]| {
-                let at = (portion * PORTION).min(part.len());
-                at..(at + PORTION).min(part.len())
-            };
-            let fed: Vec<(usize, &[u32])> =
-                parts.iter().enumerate().map(|(session, part)| (session, &part[of_part(part)])).collect();
+        loop {
+            let next = portions.iter_mut().enumerate().filter_map(|(session, part)| Some((session, part.next()?)));
+            let fed: Vec<(usize, &[u32])> = next.collect();
+            if fed.is_empty() {
+                break;
+            }
             interpreter.feed_each(&fed)?;
-            seen(&interpreter, first)?;
+            seen(&interpreter, first);
         }
         first += count;
     }

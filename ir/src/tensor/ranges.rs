@@ -101,10 +101,7 @@ impl Ranges {
     pub fn calibrate(model: &TensorModel, sequences: &[Vec<u32>]) -> Result<Self, Error> {
         let mut ranges = Self::new(model);
         let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
-        read(model, &[], &sequences, |interpreter, _| {
-            ranges.record(model, interpreter);
-            Ok::<(), Error>(())
-        })?;
+        read(model, &[], &sequences, |interpreter, _| ranges.record(model, interpreter))?;
         Ok(ranges)
     }
 

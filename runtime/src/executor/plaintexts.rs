@@ -1,8 +1,8 @@
 //! Encoded plaintext vectors, kept between uses as far as a memory budget allows.
 //!
 //! A vector's value depends on its formula and on the variables that the formula mentions, so the key is the op, which of its
-//! vectors it is, and the values of those variables. Vectors that mention the position are dropped at the end of the call: the next call has
-//! another position.
+//! vectors it is, and the values of those variables. Vectors that mention the position are dropped at the end of the call:
+//! the next call has another position.
 
 use std::collections::HashMap;
 use std::sync::Arc;
