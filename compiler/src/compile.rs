@@ -17,9 +17,9 @@ use cachemir_ir::verify;
 
 use crate::calibration::{self, Calibration};
 use crate::import::{self, ImportOptions, ImportedModel};
-use crate::lower::{self, LowerOptions, LowerReport, Shape};
+use crate::lower::{LowerOptions, LowerReport, Shape, Survey};
 use crate::progress::{Observer, Pass};
-use crate::{Error, deepen, guard, locate, summary};
+use crate::{Error, deepen, guard, locate, packing, summary};
 
 /// Text that every session of a plan begins with. The server knows it, and the plan holds its keys and values.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,20 +109,20 @@ pub fn compile_watched(path: &Path, options: &CompileOptions, observer: &dyn Obs
     let chat = options.prefix == Some(PublicPrefix::Chat);
     let calibration = Calibration::of(&imported, options.calibration.as_deref(), prefix, chat, observer)?;
 
-    let smallest = Shape::smallest(&imported.model.hyperparameters)?.slots;
-    let slots = smallest.min(parameters.maximum_slots() as usize);
-    let rounding = parameters.rounding_deviation(slots);
-    let lower_options = LowerOptions {
-        slots: Some(slots),
-        rounding,
+    let levels = parameters.levels();
+    let costs = CostTable::built_in(&parameters);
+    let options_for = |shape: &Shape| LowerOptions {
+        rounding: parameters.rounding_deviation(shape.slots),
         calibration_tokens: calibration::slot_tokens(&imported.model),
         ..LowerOptions::default()
     };
-    let (mut slots, mut report) = lower::lower(&imported.model, &calibration, &lower_options, observer)?;
+    let survey = Survey::new(&imported.model, &calibration, &LowerOptions::default(), observer)?;
+    observer.begin(Pass::Pack);
+    let shapes = survey.shapes(parameters.maximum_slots() as usize)?;
+    let shape = packing::fastest(&survey, &shapes, levels, &costs, &options_for(&shapes[0]));
+    let (mut slots, mut report) = survey.lower(&shape, &options_for(&shape), observer)?;
     verify::slots(&slots, true)?;
 
-    let levels = parameters.levels();
-    let costs = CostTable::built_in(&parameters);
     let mut program = deepen::place(&mut slots, &mut report, levels, &costs, observer)
         .map_err(|cause| Error::Infeasible { entry: cause.entry, cause })?;
     observer.begin(Pass::Assemble);

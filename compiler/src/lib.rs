@@ -14,6 +14,7 @@ pub mod guard;
 pub mod import;
 pub mod locate;
 pub mod lower;
+mod packing;
 pub mod placement;
 pub mod progress;
 pub mod summary;

@@ -11,6 +11,8 @@ pub enum Pass {
     Calibrate,
     /// Sees the ranges of values in the model.
     ModelRanges,
+    /// Chooses the number of slots.
+    Pack,
     /// Sees the ranges of all slots in the packed program.
     SlotRanges,
     /// Chooses polynomials and packs the program with them.
@@ -25,10 +27,11 @@ pub enum Pass {
 
 impl Pass {
     /// All passes, in order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Import,
         Self::Calibrate,
         Self::ModelRanges,
+        Self::Pack,
         Self::SlotRanges,
         Self::Approximate,
         Self::Magnitudes,
@@ -42,6 +45,7 @@ impl Pass {
             Self::Import => "import",
             Self::Calibrate => "calibrate",
             Self::ModelRanges => "model_ranges",
+            Self::Pack => "pack",
             Self::SlotRanges => "slot_ranges",
             Self::Approximate => "approximate",
             Self::Magnitudes => "magnitudes",
@@ -56,6 +60,7 @@ impl Pass {
             Self::Import => "reading the model",
             Self::Calibrate => "preparing calibration text",
             Self::ModelRanges => "ranges in the model",
+            Self::Pack => "choosing the packing",
             Self::SlotRanges => "ranges in packed slots",
             Self::Approximate => "choosing polynomials",
             Self::Magnitudes => "running the polynomials",
@@ -72,6 +77,7 @@ impl Pass {
             Self::Import | Self::Assemble => 0.01,
             Self::Calibrate => 0.2 * layers,
             Self::ModelRanges => 0.4 * layers,
+            Self::Pack => 0.5,
             Self::SlotRanges => 0.6 * layers,
             Self::Approximate => 1.0 * layers,
             Self::Magnitudes => 0.5 * layers,

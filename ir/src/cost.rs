@@ -244,20 +244,31 @@ impl CostTable {
     /// Predicted time of a call from `position` on, in nanoseconds on one thread: a decode step, or a prefill of a whole
     /// chunk; 0 for an entry point that the program does not have.
     pub fn predict(&self, program: &Program<CkksOp, CiphertextType>, entry: &str, position: i64) -> f64 {
+        self.predict_layers(program, entry, position).values().sum()
+    }
+
+    /// [`predict`](Self::predict) by decoder layer; what belongs to none under `None`.
+    pub fn predict_layers(
+        &self,
+        program: &Program<CkksOp, CiphertextType>,
+        entry: &str,
+        position: i64,
+    ) -> BTreeMap<Option<u32>, f64> {
         let count = match program.entry(entry).map(|entry| entry.kind) {
             Some(EntryKind::Prefill { chunk }) => i64::from(chunk).min(i64::from(program.context) - position),
             _ => 1,
         };
-        let mut total = 0.0;
+        let mut layers = BTreeMap::new();
         for_each_execution(program, entry, position, count, &mut |graph, op, _| {
             let node = graph.node(op);
             let level = node.inputs.first().or(node.results.first()).map_or(0, |value| graph.ty(*value).level);
-            total += self.op_ns(&node.op, level, program.slots);
+            let total = layers.entry(node.layer).or_insert(0.0);
+            *total += self.op_ns(&node.op, level, program.slots);
             if matches!(node.op, CkksOp::Sum { .. }) {
-                total += self.ns(CostKind::Add, f64::from(level));
+                *total += self.ns(CostKind::Add, f64::from(level));
             }
         });
-        total
+        layers
     }
 }
 

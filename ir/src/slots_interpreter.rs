@@ -9,12 +9,11 @@ mod formulas;
 
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use crate::Error;
 use crate::expression::{Environment, Integer, Variable, Vector};
 use crate::graph::{OpId, Region, ValueId};
-use crate::linear::{Diagonal, Linear, Weights};
 use crate::program::Program;
 use crate::slots::{Chebyshev, SlotGraph, SlotOp, SlotType, StateId, WriteMode};
 use formulas::{Formulas, Plain};
@@ -70,21 +69,6 @@ struct PreparedEntry {
     keeps: Vec<Option<usize>>,
     /// What plaintext vectors and conditions are made of.
     formulas: Formulas,
-    /// Diagonals of linear maps that were used.
-    diagonals: Mutex<HashMap<(OpId, Diagonal), Arc<Weights>>>,
-}
-
-impl PreparedEntry {
-    fn diagonal(&self, program: &SlotProgram, op: OpId, linear: &Linear, diagonal: Diagonal) -> Arc<Weights> {
-        let known = || self.diagonals.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(weights) = known().get(&(op, diagonal)) {
-            return Arc::clone(weights);
-        }
-        // Outside the lock: another thread may compute the same.
-        let weights = Arc::new(linear.diagonal(program.slots, &program.tables, diagonal));
-        known().insert((op, diagonal), Arc::clone(&weights));
-        weights
-    }
 }
 
 /// Executes the entry points of a program on vectors of real numbers and owns their state.
@@ -269,7 +253,7 @@ fn prepare(graph: &SlotGraph, slots: usize) -> PreparedEntry {
         _ => None,
     });
     let keeps = keeps.collect();
-    PreparedEntry { releases, plains, keeps, formulas, diagonals: Mutex::default() }
+    PreparedEntry { releases, plains, keeps, formulas }
 }
 
 /// One call in progress.
@@ -382,8 +366,7 @@ impl Run<'_> {
             }
             SlotOp::Linear(linear) => {
                 let a = operand(self, 0)?;
-                let diagonal = |diagonal: Diagonal| self.prepared.diagonal(self.program, op, linear, diagonal);
-                let results = linear.evaluate(&a, &self.program.tables, &self.environment, diagonal);
+                let results = linear.evaluate(&a, &self.program.tables, &self.environment);
                 Ok(results.into_iter().map(Rc::new).collect())
             }
             SlotOp::Rotate { by } => {

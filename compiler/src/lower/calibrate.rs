@@ -50,6 +50,14 @@ pub(super) struct TensorRanges {
     pub(super) everyday: Vec<Vec<Range>>,
 }
 
+impl TensorRanges {
+    /// What is taken for granted of a model that has no text or no weights.
+    pub(super) fn assumed(layers: usize) -> Self {
+        let softmax = SoftmaxPlan { reference: 10.0, exponents: vec![0.0; 2] };
+        Self { softmaxes: vec![softmax; layers], ranges: SiteRanges::new(), everyday: Vec::new() }
+    }
+}
+
 /// Powers of the number of tokens that sums may be multiplied by.
 const EXPONENTS: [f64; 9] = [0.0, -0.25, 0.25, -0.5, 0.5, -0.75, 0.75, -1.0, 1.0];
 

@@ -1,11 +1,12 @@
 //! Lowers the tensor stage to the slots stage: packs a decoder into ciphertexts of n slots.
 //!
-//! [`lower`] makes a program with the entry points `decode` and `prefill` over the K and V caches of all layers. It
-//! 1. chooses the squarings of each softmax from calibration text in the tensor stage ([`calibrate`]),
-//! 2. builds the program with exact functions in place of polynomials and runs calibration text through it, to see the
+//! A [`Survey`] chooses the squarings of each softmax from calibration text in the tensor stage ([`calibrate`]). It prices
+//! packings by a [`Sketch`], and [`Survey::lower`] makes a program with the entry points `decode` and `prefill` over the K
+//! and V caches of all layers. It
+//! 1. builds the program with exact functions in place of polynomials and runs calibration text through it, to see the
 //!    range of every slot at every non-linear function, junk slots included,
-//! 3. chooses polynomials and normalising constants on those ranges ([`plan`]) and builds the program again,
-//! 4. runs calibration text through it once more, to check intervals and to record magnitudes.
+//! 2. chooses polynomials and normalising constants on those ranges ([`plan`]) and builds the program again,
+//! 3. runs calibration text through it once more, to check intervals and to record magnitudes.
 //!
 //! Layouts are described in [`shape`], linear layers in [`linear`], attention in [`decode`] and [`prefill`].
 
@@ -34,15 +35,16 @@ use std::fmt;
 
 use cachemir_ir::expression::Vector;
 use cachemir_ir::graph::OpId;
-use cachemir_ir::program::{Entry, EntryKind, Placement, Program, State};
+use cachemir_ir::program::{Entry, EntryKind, Placement, Program, State, Table};
 use cachemir_ir::slots::{Chebyshev, Fill, SlotOp, SlotType};
-use cachemir_ir::tensor::TensorModel;
+use cachemir_ir::tensor::{Hyperparameters, TensorModel};
 
 use crate::Error;
 use crate::approximate::Target;
 use crate::calibration::Calibration;
 use crate::progress::{Observer, Pass};
 use builder::layout;
+use calibrate::TensorRanges;
 use entry::SiteUse;
 use plan::{Plan, SoftmaxPlan, Step};
 use prefix::Prefix;
@@ -54,8 +56,6 @@ pub type SlotProgram = Program<SlotOp, SlotType>;
 /// Choices of a lowering.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LowerOptions {
-    /// Slots n; the smallest number that fits, from 2^12 on, if `None`.
-    pub slots: Option<usize>,
     /// Ranges seen in calibration are widened by this fraction.
     pub margin: f64,
     /// Ranges beyond those of text are widened by this fraction.
@@ -85,7 +85,6 @@ pub struct LowerOptions {
 impl Default for LowerOptions {
     fn default() -> Self {
         Self {
-            slots: None,
             margin: 0.3,
             further_margin: 0.1,
             magnitude_margin: 1.0,
@@ -137,6 +136,22 @@ pub enum Site {
         /// Layer.
         layer: usize,
     },
+}
+
+impl Site {
+    /// The same site where these layers are all that is left of so many.
+    fn within(self, layers: &[usize], all: usize) -> Option<Self> {
+        let place = |layer: usize| layers.iter().position(|&kept| kept == layer);
+        Some(match self {
+            Self::Norm { index } if index == 2 * all => Self::Norm { index: 2 * layers.len() },
+            Self::Norm { index } => Self::Norm { index: 2 * place(index / 2)? + index % 2 },
+            Self::Scores { layer } => Self::Scores { layer: place(layer)? },
+            Self::Sum { layer, stage } => Self::Sum { layer: place(layer)?, stage },
+            Self::Denominator { layer } => Self::Denominator { layer: place(layer)? },
+            Self::Gate { layer } => Self::Gate { layer: place(layer)? },
+            Self::Up { layer } => Self::Up { layer: place(layer)? },
+        })
+    }
 }
 
 impl fmt::Display for Site {
@@ -212,74 +227,130 @@ impl Further {
     }
 }
 
-/// Lowers a model. Without calibration sequences, or without the model's weights, ranges are assumed and magnitudes stay
-/// infinite. The observer sees the passes from [`Pass::ModelRanges`] to [`Pass::Magnitudes`].
-pub fn lower(
-    model: &TensorModel,
-    calibration: &Calibration,
-    options: &LowerOptions,
-    observer: &dyn Observer,
-) -> Result<(SlotProgram, LowerReport), Error> {
-    let roles = Roles::new(model)?;
-    let shape = match options.slots {
-        Some(slots) => Shape::new(&model.hyperparameters, slots)?,
-        None => Shape::smallest(&model.hyperparameters)?,
-    };
-    let prefix = Prefix::new(model, &calibration.prefix)?;
-    let calibrated = model.has_values() && calibration.sequences().any(|sequence| !sequence.is_empty());
-    let mut sequences = Vec::new();
-    let (softmaxes, ranges, everyday) = if calibrated {
-        sequences = calibrate::excerpt(
-            &calibration.text,
-            prefix.tokens.len(),
-            model.hyperparameters.context,
-            options.calibration_tokens,
-        );
-        let tensor = calibrate::tensor_ranges(model, &roles, calibration, options, observer)?;
-        let provisional = Plan::provisional(&model.hyperparameters, &roles, &tensor.softmaxes);
-        let (program, uses) = build(model, &shape, &roles, &provisional, &prefix);
-        let mut ranges = calibrate::site_ranges(model, &shape, &program, &uses, &sequences, tensor.ranges, observer)?;
-        derived::add(model, &roles, &mut ranges);
-        (tensor.softmaxes, ranges, tensor.everyday)
-    } else {
-        (
-            vec![SoftmaxPlan { reference: 10.0, exponents: vec![0.0; 2] }; roles.layers.len()],
-            plan::SiteRanges::new(),
-            Vec::new(),
-        )
-    };
-    observer.begin(Pass::Approximate);
-    let plan = Plan::new(&model.hyperparameters, &roles, &softmaxes, &ranges, &everyday, options);
-    if let Some(step) = plan.steps().into_iter().find(|step| step.approximation.error > step.tolerated) {
-        return Err(imprecise(step, &roles));
+/// What is known of a model before it is packed, which is the same for any number of slots.
+pub struct Survey<'m> {
+    model: &'m TensorModel,
+    roles: Roles,
+    prefix: Prefix,
+    /// Calibration text; nothing without the model's weights.
+    text: &'m [Vec<u32>],
+    seen: TensorRanges,
+}
+
+/// A packed program for prices alone: a few of a model's layers stand for all, and there are no weights.
+pub struct Sketch {
+    /// The program.
+    pub program: SlotProgram,
+    /// How many layers of the model one of its layers stands for.
+    pub layers_per_layer: f64,
+}
+
+/// Layers of a [`Sketch`].
+const SKETCHED_LAYERS: usize = 3;
+
+impl<'m> Survey<'m> {
+    /// Runs calibration text through the model. Without sequences, or without the model's weights, ranges are assumed. The
+    /// observer sees [`Pass::ModelRanges`].
+    pub fn new(
+        model: &'m TensorModel,
+        calibration: &'m Calibration,
+        options: &LowerOptions,
+        observer: &dyn Observer,
+    ) -> Result<Self, Error> {
+        let roles = Roles::new(model)?;
+        let prefix = Prefix::new(model, &calibration.prefix)?;
+        let calibrated = model.has_values() && calibration.sequences().any(|sequence| !sequence.is_empty());
+        let (text, seen) = if calibrated {
+            let seen = calibrate::tensor_ranges(model, &roles, calibration, options, observer)?;
+            (calibration.text.as_slice(), seen)
+        } else {
+            (&[][..], TensorRanges::assumed(roles.layers.len()))
+        };
+        Ok(Self { model, roles, prefix, text, seen })
     }
-    let (mut program, uses) = build(model, &shape, &roles, &plan, &prefix);
-    if calibrated {
-        calibrate::magnitudes(model, &shape, &mut program, &sequences, options, observer).map_err(
-            |error| match error {
-                Error::Ir(cachemir_ir::Error::Execution(message)) => Error::Unsettled { message },
-                other => other,
-            },
-        )?;
+
+    /// The packings that the model fits into, by their number of slots up to `most_slots`.
+    pub fn shapes(&self, most_slots: usize) -> Result<Vec<Shape>, Error> {
+        Shape::fitting(&self.model.hyperparameters, most_slots)
     }
-    let further = plan.further().map(|(step, gained_prompts)| Further {
-        gained_prompts: *gained_prompts,
-        polynomial: step.approximation.polynomial.clone(),
-        reported: plan.describe(step),
-        ops: uses
-            .each_ref()
-            .map(|uses| uses.iter().filter(|used| used.site == step.site).map(|used| used.op).collect()),
-    });
-    let report = LowerReport {
-        slots: shape.slots,
-        chunk: shape.chunk,
-        tokens_per_key_ciphertext: shape.tokens(),
-        value_ciphertexts: shape.blocks,
-        calibration_tokens: sequences.iter().map(|sequence| sequence.len() - prefix.tokens.len()).sum(),
-        approximations: plan.report(),
-        further: further.collect(),
-    };
-    Ok((program, report))
+
+    /// The first layer, one in the middle and the last one, packed in each of these ways, with polynomials for the ranges in
+    /// the model.
+    pub fn sketches(&self, shapes: &[Shape], options: &LowerOptions) -> Vec<Sketch> {
+        let all = self.roles.layers.len();
+        let mut layers: Vec<usize> = (0..SKETCHED_LAYERS).map(|k| k * (all - 1) / (SKETCHED_LAYERS - 1)).collect();
+        layers.dedup();
+        let model = Hyperparameters { layers: layers.len(), ..self.model.hyperparameters.clone() };
+        let norms = layers.iter().flat_map(|layer| [2 * layer, 2 * layer + 1]).chain([2 * all]);
+        let roles = Roles {
+            norms: norms.map(|index| self.roles.norms[index].clone()).collect(),
+            layers: layers.iter().map(|&layer| self.roles.layers[layer].clone()).collect(),
+            head: self.roles.head.clone(),
+        };
+        let softmaxes: Vec<SoftmaxPlan> = layers.iter().map(|&layer| self.seen.softmaxes[layer].clone()).collect();
+        let ranges = self.seen.ranges.iter();
+        let ranges = ranges.filter_map(|(site, range)| Some((site.within(&layers, all)?, *range))).collect();
+        let plan = Plan::new(&model, &roles, &softmaxes, &ranges, &[], options);
+        let sketch = |shape: &Shape| {
+            let shape = Shape { model: model.clone(), ..shape.clone() };
+            let (program, _) = build(&shape, &roles, &plan, &Prefix::default(), Vec::new());
+            Sketch { program, layers_per_layer: all as f64 / layers.len() as f64 }
+        };
+        shapes.iter().map(sketch).collect()
+    }
+
+    /// Packs the model. The observer sees the passes from [`Pass::SlotRanges`] to [`Pass::Magnitudes`]; magnitudes stay
+    /// infinite without calibration text.
+    pub fn lower(
+        &self,
+        shape: &Shape,
+        options: &LowerOptions,
+        observer: &dyn Observer,
+    ) -> Result<(SlotProgram, LowerReport), Error> {
+        let Self { model, roles, prefix, text, seen } = self;
+        let context = model.hyperparameters.context;
+        let sequences = calibrate::excerpt(text, prefix.tokens.len(), context, options.calibration_tokens);
+        let calibrated = !sequences.is_empty();
+        let pack = |plan: &Plan| build(shape, roles, plan, prefix, tables::tables(model, roles, plan));
+        let mut ranges = seen.ranges.clone();
+        if calibrated {
+            let (program, uses) = pack(&Plan::provisional(&model.hyperparameters, roles, &seen.softmaxes));
+            ranges = calibrate::site_ranges(model, shape, &program, &uses, &sequences, ranges, observer)?;
+            derived::add(model, roles, &mut ranges);
+        }
+        observer.begin(Pass::Approximate);
+        let plan = Plan::new(&model.hyperparameters, roles, &seen.softmaxes, &ranges, &seen.everyday, options);
+        if let Some(step) = plan.steps().into_iter().find(|step| step.approximation.error > step.tolerated) {
+            return Err(imprecise(step, roles));
+        }
+        let (mut program, uses) = pack(&plan);
+        if calibrated {
+            calibrate::magnitudes(model, shape, &mut program, &sequences, options, observer).map_err(|error| {
+                match error {
+                    Error::Ir(cachemir_ir::Error::Execution(message)) => Error::Unsettled { message },
+                    other => other,
+                }
+            })?;
+        }
+        let further = plan.further().map(|(step, gained_prompts)| Further {
+            gained_prompts: *gained_prompts,
+            polynomial: step.approximation.polynomial.clone(),
+            reported: plan.describe(step),
+            ops: uses
+                .each_ref()
+                .map(|uses| uses.iter().filter(|used| used.site == step.site).map(|used| used.op).collect()),
+        });
+        let report = LowerReport {
+            slots: shape.slots,
+            chunk: shape.chunk,
+            tokens_per_key_ciphertext: shape.tokens(),
+            value_ciphertexts: shape.blocks,
+            calibration_tokens: sequences.iter().map(|sequence| sequence.len() - prefix.tokens.len()).sum(),
+            approximations: plan.report(),
+            further: further.collect(),
+        };
+        Ok((program, report))
+    }
 }
 
 /// The error about a step that no polynomial is good enough for.
@@ -301,11 +372,11 @@ fn imprecise(step: &Step, roles: &Roles) -> Error {
 
 /// Builds decode, and prefill where it takes several tokens; the sites are those of the two.
 fn build(
-    model: &TensorModel,
     shape: &Shape,
     roles: &Roles,
     plan: &Plan,
     prefix: &Prefix,
+    tables: Vec<Table>,
 ) -> (SlotProgram, [Vec<SiteUse>; 2]) {
     let decode = decode::decode(shape, roles, plan, 0);
     let mut entries = vec![Entry { kind: EntryKind::Decode, graph: decode.graph, checks: decode.checks }];
@@ -339,7 +410,7 @@ fn build(
     let program = Program {
         slots: shape.slots as u32,
         context: shape.model.context as u32,
-        tables: tables::tables(model, roles, plan).into_iter().chain(prefix.tables(shape)).collect::<Vec<_>>().into(),
+        tables: tables.into_iter().chain(prefix.tables(shape)).collect::<Vec<_>>().into(),
         states,
         prefix: prefix.tokens.clone(),
         entries,

@@ -41,10 +41,8 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Least number of slots that is chosen without being asked for.
+    /// Least number of slots that is worth a try: bootstraps of fewer cost as much.
     pub const LEAST_SLOTS: usize = 1 << 12;
-    /// Most slots, those of a ring of degree 2^16.
-    pub const MOST_SLOTS: usize = 1 << 15;
 
     /// Packs the model into `slots` slots, or explains why it does not fit.
     pub fn new(model: &Hyperparameters, slots: usize) -> Result<Self, Error> {
@@ -75,16 +73,16 @@ impl Shape {
         Ok(Self { model: model.clone(), slots, hidden, kv_heads, group, head_dim, mlp, blocks, chunk })
     }
 
-    /// Packs the model into the smallest number of slots from [`Self::LEAST_SLOTS`] on that it fits into with at least two
-    /// slots for each entry of the gated layer, or into [`Self::MOST_SLOTS`].
-    pub fn smallest(model: &Hyperparameters) -> Result<Self, Error> {
-        let mut slots = Self::LEAST_SLOTS;
-        loop {
-            match Self::new(model, slots) {
-                Ok(shape) if shape.wide_stride() > 1 => return Ok(shape),
-                result if slots >= Self::MOST_SLOTS => return result,
-                _ => slots *= 2,
-            }
+    /// All packings of the model into [`Self::LEAST_SLOTS`] to `most_slots` slots, or into `most_slots` if that is less; or
+    /// why it does not even fit into the largest.
+    pub fn fitting(model: &Hyperparameters, most_slots: usize) -> Result<Vec<Self>, Error> {
+        let powers = std::iter::successors(Some(Self::LEAST_SLOTS.min(most_slots)), |slots| Some(2 * slots));
+        let numbers = powers.take_while(|&slots| slots <= most_slots);
+        let (fitting, misfits): (Vec<_>, Vec<_>) =
+            numbers.map(|slots| Self::new(model, slots)).partition(Result::is_ok);
+        match misfits.into_iter().last() {
+            Some(Err(misfit)) if fitting.is_empty() => Err(misfit),
+            _ => Ok(fitting.into_iter().flatten().collect()),
         }
     }
 

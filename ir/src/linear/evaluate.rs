@@ -1,19 +1,15 @@
-//! Linear maps in the clear.
+//! Linear maps in the clear: by their diagonals as on ciphertexts, or, as operands are zero where they hold no entry, by
+//! rows of the weights as they are.
 
-use super::{Diagonal, Linear, Parts, SlotAlgebra, Weights};
+use super::{Diagonal, Linear, Output, Parts, Scheme, Sizes, SlotAlgebra};
 use crate::expression::Environment;
 use crate::program::Table;
 
-/// Vectors in the clear; diagonals come from `diagonal`.
-pub struct Clear<'a, F> {
-    /// The map.
-    pub linear: &'a Linear,
-    /// Tables of the program.
-    pub tables: &'a [Table],
-    /// Values of the variables.
-    pub environment: &'a Environment,
-    /// The values of a diagonal, computed or known.
-    pub diagonal: F,
+/// Vectors in the clear, multiplied by diagonals.
+struct Clear<'a> {
+    linear: &'a Linear,
+    tables: &'a [Table],
+    environment: &'a Environment,
 }
 
 fn rotated(part: &[f64], by: i64) -> Vec<f64> {
@@ -25,7 +21,7 @@ fn add_product(sum: &mut [f64], a: &[f64], weights: &[f32]) {
     sum.iter_mut().zip(a.iter().zip(weights)).for_each(|(sum, (a, &weight))| *sum += a * f64::from(weight));
 }
 
-impl<D: AsRef<Weights>, F: FnMut(Diagonal) -> D> SlotAlgebra for Clear<'_, F> {
+impl SlotAlgebra for Clear<'_> {
     type Value = Parts;
     type Error = std::convert::Infallible;
 
@@ -49,8 +45,7 @@ impl<D: AsRef<Weights>, F: FnMut(Diagonal) -> D> SlotAlgebra for Clear<'_, F> {
     fn weigh(&mut self, terms: &[(&Parts, Diagonal)]) -> Result<Parts, Self::Error> {
         let mut sum: Option<Parts> = None;
         for (a, diagonal) in terms {
-            let factor = (self.diagonal)(*diagonal);
-            let factor = factor.as_ref();
+            let factor = self.linear.diagonal(a.real.len() as u32, self.tables, *diagonal);
             let zero = || vec![0.0; a.real.len()];
             let sum =
                 sum.get_or_insert_with(|| Parts { real: zero(), imaginary: factor.imaginary.as_ref().map(|_| zero()) });
@@ -77,17 +72,129 @@ impl<D: AsRef<Weights>, F: FnMut(Diagonal) -> D> SlotAlgebra for Clear<'_, F> {
 }
 
 impl Linear {
-    /// All results of a real operand, junk slots included.
-    pub fn evaluate<D: AsRef<Weights>>(
+    /// All results of a real operand, slots that hold no entry included.
+    pub fn evaluate(&self, x: &[f64], tables: &[Table], environment: &Environment) -> Vec<Vec<f64>> {
+        match self.entries_of(x) {
+            Some(entries) => self.evaluate_entries(x.len() as u32, &entries, tables, environment),
+            None => self.evaluate_by_diagonals(x, tables, environment),
+        }
+    }
+
+    /// The same by the method that ciphertexts take, for any operand.
+    pub(super) fn evaluate_by_diagonals(
         &self,
         x: &[f64],
         tables: &[Table],
         environment: &Environment,
-        diagonal: impl FnMut(Diagonal) -> D,
     ) -> Vec<Vec<f64>> {
-        let mut algebra = Clear { linear: self, tables, environment, diagonal };
-        let x = Parts { real: x.to_vec(), imaginary: None };
-        let Ok(results) = self.apply(x.real.len() as u32, environment, &mut algebra, &x);
+        let mut algebra = Clear { linear: self, tables, environment };
+        let operand = Parts { real: x.to_vec(), imaginary: None };
+        let Ok(results) = self.apply(x.len() as u32, environment, &mut algebra, &operand);
         results.into_iter().map(|result| result.real).collect()
     }
+
+    /// By feature of the operand: its entries, one for each of the unit's vectors. `None` where slots that hold no feature
+    /// are not zero.
+    fn entries_of(&self, x: &[f64]) -> Option<Vec<f64>> {
+        let unit = self.unit as usize;
+        let stride = x.len() / self.input.positions as usize;
+        let mut entries = vec![0.0; self.input.features.width() as usize * unit];
+        for (slots, feature) in x.chunks_exact(stride).zip(self.input.entries()) {
+            let (held, others) = slots.split_at(if feature.is_some() { unit } else { 0 });
+            if others.iter().any(|&slot| slot != 0.0) {
+                return None;
+            }
+            if let Some(feature) = feature {
+                entries[feature as usize * unit..][..unit].copy_from_slice(held);
+            }
+        }
+        Some(entries)
+    }
+
+    fn evaluate_entries(
+        &self,
+        slots: u32,
+        entries: &[f64],
+        tables: &[Table],
+        environment: &Environment,
+    ) -> Vec<Vec<f64>> {
+        let mut results = Vec::with_capacity(self.results());
+        for (number, output) in (0..).zip(&self.outputs) {
+            let landing = output.landing.as_ref().map(|landing| landing.evaluate(environment));
+            let reduction = Self::reduction(self.sizes(slots, output), landing);
+            for (index, matrix) in (0..).zip(&output.matrices) {
+                let weights = &tables[matrix.weights.0 as usize].values;
+                let mut sum = self.partial_products(slots, output, weights, entries);
+                for by in &reduction {
+                    let turned = rotated(&sum, by * i64::from(self.unit));
+                    sum.iter_mut().zip(turned).for_each(|(sum, turned)| *sum += turned);
+                }
+                if matrix.bias.is_some() {
+                    let bias = self.bias(slots, environment, tables, number, index);
+                    sum.iter_mut().zip(bias).for_each(|(sum, bias)| *sum += bias);
+                }
+                results.push(sum);
+            }
+        }
+        results
+    }
+
+    /// What is in the slots ahead of the reduction: slot o·s_out + r holds the part of row o's product that is over the
+    /// positions of one residue modulo R = min(s_out, P_in), the same as [`Linear::diagonal`] brings there. With d = o·s_out/s_in
+    /// these are the positions ≡ d + r; or, with α = P_in/P_out, those ≡ α·o + q + α·i where r = q·s_in + i, or ≡ α·o + r where the spread is
+    /// shared.
+    fn partial_products(&self, slots: u32, output: &Output, weights: &[f32], entries: &[f64]) -> Vec<f64> {
+        let Sizes { inputs, in_stride, out_stride, scheme, .. } = self.sizes(slots, output);
+        let unit = self.unit as usize;
+        let residues = out_stride.min(inputs);
+        let ratio = inputs / output.order.positions.min(inputs);
+        let mut residue_of = vec![0; self.input.features.width() as usize];
+        for (position, feature) in (0..).zip(self.input.entries()) {
+            if let Some(feature) = feature {
+                residue_of[feature as usize] = (position % residues) as usize;
+            }
+        }
+        let mut results = vec![0.0; slots as usize];
+        let mut sums = vec![0.0; residues as usize * unit];
+        for (o, row) in (0..).zip(output.order.entries()) {
+            let Some(row) = row else { continue };
+            let row = &weights[row as usize * residue_of.len()..][..residue_of.len()];
+            sums.fill(0.0);
+            add_by_residue(&mut sums, row, &residue_of, entries, unit);
+            let first = match scheme {
+                Scheme::Up => o * out_stride / in_stride,
+                Scheme::Down | Scheme::Shared => o * ratio,
+            };
+            let slots = &mut results[(o * out_stride) as usize * unit..];
+            for (residue, sums) in (0..residues).zip(sums.chunks_exact(unit)) {
+                let along = (residue + residues - first % residues) % residues;
+                let inner = match scheme {
+                    Scheme::Up | Scheme::Shared => along,
+                    Scheme::Down => along % ratio * in_stride + along / ratio,
+                };
+                slots[inner as usize * unit..][..unit].copy_from_slice(sums);
+            }
+        }
+        results
+    }
+}
+
+/// Adds the products of a row's weights and their entries, `unit` of each, to the sums of their residues.
+fn add_by_residue(sums: &mut [f64], row: &[f32], residue_of: &[usize], entries: &[f64], unit: usize) {
+    let residues = sums.len() / unit;
+    let in_order = residue_of.iter().enumerate().all(|(feature, &residue)| residue == feature % residues);
+    if in_order {
+        for (weights, entries) in row.chunks(residues).zip(entries.chunks(sums.len())) {
+            let terms = weights.iter().zip(entries.chunks_exact(unit)).zip(sums.chunks_exact_mut(unit));
+            terms.for_each(|((&weight, entries), sums)| add_scaled(sums, weight, entries));
+        }
+        return;
+    }
+    for ((&weight, &residue), entries) in row.iter().zip(residue_of).zip(entries.chunks_exact(unit)) {
+        add_scaled(&mut sums[residue * unit..][..unit], weight, entries);
+    }
+}
+
+fn add_scaled(sums: &mut [f64], weight: f32, entries: &[f64]) {
+    sums.iter_mut().zip(entries).for_each(|(sum, entry)| *sum += f64::from(weight) * entry);
 }

@@ -1,8 +1,8 @@
 //! Products of matrices of single precision with vectors of double precision.
 //!
 //! Sums are made in [`LANES`] parts, whatever the processor: its widest vectors only decide how many are added at once, so
-//! that results are the same everywhere, and the same for one vector as for many. A row of weights is read once for all
-//! vectors.
+//! that results are the same everywhere, and the same for one vector as for many; products are added without being rounded
+//! before. Weights are read once for all vectors.
 
 // What is compiled for each kind of processor has to be part of the function that is dispatched.
 #![allow(clippy::inline_always)]
@@ -16,9 +16,6 @@ use super::Weight;
 
 /// Parts of a sum, which a processor adds at once.
 const LANES: usize = 8;
-
-/// Vectors whose products with a row are made together.
-const TILE: usize = 4;
 
 /// Products from which on it pays to use all cores.
 const PARALLEL: usize = 1 << 18;
@@ -72,18 +69,31 @@ impl WithSimd for Rows<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Vec<f64> {
+        // As many sums as there are registers for.
+        if S::F64_LANES == LANES { self.tiled::<S, 4, 4>(simd) } else { self.tiled::<S, 2, 2>(simd) }
+    }
+}
+
+impl Rows<'_> {
+    /// Products of R rows with X vectors at a time.
+    #[inline(always)]
+    fn tiled<S: Simd, const R: usize, const X: usize>(self, simd: S) -> Vec<f64> {
         let Self { weights, columns, x } = self;
         let rows = weights.len() / columns.max(1);
         let mut results = vec![0.0; rows * x.len()];
-        let mut wide = vec![0.0; columns];
-        for (index, row) in weights.chunks_exact(columns).enumerate() {
-            wide.iter_mut().zip(row).for_each(|(wide, &weight)| *wide = f64::from(weight));
-            for (x, results) in x.chunks(TILE).zip(results.chunks_mut(TILE * rows)) {
-                // Vectors that are not there repeat the last one.
-                let tile: [&[f64]; TILE] = from_fn(|index| &x[index.min(x.len() - 1)][..columns]);
-                let sums = row_products(simd, &wide, tile);
-                for (results, sum) in results.chunks_exact_mut(rows).zip(sums) {
-                    results[index] = sum;
+        let mut wide = vec![0.0; R * columns];
+        for (first, weights) in (0..rows).step_by(R).zip(weights.chunks(R * columns)) {
+            wide.iter_mut().zip(weights).for_each(|(wide, &weight)| *wide = f64::from(weight));
+            // Rows and vectors that are not there repeat the last one.
+            let there = weights.len() / columns;
+            let tile: [&[f64]; R] = from_fn(|index| &wide[index.min(there - 1) * columns..][..columns]);
+            for (x, results) in x.chunks(X).zip(results.chunks_mut(X * rows)) {
+                let vectors: [&[f64]; X] = from_fn(|index| &x[index.min(x.len() - 1)][..columns]);
+                let sums = tile_products(simd, tile, vectors);
+                for (index, results) in results.chunks_exact_mut(rows).enumerate() {
+                    for (result, sums) in results[first..].iter_mut().zip(&sums[..there]) {
+                        *result = sums[index];
+                    }
                 }
             }
         }
@@ -91,28 +101,34 @@ impl WithSimd for Rows<'_> {
     }
 }
 
+/// ⟨row, x⟩ for each row and each x.
 #[inline(always)]
-fn row_products<S: Simd>(simd: S, row: &[f64], x: [&[f64]; TILE]) -> [f64; TILE] {
-    let whole = row.len() - row.len() % LANES;
+fn tile_products<S: Simd, const R: usize, const X: usize>(simd: S, rows: [&[f64]; R], x: [&[f64]; X]) -> [[f64; X]; R] {
+    let whole = rows[0].len() - rows[0].len() % LANES;
     // Registers that hold the parts of a sum.
     let registers = LANES / S::F64_LANES;
-    let (weights, _) = S::as_simd_f64s(&row[..whole]);
+    let weights = rows.map(|row| S::as_simd_f64s(&row[..whole]).0);
     let vectors = x.map(|x| S::as_simd_f64s(&x[..whole]).0);
-    let mut sums = [[simd.splat_f64s(0.0); LANES]; TILE];
-    for at in (0..weights.len()).step_by(registers) {
+    let mut sums = [[[simd.splat_f64s(0.0); LANES]; X]; R];
+    for at in (0..whole / S::F64_LANES).step_by(registers) {
         for register in 0..registers {
-            for (sums, vector) in sums.iter_mut().zip(vectors) {
-                let product = simd.mul_f64s(weights[at + register], vector[at + register]);
-                sums[register] = simd.add_f64s(sums[register], product);
+            let vectors: [S::f64s; X] = from_fn(|index| vectors[index][at + register]);
+            for (sums, weights) in sums.iter_mut().zip(weights) {
+                let weight = weights[at + register];
+                for (sums, &vector) in sums.iter_mut().zip(&vectors) {
+                    sums[register] = simd.mul_add_f64s(weight, vector, sums[register]);
+                }
             }
         }
     }
-    from_fn(|index| {
-        let mut lanes = [0.0; LANES];
-        let (parts, _) = S::as_mut_simd_f64s(&mut lanes);
-        parts.copy_from_slice(&sums[index][..registers]);
-        let rest: f64 = row[whole..].iter().zip(&x[index][whole..]).map(|(weight, x)| weight * x).sum();
-        lanes.iter().sum::<f64>() + rest
+    from_fn(|row| {
+        from_fn(|index| {
+            let mut lanes = [0.0; LANES];
+            let (parts, _) = S::as_mut_simd_f64s(&mut lanes);
+            parts.copy_from_slice(&sums[row][index][..registers]);
+            let rest = rows[row][whole..].iter().zip(&x[index][whole..]);
+            lanes.iter().sum::<f64>() + rest.fold(0.0, |sum, (weight, x)| weight.mul_add(*x, sum))
+        })
     })
 }
 
@@ -121,7 +137,7 @@ mod tests {
     use super::{Weight, dot, products};
 
     #[test]
-    fn products_are_those_of_rows_one_by_one_to_the_bit() {
+    fn products_are_those_of_vectors_one_by_one_to_the_bit() {
         let number = |index: usize| ((index * 7919 + 13) % 1009) as f64 / 1009.0 - 0.5;
         for (rows, columns, vectors) in [(1, 1, 1), (7, 13, 3), (64, 64, 4), (70, 33, 5), (515, 130, 9)] {
             let values = (0..rows * columns).map(|index| number(index) as f32).collect();
@@ -130,9 +146,11 @@ mod tests {
                 (0..vectors).map(|x| (0..columns).map(|index| number(index + 31 * x)).collect()).collect();
             let got = products(&weight, &x);
             for (x, got) in x.iter().zip(&got) {
-                let wide = |row: usize| weight.row(row).iter().map(|&value| f64::from(value)).collect::<Vec<_>>();
-                let want: Vec<f64> = (0..rows).map(|row| dot(&wide(row), x)).collect();
-                assert_eq!(got, &want, "{rows}·{columns}, {vectors}");
+                assert_eq!(got, &products(&weight, std::slice::from_ref(x))[0], "{rows}·{columns}, {vectors}");
+                for (row, got) in got.iter().enumerate() {
+                    let wide: Vec<f64> = weight.row(row).iter().map(|&value| f64::from(value)).collect();
+                    assert!((got - dot(&wide, x)).abs() < 1e-12, "row {row} of {rows}·{columns}");
+                }
             }
         }
     }

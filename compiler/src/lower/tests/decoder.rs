@@ -13,6 +13,7 @@ use super::super::calibrate::{Recorder, embed};
 use super::super::plan::{Plan, SoftmaxPlan};
 use super::super::prefix::Prefix;
 use super::super::roles::Roles;
+use super::super::tables::tables;
 use super::super::{Shape, build, counts};
 use super::{Numbers, model};
 use crate::calibration::Calibration;
@@ -129,7 +130,7 @@ fn check_model(slots: usize, model: &TensorModel, squarings: usize) {
     let roles = Roles::new(model).unwrap();
     let softmaxes = vec![SoftmaxPlan { reference: 1.0, exponents: vec![0.5; squarings + 1] }; h.layers];
     let plan = Plan::provisional(h, &roles, &softmaxes);
-    let (program, uses) = build(model, &shape, &roles, &plan, &Prefix::default());
+    let (program, uses) = build(&shape, &roles, &plan, &Prefix::default(), tables(model, &roles, &plan));
     for entry in &program.entries {
         assert_eq!(entry.graph.verify_structure(), Vec::<String>::new());
     }
@@ -204,7 +205,8 @@ fn check_model(slots: usize, model: &TensorModel, squarings: usize) {
     }
     // Behind a public prefix: single tokens up to the next chunk, a chunk, single tokens.
     for begun in [1, 19] {
-        let (program, uses) = build(model, &shape, &roles, &plan, &Prefix::new(model, &tokens[..begun]).unwrap());
+        let prefix = Prefix::new(model, &tokens[..begun]).unwrap();
+        let (program, uses) = build(&shape, &roles, &plan, &prefix, tables(model, &roles, &plan));
         let mut interpreter = Interpreter::new(&program);
         let [mut decode, mut prefill] = [0, 1].map(|entry| Recorder::new(&uses[entry], slots));
         let mut position = begun;

@@ -6,7 +6,7 @@ use cachemir_ir::slots_interpreter::Interpreter;
 use cachemir_ir::tensor;
 
 use super::super::calibrate::embed;
-use super::super::{LowerOptions, SlotProgram, lower};
+use super::super::{LowerOptions, Shape, SlotProgram, Survey};
 use crate::calibration::Calibration;
 use crate::import::{ImportOptions, ImportedModel, load};
 
@@ -71,9 +71,11 @@ fn argmax(logits: &[f64]) -> u32 {
 fn generate(slots: usize) {
     let imported = imported();
     let model = &imported.model;
-    let options = LowerOptions { slots: Some(slots), ..LowerOptions::default() };
-    let (program, report) =
-        lower(model, &Calibration::of_text(model, calibration(&imported)).unwrap(), &options, &()).unwrap();
+    let options = LowerOptions::default();
+    let text = Calibration::of_text(model, calibration(&imported)).unwrap();
+    let shape = Shape::new(&model.hyperparameters, slots).unwrap();
+    let survey = Survey::new(model, &text, &options, &()).unwrap();
+    let (program, report) = survey.lower(&shape, &options, &()).unwrap();
     let chunk = report.chunk;
     let mut interpreter = Interpreter::new(&program);
     let mut worst = 0.0f64;
