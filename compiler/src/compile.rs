@@ -117,9 +117,8 @@ pub fn compile_watched(path: &Path, options: &CompileOptions, observer: &dyn Obs
         ..LowerOptions::default()
     };
     let survey = Survey::new(&imported.model, &calibration, &LowerOptions::default(), observer)?;
-    observer.begin(Pass::Pack);
     let shapes = survey.shapes(parameters.maximum_slots() as usize)?;
-    let shape = packing::fastest(&survey, &shapes, levels, &costs, &options_for(&shapes[0]));
+    let shape = packing::fastest(&survey, &shapes, levels, &costs, &options_for(&shapes[0]), observer);
     let (mut slots, mut report) = survey.lower(&shape, &options_for(&shape), observer)?;
     verify::slots(&slots, true)?;
 

@@ -12,21 +12,30 @@ use rayon::prelude::*;
 
 use crate::lower::{LowerOptions, Shape, Sketch, Survey};
 use crate::placement;
+use crate::progress::{Observer, Parts, Pass};
 
 /// The fastest of one or more shapes, the one with fewest slots among equals; the first one where no sketch can be placed,
-/// which is for the placement of the whole program to explain.
+/// which is for the placement of the whole program to explain. The observer sees [`Pass::Pack`].
 pub(crate) fn fastest(
     survey: &Survey<'_>,
     shapes: &[Shape],
     levels: Levels,
     costs: &CostTable,
     options: &LowerOptions,
+    observer: &dyn Observer,
 ) -> Shape {
+    let progress = Parts::begin(observer, Pass::Pack, shapes.len());
     if let [only] = shapes {
+        progress.one();
         return only.clone();
     }
     let sketches = survey.sketches(shapes, options);
-    let times: Vec<Option<f64>> = sketches.par_iter().map(|sketch| ns_per_token(sketch, levels, costs)).collect();
+    let time = |sketch: &Sketch| {
+        let ns = ns_per_token(sketch, levels, costs);
+        progress.one();
+        ns
+    };
+    let times: Vec<Option<f64>> = sketches.par_iter().map(time).collect();
     let known = shapes.iter().zip(times).filter_map(|(shape, ns)| Some((shape, ns?)));
     known.min_by(|(_, a), (_, b)| a.total_cmp(b)).map_or(&shapes[0], |(shape, _)| shape).clone()
 }

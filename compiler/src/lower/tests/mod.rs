@@ -75,7 +75,7 @@ fn wide_models_are_packed_into_more_slots_than_narrow_ones() {
         let (text, options) = (Calibration::default(), LowerOptions::default());
         let survey = Survey::new(&model, &text, &options, &()).unwrap();
         let shapes = survey.shapes(parameters.maximum_slots() as usize).unwrap();
-        packing::fastest(&survey, &shapes, parameters.levels(), &CostTable::built_in(&parameters), &options).slots
+        packing::fastest(&survey, &shapes, parameters.levels(), &CostTable::built_in(&parameters), &options, &()).slots
     };
     assert_eq!(slots(model(64, 4, 2, 16, 172)), 4096);
     let wide = Hyperparameters { context: 256, ..model(576, 9, 3, 64, 1536) };
