@@ -74,3 +74,15 @@ fn the_workspace_has_the_members_of_the_map() {
     let expected: BTreeSet<String> = ALLOWED.iter().map(|(name, _)| (*name).to_owned()).collect();
     assert_eq!(names, expected);
 }
+
+#[test]
+fn every_crate_has_its_licence() {
+    for package in packages() {
+        assert_eq!(package.license.as_deref(), Some("MIT OR Apache-2.0"), "{}", package.name);
+        for (file, begin) in [("LICENSE-MIT", "MIT License"), ("LICENSE-APACHE", "Apache License")] {
+            let path = package.manifest_path.with_file_name(file);
+            let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+            assert!(text.trim_start().starts_with(begin), "{path}");
+        }
+    }
+}
