@@ -41,6 +41,7 @@
 #![forbid(unsafe_code)]
 
 pub mod chat;
+pub mod chebyshev;
 pub mod ckks;
 pub mod cost;
 pub mod diagnostics;
@@ -60,6 +61,8 @@ pub mod slots;
 pub mod slots_interpreter;
 pub mod tensor;
 pub mod text;
+#[cfg(feature = "tokenizer")]
+pub mod tokenizer;
 pub mod verify;
 
 pub use error::Error;
