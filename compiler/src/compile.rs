@@ -7,7 +7,7 @@ use cachemir_ir::ckks::{CiphertextType, CkksOp};
 use cachemir_ir::cost::CostTable;
 use cachemir_ir::manifest::KeyManifest;
 use cachemir_ir::operations::middle;
-use cachemir_ir::parameters::Parameters;
+use cachemir_ir::parameters::{PRESETS, Parameters};
 use cachemir_ir::plan::{CallCounts, ClientModel, Guard, Plan, Provenance};
 use cachemir_ir::program::Program;
 use cachemir_ir::slots::{SlotOp, SlotType};
@@ -69,8 +69,22 @@ pub struct CompileOptions {
     pub prefix: Option<PublicPrefix>,
     /// Most tokens in a session; the model's own limit, at most [`DEFAULT_CONTEXT`](crate::import::DEFAULT_CONTEXT), where absent.
     pub context: Option<usize>,
-    /// Name of the parameter set.
+    /// Name of the parameter set, one of [`PRESET_NAMES`](cachemir_ir::parameters::PRESET_NAMES).
     pub parameters: String,
+}
+
+impl Default for CompileOptions {
+    /// The files beside the model, ranges of text that it writes itself, 128-bit parameters.
+    fn default() -> Self {
+        Self {
+            config: None,
+            tokenizer: None,
+            calibration: None,
+            prefix: None,
+            context: None,
+            parameters: PRESETS[0].name.to_owned(),
+        }
+    }
 }
 
 /// A finished compilation.
@@ -83,9 +97,9 @@ pub struct Compilation {
     pub plan: Plan,
 }
 
-/// Compiles the model at `path`.
-pub fn compile(path: &Path, options: &CompileOptions) -> Result<Compilation, Error> {
-    compile_watched(path, options, &())
+/// Compiles the model at `path`, an ONNX file.
+pub fn compile(path: impl AsRef<Path>, options: &CompileOptions) -> Result<Compilation, Error> {
+    compile_watched(path.as_ref(), options, &())
 }
 
 /// [`compile`], seen by an observer.

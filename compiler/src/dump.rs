@@ -5,7 +5,7 @@ use std::path::Path;
 
 use cachemir_ir::ckks::{CiphertextType, CkksOp};
 use cachemir_ir::cost::CostTable;
-use cachemir_ir::files::check_writable_folder;
+use cachemir_ir::files::{check_writable_folder, replace};
 use cachemir_ir::parameters::Parameters;
 use cachemir_ir::program::Program;
 use cachemir_ir::slots::{SlotOp, SlotType};
@@ -47,5 +47,5 @@ fn write(folder: &Path, name: &str, as_json: bool, content: &str) -> Result<(), 
     let failed = |path: &Path, source| Error::Write { path: path.to_owned(), source };
     fs::create_dir_all(folder).map_err(|source| failed(folder, source))?;
     let path = folder.join(format!("{name}.{}", if as_json { "json" } else { "txt" }));
-    fs::write(&path, content).map_err(|source| failed(&path, source))
+    replace(&path, &[content.as_bytes()], false).map_err(|source| failed(&path, source))
 }

@@ -31,14 +31,7 @@ impl Observer for Seen {
 #[test]
 fn passes_come_in_order_and_advance_to_their_ends() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tinystories2l_bounded");
-    let options = CompileOptions {
-        config: None,
-        tokenizer: None,
-        calibration: None,
-        prefix: None,
-        context: Some(32),
-        parameters: "n16".to_owned(),
-    };
+    let options = CompileOptions { context: Some(32), ..CompileOptions::default() };
     let seen = Seen::default();
     if let Err(error) = compile_watched(&folder.join("onnx/optimum/model.onnx"), &options, &seen) {
         panic!("{error}");

@@ -97,6 +97,12 @@ impl Drop for Partial<'_> {
     }
 }
 
+/// Replaces a file by the parts, one after another: it is never seen half written. A secret file can be read by its owner
+/// only.
+pub fn replace(path: &Path, parts: &[&[u8]], secret: bool) -> io::Result<()> {
+    Partial::write(path, parts, secret)?.rename()
+}
+
 fn create(path: &Path, secret: bool) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true);
@@ -146,7 +152,7 @@ mod tests {
         std::fs::write(&file, "old").unwrap();
         drop(Partial::write(&file, &[b"new"], false).unwrap());
         assert_eq!(std::fs::read(&file).unwrap(), b"old");
-        Partial::write(&file, &[b"n", b"ew"], true).unwrap().rename().unwrap();
+        replace(&file, &[b"n", b"ew"], true).unwrap();
         assert_eq!(std::fs::read(&file).unwrap(), b"new");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }

@@ -5,6 +5,7 @@
 //! mask or does nothing; the placement decides whether it becomes a bootstrap (which carries the mask for free, and two
 //! real operands as one complex ciphertext), a masking product, or nothing.
 
+use crate::chebyshev;
 use crate::expression::{Integer, Vector};
 use crate::graph::Graph;
 use crate::linear::Linear;
@@ -76,15 +77,11 @@ pub struct Chebyshev {
 }
 
 impl Chebyshev {
-    /// The value at x, by Clenshaw's recurrence.
+    /// The value at x.
     pub fn evaluate(&self, x: f64) -> f64 {
         let [low, high] = self.interval;
         let u = (2.0 * x - low - high) / (high - low);
-        let (mut next, mut after) = (0.0, 0.0);
-        for &c in self.coefficients.iter().skip(1).rev() {
-            (next, after) = (2.0 * u * next - after + c, next);
-        }
-        u * next - after + self.coefficients.first().copied().unwrap_or(0.0)
+        chebyshev::value(&self.coefficients, u)
     }
 
     /// About how much larger the error of the value is than that of each rounding on the way, if the polynomial is

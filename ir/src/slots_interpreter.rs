@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::Error;
+use crate::chebyshev;
 use crate::expression::{Environment, Integer, Variable, Vector};
 use crate::graph::{OpId, Region, ValueId};
 use crate::program::Program;
@@ -448,8 +449,7 @@ fn largest(values: &[f64]) -> f64 {
     most.into_iter().fold(rest, larger)
 }
 
-/// The polynomial in every slot that the mask keeps, by Clenshaw's recurrence over blocks of slots; the interval is
-/// checked in all slots.
+/// The polynomial in every slot that the mask keeps, by blocks of slots; the interval is checked in all slots.
 fn evaluate_polynomial(polynomial: &Chebyshev, operand: &[f64], mask: Option<&[f64]>) -> Result<Vec<f64>, Error> {
     const BLOCK: usize = 32;
     let [low, high] = polynomial.interval;
@@ -464,19 +464,12 @@ fn evaluate_polynomial(polynomial: &Chebyshev, operand: &[f64], mask: Option<&[f
     let kept: Vec<usize> = (0..operand.len()).filter(|&slot| mask.is_none_or(|mask| mask[slot] != 0.0)).collect();
     let mut result = vec![0.0; operand.len()];
     for slots in kept.chunks(BLOCK) {
-        let (mut u, mut next, mut after) = ([0.0; BLOCK], [0.0; BLOCK], [0.0; BLOCK]);
+        let mut u = [0.0; BLOCK];
         for (u, &slot) in u.iter_mut().zip(slots) {
             *u = (2.0 * operand[slot] - low - high) / (high - low);
         }
-        for &c in polynomial.coefficients.iter().skip(1).rev() {
-            for index in 0..BLOCK {
-                let value = 2.0 * u[index] * next[index] - after[index] + c;
-                (next[index], after[index]) = (value, next[index]);
-            }
-        }
-        let constant = polynomial.coefficients.first().copied().unwrap_or(0.0);
-        for (index, &slot) in slots.iter().enumerate() {
-            let value = u[index] * next[index] - after[index] + constant;
+        let values = chebyshev::values(&polynomial.coefficients, u);
+        for (value, &slot) in values.into_iter().zip(slots) {
             result[slot] = mask.map_or(value, |mask| value * mask[slot]);
         }
     }

@@ -1,5 +1,7 @@
 //! What `--check` watches: ranges in the clear, and the precision of what decrypts.
 
+use std::sync::Arc;
+
 use cachemir_ckks::Ciphertext;
 use cachemir_hal::Backend;
 use cachemir_ir::ckks::CkksOp;
@@ -153,17 +155,17 @@ pub struct LayerPrecision {
 
 /// Decrypts every value and compares it with the exact one. Only `--check` and tests make a probe: it needs the client's
 /// key.
-pub struct Probe<'a, B: Backend> {
-    cipher: &'a SecretCipher<B>,
+pub struct Probe<B: Backend> {
+    cipher: Arc<SecretCipher<B>>,
     layers: Vec<LayerPrecision>,
     layer: String,
     wrong: usize,
     first_wrong: Option<String>,
 }
 
-impl<'a, B: Backend> Probe<'a, B> {
+impl<B: Backend> Probe<B> {
     /// A probe that decrypts with the client's cipher.
-    pub fn new(cipher: &'a SecretCipher<B>) -> Self {
+    pub fn new(cipher: Arc<SecretCipher<B>>) -> Self {
         Self { cipher, layers: Vec::new(), layer: "head".to_owned(), wrong: 0, first_wrong: None }
     }
 
@@ -232,7 +234,7 @@ pub fn precision_bits(found: &[Complex64], exact: &[Complex64]) -> Option<(f64, 
     Some((bits(worst), bits(mean)))
 }
 
-impl<B: Backend> Observer<(Ciphertext<B>, ClearCiphertext)> for Probe<'_, B> {
+impl<B: Backend> Observer<(Ciphertext<B>, ClearCiphertext)> for Probe<B> {
     fn after(&mut self, site: Site<'_>, results: &[&(Ciphertext<B>, ClearCiphertext)]) -> Result<(), Error> {
         let layer = site.graph.node(site.op).layer;
         self.layer = layer.map_or_else(|| "head".to_owned(), |layer| format!("layer {layer}"));
@@ -244,6 +246,50 @@ impl<B: Backend> Observer<(Ciphertext<B>, ClearCiphertext)> for Probe<'_, B> {
             }
         }
         Ok(())
+    }
+}
+
+/// What was found in the executions that were watched.
+#[derive(Debug)]
+pub struct Findings {
+    /// What entered polynomials and bootstraps; `None` where nobody looked.
+    pub ranges: Option<RangeCheck>,
+    /// Precision by layer, in the order of execution.
+    pub layers: Vec<LayerPrecision>,
+    /// The worst precision of all values.
+    pub precision_bits_min: Option<f64>,
+    /// Whether every value kept its range and decrypts to what it should.
+    pub verdict: Result<(), Error>,
+}
+
+/// An observer that says what it found.
+pub trait Watch<C>: Observer<C> {
+    /// What it found so far.
+    fn findings(&self) -> Findings;
+}
+
+/// Does not look.
+impl<C> Watch<C> for () {
+    fn findings(&self) -> Findings {
+        Findings { ranges: None, layers: Vec::new(), precision_bits_min: None, verdict: Ok(()) }
+    }
+}
+
+impl<C: ClearPart> Watch<C> for RangeCheck {
+    fn findings(&self) -> Findings {
+        Findings { ranges: Some(self.clone()), layers: Vec::new(), precision_bits_min: None, verdict: self.finish() }
+    }
+}
+
+impl<B: Backend> Watch<(Ciphertext<B>, ClearCiphertext)> for (RangeCheck, Probe<B>) {
+    fn findings(&self) -> Findings {
+        let (ranges, probe) = self;
+        Findings {
+            ranges: Some(ranges.clone()),
+            layers: probe.layers().to_vec(),
+            precision_bits_min: probe.precision_bits_min(),
+            verdict: ranges.finish().and_then(|()| probe.finish()),
+        }
     }
 }
 

@@ -5,8 +5,6 @@
 
 use std::path::Path;
 
-use cachemir_ir::files::Partial;
-
 use crate::Error;
 use crate::error::SessionFault;
 
@@ -37,8 +35,8 @@ pub(crate) fn write_text(path: &Path, text: &str) -> Result<(), Error> {
 
 /// Writes the parts beside the target, then renames.
 fn replace(path: &Path, parts: &[&[u8]], secret: bool) -> Result<(), Error> {
-    let written = Partial::write(path, parts, secret).and_then(Partial::rename);
-    written.map_err(|source| Error::Unwritable { path: path.to_owned(), source })
+    cachemir_ir::files::replace(path, parts, secret)
+        .map_err(|source| Error::Unwritable { path: path.to_owned(), source })
 }
 
 /// The payload of a file, or what is wrong with it.

@@ -1,15 +1,13 @@
-//! From a prompt to text: prefill chunk by chunk, then one decode step a token.
+//! What a generation is made of: its calls, what is asked of it, what is told of it and what comes out.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cachemir_ir::cost::CostTable;
 
 use crate::Error;
-use crate::client::sampling::Sampler;
-use crate::client::{Cipher, Client, TextStream};
-use crate::executor::{Algebra, Observer, Site};
-use crate::server::{Server, Session};
+use crate::client::sampling::Sampling;
+use crate::executor::Site;
 
 /// Why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,20 +63,56 @@ pub fn steps(from: usize, to: usize, chunk: Option<usize>) -> Vec<Step> {
     steps
 }
 
-/// What a caller is told while text is made.
-pub trait Listener<C>: Observer<C> {
+/// What a caller is told while text is made. Every method may be left out; a closure that takes text is a listener too.
+pub trait Listener {
     /// A call begins.
-    fn step(&mut self, step: Step);
+    fn step(&mut self, step: Step) {
+        let _ = step;
+    }
 
-    /// A token was chosen; `text` is what it completes, which may be empty.
-    fn token(&mut self, token: u32, text: &str) -> Result<(), Error>;
+    /// An op is about to run. An error ends the call; [`Error::Interrupted`] ends a generation without an error.
+    fn before(&mut self, site: Site<'_>) -> Result<(), Error> {
+        let _ = site;
+        Ok(())
+    }
 
-    /// The text was over before its last characters were whole: what is left of them.
-    fn rest(&mut self, text: &str) -> Result<(), Error>;
+    /// An op has run.
+    fn after(&mut self, site: Site<'_>) {
+        let _ = site;
+    }
 
-    /// The logits that a token was chosen from.
+    /// The logits that a token is chosen from.
     fn logits(&mut self, logits: &[f64]) {
         let _ = logits;
+    }
+
+    /// A token was chosen; `text` is what it completes, which may be empty. [`Error::Interrupted`] and [`Error::Closed`] end
+    /// the generation without an error.
+    fn token(&mut self, token: u32, text: &str) -> Result<(), Error> {
+        let _ = (token, text);
+        Ok(())
+    }
+
+    /// The text was over before its last characters were whole: what is left of them.
+    fn rest(&mut self, text: &str) -> Result<(), Error> {
+        let _ = text;
+        Ok(())
+    }
+}
+
+/// Hears nothing.
+impl Listener for () {}
+
+/// Hears the text, piece by piece.
+impl<F: FnMut(&str)> Listener for F {
+    fn token(&mut self, _: u32, text: &str) -> Result<(), Error> {
+        self(text);
+        Ok(())
+    }
+
+    fn rest(&mut self, text: &str) -> Result<(), Error> {
+        self(text);
+        Ok(())
     }
 }
 
@@ -115,130 +149,20 @@ impl Generation {
 }
 
 /// What is asked of a generation.
-#[derive(Clone, Debug)]
-pub struct Request {
-    /// The session's tokens.
-    pub tokens: Vec<u32>,
+#[derive(Clone, Copy, Debug)]
+pub struct GenerateOptions {
     /// Most new tokens.
-    pub count: usize,
+    pub max_tokens: usize,
+    /// How each is chosen.
+    pub sampling: Sampling,
     /// Whether a token that ends the text ends the generation.
     pub stop_at_end: bool,
 }
 
-/// Continues a text.
-///
-/// The request's tokens are the session's tokens, of which the state holds the first [`Session::position`]; the others
-/// are taken in first. A full context, a token that ends the text and an interruption end the generation without an
-/// error. After an interruption the session is as after the last finished call.
-///
-/// # Errors [`Error::OutOfRange`] where a step's logits are none that the calibrated model can give: nothing is chosen
-/// from them, and the session is of no use any more.
-pub fn generate<A, C>(
-    client: &Client<C>,
-    server: &Server<'_, A>,
-    session: &mut Session<A::Ciphertext>,
-    request: &Request,
-    sampler: &mut Sampler,
-    listener: &mut dyn Listener<A::Ciphertext>,
-) -> Result<Generation, Error>
-where
-    A: Algebra,
-    C: Cipher<Ciphertext = A::Ciphertext>,
-{
-    let mut result = Generation {
-        tokens: request.tokens.clone(),
-        generated: 0,
-        text: String::new(),
-        prefill: Duration::ZERO,
-        decode: Vec::new(),
-        decode_positions: Vec::new(),
-        stop: Stop::Length,
-    };
-    let mut stream = TextStream::after(&request.tokens);
-    while result.generated < request.count {
-        if session.position() >= client.context() {
-            result.stop = Stop::Context;
-            break;
-        }
-        let begin = Instant::now();
-        let position = session.position();
-        let logits = match take_in(client, server, session, &result.tokens, listener) {
-            Ok(logits) => logits,
-            Err(Error::Interrupted) => {
-                result.stop = Stop::Interrupted;
-                break;
-            }
-            Err(error) => return Err(error),
-        };
-        if result.generated == 0 {
-            result.prefill = begin.elapsed();
-        } else {
-            result.decode.push(begin.elapsed());
-            result.decode_positions.push(position);
-        }
-        listener.logits(&logits);
-        let token = sampler.sample(&logits).ok_or_else(|| Error::execution("the model has no tokens"))?;
-        result.tokens.push(token);
-        result.generated += 1;
-        let text = stream.push(token, client.tokenizer())?;
-        result.text.push_str(&text);
-        match listener.token(token, &text) {
-            Ok(()) => {}
-            Err(Error::Interrupted | Error::Closed) => {
-                result.stop = Stop::Interrupted;
-                break;
-            }
-            Err(error) => return Err(error),
-        }
-        if request.stop_at_end && client.is_end(token) {
-            result.stop = Stop::End;
-            break;
-        }
-    }
-    let rest = stream.finish(client.tokenizer())?;
-    if !rest.is_empty() && result.stop != Stop::Interrupted {
-        listener.rest(&rest)?;
-        result.text.push_str(&rest);
-    }
-    Ok(result)
-}
-
-/// Takes in the tokens that the session does not hold yet, and returns the last one's logits.
-fn take_in<A, C>(
-    client: &Client<C>,
-    server: &Server<'_, A>,
-    session: &mut Session<A::Ciphertext>,
-    tokens: &[u32],
-    listener: &mut dyn Listener<A::Ciphertext>,
-) -> Result<Vec<f64>, Error>
-where
-    A: Algebra,
-    C: Cipher<Ciphertext = A::Ciphertext>,
-{
-    let mut logits = None;
-    for step in steps(session.position(), tokens.len(), client.chunk()) {
-        listener.step(step);
-        let inputs = client.encrypt(step.entry, &tokens[step.position..step.position + step.count])?;
-        let outputs = match step.entry {
-            "prefill" => server.prefill(session, inputs, step.count, &mut Forward(listener))?,
-            _ => server.decode(session, inputs, &mut Forward(listener))?,
-        };
-        // Every call is checked: what went wrong in one is in the caches of those after it.
-        logits = Some(client.decrypt(step.entry, step.position, step.count, &outputs)?);
-    }
-    logits.ok_or_else(|| Error::execution("there is no token to take in"))
-}
-
-/// A listener as the observer that it is.
-struct Forward<'a, C>(&'a mut dyn Listener<C>);
-
-impl<C> Observer<C> for Forward<'_, C> {
-    fn before(&mut self, site: Site<'_>, operands: &[&C]) -> Result<(), Error> {
-        self.0.before(site, operands)
-    }
-
-    fn after(&mut self, site: Site<'_>, results: &[&C]) -> Result<(), Error> {
-        self.0.after(site, results)
+impl Default for GenerateOptions {
+    /// Sixteen of the most likely tokens, or fewer where the text ends.
+    fn default() -> Self {
+        Self { max_tokens: 16, sampling: Sampling::default(), stop_at_end: true }
     }
 }
 

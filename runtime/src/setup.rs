@@ -12,7 +12,7 @@ use cachemir_ir::graph::{OpId, Region};
 use cachemir_ir::plan::{ClientPlan, Plan, client_path};
 
 use crate::Error;
-use crate::client::{Cipher, Client, check_levels};
+use crate::client::check_levels;
 use crate::executor::{CkksProgram, Encrypted, Noisy, Schedule, slot_kind};
 use crate::files;
 
@@ -26,8 +26,16 @@ pub struct Plans {
 }
 
 impl Plans {
+    /// Both parts of a plan that was just compiled.
+    pub fn of(plan: Plan) -> Result<Self, Error> {
+        let invalid = |source: cachemir_ir::Error| Error::PlanInvalid(source.to_string());
+        let hash = plan.to_bytes().and_then(|bytes| Plan::hash_of(&bytes)).map_err(invalid)?;
+        Ok(Self { client: plan.client(hash), server: plan })
+    }
+
     /// Reads and checks a plan and the client file beside it.
-    pub fn read(path: &Path) -> Result<Self, Error> {
+    pub fn read(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
         let unreadable = |path: &Path| {
             let path = path.to_owned();
             move |source| Error::PlanUnreadable { path, source }
@@ -46,11 +54,6 @@ impl Plans {
             return Err(Error::PlanMismatch { path: client_file, expected, found });
         }
         Ok(Self { server, client })
-    }
-
-    /// A client of this plan.
-    pub fn open_client<C: Cipher>(&self, cipher: C) -> Result<Client<C>, Error> {
-        Client::new(self.client.clone(), cipher)
     }
 }
 

@@ -1,6 +1,11 @@
 //! Golden, end-to-end and architecture tests of the workspace.
 #![forbid(unsafe_code)]
 
+/// What the README shows of the libraries, to be compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;
+
 mod clear_session;
 pub mod fuzz;
 pub mod llama;

@@ -7,11 +7,11 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
-use cachemir_compiler::compile::{CompileOptions, compile};
 use cachemir_compiler::import::{ImportOptions, load};
+use cachemir_compiler::{CompileOptions, compile};
 use cachemir_ir::chat;
 use cachemir_ir::plan::{ChatTemplate, ClientPlan, Plan};
-use cachemir_runtime::client::{ClearCipher, Client, Prompt, SavedClient, TextStream, Tokenizer};
+use cachemir_runtime::client::{ClearCipher, Client, Prompt, SavedClient, TextStream, Texts, Tokenizer};
 use cachemir_runtime::executor::{Clear, Executor};
 use cachemir_runtime::server::Server;
 use cachemir_runtime::setup::Plans;
@@ -27,14 +27,7 @@ fn plans() -> &'static (Vec<u8>, Vec<u8>) {
     PLANS.get_or_init(|| {
         let folder = tempfile::tempdir().expect("a folder");
         let model = model(folder.path(), 5);
-        let options = CompileOptions {
-            config: None,
-            tokenizer: None,
-            calibration: None,
-            prefix: None,
-            context: None,
-            parameters: "insecure-test".to_owned(),
-        };
+        let options = CompileOptions { parameters: "insecure-test".to_owned(), ..CompileOptions::default() };
         let plan = compile(&model, &options).unwrap_or_else(|error| panic!("{error}")).plan;
         let bytes = plan.to_bytes().expect("a valid plan");
         let client = plan.client(Plan::hash_of(&bytes).expect("its hash")).to_bytes().expect("a valid plan");
@@ -86,12 +79,12 @@ fn changed(bytes: &[u8], random: &mut SplitMix) -> Vec<u8> {
 
 /// Uses a plan for a token in the clear: any step may fail.
 fn use_plans(plans: &Plans) -> Result<(), cachemir_runtime::Error> {
-    let client = plans.open_client(ClearCipher)?;
+    let client = Client::new(&plans.client, ClearCipher)?;
     let program = &plans.server.program;
     let algebra = Clear::new(program.slots as usize, plans.server.levels());
     let server = Server::new(Executor::new(algebra, program, plans.server.levels(), 1 << 20)?, [0; 32]);
     let mut session = server.open();
-    let tokens = client.prompt_tokens(&[], &Prompt::Tokens(vec![1, 2]))?;
+    let tokens = Texts::new(&plans.client)?.prompt_tokens(&[], &Prompt::Tokens(vec![1, 2]))?;
     for (position, &token) in tokens.iter().enumerate() {
         let outputs = server.decode(&mut session, client.encrypt("decode", &[token])?, &mut ())?;
         client.decrypt("decode", position, 1, &outputs)?;
@@ -107,7 +100,7 @@ fn saved() -> &'static (Vec<u8>, Vec<u8>) {
         let client = ClientPlan::from_bytes(&plans().1).expect("a valid plan");
         let server = server(sound());
         let mut session = server.open();
-        let client = Client::new(client, ClearCipher).expect("a client");
+        let client = Client::new(&client, ClearCipher).expect("a client");
         server.decode(&mut session, client.encrypt("decode", &[3]).expect("inputs"), &mut ()).expect("a token");
         let path = folder.path().join("session");
         server.save(&session, &path).expect("it is writable");
@@ -203,7 +196,7 @@ proptest! {
         std::fs::write(&path, sealed(session, &mut random)).expect("it is writable");
         if let Ok(mut session) = server.load(&path) {
             let client = ClientPlan::from_bytes(&plans().1).expect("a valid plan");
-            let client = Client::new(client, ClearCipher).expect("a client");
+            let client = Client::new(&client, ClearCipher).expect("a client");
             let _ = server.decode(&mut session, client.encrypt("decode", &[3]).expect("inputs"), &mut ());
         }
         std::fs::write(&path, changed(key, &mut random)).expect("it is writable");

@@ -4,38 +4,38 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use cachemir_compiler::calibration::Calibration;
-use cachemir_compiler::compile::{Compilation, CompileOptions, compile};
 use cachemir_compiler::guard::guard;
-use cachemir_ir::plan::{Guard, Others};
+use cachemir_compiler::{Compilation, CompileOptions, compile};
+use cachemir_ir::plan::{ClientPlan, Guard, Others, Plan};
 use cachemir_ir::tensor::{Interpreter, TensorModel};
 use cachemir_runtime::Error;
 use cachemir_runtime::client::{ClearCipher, Client};
 use cachemir_runtime::executor::ClearCiphertext;
-use cachemir_runtime::setup::Plans;
 
 fn compiled() -> &'static Compilation {
     static COMPILED: OnceLock<Compilation> = OnceLock::new();
     COMPILED.get_or_init(|| {
         let folder: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tinystories2l_bounded");
         let options = CompileOptions {
-            config: None,
-            tokenizer: None,
             calibration: Some(folder.join("calibration.txt")),
-            prefix: None,
             context: Some(32),
-            parameters: "n16".to_owned(),
+            ..CompileOptions::default()
         };
         compile(&folder.join("onnx/optimum/model.onnx"), &options).unwrap_or_else(|error| panic!("{error}"))
     })
 }
 
-fn client() -> Client<ClearCipher> {
-    let plan = &compiled().plan;
-    let bytes = plan.to_bytes().expect("a valid plan");
-    let mut client = plan.client(cachemir_ir::plan::Plan::hash_of(&bytes).expect("its hash"));
-    // The outputs here hold logits alone.
-    client.entries.iter_mut().for_each(|entry| entry.checks.clear());
-    Plans { server: plan.clone(), client }.open_client(ClearCipher).expect("a client")
+fn client() -> Client<'static, ClearCipher> {
+    static PLAN: OnceLock<ClientPlan> = OnceLock::new();
+    let plan = PLAN.get_or_init(|| {
+        let plan = &compiled().plan;
+        let bytes = plan.to_bytes().expect("a valid plan");
+        let mut client = plan.client(Plan::hash_of(&bytes).expect("its hash"));
+        // The outputs here hold logits alone.
+        client.entries.iter_mut().for_each(|entry| entry.checks.clear());
+        client
+    });
+    Client::new(plan, ClearCipher).expect("a client")
 }
 
 /// Exact logits of each step over some tokens.
@@ -45,7 +45,7 @@ fn exact(model: &TensorModel, tokens: impl IntoIterator<Item = u32>) -> Vec<Vec<
 }
 
 /// The one output whose slots hold these logits.
-fn output(client: &Client<ClearCipher>, logits: &[f64]) -> ClearCiphertext {
+fn output(client: &Client<'_, ClearCipher>, logits: &[f64]) -> ClearCiphertext {
     let mut slots = vec![0.0; client.plan().slots as usize];
     for (logit, &slot) in logits.iter().zip(&client.plan().logits.index_to_slot) {
         slots[slot as usize] = *logit;
@@ -53,7 +53,7 @@ fn output(client: &Client<ClearCipher>, logits: &[f64]) -> ClearCiphertext {
     ClearCiphertext::fresh(&slots, 0)
 }
 
-fn refusal(client: &Client<ClearCipher>, output: ClearCiphertext) -> String {
+fn refusal(client: &Client<'_, ClearCipher>, output: ClearCiphertext) -> String {
     match client.decrypt("decode", 9, 1, &[output]) {
         Err(error @ Error::OutOfRange { position: 9, .. }) => {
             assert_eq!(error.code(), "CMR-R051");

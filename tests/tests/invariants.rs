@@ -87,7 +87,7 @@ fn the_runtime_library_does_not_use_the_compiler() {
     let library =
         sources("runtime/src").into_iter().filter(|(path, _)| !path.components().any(|part| part.as_os_str() == "bin"));
     for (path, text) in library {
-        assert!(!text.contains("cachemir_compiler"), "{} uses the compiler", path.display());
+        assert!(code(&text).all(|line| !line.contains("cachemir_compiler")), "{} uses the compiler", path.display());
     }
 }
 

@@ -4,14 +4,9 @@
 
 use std::path::{Path, PathBuf};
 
-use cachemir_compiler::compile::{Compilation, CompileOptions, compile};
+use cachemir_compiler::{Compilation, CompileOptions, compile};
 use cachemir_ir::tensor::Interpreter;
-use cachemir_runtime::Error;
-use cachemir_runtime::client::{ClearCipher, Prompt};
-use cachemir_runtime::executor::{Clear, Executor};
-use cachemir_runtime::generation::steps;
-use cachemir_runtime::server::Server;
-use cachemir_runtime::setup::Plans;
+use cachemir_runtime::{Error, Plans, Prompt, Session};
 use cachemir_tests::SplitMix;
 
 /// Tokens that are generated after each prompt.
@@ -23,15 +18,7 @@ const TIE: f64 = 0.05;
 fn compiled() -> Compilation {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tinystories2l_bounded/onnx/optimum/model.onnx");
     let path = std::env::var_os("CACHEMIR_PROMPTS_MODEL").map_or(shipped, PathBuf::from);
-    let options = CompileOptions {
-        config: None,
-        tokenizer: None,
-        calibration: None,
-        prefix: None,
-        context: None,
-        parameters: "n16".to_owned(),
-    };
-    compile(&path, &options).unwrap_or_else(|error| panic!("{error}"))
+    compile(&path, &CompileOptions::default()).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Text of random words, letters and bytes, or a text cut anywhere.
@@ -67,14 +54,8 @@ fn top(logits: &[f64]) -> (u32, f64) {
 fn no_prompt_gives_a_wrong_token_in_silence() {
     let prompts = std::env::var("CACHEMIR_PROMPTS").map_or(40, |count| count.parse().expect("a number of prompts"));
     let Compilation { tensor, plan, .. } = compiled();
-    let bytes = plan.to_bytes().expect("a valid plan");
-    let plans =
-        Plans { client: plan.client(cachemir_ir::plan::Plan::hash_of(&bytes).expect("its hash")), server: plan };
-    let client = plans.open_client(ClearCipher).expect("a client");
-    let program = &plans.server.program;
-    let algebra = Clear::new(program.slots as usize, plans.server.levels());
-    let executor = Executor::new(algebra, program, plans.server.levels(), 64 << 20).expect("it runs");
-    let server = Server::new(executor, plans.client.plan_hash);
+    let plans = Plans::of(plan).expect("a valid plan");
+    let mut session = Session::clear(&plans).expect("it runs");
     let texts =
         ["Once upon a time there was a little girl named Lily. She liked to play in the park with her dog, and \
                   one day she found a big red ball. \"Whose ball is this?\" she asked. The dog said nothing."
@@ -88,28 +69,20 @@ fn no_prompt_gives_a_wrong_token_in_silence() {
         } else {
             Prompt::Text(text(&mut random, &texts))
         };
-        let Ok(mut tokens) = client.prompt_tokens(&[], &prompt) else { continue };
+        session.restart();
+        let Ok(()) = session.prompt(prompt) else { continue };
         let mut exact = Interpreter::new(&tensor).expect("the model runs");
-        let mut session = server.open();
         let mut outcome = Ok(());
-        'tokens: for _ in 0..GENERATED {
-            let mut got = Vec::new();
-            for step in steps(session.position(), tokens.len(), client.chunk()) {
-                let inputs =
-                    client.encrypt(step.entry, &tokens[step.position..step.position + step.count]).expect("inputs");
-                let outputs = match step.entry {
-                    "prefill" => server.prefill(&mut session, inputs, step.count, &mut ()),
-                    _ => server.decode(&mut session, inputs, &mut ()),
-                };
-                match client.decrypt(step.entry, step.position, step.count, &outputs.expect("a step")) {
-                    Ok(logits) => got = logits,
-                    Err(Error::OutOfRange { .. }) => {
-                        outcome = Err(None);
-                        break 'tokens;
-                    }
-                    Err(error) => panic!("{error}"),
+        for _ in 0..GENERATED {
+            let got = match session.logits(&mut ()) {
+                Ok(logits) => logits,
+                Err(Error::OutOfRange { .. }) => {
+                    outcome = Err(None);
+                    break;
                 }
-            }
+                Err(error) => panic!("{error}"),
+            };
+            let tokens = session.conversation().tokens();
             let mut want = Vec::new();
             for &token in &tokens[exact.position()..] {
                 want = exact.step(token).expect("a step");
@@ -122,7 +95,7 @@ fn no_prompt_gives_a_wrong_token_in_silence() {
                 }
                 break;
             }
-            tokens.push(token);
+            session.prompt(Prompt::Tokens(vec![token])).expect("the context has room");
         }
         match outcome {
             Ok(()) => right += 1,

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use cachemir_compiler::compile::{Compilation, CompileOptions, compile};
+use cachemir_compiler::{Compilation, CompileOptions, compile};
 use cachemir_ir::ckks::CkksOp;
 use cachemir_ir::cost::CostTable;
 use cachemir_ir::json;
@@ -19,12 +19,9 @@ use cachemir_tests::{ClearSession, assert_golden, rounded};
 
 fn options() -> CompileOptions {
     CompileOptions {
-        config: None,
         tokenizer: Some(model_folder().join("tokenizer.json")),
         calibration: Some(model_folder().join("calibration.txt")),
-        prefix: None,
-        context: None,
-        parameters: "n16".to_owned(),
+        ..CompileOptions::default()
     }
 }
 

@@ -12,6 +12,7 @@ pub use inverse_root::{RootDemand, SLACK, inverse_root};
 
 use std::fmt;
 
+use cachemir_ir::chebyshev;
 use cachemir_ir::slots::Chebyshev;
 
 pub use cachemir_ir::plan::Measure;
@@ -93,15 +94,7 @@ const LARGEST_FITTED: usize = 2 * LARGEST_DEGREE + 1;
 
 /// The polynomial of the given degree that agrees with f in the Chebyshev nodes of [-1, 1].
 pub fn interpolate(f: impl Fn(f64) -> f64, degree: usize) -> Chebyshev {
-    let count = degree + 1;
-    let node = |index: usize| (std::f64::consts::PI * (index as f64 + 0.5) / count as f64).cos();
-    let values: Vec<f64> = (0..count).map(|index| f(node(index))).collect();
-    let coefficient = |k: usize| {
-        let angle = |index: usize| std::f64::consts::PI * k as f64 * (index as f64 + 0.5) / count as f64;
-        let sum: f64 = values.iter().enumerate().map(|(index, value)| value * angle(index).cos()).sum();
-        sum * if k == 0 { 1.0 } else { 2.0 } / count as f64
-    };
-    Chebyshev { coefficients: (0..count).map(coefficient).collect(), interval: [-1.0, 1.0] }
+    Chebyshev { coefficients: chebyshev::interpolate(f, degree), interval: [-1.0, 1.0] }
 }
 
 /// Largest error of p against f over u in `low..=high`, on a fine grid.

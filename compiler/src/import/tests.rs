@@ -193,9 +193,9 @@ fn caches_and_residual_stream_match_the_reference() {
 fn calibration_text_stays_in_the_measured_ranges() {
     let imported = imported("optimum");
     let tokenizer = imported.tokenizer.expect("a tokenizer");
-    let tokenizer = tokenizers::Tokenizer::from_bytes(&tokenizer.bytes).expect("the tokenizer is valid");
+    let tokenizer = cachemir_ir::tokenizer::Tokenizer::from_bytes(&tokenizer.bytes).expect("the tokenizer is valid");
     let text = fs::read_to_string(folder().join("calibration.txt")).expect("the text is there");
-    let encode = |line: &str| tokenizer.encode(line, true).expect("the text encodes").get_ids().to_vec();
+    let encode = |line: &str| tokenizer.encode(line, true).expect("the text encodes");
     let sequences: Vec<Vec<u32>> = text.lines().map(encode).collect();
     let ranges = Ranges::calibrate(&imported.model, &sequences).expect("the tokens are known");
     assert_eq!(ranges.tokens, sequences.iter().map(Vec::len).sum::<usize>());

@@ -1,16 +1,12 @@
 //! The tokenizer beside a model, and what its files say of conversations.
-//!
-//! What `tokenizer.json` alone makes of a text is what the model gets: special tokens are those of its post-processor,
-//! whatever `config.json` says. Padding and truncation are left out, for they are settings of batches and not of texts.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use cachemir_ir::chat;
-use cachemir_ir::panics::contained;
 use cachemir_ir::plan::ChatTemplate;
+use cachemir_ir::tokenizer::Tokenizer;
 use serde_json::Value;
-use tokenizers::{Encoding, Tokenizer};
 
 use super::companions::{nearest, read, read_json};
 use crate::Error;
@@ -20,7 +16,7 @@ use crate::Error;
 pub struct TokenizerFile {
     /// Where it was found.
     pub path: PathBuf,
-    /// Its contents, valid for the `tokenizers` crate.
+    /// Its contents, which [`Tokenizer`] reads.
     pub bytes: Vec<u8>,
     /// The template for conversations beside it.
     pub chat: Option<ChatTemplate>,
@@ -51,24 +47,17 @@ impl TokenizerFile {
     }
 
     fn open(&self) -> Result<Tokenizer, Error> {
-        contained(|| -> tokenizers::Result<_> {
-            let mut tokenizer = Tokenizer::from_bytes(&self.bytes)?;
-            tokenizer.with_padding(None);
-            tokenizer.with_truncation(None)?;
-            Ok(tokenizer)
-        })
-        .map_err(|message| self.bad(message))
+        Tokenizer::from_bytes(&self.bytes).map_err(|message| self.bad(message))
     }
 
     /// The tokens of each text as the model gets them, from the file `source`.
     pub fn encode(&self, texts: &[&str], source: &Path) -> Result<Vec<Vec<u32>>, Error> {
         let tokenizer = self.open()?;
-        let encode = |text: &&str| match encoding(&tokenizer, text) {
-            Ok(encoding) => Ok(encoding.get_ids().to_vec()),
-            Err(error) => {
+        let encode = |text: &&str| {
+            tokenizer.encode(text, true).map_err(|error| {
                 let message = format!("the tokenizer cannot encode it: {error}");
-                Err(Error::BadCompanion { path: source.to_owned(), message })
-            }
+                Error::BadCompanion { path: source.to_owned(), message }
+            })
         };
         texts.iter().map(encode).collect()
     }
@@ -84,8 +73,7 @@ impl TokenizerFile {
         let one = |message: &&str| {
             let text = chat::render(template, None, message).map_err(|error| self.bad(error.to_string()))?;
             // The template writes its special tokens itself.
-            let encoding = contained(|| tokenizer.encode(text, false)).map_err(|error| self.bad(error))?;
-            Ok(encoding.get_ids().to_vec())
+            tokenizer.encode(&text, false).map_err(|error| self.bad(error))
         };
         messages.iter().map(one).collect()
     }
@@ -107,15 +95,12 @@ impl TokenizerFile {
 
     /// The tokens that it puts in front of every text.
     pub fn prefix(&self) -> Result<Vec<u32>, Error> {
-        let encoding = encoding(&self.open()?, "a").map_err(|message| self.bad(message))?;
-        let special = encoding.get_special_tokens_mask().iter().zip(encoding.get_ids());
-        Ok(special.take_while(|(special, _)| **special == 1).map(|(_, token)| *token).collect())
+        self.open()?.prefix().map_err(|message| self.bad(message))
     }
 
     /// Fails where it has tokens that the embedding does not have.
     pub(super) fn check(&self, vocabulary: usize) -> Result<(), Error> {
-        let tokens = self.open()?.get_vocab(true).into_iter().map(|(text, token)| (token, text));
-        match tokens.max() {
+        match self.open()?.last_token() {
             Some((token, text)) if token as usize >= vocabulary => Err(self.bad(format!(
                 "its token {token}, `{text}`, is not among the {vocabulary} tokens of the model's embedding: the \
                  tokenizer is of another model, or the embedding was not resized when tokens were added"
@@ -123,11 +108,6 @@ impl TokenizerFile {
             _ => Ok(()),
         }
     }
-}
-
-/// The library reads some files that it panics at when they are used.
-fn encoding(tokenizer: &Tokenizer, text: &str) -> Result<Encoding, String> {
-    contained(|| tokenizer.encode(text, true))
 }
 
 /// The tokenizer's form that other libraries read.

@@ -22,6 +22,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 
+use cachemir_hal::primes::is_prime;
+
 use crate::error::CkksError;
 use crate::gadget::{Gadget, gadgets};
 use crate::security::ephemeral_security_bits;
@@ -450,49 +452,9 @@ impl PrimePool<'_> {
     }
 }
 
-/// Deterministic Miller–Rabin; the first twelve primes are witnesses enough for every 64-bit number.
-fn is_prime(candidate: u64) -> bool {
-    const WITNESSES: [u64; 12] = [2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37];
-    if candidate < 2 {
-        return false;
-    }
-    if let Some(&divisor) = WITNESSES.iter().find(|&&witness| candidate.is_multiple_of(witness)) {
-        return candidate == divisor;
-    }
-    let multiply = |a: u64, b: u64| (u128::from(a) * u128::from(b) % u128::from(candidate)) as u64;
-    let twos = (candidate - 1).trailing_zeros();
-    let odd = (candidate - 1) >> twos;
-    WITNESSES.into_iter().all(|witness| {
-        let mut power = 1;
-        for bit in (0..u64::BITS - odd.leading_zeros()).rev() {
-            power = multiply(power, power);
-            if odd >> bit & 1 == 1 {
-                power = multiply(power, witness);
-            }
-        }
-        power == 1
-            || (0..twos).any(|_| {
-                let minus_one = power == candidate - 1;
-                power = multiply(power, power);
-                minus_one
-            })
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn primality_agrees_with_trial_division() {
-        for candidate in 0..5000_u64 {
-            let expected =
-                candidate >= 2 && (2..candidate).take_while(|d| d * d <= candidate).all(|d| candidate % d != 0);
-            assert_eq!(is_prime(candidate), expected, "{candidate}");
-        }
-        assert!(is_prime((1 << 61) - 1));
-        assert!(!is_prime(3_215_031_751), "strong pseudoprime to the bases 2, 3, 5 and 7");
-    }
 
     #[test]
     fn presets_have_the_documented_shape() {

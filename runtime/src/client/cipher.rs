@@ -1,6 +1,7 @@
 //! The client's end of a representation: from slots to ciphertexts and back.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use cachemir_ckks::circuits::bootstrapping::BootstrapPlan;
 use cachemir_ckks::ring::sampling::{Seed, os_seed};
@@ -143,19 +144,19 @@ impl<L: Cipher, R: Cipher> Cipher for CheckedCipher<L, R> {
     }
 }
 
-impl<C: Cipher> Cipher for &C {
+impl<C: Cipher> Cipher for Arc<C> {
     type Ciphertext = C::Ciphertext;
 
     fn encrypt(&self, slots: &[f64], level: u32) -> Result<Self::Ciphertext, Error> {
-        (*self).encrypt(slots, level)
+        (**self).encrypt(slots, level)
     }
 
     fn decrypt(&self, ciphertext: &Self::Ciphertext) -> Result<Vec<Complex64>, Error> {
-        (*self).decrypt(ciphertext)
+        (**self).decrypt(ciphertext)
     }
 
     fn noise(&self, slots: usize) -> Result<f64, Error> {
-        (*self).noise(slots)
+        (**self).noise(slots)
     }
 }
 

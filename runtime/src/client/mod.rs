@@ -38,40 +38,33 @@ pub enum Prompt {
     Tokens(Vec<u32>),
 }
 
-/// A client with its plan, tokenizer and cipher.
-#[derive(Debug)]
-pub struct Client<C> {
-    plan: ClientPlan,
-    tokenizer: Tokenizer,
-    cipher: C,
-    /// Standard deviation of a bootstrap's error.
-    noise: f64,
+impl From<&str> for Prompt {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
 }
 
-impl<C: Cipher> Client<C> {
-    /// A client that encrypts with the given cipher.
-    pub fn new(plan: ClientPlan, cipher: C) -> Result<Self, Error> {
+/// What the client knows of texts, for which it needs no key: the model's tokenizer and chat template, and what sessions
+/// begin with.
+#[derive(Debug)]
+pub struct Texts<'p> {
+    plan: &'p ClientPlan,
+    tokenizer: Tokenizer,
+}
+
+impl<'p> Texts<'p> {
+    /// The texts of a plan's model.
+    pub fn new(plan: &'p ClientPlan) -> Result<Self, Error> {
         let tokenizer = match &plan.model.tokenizer {
             Some(bytes) => Tokenizer::from_bytes(bytes)?,
             None => Tokenizer::of_ids(),
         };
-        let noise = cipher.noise(plan.slots as usize)?;
-        Ok(Self { plan, tokenizer, cipher, noise })
-    }
-
-    /// The client's plan.
-    pub fn plan(&self) -> &ClientPlan {
-        &self.plan
+        Ok(Self { plan, tokenizer })
     }
 
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
-    }
-
-    /// The cipher.
-    pub fn cipher(&self) -> &C {
-        &self.cipher
     }
 
     /// The most tokens of a session.
@@ -91,7 +84,7 @@ impl<C: Cipher> Client<C> {
     /// with which a conversation begins by itself. Only the beginning of a text has the special tokens that the tokenizer
     /// adds. Fails where there is nothing to continue or no room for an answer.
     pub fn prompt_tokens(&self, earlier: &[u32], prompt: &Prompt) -> Result<Vec<u32>, Error> {
-        let prefix = self.plan.prefix.as_slice();
+        let prefix = self.prefix();
         let is_new = earlier.is_empty();
         let mut tokens = if is_new { prefix } else { earlier }.to_vec();
         match prompt {
@@ -120,14 +113,46 @@ impl<C: Cipher> Client<C> {
     }
 
     /// Tokens that a new session holds already.
-    pub fn prefix(&self) -> &[u32] {
+    pub fn prefix(&self) -> &'p [u32] {
         &self.plan.prefix
+    }
+
+    /// Whether a token ends the text.
+    pub fn is_end(&self, token: u32) -> bool {
+        self.plan.model.eos.contains(&token)
+    }
+}
+
+/// The end of a session that encrypts and decrypts, as its plan says.
+#[derive(Debug)]
+pub struct Client<'p, C> {
+    plan: &'p ClientPlan,
+    cipher: C,
+    /// Standard deviation of a bootstrap's error.
+    noise: f64,
+}
+
+impl<'p, C: Cipher> Client<'p, C> {
+    /// A client that encrypts with the given cipher.
+    pub fn new(plan: &'p ClientPlan, cipher: C) -> Result<Self, Error> {
+        let noise = cipher.noise(plan.slots as usize)?;
+        Ok(Self { plan, cipher, noise })
+    }
+
+    /// The client's plan.
+    pub fn plan(&self) -> &'p ClientPlan {
+        self.plan
+    }
+
+    /// The cipher.
+    pub fn cipher(&self) -> &C {
+        &self.cipher
     }
 
     /// Encrypts the embeddings of tokens for an entry point, `decode` or `prefill`.
     pub fn encrypt(&self, entry: &str, tokens: &[u32]) -> Result<Vec<C::Ciphertext>, Error> {
         let interface = self.interface(entry)?;
-        let packed = packing::pack(&self.plan, tokens)?;
+        let packed = packing::pack(self.plan, tokens)?;
         packed.iter().zip(&interface.input_levels).map(|(slots, &level)| self.cipher.encrypt(slots, level)).collect()
     }
 
@@ -163,11 +188,6 @@ impl<C: Cipher> Client<C> {
 
     fn interface(&self, entry: &str) -> Result<&EntryInterface, Error> {
         self.plan.entry(entry).ok_or_else(|| Error::PlanInvalid(format!("the plan has no entry point {entry}")))
-    }
-
-    /// Whether a token ends the text.
-    pub fn is_end(&self, token: u32) -> bool {
-        self.plan.model.eos.contains(&token)
     }
 }
 

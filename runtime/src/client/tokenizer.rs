@@ -1,42 +1,28 @@
 //! Text to tokens and back, token by token.
 
-use cachemir_ir::panics::contained;
+use cachemir_ir::tokenizer;
 
 use crate::Error;
 
-/// The model's tokenizer.
-///
-/// What `tokenizer.json` alone makes of a text is what the model gets: special tokens are those of its post-processor.
-/// Padding and truncation are settings of batches, and left out.
+/// The model's tokenizer, or none.
 pub struct Tokenizer {
     /// Without it, texts are the ids of their tokens.
-    inner: Option<tokenizers::Tokenizer>,
+    inner: Option<tokenizer::Tokenizer>,
 }
 
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.inner {
-            Some(inner) => write!(f, "Tokenizer({} tokens)", inner.get_vocab_size(true)),
+            Some(inner) => write!(f, "Tokenizer({} tokens)", inner.size()),
             None => write!(f, "Tokenizer(ids)"),
         }
     }
 }
 
-/// What the library makes of a file: some that it reads, it panics at when they are used.
-fn checked<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, Error> {
-    contained(run).map_err(Error::Tokenizer)
-}
-
 impl Tokenizer {
     /// Reads the bytes of a `tokenizer.json`.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
-        let inner = checked(|| {
-            let mut inner = tokenizers::Tokenizer::from_bytes(bytes)?;
-            inner.with_padding(None);
-            inner.with_truncation(None)?;
-            Ok(inner)
-        })?;
-        Ok(Self { inner: Some(inner) })
+        Ok(Self { inner: Some(tokenizer::Tokenizer::from_bytes(bytes).map_err(Error::Tokenizer)?) })
     }
 
     /// For a model without a tokenizer: shows the ids of tokens, and knows no texts.
@@ -47,21 +33,19 @@ impl Tokenizer {
     /// The tokens of a text; with the special tokens that the tokenizer adds where the text is `whole`.
     pub fn encode(&self, text: &str, whole: bool) -> Result<Vec<u32>, Error> {
         let inner = self.inner.as_ref().ok_or(Error::NoTokenizer)?;
-        Ok(checked(|| inner.encode(text, whole))?.get_ids().to_vec())
+        inner.encode(text, whole).map_err(Error::Tokenizer)
     }
 
     /// The tokens that the tokenizer puts in front of a text; none without one.
     pub fn prefix(&self) -> Result<Vec<u32>, Error> {
         let Some(inner) = &self.inner else { return Ok(Vec::new()) };
-        let encoding = checked(|| inner.encode("a", true))?;
-        let special = encoding.get_special_tokens_mask().iter().zip(encoding.get_ids());
-        Ok(special.take_while(|(special, _)| **special == 1).map(|(_, token)| *token).collect())
+        inner.prefix().map_err(Error::Tokenizer)
     }
 
     /// The text of tokens, without special ones.
     pub fn decode(&self, tokens: &[u32]) -> Result<String, Error> {
         match &self.inner {
-            Some(inner) => checked(|| inner.decode(tokens, true)),
+            Some(inner) => inner.decode(tokens).map_err(Error::Tokenizer),
             None => Ok(tokens.iter().flat_map(|token| [token.to_string(), " ".to_owned()]).collect()),
         }
     }

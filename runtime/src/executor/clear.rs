@@ -1,5 +1,6 @@
 //! The ckks stage in the clear: exact complex slots, with the levels kept as a ledger.
 
+use cachemir_ir::chebyshev;
 use cachemir_ir::ckks::{Bootstrap, CiphertextType, Levels, polynomial_depth};
 use cachemir_ir::slots::Chebyshev;
 use num_complex::Complex64;
@@ -65,15 +66,11 @@ impl Clear {
     }
 }
 
-/// The polynomial at a complex point, by Clenshaw's recurrence.
+/// The polynomial at a complex point.
 fn evaluate(polynomial: &Chebyshev, x: Complex64) -> Complex64 {
     let [low, high] = polynomial.interval;
     let u = (x * 2.0 - low - high) / (high - low);
-    let (mut next, mut after) = (Complex64::ZERO, Complex64::ZERO);
-    for &c in polynomial.coefficients.iter().skip(1).rev() {
-        (next, after) = (u * next * 2.0 - after + c, next);
-    }
-    u * next - after + polynomial.coefficients.first().copied().unwrap_or(0.0)
+    chebyshev::value(&polynomial.coefficients, u)
 }
 
 impl Algebra for Clear {

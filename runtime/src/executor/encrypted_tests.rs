@@ -112,14 +112,14 @@ fn encrypted_execution_agrees_with_that_in_the_clear_and_survives_a_restart() {
     let levels = parameters.levels();
 
     let engine = Engine::with_keys(&parameters, &KeyManifest::of(&program), SLOTS, None).unwrap();
-    let cipher = SecretCipher::generate(engine.encoder().clone()).unwrap();
+    let cipher = Arc::new(SecretCipher::generate(engine.encoder().clone()).unwrap());
     let keys = cipher.evaluation_keys(engine.key_manifest(), |_, _| ControlFlow::Continue(())).unwrap();
     let requirements = engine.requirements(&program);
     assert!(requirements.check(requirements.total_bytes() - 1).is_err());
     let algebra = Checked::new(engine.algebra(keys, SLOTS).unwrap(), Clear::new(SLOTS, levels));
     let server = Server::new(Executor::new(algebra, &program, levels, 1 << 24).unwrap(), [1; 32]);
-    let pair = CheckedCipher(&cipher, ClearCipher);
-    let mut watch = (RangeCheck::default(), Probe::new(&cipher));
+    let pair = CheckedCipher(Arc::clone(&cipher), ClearCipher);
+    let mut watch = (RangeCheck::default(), Probe::new(cipher));
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("session");
 
@@ -151,7 +151,7 @@ fn the_first_value_that_decrypts_to_something_else_is_named() {
     let parameters = Parameters::insecure_test();
     let (program, levels) = (program(), parameters.levels());
     let engine = Engine::with_keys(&parameters, &KeyManifest::of(&program), SLOTS, None).unwrap();
-    let cipher = SecretCipher::generate(engine.encoder().clone()).unwrap();
+    let cipher = Arc::new(SecretCipher::generate(engine.encoder().clone()).unwrap());
     let keys = cipher.evaluation_keys(engine.key_manifest(), |_, _| ControlFlow::Continue(())).unwrap();
     let algebra = Checked::new(engine.algebra(keys, SLOTS).unwrap(), Clear::new(SLOTS, levels));
     let server = Server::new(Executor::new(algebra, &program, levels, 1 << 24).unwrap(), [1; 32]);
@@ -160,7 +160,7 @@ fn the_first_value_that_decrypts_to_something_else_is_named() {
     let mut values = input(0);
     let exact = ClearCipher.encrypt(&values, 16).unwrap();
     values[3] += 0.75;
-    let mut probe = Probe::new(&cipher);
+    let mut probe = Probe::new(Arc::clone(&cipher));
     let inputs = vec![(cipher.encrypt(&values, 16).unwrap(), exact)];
     server.executor().call("decode", 0, 1, inputs, &mut session.states, &mut probe).unwrap();
     let first = probe.first_wrong().unwrap();

@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use cachemir_compiler::compile::{Compilation, CompileOptions, PublicPrefix, compile_watched};
+use cachemir_compiler::compile::compile_watched;
 use cachemir_compiler::progress::Pass;
-use cachemir_compiler::{Error, dump, locate, summary};
+use cachemir_compiler::{Compilation, CompileOptions, Error, PublicPrefix, dump, locate, summary};
 use cachemir_ir::plan::{CLIENT_MAGIC, PLAN_MAGIC, Plan, client_path};
 use cachemir_ir::{diagnostics, files, json as dump_form};
 use clap::{CommandFactory, Parser};

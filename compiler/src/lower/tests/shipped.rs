@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use cachemir_ir::slots_interpreter::Interpreter;
 use cachemir_ir::tensor;
+use cachemir_ir::tokenizer::Tokenizer;
 
 use super::super::calibrate::embed;
 use super::super::{LowerOptions, Shape, SlotProgram, Survey};
@@ -37,12 +38,12 @@ fn prompts() -> Vec<Prompt> {
 }
 
 fn calibration(model: &ImportedModel) -> Vec<Vec<u32>> {
-    let tokenizer = tokenizers::Tokenizer::from_file(folder().join("tokenizer.json")).unwrap();
+    let tokenizer = Tokenizer::from_bytes(&model.tokenizer.as_ref().unwrap().bytes).unwrap();
     let text = std::fs::read_to_string(folder().join("calibration.txt")).unwrap();
     let bos = model.bos_token.unwrap();
     let encode = |line: &str| {
         let ids = tokenizer.encode(line, false).unwrap();
-        std::iter::once(bos).chain(ids.get_ids().iter().copied()).collect()
+        std::iter::once(bos).chain(ids).collect()
     };
     text.lines().filter(|line| !line.is_empty()).map(encode).collect()
 }

@@ -1,6 +1,5 @@
 //! Circuits on ciphertexts: linear maps, polynomials, bootstrapping, and their models in the clear.
 
-pub mod approximation;
 pub mod bootstrapping;
 pub mod fourier;
 pub mod linear;

@@ -17,8 +17,9 @@
 //! so their errors weigh less. The cubic is the truncation of `asin` with its fifth-order term replaced by the best cubic
 //! on the interval, 16 times more precise than Taylor's.
 
-use super::approximation::{Sample, evaluate_chebyshev, fit_minimax};
 use std::f64::consts::PI;
+
+use cachemir_ir::chebyshev::{self, Fit, Sample};
 
 /// A modular reduction to approximate.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -58,6 +59,8 @@ impl ModularReduction {
     /// With fewer than two double angles.
     pub fn new(literal: ModularReductionLiteral) -> Self {
         const POINTS: usize = 6;
+        const ROUNDS: usize = 5;
+        const FLOOR: f64 = 1e-6;
         assert!(literal.double_angles >= 2, "the quarter turn takes two double angles");
         let range = range(&literal);
         let width = (-f64::from(literal.log2_message_ratio)).exp2();
@@ -69,13 +72,14 @@ impl ModularReduction {
                 let epsilon = width * (PI * (point as f64 + 0.5) / POINTS as f64).cos();
                 let shifted = integer as f64 + epsilon - 0.25;
                 samples.push(Sample {
-                    x: shifted / range,
+                    u: shifted / range,
                     value: (2.0 * PI * shifted / f64::from(1u32 << literal.double_angles)).sin(),
                     weight,
                 });
             }
         }
-        let series = fit_minimax(&samples, literal.degree, 4);
+        let fit = Fit { degree: literal.degree, rounds: ROUNDS, floor: FLOOR, enough: 0.0 };
+        let (series, _) = chebyshev::minimax(&samples, &fit);
         // asin(s) = s + s³/6 + 3s⁵/40 + …, and s⁵ ≈ (20 S² s³ - 5 S⁴ s) / 16 on [-S, S].
         let largest = (2.0 * PI * width).sin();
         let fifth = 3.0 / 40.0;
@@ -116,7 +120,7 @@ impl ModularReduction {
 
     /// The approximation of `ε` at `t = I + ε`, in the clear.
     pub fn evaluate(&self, t: f64) -> f64 {
-        let mut s = evaluate_chebyshev(&self.series, (t - 0.25) / self.range());
+        let mut s = chebyshev::value(&self.series, (t - 0.25) / self.range());
         for _ in 0..self.literal.double_angles {
             s = 2.0 * s * s - 1.0;
         }

@@ -3,8 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use cachemir_ckks::UniformHalves;
-use cachemir_runtime::client::sampling::Sampling;
+use cachemir_runtime::{Sampling, UniformHalves};
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 /// Generates text from a compiled plan while everything the server sees stays encrypted.
@@ -106,6 +105,15 @@ pub(crate) enum Backend {
     Cpu,
     /// Not encrypted: the same program on numbers in the clear.
     Clear,
+}
+
+impl From<Backend> for cachemir_runtime::Backend {
+    fn from(backend: Backend) -> Self {
+        match backend {
+            Backend::Cpu => Self::Encrypted,
+            Backend::Clear => Self::Clear,
+        }
+    }
 }
 
 /// How evaluation keys are kept in memory.

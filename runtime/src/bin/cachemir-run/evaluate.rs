@@ -10,27 +10,17 @@ use cachemir_compiler::locate;
 use cachemir_ir::diagnostics::wrapped;
 use cachemir_ir::tensor::{Interpreter, TensorModel};
 use cachemir_ir::text::counted;
-use cachemir_runtime::Error;
-use cachemir_runtime::client::{Cipher, ClearCipher, Client};
-use cachemir_runtime::executor::{Algebra, Observer};
-use cachemir_runtime::generation::{Listener, steps};
-use cachemir_runtime::server::Server;
-use cachemir_runtime::setup::Plans;
+use cachemir_runtime::client::Texts;
+use cachemir_runtime::generation::steps;
+use cachemir_runtime::session::Conversation;
+use cachemir_runtime::{Error, Plans, Prompt, Session, SessionOptions, UniformHalves};
 use serde_json::json;
 
 use crate::arguments::{Backend, Evaluate};
+use crate::opening::{self, NOTHING_ENCRYPTED, security};
 use crate::output::{self, Screen, ScreenOptions, note};
-use crate::roles::{self, Mode, NOTHING_ENCRYPTED, Surroundings, Task, security};
 
 use scores::{Scores, compare, surprise};
-
-/// Feeds parts of a text token by token and scores what is said of each next token.
-struct Fidelity<'a> {
-    /// Each a session of its own.
-    parts: &'a [Vec<u32>],
-    exact: Option<Interpreter<'a>>,
-    interrupt: &'a AtomicBool,
-}
 
 /// What a measurement found.
 struct Found {
@@ -42,65 +32,48 @@ struct Found {
     reason: Option<String>,
 }
 
-impl Task for Fidelity<'_> {
-    type Output = Found;
-
-    fn run<A, C>(
-        mut self,
-        client: &Client<C>,
-        server: &Server<'_, A>,
-        surroundings: &Surroundings,
-        watch: &mut dyn Observer<A::Ciphertext>,
-    ) -> Result<Found, Error>
-    where
-        A: Algebra,
-        C: Cipher<Ciphertext = A::Ciphertext>,
-    {
-        let options = ScreenOptions { json: false, show_tokens: false, expected_ns: surroundings.expected_ns };
-        let slots = client.plan().slots;
-        let mut screen = Screen::new(options, &surroundings.costs, slots, self.interrupt, watch, None);
-        let mut found = Found { scores: Scores::default(), interrupted: false, refused: 0, reason: None };
-        'parts: for part in self.parts {
-            let mut session = server.open();
-            let begun = client.prefix();
-            if let Some(exact) = &mut self.exact {
-                exact.reset();
-                exact.feed(begun)?;
-            }
-            for step in steps(begun.len(), part.len() - 1, None) {
-                screen.step(step);
-                let inputs = client.encrypt("decode", &part[step.position..=step.position])?;
-                let outputs = match server.decode(&mut session, inputs, &mut screen) {
-                    Ok(outputs) => outputs,
-                    Err(Error::Interrupted) => {
-                        found.interrupted = true;
-                        break 'parts;
-                    }
-                    Err(error) => return Err(error),
-                };
-                let logits = match client.decrypt("decode", step.position, 1, &outputs) {
-                    Ok(logits) => logits,
-                    Err(error @ Error::OutOfRange { .. }) => {
-                        found.refused += 1;
-                        found.reason.get_or_insert_with(|| error.to_string());
-                        break;
-                    }
-                    Err(error) => return Err(error),
-                };
-                let next = part[step.position + 1];
-                let against = match &mut self.exact {
-                    Some(exact) => {
-                        let exact = exact.step(part[step.position])?;
-                        Some((surprise(&exact, next), compare(&exact, &logits)))
-                    }
-                    None => None,
-                };
-                found.scores.include(step.position, surprise(&logits, next), against);
-            }
+/// Feeds parts of a text token by token, each as a session of its own, and scores what is said of each next token.
+fn measure(
+    session: &mut Session<'_>,
+    parts: &[Vec<u32>],
+    mut exact: Option<Interpreter<'_>>,
+    screen: &mut Screen<'_>,
+) -> Result<Found, Error> {
+    let mut found = Found { scores: Scores::default(), interrupted: false, refused: 0, reason: None };
+    'parts: for part in parts {
+        session.restart();
+        let begun = session.conversation().texts().prefix();
+        if let Some(exact) = &mut exact {
+            exact.reset();
+            exact.feed(begun)?;
         }
-        screen.finish()?;
-        Ok(found)
+        for position in begun.len()..part.len() - 1 {
+            session.prompt(Prompt::Tokens(vec![part[position]]))?;
+            let logits = match session.logits(screen) {
+                Ok(logits) => logits,
+                Err(Error::Interrupted) => {
+                    found.interrupted = true;
+                    break 'parts;
+                }
+                Err(error @ Error::OutOfRange { .. }) => {
+                    found.refused += 1;
+                    found.reason.get_or_insert_with(|| error.to_string());
+                    break;
+                }
+                Err(error) => return Err(error),
+            };
+            let next = part[position + 1];
+            let against = match &mut exact {
+                Some(exact) => {
+                    let exact = exact.step(part[position])?;
+                    Some((surprise(&exact, next), compare(&exact, &logits)))
+                }
+                None => None,
+            };
+            found.scores.include(position, surprise(&logits, next), against);
+        }
     }
+    Ok(found)
 }
 
 /// The exact model: the recognised ONNX file, run by the tensor stage's interpreter in double precision.
@@ -121,12 +94,12 @@ fn exact_model(path: &Path, plans: &Plans) -> Result<TensorModel, Error> {
 
 /// The text's tokens in parts that fit a context, each behind the plan's public prefix, or behind what the tokenizer puts
 /// in front of a text. The last token of a part is predicted and not taken in.
-fn parts(client: &Client<ClearCipher>, text: &str, most: usize) -> Result<Vec<Vec<u32>>, Error> {
-    let (prefix, tokens) = (client.tokenizer().prefix()?, client.tokenizer().encode(text, true)?);
+fn parts(texts: &Texts<'_>, text: &str, most: usize) -> Result<Vec<Vec<u32>>, Error> {
+    let (prefix, tokens) = (texts.tokenizer().prefix()?, texts.tokenizer().encode(text, true)?);
     let body = tokens.strip_prefix(prefix.as_slice()).unwrap_or(&tokens);
-    let begun = client.prefix();
+    let begun = texts.prefix();
     let prefix = if begun.is_empty() { prefix.as_slice() } else { begun };
-    let room = (client.context() + 1).saturating_sub(prefix.len()).max(1);
+    let room = (texts.context() + 1).saturating_sub(prefix.len()).max(1);
     let mut left = most;
     let mut parts = Vec::new();
     for chunk in body.chunks(room) {
@@ -143,6 +116,9 @@ fn parts(client: &Client<ClearCipher>, text: &str, most: usize) -> Result<Vec<Ve
     Ok(parts)
 }
 
+/// Seed of the errors that `--noise` adds.
+const NOISE: u64 = 1;
+
 /// Measures a plan on a text.
 pub(crate) fn run(options: &Evaluate, interrupt: &AtomicBool) -> Result<(), Error> {
     if options.noise && options.backend != Backend::Clear {
@@ -152,26 +128,25 @@ pub(crate) fn run(options: &Evaluate, interrupt: &AtomicBool) -> Result<(), Erro
     let plans = Plans::read(&options.plan)?;
     let text = std::fs::read_to_string(&options.text)
         .map_err(|source| Error::Unreadable { path: options.text.clone(), source })?;
-    let client = plans.open_client(ClearCipher)?;
-    let parts = parts(&client, &text, options.count.unwrap_or(usize::MAX))?;
+    let conversation = Conversation::new(&plans)?;
+    let parts = parts(conversation.texts(), &text, options.count.unwrap_or(usize::MAX))?;
     let model = options.against.as_deref().map(|path| exact_model(path, &plans)).transpose()?;
     let exact = model.as_ref().map(Interpreter::new).transpose()?;
-    let mode = Mode {
-        backend: options.backend,
-        check: false,
-        noise: options.noise,
-        json: false,
-        keys: options.keys,
-        seed: None,
-        steps: parts.iter().flat_map(|part| steps(client.prefix().len(), part.len() - 1, None)).collect(),
-        interrupt,
-    };
-    let (found, _) = roles::run(&plans, &mode, Fidelity { parts: &parts, exact, interrupt })?;
+    let backend = if options.noise { cachemir_runtime::Backend::Noisy { seed: NOISE } } else { options.backend.into() };
+    let session_options = SessionOptions { backend, check: false, keys: options.keys.map(UniformHalves::from) };
+    let begun = plans.client.prefix.len();
+    let expected: Vec<_> = parts.iter().flat_map(|part| steps(begun, part.len() - 1, None)).collect();
+    let (mut session, surroundings) = opening::open(conversation, session_options, &expected, false, interrupt)?;
+    let screen_options = ScreenOptions { json: false, show_tokens: false, expected_ns: surroundings.expected_ns };
+    let mut screen = Screen::new(screen_options, &surroundings.costs, plans.client.slots, interrupt, None);
+    let found = measure(&mut session, &parts, exact, &mut screen);
+    screen.finish()?;
+    let found = found?;
     if found.scores.count() == 0 && found.interrupted {
         return Err(Error::Interrupted);
     }
     if found.scores.count() > 0 {
-        show(options, &plans, &mode, &parts, &found)?;
+        show(options, &plans, session_options.representation(), &parts, &found)?;
     }
     match found.reason {
         Some(first) if found.refused == parts.len() => Err(Error::AllRefused { parts: parts.len(), first }),
@@ -180,14 +155,20 @@ pub(crate) fn run(options: &Evaluate, interrupt: &AtomicBool) -> Result<(), Erro
 }
 
 /// Shows what was found; that it is not of the whole text where that is so.
-fn show(options: &Evaluate, plans: &Plans, mode: &Mode<'_>, parts: &[Vec<u32>], found: &Found) -> Result<(), Error> {
+fn show(
+    options: &Evaluate,
+    plans: &Plans,
+    representation: &str,
+    parts: &[Vec<u32>],
+    found: &Found,
+) -> Result<(), Error> {
     let encrypted = options.backend == Backend::Cpu;
     let parameters = &plans.server.parameters;
     let of_text: usize = parts.iter().map(|part| part.len() - plans.client.prefix.len() - 1).sum();
     let measured = found.scores.count();
     if options.json {
         let mut object = found.scores.json();
-        let about = json!({"event": "eval", "backend": mode.representation(), "encrypted": encrypted,
+        let about = json!({"event": "eval", "backend": representation, "encrypted": encrypted,
             "security_bits": encrypted.then(|| parameters.security_bits()).flatten(), "parameters": parameters.name,
             "tokens_of_text": of_text, "partial": measured < of_text, "interrupted": found.interrupted,
             "parts": parts.len(), "refused_parts": found.refused, "refusal": found.reason});

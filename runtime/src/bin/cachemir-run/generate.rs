@@ -7,27 +7,26 @@ use std::sync::atomic::AtomicBool;
 
 use cachemir_ir::files;
 use cachemir_ir::text::counted;
-use cachemir_runtime::check::{LayerPrecision, RangeCheck};
-use cachemir_runtime::client::sampling::{Sampler, Sampling};
-use cachemir_runtime::client::{Cipher, Client, Prompt, SavedClient};
-use cachemir_runtime::error::SessionFault;
-use cachemir_runtime::executor::{Algebra, Observer};
-use cachemir_runtime::generation::{Generation, Request, Stop, generate, steps};
-use cachemir_runtime::server::{SavedSession, Server};
-use cachemir_runtime::setup::{Plans, check_writable};
-use cachemir_runtime::{Error, memory};
+use cachemir_runtime::check::{Findings, LayerPrecision, RangeCheck};
+use cachemir_runtime::client::SavedClient;
+use cachemir_runtime::server::SavedSession;
+use cachemir_runtime::session::Conversation;
+use cachemir_runtime::setup::check_writable;
+use cachemir_runtime::{
+    Error, GenerateOptions, Generation, Plans, Prompt, Sampling, SessionOptions, Stop, UniformHalves, memory,
+};
 use serde_json::{Value, json};
 
 use crate::arguments::{Backend, Generate};
 use crate::estimate;
+use crate::opening::{self, NOTHING_ENCRYPTED, Surroundings, security};
 use crate::output::{self, Screen, ScreenOptions};
-use crate::roles::{self, Findings, Mode, NOTHING_ENCRYPTED, Surroundings, Task, security};
 
 /// Generates text for the command line's options.
 pub(crate) fn run(options: &Generate, interrupt: &AtomicBool) -> Result<(), Error> {
     let path = options.plan.as_deref().unwrap_or_else(|| Path::new(""));
     let sampling = Sampling::from(options.sampling);
-    let mut sampler = Sampler::new(sampling)?;
+    sampling.validate()?;
     if options.backend == Backend::Clear && options.keys.is_some() {
         let text = "--keys has no effect: in the clear there are none (--backend cpu encrypts)";
         output::rows(&[("warning", text.to_owned())]);
@@ -38,46 +37,31 @@ pub(crate) fn run(options: &Generate, interrupt: &AtomicBool) -> Result<(), Erro
     let prompt = read_prompt(options)?;
     let plans = Plans::read(path)?;
     check_outputs(options)?;
-    let tokenizing = plans.open_client(cachemir_runtime::client::ClearCipher)?;
-    let representation = roles::representation(options.backend, options.check, false);
-    let saved = options.resume.as_deref().map(|file| read_saved(file, &plans, representation)).transpose()?;
-    let (saved, position) = saved.map_or((None, 0), |(saved, position)| (Some(saved), position));
-    let earlier = saved.as_ref().map_or(&[][..], |saved| &saved.tokens);
-    if earlier.len() > tokenizing.context() {
-        return Err(Error::ContextFull { context: tokenizing.context() });
-    }
-    let tokens = tokenizing.prompt_tokens(earlier, &prompt)?;
-    if let Some(saved) = &saved {
-        (0..saved.generated).for_each(|_| sampler.skip());
-    }
-    let begun = tokenizing.prefix().len();
-    let processed = saved.as_ref().map_or(begun, |saved| saved.tokens.len().saturating_sub(1));
-    let end = tokens.len().saturating_add(options.count.saturating_sub(1)).min(tokenizing.context());
-    let mut expected = steps(processed, tokens.len(), tokenizing.chunk());
-    expected.extend(steps(tokens.len(), end, None));
-    let mode = Mode {
-        backend: options.backend,
+    let session_options = SessionOptions {
+        backend: options.backend.into(),
         check: options.check,
-        noise: false,
-        json: options.json,
-        keys: options.keys,
-        seed: saved.as_ref().map(|saved| saved.seed.clone()),
-        steps: expected,
-        interrupt,
+        keys: options.keys.map(UniformHalves::from),
     };
-    let request = Request { tokens, count: options.count, stop_at_end: !options.ignore_end };
-    let task = Conversation {
-        options,
-        request: &request,
-        sampler,
-        earlier: saved.map_or(0, |saved| saved.generated),
-        interrupt,
-        show_tokens: true,
+    let mut conversation = match &options.resume {
+        Some(file) => Conversation::resume(&plans, file, &session_options)?,
+        None => Conversation::new(&plans)?,
     };
-    if let Some(file) = &options.resume {
-        check_position(file, position, request.tokens.len(), tokenizing.context())?;
+    conversation.prompt(&prompt)?;
+    let expected = conversation.steps(options.count);
+    let (mut session, surroundings) = opening::open(conversation, session_options, &expected, options.json, interrupt)?;
+
+    let create = |path: &PathBuf| File::create(path).map_err(|source| Error::Unwritable { path: path.clone(), source });
+    let logits = options.logits.as_ref().map(create).transpose()?;
+    let screen_options = ScreenOptions { json: options.json, show_tokens: true, expected_ns: surroundings.expected_ns };
+    let mut screen = Screen::new(screen_options, &surroundings.costs, plans.client.slots, interrupt, logits);
+    let request = GenerateOptions { max_tokens: options.count, sampling, stop_at_end: !options.ignore_end };
+    let made = session.generate(&request, &mut screen);
+    screen.finish()?;
+    let generation = made?;
+    if let Some(file) = &options.save_session {
+        session.save(file)?;
     }
-    let ((generation, surroundings), findings) = roles::run(&plans, &mode, task)?;
+    let findings = session.findings();
     report(&plans, options, &generation, &surroundings, &findings)?;
     findings.verdict
 }
@@ -116,90 +100,6 @@ fn check_outputs(options: &Generate) -> Result<(), Error> {
         check_writable(file, kind)?;
     }
     Ok(())
-}
-
-/// Fails where a session of so many tokens taken in cannot go on with these tokens.
-fn check_position(file: &Path, position: usize, tokens: usize, context: usize) -> Result<(), Error> {
-    if position >= context {
-        return Err(Error::ContextFull { context });
-    }
-    if position >= tokens {
-        let message = "its tokens are fewer than the session's".to_owned();
-        return Err(Error::SessionKey { path: SavedClient::path(file), message });
-    }
-    Ok(())
-}
-
-/// The client's part of a session, and how many tokens the server's part holds. What needs no keys is checked here, before
-/// they are made.
-fn read_saved(file: &Path, plans: &Plans, representation: &str) -> Result<(SavedClient, usize), Error> {
-    let position = SavedSession::read(file, plans.client.plan_hash, representation)?.position;
-    let path = SavedClient::path(file);
-    let saved = SavedClient::read(&path)?;
-    if saved.plan_hash != plans.client.plan_hash {
-        return Err(Error::SessionMismatch { path });
-    }
-    if saved.session_hash != SavedClient::hash_of(file)? {
-        return Err(Error::SessionInvalid { path: file.to_owned(), fault: SessionFault::OtherKey { key: path } });
-    }
-    Ok((saved, position))
-}
-
-/// A generation with its session loaded before and saved after.
-struct Conversation<'a> {
-    options: &'a Generate,
-    request: &'a Request,
-    sampler: Sampler,
-    /// Tokens that the session generated before.
-    earlier: u32,
-    interrupt: &'a AtomicBool,
-    show_tokens: bool,
-}
-
-impl Task for Conversation<'_> {
-    type Output = (Generation, Surroundings);
-
-    fn run<A, C>(
-        mut self,
-        client: &Client<C>,
-        server: &Server<'_, A>,
-        surroundings: &Surroundings,
-        watch: &mut dyn Observer<A::Ciphertext>,
-    ) -> Result<Self::Output, Error>
-    where
-        A: Algebra,
-        C: Cipher<Ciphertext = A::Ciphertext>,
-    {
-        let mut session = match &self.options.resume {
-            Some(file) => server.load(file)?,
-            None => server.open(),
-        };
-        let screen_options = ScreenOptions {
-            json: self.options.json,
-            show_tokens: self.show_tokens,
-            expected_ns: surroundings.expected_ns,
-        };
-        let slots = client.plan().slots;
-        let create =
-            |path: &PathBuf| File::create(path).map_err(|source| Error::Unwritable { path: path.clone(), source });
-        let logits = self.options.logits.as_ref().map(create).transpose()?;
-        let mut screen = Screen::new(screen_options, &surroundings.costs, slots, self.interrupt, watch, logits);
-        let made = generate(client, server, &mut session, self.request, &mut self.sampler, &mut screen);
-        screen.finish()?;
-        let generation = made?;
-        if let Some(file) = &self.options.save_session {
-            server.save(&session, file)?;
-            let saved = SavedClient {
-                plan_hash: client.plan().plan_hash,
-                session_hash: SavedClient::hash_of(file)?,
-                seed: surroundings.seed.clone(),
-                tokens: generation.tokens.clone(),
-                generated: self.earlier + generation.generated as u32,
-            };
-            saved.write(&SavedClient::path(file))?;
-        }
-        Ok((generation, surroundings.clone()))
-    }
 }
 
 /// The summary that ends a run.

@@ -11,8 +11,8 @@ mod doctor;
 mod estimate;
 mod evaluate;
 mod generate;
+mod opening;
 mod output;
-mod roles;
 mod timing;
 
 use std::process::ExitCode;

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use cachemir_ir::cost::CostTable;
 use cachemir_ir::diagnostics::{self, wrapped};
 use cachemir_ir::text::counted;
-use cachemir_runtime::Error;
-use cachemir_runtime::executor::{Observer, Site};
-use cachemir_runtime::generation::{Listener, Meter, Step};
+use cachemir_runtime::executor::Site;
+use cachemir_runtime::generation::{Meter, Step};
+use cachemir_runtime::{Error, Listener};
 use console::Term;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
@@ -112,14 +112,12 @@ enum Progress {
 }
 
 /// The listener of a generation: text, JSON events and progress.
-pub(crate) struct Screen<'a, C> {
+pub(crate) struct Screen<'a> {
     json: bool,
     show_text: bool,
     progress: Progress,
     meter: Meter<'a>,
     expected_ns: f64,
-    /// Sees every op and every value.
-    watch: &'a mut dyn Observer<C>,
     logits: Option<(BufWriter<File>, Option<io::Error>)>,
     step: Option<Step>,
     began: Instant,
@@ -140,13 +138,12 @@ pub(crate) struct ScreenOptions {
 /// Resolution of the bar.
 const TICKS: f64 = 10_000.0;
 
-impl<'a, C> Screen<'a, C> {
+impl<'a> Screen<'a> {
     pub(crate) fn new(
         options: ScreenOptions,
         costs: &'a CostTable,
         slots: u32,
         interrupt: &'a AtomicBool,
-        watch: &'a mut dyn Observer<C>,
         logits: Option<File>,
     ) -> Self {
         let ScreenOptions { json, show_tokens, expected_ns } = options;
@@ -161,7 +158,6 @@ impl<'a, C> Screen<'a, C> {
             progress,
             meter: Meter::new(costs, slots, interrupt),
             expected_ns: expected_ns.max(1.0),
-            watch,
             logits: logits.map(|file| (BufWriter::new(file), None)),
             step: None,
             began: Instant::now(),
@@ -217,20 +213,16 @@ fn below(status: &str) {
     let _ = write!(stderr, "\x1bD\x1bM\x1b7\x1bD\r\x1b[2K{status}\x1b8").and_then(|()| stderr.flush());
 }
 
-impl<C> Observer<C> for Screen<'_, C> {
-    fn before(&mut self, site: Site<'_>, operands: &[&C]) -> Result<(), Error> {
-        self.meter.check()?;
-        self.watch.before(site, operands)
+impl Listener for Screen<'_> {
+    fn before(&mut self, _: Site<'_>) -> Result<(), Error> {
+        self.meter.check()
     }
 
-    fn after(&mut self, site: Site<'_>, results: &[&C]) -> Result<(), Error> {
+    fn after(&mut self, site: Site<'_>) {
         self.meter.count(site);
         self.update();
-        self.watch.after(site, results)
     }
-}
 
-impl<C> Listener<C> for Screen<'_, C> {
     fn step(&mut self, step: Step) {
         self.step = Some(step);
         self.update();

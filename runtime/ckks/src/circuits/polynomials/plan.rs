@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 
+use cachemir_ir::chebyshev;
 use num_complex::Complex64;
 
 /// Levels that a polynomial of the given degree consumes: `⌈log2(degree + 1)⌉`.
@@ -71,8 +72,8 @@ impl Polynomial {
     /// Value in the clear.
     pub fn evaluate(&self, x: f64) -> f64 {
         match self.basis {
-            Basis::Chebyshev => crate::circuits::approximation::evaluate_chebyshev(&self.coefficients, x),
-            Basis::Monomial => crate::circuits::approximation::evaluate_monomial(&self.coefficients, x),
+            Basis::Chebyshev => chebyshev::value(&self.coefficients, x),
+            Basis::Monomial => self.coefficients.iter().rev().fold(0.0, |sum, &c| sum * x + c),
         }
     }
 }

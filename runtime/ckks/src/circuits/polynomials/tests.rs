@@ -1,10 +1,10 @@
 use cachemir_hal::CpuBackend;
+use cachemir_ir::chebyshev::interpolate;
 use num_complex::Complex64;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 
 use super::*;
-use crate::circuits::approximation::interpolate_chebyshev;
 use crate::circuits::testing::Fixture;
 use crate::noise::{NoiseModel, key_product_variance, rounding_variance};
 
@@ -44,7 +44,7 @@ fn slot_factors_cost_no_level() {
     let fixture = Fixture::<CpuBackend>::new(&|manifest| manifest.require_relinearisation(1..=16));
     let x = inputs(32);
     let encrypted = fixture.encrypt_real(&x, 9);
-    let polynomial = Polynomial::chebyshev(interpolate_chebyshev(|x| (2.0 * x).exp() / 8.0, (-1.0, 1.0), 15));
+    let polynomial = Polynomial::chebyshev(interpolate(|x| (2.0 * x).exp() / 8.0, 15));
     let plan = EvaluationPlan::new(&polynomial);
     let factor: Vec<Complex64> =
         (0..32).map(|j| [Complex64::ZERO, Complex64::I, Complex64::new(0.5, -2.0)][j % 3]).collect();
@@ -80,7 +80,7 @@ fn coefficients_that_cancel_amplify_errors_of_both_parts_as_modelled() {
     let x: Vec<f64> = inputs(slots).iter().map(|x| 0.3 * x).collect();
     let encrypted = fixture.encrypt_real(&x, 13);
     // A million at 1, less than rounding errors where the inputs lie.
-    let polynomial = Polynomial::chebyshev(interpolate_chebyshev(|x| 1e6 * (62.0 * (x - 1.0)).exp(), (-1.0, 1.0), 63));
+    let polynomial = Polynomial::chebyshev(interpolate(|x| 1e6 * (62.0 * (x - 1.0)).exp(), 63));
     let plan = EvaluationPlan::new(&polynomial);
     let result = plan.evaluate_canonical(&fixture.evaluator, &fixture.keys, &encrypted, None).unwrap();
     let found = fixture.decrypt(&result);

@@ -18,7 +18,7 @@ use super::bootstraps;
 use super::report::{Measured, Report, fields, rounded};
 use crate::arguments::BenchOps;
 use crate::estimate;
-use crate::roles::security;
+use crate::opening::security;
 use crate::timing::{self, Unit, median_ns};
 
 /// Levels at which operations are measured, besides the top one.

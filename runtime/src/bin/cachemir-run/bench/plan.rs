@@ -3,48 +3,13 @@
 use std::sync::atomic::AtomicBool;
 
 use cachemir_ir::text::counted;
-use cachemir_runtime::client::sampling::{Sampler, Sampling};
-use cachemir_runtime::client::{Cipher, ClearCipher, Client};
-use cachemir_runtime::executor::{Algebra, Observer};
-use cachemir_runtime::generation::{Generation, Request, generate, steps};
-use cachemir_runtime::server::Server;
-use cachemir_runtime::setup::Plans;
-use cachemir_runtime::{Error, memory};
+use cachemir_runtime::session::Conversation;
+use cachemir_runtime::{Error, GenerateOptions, Plans, Prompt, Sampling, SessionOptions, UniformHalves, memory};
 
 use crate::arguments::{Backend, BenchPlan};
 use crate::generate::{operations, secured, summary};
+use crate::opening;
 use crate::output::{self, Screen, ScreenOptions};
-use crate::roles::{self, Mode, Surroundings, Task};
-
-/// A generation whose text nobody reads.
-struct Measurement<'a> {
-    request: &'a Request,
-    interrupt: &'a AtomicBool,
-}
-
-impl Task for Measurement<'_> {
-    type Output = (Generation, Surroundings);
-
-    fn run<A, C>(
-        self,
-        client: &Client<C>,
-        server: &Server<'_, A>,
-        surroundings: &Surroundings,
-        watch: &mut dyn Observer<A::Ciphertext>,
-    ) -> Result<Self::Output, Error>
-    where
-        A: Algebra,
-        C: Cipher<Ciphertext = A::Ciphertext>,
-    {
-        let options = ScreenOptions { json: false, show_tokens: false, expected_ns: surroundings.expected_ns };
-        let slots = client.plan().slots;
-        let mut screen = Screen::new(options, &surroundings.costs, slots, self.interrupt, watch, None);
-        let mut sampler = Sampler::new(Sampling::default())?;
-        let made = generate(client, server, &mut server.open(), self.request, &mut sampler, &mut screen);
-        screen.finish()?;
-        Ok((made?, surroundings.clone()))
-    }
-}
 
 /// Text of which the benchmark's prompts are made.
 const TEXT: &str = "Once upon a time, there was a little girl. She liked to play in the park with her friends. ";
@@ -52,34 +17,32 @@ const TEXT: &str = "Once upon a time, there was a little girl. She liked to play
 /// Measures prefill and decoding of a plan, on ordinary text.
 pub(crate) fn plan(options: &BenchPlan, interrupt: &AtomicBool) -> Result<(), Error> {
     let plans = Plans::read(&options.plan)?;
-    let client = plans.open_client(ClearCipher)?;
+    let mut conversation = Conversation::new(&plans)?;
+    let texts = conversation.texts();
     let wanted = options.prompt_tokens.max(1);
-    let total = wanted.saturating_add(options.count.saturating_sub(1));
-    if total > client.context() {
-        return Err(Error::PromptTooLong { tokens: total, context: client.context() });
+    let total = texts.prefix().len().saturating_add(wanted).saturating_add(options.count.saturating_sub(1));
+    if total > texts.context() {
+        return Err(Error::PromptTooLong { tokens: total, context: texts.context() });
     }
     let text = match &plans.client.model.tokenizer {
-        Some(_) => client.tokenizer().encode(TEXT, false)?,
+        Some(_) => texts.tokenizer().encode(TEXT, false)?,
         None => (0..plans.client.model.vocabulary).take(wanted).collect(),
     };
-    let mut tokens = client.tokenizer().prefix()?;
+    let mut tokens = if texts.prefix().is_empty() { texts.tokenizer().prefix()? } else { Vec::new() };
     tokens.extend(text.iter().cycle().take(wanted));
     tokens.truncate(wanted);
-    let mut expected = steps(0, tokens.len(), client.chunk());
-    expected.extend(steps(tokens.len(), tokens.len() + options.count.saturating_sub(1), None));
-    let request = Request { tokens, count: options.count, stop_at_end: false };
-    let mode = Mode {
-        backend: options.backend,
-        check: false,
-        noise: false,
-        json: false,
-        keys: options.keys,
-        seed: None,
-        steps: expected,
-        interrupt,
-    };
-    let task = Measurement { request: &request, interrupt };
-    let ((generation, surroundings), findings) = roles::run(&plans, &mode, task)?;
+    conversation.prompt(&Prompt::Tokens(tokens))?;
+    let expected = conversation.steps(options.count);
+    let session_options =
+        SessionOptions { backend: options.backend.into(), check: false, keys: options.keys.map(UniformHalves::from) };
+    let (mut session, surroundings) = opening::open(conversation, session_options, &expected, false, interrupt)?;
+    // Nobody reads the text.
+    let screen_options = ScreenOptions { json: false, show_tokens: false, expected_ns: surroundings.expected_ns };
+    let mut screen = Screen::new(screen_options, &surroundings.costs, plans.client.slots, interrupt, None);
+    let request = GenerateOptions { max_tokens: options.count, sampling: Sampling::default(), stop_at_end: false };
+    let made = session.generate(&request, &mut screen);
+    screen.finish()?;
+    let (generation, findings) = (made?, session.findings());
 
     let backend = if options.backend == Backend::Cpu { "cpu" } else { "clear" };
     let mut object = summary(&plans, backend, &generation, &surroundings, &findings);
