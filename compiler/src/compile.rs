@@ -71,7 +71,14 @@ pub struct CompileOptions {
     pub context: Option<usize>,
     /// Name of the parameter set.
     pub parameters: String,
+    /// Whether the graph alone is compiled, whose weights may be missing: ranges are assumed, and the plan has no weights
+    /// and takes no tokens.
+    pub shapes_only: bool,
 }
+
+/// What a plan that was compiled from shapes alone says of itself.
+const WITHOUT_WEIGHTS: &str = "compiled from the graph alone, without weights: ranges are assumed, and the plan takes no \
+                               tokens; `cachemir-run bench layer` measures a layer of it with random weights";
 
 /// A finished compilation.
 pub struct Compilation {
@@ -92,6 +99,10 @@ pub fn compile(path: &Path, options: &CompileOptions) -> Result<Compilation, Err
 pub fn compile_watched(path: &Path, options: &CompileOptions, observer: &dyn Observer) -> Result<Compilation, Error> {
     let parameters = Parameters::preset(&options.parameters)
         .map_err(|error| Error::BadOption { option: "--params", message: error.to_string() })?;
+    if options.shapes_only && (options.prefix.is_some() || options.calibration.is_some()) {
+        let message = "a public prefix and calibration text need a model that has its weights".to_owned();
+        return Err(Error::BadOption { option: "--shapes-only", message });
+    }
     observer.begin(Pass::Import);
     let imported = import::load(
         path,
@@ -99,7 +110,7 @@ pub fn compile_watched(path: &Path, options: &CompileOptions, observer: &dyn Obs
             config: options.config.clone(),
             tokenizer: options.tokenizer.clone(),
             context: options.context,
-            shapes_only: false,
+            shapes_only: options.shapes_only,
         },
     )?;
     cachemir_ir::tensor::verify(&imported.model)?;
@@ -107,7 +118,11 @@ pub fn compile_watched(path: &Path, options: &CompileOptions, observer: &dyn Obs
 
     let prefix = options.prefix.as_ref().map(|prefix| prefix.tokens(&imported)).transpose()?.unwrap_or_default();
     let chat = options.prefix == Some(PublicPrefix::Chat);
-    let calibration = Calibration::of(&imported, options.calibration.as_deref(), prefix, chat, observer)?;
+    let calibration = if options.shapes_only {
+        Calibration::default()
+    } else {
+        Calibration::of(&imported, options.calibration.as_deref(), prefix, chat, observer)?
+    };
 
     let smallest = Shape::smallest(&imported.model.hyperparameters)?.slots;
     let slots = smallest.min(parameters.maximum_slots() as usize);
@@ -165,8 +180,17 @@ fn plan(
             }
             .to_owned(),
         ),
-        ("calibrate", if options.calibration.is_some() { "file" } else { "sampled" }.to_owned()),
+        (
+            "calibrate",
+            match (&options.calibration, options.shapes_only) {
+                (_, true) => "assumed",
+                (Some(_), _) => "file",
+                (None, _) => "sampled",
+            }
+            .to_owned(),
+        ),
     ];
+    let without_weights = options.shapes_only.then(|| WITHOUT_WEIGHTS.to_owned());
     Plan {
         keys: KeyManifest::of(&program),
         counts,
@@ -186,7 +210,7 @@ fn plan(
             compiler_version: env!("CARGO_PKG_VERSION").to_owned(),
             options: recorded.into_iter().map(|(key, value)| (key.to_owned(), value)).collect::<BTreeMap<_, _>>(),
             predicted_ns_per_token,
-            notes: imported.notes.clone(),
+            notes: imported.notes.iter().cloned().chain(without_weights).collect(),
         },
         parameters,
         program,

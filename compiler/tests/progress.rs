@@ -38,6 +38,7 @@ fn passes_come_in_order_and_advance_to_their_ends() {
         prefix: None,
         context: Some(32),
         parameters: "n16".to_owned(),
+        shapes_only: false,
     };
     let seen = Seen::default();
     if let Err(error) = compile_watched(&folder.join("onnx/optimum/model.onnx"), &options, &seen) {

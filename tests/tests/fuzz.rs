@@ -34,6 +34,7 @@ fn plans() -> &'static (Vec<u8>, Vec<u8>) {
             prefix: None,
             context: None,
             parameters: "insecure-test".to_owned(),
+            shapes_only: false,
         };
         let plan = compile(&model, &options).unwrap_or_else(|error| panic!("{error}")).plan;
         let bytes = plan.to_bytes().expect("a valid plan");

@@ -35,6 +35,7 @@ fn compiled_with(route: &str, parameters: &str, prefix: Option<PublicPrefix>) ->
         prefix,
         context: None,
         parameters: parameters.to_owned(),
+        shapes_only: false,
     };
     let model = folder().join("onnx").join(route).join("model.onnx");
     compile(&model, &options).unwrap_or_else(|error| panic!("{route}: {error}"))

@@ -24,6 +24,7 @@ fn compiled() -> &'static Compilation {
             prefix: None,
             context: Some(32),
             parameters: "n16".to_owned(),
+            shapes_only: false,
         };
         compile(&folder.join("onnx/optimum/model.onnx"), &options).unwrap_or_else(|error| panic!("{error}"))
     })

@@ -30,6 +30,7 @@ fn compiled() -> Compilation {
         prefix: None,
         context: None,
         parameters: "n16".to_owned(),
+        shapes_only: false,
     };
     compile(&path, &options).unwrap_or_else(|error| panic!("{error}"))
 }

@@ -25,6 +25,7 @@ fn options() -> CompileOptions {
         prefix: None,
         context: None,
         parameters: "n16".to_owned(),
+        shapes_only: false,
     }
 }
 

@@ -51,7 +51,8 @@ impl Samples {
         samples
     }
 
-    /// The best polynomial found, and its largest distance from the middle as a multiple of half the width.
+    /// The best polynomial found, and its largest distance from the middle as a multiple of half the width: at most 1, or
+    /// as much as was found before it was clear that it is more.
     fn fit(&self, degree: usize) -> (Chebyshev, f64) {
         let (rows, columns) = (self.u.len(), degree + 1);
         let matrix = DMatrix::from_fn(rows, columns, |row, k| {
@@ -74,6 +75,12 @@ impl Samples {
                 best = (Chebyshev { coefficients: coefficients.as_slice().to_vec(), ..best.0 }, largest);
             }
             if largest <= 1.0 {
+                break;
+            }
+            // Weights that sum to one make the least mean square error a bound from below on the largest error of any polynomial.
+            let mean_square: f64 =
+                weights.iter().zip(errors.iter()).map(|(weight, error)| weight * error.powi(2)).sum();
+            if mean_square > 1.0 {
                 break;
             }
             let total: f64 = weights.iter().zip(errors.iter()).map(|(weight, error)| weight * error).sum();

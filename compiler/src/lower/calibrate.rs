@@ -382,7 +382,7 @@ pub(super) fn magnitudes(
 }
 
 /// Operands of polynomials lie in [-1, 1], and so does what a refresh hands to them.
-fn bound_arguments(graph: &mut SlotGraph) {
+pub(super) fn bound_arguments(graph: &mut SlotGraph) {
     let mut arguments = Vec::new();
     graph.for_each_op(|op, _| {
         let node = graph.node(op);

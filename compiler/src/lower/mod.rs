@@ -9,6 +9,7 @@
 //!
 //! Layouts are described in [`shape`], linear layers in [`linear`], attention in [`decode`] and [`prefill`].
 
+mod assumed;
 mod builder;
 mod calibrate;
 mod checks;
@@ -44,7 +45,7 @@ use crate::calibration::Calibration;
 use crate::progress::{Observer, Pass};
 use builder::layout;
 use entry::SiteUse;
-use plan::{Plan, SoftmaxPlan, Step};
+use plan::{Plan, Step};
 use prefix::Prefix;
 use roles::Roles;
 
@@ -212,8 +213,8 @@ impl Further {
     }
 }
 
-/// Lowers a model. Without calibration sequences, or without the model's weights, ranges are assumed and magnitudes stay
-/// infinite. The observer sees the passes from [`Pass::ModelRanges`] to [`Pass::Magnitudes`].
+/// Lowers a model. Without calibration sequences, or without the model's weights, ranges and magnitudes are assumed. The
+/// observer sees the passes from [`Pass::ModelRanges`] to [`Pass::Magnitudes`].
 pub fn lower(
     model: &TensorModel,
     calibration: &Calibration,
@@ -242,11 +243,7 @@ pub fn lower(
         derived::add(model, &roles, &mut ranges);
         (tensor.softmaxes, ranges, tensor.everyday)
     } else {
-        (
-            vec![SoftmaxPlan { reference: 10.0, exponents: vec![0.0; 2] }; roles.layers.len()],
-            plan::SiteRanges::new(),
-            Vec::new(),
-        )
+        (vec![assumed::softmax(); roles.layers.len()], plan::SiteRanges::new(), Vec::new())
     };
     observer.begin(Pass::Approximate);
     let plan = Plan::new(&model.hyperparameters, &roles, &softmaxes, &ranges, &everyday, options);
@@ -261,6 +258,8 @@ pub fn lower(
                 other => other,
             },
         )?;
+    } else {
+        assumed::magnitudes(&mut program, roles.layers.len());
     }
     let further = plan.further().map(|(step, gained_prompts)| Further {
         gained_prompts: *gained_prompts,

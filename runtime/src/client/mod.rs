@@ -51,6 +51,9 @@ pub struct Client<C> {
 impl<C: Cipher> Client<C> {
     /// A client that encrypts with the given cipher.
     pub fn new(plan: ClientPlan, cipher: C) -> Result<Self, Error> {
+        if !plan.model.has_weights() {
+            return Err(Error::NoWeights);
+        }
         let tokenizer = match &plan.model.tokenizer {
             Some(bytes) => Tokenizer::from_bytes(bytes)?,
             None => Tokenizer::of_ids(),

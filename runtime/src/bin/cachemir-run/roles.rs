@@ -4,14 +4,15 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use cachemir_ckks::UniformHalves;
 use cachemir_ckks::ring::sampling::Seed;
+use cachemir_ckks::{EvaluationKeys, Ring, UniformHalves};
 use cachemir_hal::{Backend as _, CpuBackend};
 use cachemir_ir::cost::CostTable;
+use cachemir_ir::manifest::KeyManifest;
 use cachemir_ir::text::counted;
 use cachemir_runtime::check::{LayerPrecision, Probe, RangeCheck};
 use cachemir_runtime::client::{CheckedCipher, Cipher, ClearCipher, Client, NoisyCipher, SecretCipher};
-use cachemir_runtime::executor::{Algebra, Checked, Clear, ClearCiphertext, Executor, Observer};
+use cachemir_runtime::executor::{Algebra, Checked, CkksProgram, Clear, ClearCiphertext, Executor, Observer};
 use cachemir_runtime::generation::Step;
 use cachemir_runtime::server::Server;
 use cachemir_runtime::setup::{Engine, Plans, Requirements, plaintext_budget_bytes};
@@ -188,23 +189,15 @@ fn explained<O>(output: Result<O, Error>, verdict: &Result<(), Error>) -> Result
 fn run_encrypted<T: Task>(plans: &Plans, mode: &Mode<'_>, task: T) -> Result<(T::Output, Findings), Error> {
     let plan = &plans.server;
     let (program, slots) = (&plan.program, plan.program.slots as usize);
-    let mut engine = Engine::new(plan, mode.keys.map(UniformHalves::from))?;
-    let mut requirements = engine.requirements(program);
-    let available = memory::available_bytes();
-    if let Some(available) = available {
-        if requirements.check(available).is_err() && mode.keys.is_none() {
-            engine = Engine::new(plan, Some(UniformHalves::Seeded))?;
-            requirements = engine.requirements(program);
-        }
-        requirements.check(available)?;
-    }
+    let halves = mode.keys.map(UniformHalves::from);
+    let (engine, requirements, available) = self::engine(&plan.parameters, &plan.keys, program, halves)?;
     let ring = engine.ring();
     let degree = ring.degree();
     let ntt_ns = timing::ntt_ns(degree, ring.parameters().primes()[0]).ok_or_else(|| Error::Engine {
         origin: "timing".to_owned(),
         message: format!("tfhe-ntt has no transform of degree {degree} for the ring's first prime"),
     })?;
-    let costs = CostTable::built_in(&plan.parameters).carried_over(estimate::transform_ns(ring)?);
+    let costs = self::costs(&plan.parameters, ring)?;
     let expected_ns = estimate::steps_ns(&costs, program, &mode.steps);
     let keys_ns = estimate::keys_ns(requirements.key_bytes, degree, costs.transform_ns);
     announce(plans, mode, &engine, &requirements, available, ntt_ns, [keys_ns, expected_ns])?;
@@ -215,13 +208,7 @@ fn run_encrypted<T: Task>(plans: &Plans, mode: &Mode<'_>, task: T) -> Result<(T:
         None => SecretCipher::generate(encoder)?,
     };
     let begin = Instant::now();
-    let bar = output::bar(requirements.key_bytes, "evaluation keys", true);
-    let keys = cipher.evaluation_keys(engine.key_manifest(), |made, _| {
-        bar.set_position(made);
-        if mode.interrupt.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
-    bar.finish_and_clear();
-    let keys = keys?;
+    let keys = evaluation_keys(&cipher, &engine, requirements.key_bytes, mode.interrupt)?;
     let algebra = engine.algebra(keys, slots)?;
     let keys_seconds = begin.elapsed().as_secs_f64();
     let made = format!("{} in {}", memory::format_bytes(requirements.key_bytes), output::seconds(keys_seconds));
@@ -255,6 +242,54 @@ fn run_encrypted<T: Task>(plans: &Plans, mode: &Mode<'_>, task: T) -> Result<(T:
         let client = plans.open_client(&cipher)?;
         Ok((task.run(&client, &server, &surroundings, &mut ())?, Findings::default()))
     }
+}
+
+/// The engine for a program that uses these keys, the memory that a run needs, and what is available. Where that is less and
+/// the user has no say, keys are kept in half the memory.
+pub(crate) fn engine(
+    parameters: &cachemir_ir::parameters::Parameters,
+    keys: &KeyManifest,
+    program: &CkksProgram,
+    halves: Option<UniformHalves>,
+) -> Result<(Engine<CpuBackend>, Requirements, Option<u64>), Error> {
+    let with = |halves| {
+        let engine = Engine::with_keys(parameters, keys, program.slots as usize, halves)?;
+        let requirements = engine.requirements(program);
+        Ok::<_, Error>((engine, requirements))
+    };
+    let (mut engine, mut requirements) = with(halves)?;
+    let available = memory::available_bytes();
+    if let Some(available) = available {
+        if requirements.check(available).is_err() && halves.is_none() {
+            (engine, requirements) = with(Some(UniformHalves::Seeded))?;
+        }
+        requirements.check(available)?;
+    }
+    Ok((engine, requirements, available))
+}
+
+/// The cost table, carried over to this machine.
+pub(crate) fn costs(
+    parameters: &cachemir_ir::parameters::Parameters,
+    ring: &Ring<CpuBackend>,
+) -> Result<CostTable, Error> {
+    Ok(CostTable::built_in(parameters).carried_over(estimate::transform_ns(ring)?))
+}
+
+/// Makes a client's evaluation keys, and shows progress.
+pub(crate) fn evaluation_keys(
+    cipher: &SecretCipher<CpuBackend>,
+    engine: &Engine<CpuBackend>,
+    key_bytes: u64,
+    interrupt: &AtomicBool,
+) -> Result<EvaluationKeys<CpuBackend>, Error> {
+    let bar = output::bar(key_bytes, "evaluation keys", true);
+    let keys = cipher.evaluation_keys(engine.key_manifest(), |made, _| {
+        bar.set_position(made);
+        if interrupt.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    bar.finish_and_clear();
+    keys
 }
 
 /// What reports say of an execution in the clear instead of its security.
