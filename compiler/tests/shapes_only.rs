@@ -71,7 +71,8 @@ fn what_a_graph_holds_of_weights_does_not_matter() {
     let (_target, model) = graph_alone();
     let alone = compile(&model, &options()).unwrap().plan;
     let beside = compile(&folder().join("onnx/genai_fp32/model.onnx"), &options()).unwrap().plan;
-    assert_eq!(beside.program, alone.program);
+    // Cosines and sines that are weights come from the configuration where there are none.
+    assert!(beside.program.entries == alone.program.entries, "the programs differ");
     let optimum = compile(&folder().join("onnx/optimum/model.onnx"), &options()).unwrap().plan;
     let calls = |plan: &Plan| plan.counts.clone();
     assert_eq!(calls(&optimum), calls(&alone), "exporters write the same model");

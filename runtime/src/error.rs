@@ -33,10 +33,7 @@ pub enum Error {
         found: String,
     },
     /// A plan that was compiled from shapes alone.
-    #[error(
-        "the plan has no weights: it was compiled with --shapes-only and takes no tokens. Compile the model with its weights; \
-         `cachemir-run bench layer` measures a layer of this plan with random ones"
-    )]
+    #[error("the plan has no weights: it was compiled with --shapes-only, and takes no tokens")]
     NoWeights,
     /// A tokenizer that cannot be used.
     #[error("the tokenizer cannot be used: {0}")]

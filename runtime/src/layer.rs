@@ -141,6 +141,24 @@ pub struct Measured {
     pub outputs: Option<Precision>,
 }
 
+/// Time of a token, by extrapolation from one layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Token {
+    /// In all layers.
+    pub layers_seconds: f64,
+    /// Before and after them.
+    pub rest_seconds: f64,
+    /// Of both, as the cost table predicts it on one thread.
+    pub predicted_seconds: f64,
+}
+
+impl Token {
+    /// Of the whole token.
+    pub fn seconds(&self) -> f64 {
+        self.layers_seconds + self.rest_seconds
+    }
+}
+
 impl Measured {
     /// By part.
     pub fn parts(&self) -> BTreeMap<Part, Row> {
@@ -149,6 +167,27 @@ impl Measured {
             parts.entry(*part).or_default().add(row);
         }
         parts
+    }
+
+    /// What a token of the layer's whole program takes at a position, by extrapolation: each kind of op is taken to stand to
+    /// what is predicted of it as it does in this layer.
+    pub fn extrapolated(&self, program: &CkksProgram, position: u32, costs: &CostTable) -> Token {
+        let ratio = |row: &Row| row.seconds / row.predicted_seconds.max(f64::MIN_POSITIVE);
+        let mut kinds: BTreeMap<&str, Row> = BTreeMap::new();
+        for ((_, op), row) in &self.rows {
+            kinds.entry(*op).or_default().add(row);
+        }
+        let overall = ratio(&self.total());
+        let mut token = Token::default();
+        for_each_execution(program, DECODE, position.into(), 1, &mut |graph, op, _| {
+            let node = graph.node(op);
+            let predicted_seconds = op_ns(costs, graph, op, program.slots) / 1e9;
+            let kind = kinds.get(node.op.mnemonic()).filter(|row| row.predicted_seconds > 0.0);
+            let seconds = predicted_seconds * kind.map_or(overall, ratio);
+            token.predicted_seconds += predicted_seconds;
+            *(if node.layer.is_some() { &mut token.layers_seconds } else { &mut token.rest_seconds }) += seconds;
+        });
+        token
     }
 
     /// Everything together.
@@ -348,16 +387,6 @@ impl Workload {
     pub fn predicted_ns(&self, costs: &CostTable) -> f64 {
         costs.predict(&self.layer.program, DECODE, self.position.into())
     }
-}
-
-/// Predicted time of a token at a position by a cost table, in nanoseconds on one thread: in all layers, and outside them.
-pub fn predicted_token_ns(program: &CkksProgram, position: u32, costs: &CostTable) -> [f64; 2] {
-    let mut ns = [0.0, 0.0];
-    for_each_execution(program, DECODE, position.into(), 1, &mut |graph, op, _| {
-        let outside = usize::from(graph.node(op).layer.is_none());
-        ns[outside] += op_ns(costs, graph, op, program.slots);
-    });
-    ns
 }
 
 /// Predicted time of an op, in nanoseconds.

@@ -14,7 +14,7 @@ use cachemir_ir::program::pack;
 use cachemir_runtime::Error;
 use cachemir_runtime::client::{ClearCipher, Client, SecretCipher};
 use cachemir_runtime::executor::{Clear, ClearCiphertext, Executor, Observer, Site, States};
-use cachemir_runtime::layer::{Options, Workload, predicted_token_ns};
+use cachemir_runtime::layer::{Options, Workload};
 use cachemir_runtime::setup::Engine;
 
 fn folder() -> PathBuf {
@@ -133,8 +133,9 @@ fn a_layer_of_random_weights_is_measured_and_precise() {
     assert_eq!(total.count, exact.operations() as u64, "every op is in one part");
     assert!(measured.rows.contains_key(&(Part::Bootstrap, "bootstrap")));
     assert!((done_ns / 1e9 - total.predicted_seconds).abs() < 1e-6 * total.predicted_seconds);
-    let [layers_ns, rest_ns] = predicted_token_ns(&plan.program, workload.position, &costs);
-    assert!(layers_ns / 1e9 > 1.5 * total.predicted_seconds && rest_ns > 0.0);
+    let token = measured.extrapolated(&plan.program, workload.position, &costs);
+    assert!(token.predicted_seconds > 1.5 * total.predicted_seconds);
+    assert!(token.layers_seconds > 1.5 * total.seconds && token.rest_seconds > 0.0, "{token:?}");
     let precision = measured.outputs.unwrap();
     assert!(precision.bits_mean > 10.0 && precision.bits_min > 5.0, "{precision:?}");
     // A layer that is asked to stop does.

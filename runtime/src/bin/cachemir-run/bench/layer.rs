@@ -8,7 +8,7 @@ use cachemir_ir::layer::Part;
 use cachemir_ir::text::counted;
 use cachemir_runtime::client::{ClearCipher, SecretCipher};
 use cachemir_runtime::executor::Executor;
-use cachemir_runtime::layer::{Measured, Options, Precision, Row, Workload, predicted_token_ns};
+use cachemir_runtime::layer::{Measured, Options, Precision, Row, Workload};
 use cachemir_runtime::setup::{Plans, plaintext_budget_bytes};
 use cachemir_runtime::{Error, memory};
 use serde_json::{Value, json};
@@ -18,13 +18,6 @@ use crate::arguments::BenchLayer;
 use crate::estimate;
 use crate::output::{self, note};
 use crate::roles::{self, security};
-
-/// What a whole token takes, by extrapolation.
-struct Token {
-    layers_seconds: f64,
-    rest_seconds: f64,
-    predicted_seconds: f64,
-}
 
 /// Measures one decoder layer of a plan under encryption, part by part.
 pub(crate) fn layer(options: &BenchLayer, interrupt: &AtomicBool) -> Result<(), Error> {
@@ -57,13 +50,8 @@ pub(crate) fn layer(options: &BenchLayer, interrupt: &AtomicBool) -> Result<(), 
     let measured = measured?;
 
     let total = measured.total();
-    let ratio = total.seconds / total.predicted_seconds.max(f64::MIN_POSITIVE);
-    let [layers_ns, rest_ns] = predicted_token_ns(&plan.program, workload.position, &costs);
-    let token = Token {
-        layers_seconds: layers_ns / 1e9 * ratio,
-        rest_seconds: rest_ns / 1e9 * ratio,
-        predicted_seconds: (layers_ns + rest_ns) / 1e9 / speedup,
-    };
+    let token = measured.extrapolated(&plan.program, workload.position, &costs);
+    let predicted_seconds = token.predicted_seconds / speedup;
     if options.json {
         let parts = measured.parts();
         let part = |(part, row): (&Part, &Row)| {
@@ -92,7 +80,7 @@ pub(crate) fn layer(options: &BenchLayer, interrupt: &AtomicBool) -> Result<(), 
             "needed_bytes": requirements.total_bytes(), "weight_bytes": workload.weight_bytes(),
             "plaintext_bytes": executor.plaintext_bytes(), "peak_rss_bytes": memory::peak_resident_bytes(),
             "token": {"layers_seconds": token.layers_seconds, "rest_seconds": token.rest_seconds,
-                "seconds": token.layers_seconds + token.rest_seconds, "predicted_seconds": token.predicted_seconds},
+                "seconds": token.seconds(), "predicted_seconds": predicted_seconds},
         }));
     }
     report(&measured, speedup);
@@ -121,11 +109,11 @@ pub(crate) fn layer(options: &BenchLayer, interrupt: &AtomicBool) -> Result<(), 
             "a token",
             format!(
                 "{} by extrapolation: {} for {}, {} for the rest; predicted {}",
-                output::seconds(token.layers_seconds + token.rest_seconds),
+                output::seconds(token.seconds()),
                 output::seconds(token.layers_seconds),
                 counted(workload.layers as usize, "layer"),
                 output::seconds(token.rest_seconds),
-                output::seconds(token.predicted_seconds)
+                output::seconds(predicted_seconds)
             ),
         ),
         ("memory", peak),
