@@ -231,7 +231,9 @@ fn members(graph: &CkksGraph, layer: u32) -> Vec<OpId> {
 fn crossings(graph: &CkksGraph, ops: &[OpId]) -> (Vec<ValueId>, Vec<ValueId>) {
     let mut inside = vec![false; graph.values.len()];
     let mut chosen = vec![false; graph.nodes.len()];
-    ops.iter().for_each(|&op| choose(graph, op, &mut chosen, &mut inside));
+    for &op in ops {
+        choose(graph, op, &mut chosen, &mut inside);
+    }
     let mut crossing = [vec![false; graph.values.len()], vec![false; graph.values.len()]];
     let mut used = |value: ValueId, by_chosen: bool| {
         if inside[value.index()] != by_chosen {

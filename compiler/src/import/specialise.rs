@@ -124,20 +124,24 @@ pub(super) struct Specialised<'g> {
     maps: Maps,
 }
 
+/// Entries of a map that are looked at first.
+const SAMPLES: usize = 8;
+
+/// The map of a [`Signal`].
+type Map = Arc<Vec<i64>>;
+
 /// Maps of signals, equal ones held once: layers rearrange alike, and each map has an entry for every number of a tensor.
 #[derive(Default)]
 struct Maps {
     /// By their length and some of their entries.
-    known: BTreeMap<(usize, [i64; Self::SAMPLES]), Vec<Arc<Vec<i64>>>>,
+    known: BTreeMap<(usize, [i64; SAMPLES]), Vec<Map>>,
 }
 
 impl Maps {
-    const SAMPLES: usize = 8;
-
     /// The signal with a map that equal ones have too.
     fn shared(&mut self, mut signal: Signal) -> Signal {
         if let Some(map) = signal.map.as_mut().filter(|map| !map.is_empty()) {
-            let samples = std::array::from_fn(|sample| map[sample * (map.len() - 1) / (Self::SAMPLES - 1)]);
+            let samples = std::array::from_fn(|sample| map[sample * (map.len() - 1) / (SAMPLES - 1)]);
             let alike = self.known.entry((map.len(), samples)).or_default();
             match alike.iter().find(|known| *known == map) {
                 Some(known) => *map = Arc::clone(known),
