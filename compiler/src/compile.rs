@@ -71,6 +71,9 @@ pub struct CompileOptions {
     pub context: Option<usize>,
     /// Name of the parameter set, one of [`PRESET_NAMES`](cachemir_ir::parameters::PRESET_NAMES).
     pub parameters: String,
+    /// Whether the graph alone is compiled, whose weights may be missing: ranges are assumed, and the plan has no weights
+    /// and takes no tokens.
+    pub shapes_only: bool,
 }
 
 impl Default for CompileOptions {
@@ -83,9 +86,14 @@ impl Default for CompileOptions {
             prefix: None,
             context: None,
             parameters: PRESETS[0].name.to_owned(),
+            shapes_only: false,
         }
     }
 }
+
+/// What a plan that was compiled from shapes alone says of itself.
+const WITHOUT_WEIGHTS: &str = "compiled from the graph alone, without weights: ranges are assumed, and the plan takes no \
+                               tokens; `cachemir-run bench layer` measures a layer of it with random weights";
 
 /// A finished compilation.
 pub struct Compilation {
@@ -106,6 +114,10 @@ pub fn compile(path: impl AsRef<Path>, options: &CompileOptions) -> Result<Compi
 pub fn compile_watched(path: &Path, options: &CompileOptions, observer: &dyn Observer) -> Result<Compilation, Error> {
     let parameters = Parameters::preset(&options.parameters)
         .map_err(|error| Error::BadOption { option: "--params", message: error.to_string() })?;
+    if options.shapes_only && (options.prefix.is_some() || options.calibration.is_some()) {
+        let message = "a public prefix and calibration text need a model that has its weights".to_owned();
+        return Err(Error::BadOption { option: "--shapes-only", message });
+    }
     observer.begin(Pass::Import);
     let imported = import::load(
         path,
@@ -113,7 +125,7 @@ pub fn compile_watched(path: &Path, options: &CompileOptions, observer: &dyn Obs
             config: options.config.clone(),
             tokenizer: options.tokenizer.clone(),
             context: options.context,
-            shapes_only: false,
+            shapes_only: options.shapes_only,
         },
     )?;
     cachemir_ir::tensor::verify(&imported.model)?;
@@ -121,7 +133,11 @@ pub fn compile_watched(path: &Path, options: &CompileOptions, observer: &dyn Obs
 
     let prefix = options.prefix.as_ref().map(|prefix| prefix.tokens(&imported)).transpose()?.unwrap_or_default();
     let chat = options.prefix == Some(PublicPrefix::Chat);
-    let calibration = Calibration::of(&imported, options.calibration.as_deref(), prefix, chat, observer)?;
+    let calibration = if options.shapes_only {
+        Calibration::default()
+    } else {
+        Calibration::of(&imported, options.calibration.as_deref(), prefix, chat, observer)?
+    };
 
     let levels = parameters.levels();
     let costs = CostTable::built_in(&parameters);
@@ -178,8 +194,17 @@ fn plan(
             }
             .to_owned(),
         ),
-        ("calibrate", if options.calibration.is_some() { "file" } else { "sampled" }.to_owned()),
+        (
+            "calibrate",
+            match (&options.calibration, options.shapes_only) {
+                (_, true) => "assumed",
+                (Some(_), _) => "file",
+                (None, _) => "sampled",
+            }
+            .to_owned(),
+        ),
     ];
+    let without_weights = options.shapes_only.then(|| WITHOUT_WEIGHTS.to_owned());
     Plan {
         keys: KeyManifest::of(&program),
         counts,
@@ -199,7 +224,7 @@ fn plan(
             compiler_version: env!("CARGO_PKG_VERSION").to_owned(),
             options: recorded.into_iter().map(|(key, value)| (key.to_owned(), value)).collect::<BTreeMap<_, _>>(),
             predicted_ns_per_token,
-            notes: imported.notes.clone(),
+            notes: imported.notes.iter().cloned().chain(without_weights).collect(),
         },
         parameters,
         program,

@@ -66,7 +66,8 @@ pub struct Fit {
     pub rounds: usize,
     /// Least factor by which reweighting leaves a sample in the problem, relative to the mean of all.
     pub floor: f64,
-    /// Weighted error that is good enough: no round follows one that has no larger one.
+    /// Weighted error that is good enough: no round follows one that has no larger one, or one that shows that every series
+    /// has a larger one.
     pub enough: f64,
 }
 
@@ -97,7 +98,10 @@ pub fn minimax(samples: &[Sample], fit: &Fit) -> (Vec<f64>, f64) {
         }
         let mean =
             lawson.iter().zip(&errors).map(|(weight, error)| weight * error.abs()).sum::<f64>() / samples.len() as f64;
-        if largest <= fit.enough || mean == 0.0 {
+        // No series has a smaller weighted mean of squares, and so none a smaller largest error than its root.
+        let squares = lawson.iter().zip(&errors).map(|(weight, error)| weight * error * error).sum::<f64>();
+        let hopeless = squares > fit.enough.powi(2) * lawson.iter().sum::<f64>();
+        if largest <= fit.enough || mean == 0.0 || (fit.enough > 0.0 && hopeless) {
             break;
         }
         for (weight, error) in lawson.iter_mut().zip(&errors) {

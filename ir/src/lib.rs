@@ -50,6 +50,7 @@ pub mod expression;
 pub mod files;
 pub mod graph;
 pub mod json;
+pub mod layer;
 pub mod linear;
 pub mod manifest;
 pub mod operations;

@@ -14,8 +14,27 @@ pub struct Table {
     pub name: String,
     /// Extents, outermost first.
     pub shape: Vec<u32>,
-    /// Entries in row-major order.
+    /// Entries in row-major order; none where only the shape is known.
     pub values: Vec<f32>,
+    /// Where only the shape is known: the standard deviation that entries have in a model of this shape.
+    pub deviation: Option<f64>,
+}
+
+impl Table {
+    /// A table with its entries.
+    pub fn new(name: impl Into<String>, shape: impl Into<Vec<u32>>, values: Vec<f32>) -> Self {
+        Self { name: name.into(), shape: shape.into(), values, deviation: None }
+    }
+
+    /// A table of which only the shape is known, and about how large its entries would be.
+    pub fn of_shape(name: impl Into<String>, shape: impl Into<Vec<u32>>, deviation: f64) -> Self {
+        Self { name: name.into(), shape: shape.into(), values: Vec::new(), deviation: Some(deviation) }
+    }
+
+    /// Number of entries that the shape asks for; `None` beyond what can be counted.
+    pub fn entries(&self) -> Option<usize> {
+        self.shape.iter().try_fold(1_usize, |product, extent| product.checked_mul(*extent as usize))
+    }
 }
 
 impl AsRef<[f32]> for Table {
@@ -247,6 +266,11 @@ impl<O, T> Program<O, T> {
     /// The table of an id.
     pub fn table(&self, id: TableId) -> &Table {
         &self.tables[id.0 as usize]
+    }
+
+    /// Whether the entries of all tables are here, and not the shapes of some only.
+    pub fn has_weights(&self) -> bool {
+        self.tables.iter().all(|table| table.deviation.is_none())
     }
 
     /// The entry point of the given name.

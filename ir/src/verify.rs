@@ -1,7 +1,7 @@
 //! Invariants of the slots and ckks stages, beyond those of every graph ([`Graph::verify_structure`]):
 //!
 //! - every op has the number of operands and results that it needs, and a body exactly if it repeats one;
-//! - tables and state arrays that are named exist; a table has as many entries as its shape says;
+//! - tables and state arrays that are named exist; a table has as many entries as its shape says, or only a shape;
 //! - a loop's counter is used by that loop alone, and only inside it; the slot index occurs only where a value for every
 //!   slot is asked for: in plaintext vectors and masks;
 //! - numbers are finite; a polynomial's interval is not empty, and is [-1, 1] in the ckks stage;
@@ -297,10 +297,14 @@ fn problems<O: Checked<Type: Bounded>>(
 ) -> Vec<Problem> {
     let mut found = Vec::new();
     for table in program.tables.iter() {
-        let entries = table.shape.iter().try_fold(1_usize, |product, extent| product.checked_mul(*extent as usize));
-        if entries != Some(table.values.len()) {
-            let (name, shape, length) = (&table.name, &table.shape, table.values.len());
-            found.push(whole(format!("table `{name}` of shape {shape:?} has {length} entries")));
+        let (name, shape, length) = (&table.name, &table.shape, table.values.len());
+        match (table.entries(), table.deviation) {
+            (Some(entries), None) if entries == length => {}
+            (Some(_), Some(deviation)) if length == 0 && deviation.is_finite() && deviation >= 0.0 => {}
+            (_, None) => found.push(whole(format!("table `{name}` of shape {shape:?} has {length} entries"))),
+            (_, Some(deviation)) => found.push(whole(format!(
+                "table `{name}` of shape {shape:?} has {length} entries and the deviation {deviation}"
+            ))),
         }
     }
     for state in &program.states {

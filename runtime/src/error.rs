@@ -32,6 +32,9 @@ pub enum Error {
         /// Hash of the plan at hand.
         found: String,
     },
+    /// A plan that was compiled from shapes alone.
+    #[error("the plan has no weights: it was compiled with --shapes-only, and takes no tokens")]
+    NoWeights,
     /// A tokenizer that cannot be used.
     #[error("the tokenizer cannot be used: {0}")]
     Tokenizer(String),
@@ -306,6 +309,7 @@ impl Error {
             Self::PlanUnreadable { .. } => "CMR-R001",
             Self::PlanInvalid(_) => "CMR-R002",
             Self::PlanMismatch { .. } => "CMR-R003",
+            Self::NoWeights => "CMR-R006",
             Self::Tokenizer(_) | Self::NoTokenizer => "CMR-R004",
             Self::NoChatTemplate | Self::ChatTemplate(_) => "CMR-R005",
             Self::OtherPrefix { .. } => "CMR-R014",

@@ -21,6 +21,7 @@
 //! - [`session`]: both in one process, a prompt in and text out.
 //! - [`generation`]: what a generation is made of.
 //! - [`setup`]: from a plan to both roles, with the memory that they need known in advance.
+//! - [`layer`]: one decoder layer by itself, measured part by part.
 //! - [`check`]: ranges and precision, for `--check`.
 //!
 //! The executor and the server cannot name a secret key: the only type that holds one is [`client::SecretCipher`], and
@@ -33,6 +34,7 @@ pub mod error;
 pub mod executor;
 mod files;
 pub mod generation;
+pub mod layer;
 pub mod memory;
 pub mod server;
 pub mod session;

@@ -160,32 +160,14 @@ impl<'p> Conversation<'p> {
         }
         let available_bytes = memory::available_bytes();
         let engine = match options.backend {
-            Backend::Encrypted => Some(engine(self.plans, options.keys, available_bytes)?),
+            Backend::Encrypted => {
+                let plan = &self.plans.server;
+                Some(Engine::fitting(&plan.parameters, &plan.keys, &plan.program, options.keys, available_bytes)?)
+            }
             Backend::Clear | Backend::Noisy { .. } => None,
         };
         Ok(Prepared { conversation: self, options: *options, engine, available_bytes })
     }
-}
-
-/// The engine for a plan. Keys take the space that they are told to; if nothing is told and the memory is too little, less.
-fn engine(
-    plans: &Plans,
-    keys: Option<UniformHalves>,
-    available_bytes: Option<u64>,
-) -> Result<(Engine<CpuBackend>, Requirements), Error> {
-    let new = |halves| -> Result<_, Error> {
-        let engine = Engine::new(&plans.server, halves)?;
-        let requirements = engine.requirements(&plans.server.program);
-        Ok((engine, requirements))
-    };
-    let (mut engine, mut requirements) = new(keys)?;
-    if let Some(available) = available_bytes {
-        if requirements.check(available).is_err() && keys.is_none() {
-            (engine, requirements) = new(Some(UniformHalves::Seeded))?;
-        }
-        requirements.check(available)?;
-    }
-    Ok((engine, requirements))
 }
 
 /// A session ahead of its keys, of which it is known what it takes.

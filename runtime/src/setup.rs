@@ -109,6 +109,30 @@ impl Engine<CpuBackend> {
         Self::with_keys(&plan.parameters, &plan.keys, plan.program.slots as usize, halves)
     }
 
+    /// The engine for a program that uses these keys, and the memory that a run needs. Keys take the space that they are told
+    /// to; if nothing is told and the memory is too little, less.
+    pub fn fitting(
+        parameters: &cachemir_ir::parameters::Parameters,
+        keys: &cachemir_ir::manifest::KeyManifest,
+        program: &CkksProgram,
+        halves: Option<UniformHalves>,
+        available_bytes: Option<u64>,
+    ) -> Result<(Self, Requirements), Error> {
+        let new = |halves| {
+            let engine = Self::with_keys(parameters, keys, program.slots as usize, halves)?;
+            let requirements = engine.requirements(program);
+            Ok::<_, Error>((engine, requirements))
+        };
+        let (mut engine, mut requirements) = new(halves)?;
+        if let Some(available) = available_bytes {
+            if requirements.check(available).is_err() && halves.is_none() {
+                (engine, requirements) = new(Some(UniformHalves::Seeded))?;
+            }
+            requirements.check(available)?;
+        }
+        Ok((engine, requirements))
+    }
+
     /// The engine for programs of `slots` slots that use these keys.
     pub fn with_keys(
         parameters: &cachemir_ir::parameters::Parameters,

@@ -114,6 +114,7 @@ fn what_is_wrong_is_said_with_a_code() {
         expect_failure(&output, 2, "must be");
     }
     expect_failure(&run(&["--prompt", "one"]), 2, "PLAN");
+    expect_failure(&run(&["bench", "layer", plan_text]), 2, "no decoder layers");
     expect_failure(&run(&[plan_text, "--prompt", "one two one two one"]), 1, "CMR-R011");
     expect_failure(&run(&[plan_text, "--prompt", "one", "--save-session", "/nowhere/at/all"]), 1, "CMR-R021");
     expect_failure(&run(&[plan_text, "--resume", text(&folder.path().join("none"))]), 1, "CMR-R030");

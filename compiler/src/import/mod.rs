@@ -82,7 +82,7 @@ pub fn load(path: &Path, options: &ImportOptions) -> Result<ImportedModel, Error
     let model = build::build(&decoder, &companions, options)?;
     companions.check(&model)?;
     let untokenized = "no tokenizer.json was found beside the model: prompts and answers are token ids (--prompt-ids)";
-    let notes = companions.tokenizer.is_none().then(|| untokenized.to_owned());
+    let notes = (companions.tokenizer.is_none() && !options.shapes_only).then(|| untokenized.to_owned());
     let elsewhere = companions.notes(path);
     Ok(ImportedModel {
         model,

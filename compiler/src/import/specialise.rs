@@ -121,6 +121,35 @@ pub(super) struct Specialised<'g> {
     producers: Vec<Option<(usize, usize)>>,
     /// Bytes of the constants that were computed.
     constant_bytes: usize,
+    maps: Maps,
+}
+
+/// Entries of a map that are looked at first.
+const SAMPLES: usize = 8;
+
+/// The map of a [`Signal`].
+type Map = Arc<Vec<i64>>;
+
+/// Maps of signals, equal ones held once: layers rearrange alike, and each map has an entry for every number of a tensor.
+#[derive(Default)]
+struct Maps {
+    /// By their length and some of their entries.
+    known: BTreeMap<(usize, [i64; SAMPLES]), Vec<Map>>,
+}
+
+impl Maps {
+    /// The signal with a map that equal ones have too.
+    fn shared(&mut self, mut signal: Signal) -> Signal {
+        if let Some(map) = signal.map.as_mut().filter(|map| !map.is_empty()) {
+            let samples = std::array::from_fn(|sample| map[sample * (map.len() - 1) / (SAMPLES - 1)]);
+            let alike = self.known.entry((map.len(), samples)).or_default();
+            match alike.iter().find(|known| *known == map) {
+                Some(known) => *map = Arc::clone(known),
+                None => alike.push(Arc::clone(map)),
+            }
+        }
+        signal
+    }
 }
 
 impl<'g> Specialised<'g> {
@@ -134,7 +163,14 @@ impl<'g> Specialised<'g> {
         wanted: Option<&[Name]>,
     ) -> Result<Self, Error> {
         let producers = vec![None; graph.names.len()];
-        let mut this = Self { graph, sizes, values: vec![None; graph.names.len()], producers, constant_bytes: 0 };
+        let mut this = Self {
+            graph,
+            sizes,
+            values: vec![None; graph.names.len()],
+            producers,
+            constant_bytes: 0,
+            maps: Maps::default(),
+        };
         for (index, node) in graph.nodes.iter().enumerate() {
             for (output, name) in node.outputs.iter().enumerate() {
                 let Some(name) = name else { continue };
@@ -333,7 +369,8 @@ impl<'g> Specialised<'g> {
             return self.fold(node, &inputs).map(|()| true);
         }
         if let Some(results) = super::views::follow(node, &inputs)? {
-            let mut results = results.into_iter();
+            let shared: Vec<Signal> = results.into_iter().map(|signal| self.maps.shared(signal)).collect();
+            let mut results = shared.into_iter();
             self.set(node, |_, _| results.next().map(Value::Signal));
             return Ok(true);
         }

@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use super::entry::SiteUse;
 use super::plan::{SiteRange, SiteRanges, SoftmaxPlan};
 use super::roles::Roles;
-use super::{LowerOptions, Shape, Site, SlotProgram};
+use super::{LowerOptions, Shape, Site, SlotProgram, assumed};
 use crate::Error;
 use crate::calibration::Calibration;
 use crate::progress::{Observer, Parts, Pass};
@@ -53,8 +53,7 @@ pub(super) struct TensorRanges {
 impl TensorRanges {
     /// What is taken for granted of a model that has no text or no weights.
     pub(super) fn assumed(layers: usize) -> Self {
-        let softmax = SoftmaxPlan { reference: 10.0, exponents: vec![0.0; 2] };
-        Self { softmaxes: vec![softmax; layers], ranges: SiteRanges::new(), everyday: Vec::new() }
+        Self { softmaxes: vec![assumed::softmax(); layers], ranges: SiteRanges::new(), everyday: Vec::new() }
     }
 }
 
@@ -390,7 +389,7 @@ pub(super) fn magnitudes(
 }
 
 /// Operands of polynomials lie in [-1, 1], and so does what a refresh hands to them.
-fn bound_arguments(graph: &mut SlotGraph) {
+pub(super) fn bound_arguments(graph: &mut SlotGraph) {
     let mut arguments = Vec::new();
     graph.for_each_op(|op, _| {
         let node = graph.node(op);

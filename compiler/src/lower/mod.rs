@@ -10,6 +10,7 @@
 //!
 //! Layouts are described in [`shape`], linear layers in [`linear`], attention in [`decode`] and [`prefill`].
 
+mod assumed;
 mod builder;
 mod calibrate;
 mod checks;
@@ -299,8 +300,8 @@ impl<'m> Survey<'m> {
         shapes.iter().map(sketch).collect()
     }
 
-    /// Packs the model. The observer sees the passes from [`Pass::SlotRanges`] to [`Pass::Magnitudes`]; magnitudes stay
-    /// infinite without calibration text.
+    /// Packs the model. The observer sees the passes from [`Pass::SlotRanges`] to [`Pass::Magnitudes`], which are
+    /// assumed without calibration text.
     pub fn lower(
         &self,
         shape: &Shape,
@@ -331,6 +332,8 @@ impl<'m> Survey<'m> {
                     other => other,
                 }
             })?;
+        } else {
+            assumed::magnitudes(&mut program, roles.layers.len());
         }
         let further = plan.further().map(|(step, gained_prompts)| Further {
             gained_prompts: *gained_prompts,

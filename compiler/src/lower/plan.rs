@@ -19,13 +19,13 @@
 //! a power of the position plus one, which narrows the ranges of the sums and rides on the coefficients' mask. The norm's result is x/(√d·rms), at most 1, and
 //! √d rides on the weights that follow; the gated product is divided by its bound, which rides on W_down.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cachemir_ir::tensor::{Hyperparameters, Range};
 use rayon::prelude::*;
 
 use super::roles::Roles;
-use super::{LowerOptions, Site, derived, softmax};
+use super::{LowerOptions, Site, assumed, derived, softmax};
 use crate::approximate::{self, Affine, Approximation, Function, Measure};
 
 /// By which factor an error may exceed the one that was asked for, where the largest degree does not give that.
@@ -142,6 +142,24 @@ pub(super) struct LayerPlan {
 }
 
 impl LayerPlan {
+    /// The sites whose ranges decide a layer's plan.
+    fn sites(layer: usize, softmax: &SoftmaxPlan) -> impl Iterator<Item = Site> {
+        let sums = (0..softmax.squarings()).map(move |stage| Site::Sum { layer, stage });
+        let [scores, last] = [Site::Scores { layer }, Site::Denominator { layer }];
+        sums.chain([scores, last, Site::Gate { layer }, Site::Up { layer }])
+    }
+
+    /// The same plan for a layer with the same ranges.
+    fn of_layer(mut self, layer: usize) -> Self {
+        self.exponential.step.site = Site::Scores { layer };
+        for (stage, step) in self.rough.iter_mut().enumerate() {
+            step.site = Site::Sum { layer, stage };
+        }
+        self.reciprocal.site = Site::Denominator { layer };
+        self.silu.site = Site::Gate { layer };
+        self
+    }
+
     /// What the coefficients of the polynomial that makes y_stage are multiplied by at a position: as high a root of the power
     /// as the polynomial's value is of y_stage.
     pub(super) fn softmax_scale(&self, stage: usize, position: usize) -> f64 {
@@ -211,36 +229,44 @@ impl Plan {
         options: &LowerOptions,
     ) -> Self {
         let root_width = (model.hidden as f64).sqrt();
-        let of = |site: Site| ranges.get(&site).copied().unwrap_or_else(|| assumed(site));
+        let of = |site: Site| ranges.get(&site).copied().unwrap_or_else(|| assumed::range(site, model.context));
 
-        let norm = |(index, norm): (usize, &super::roles::Norm)| {
-            let site = of(Site::Norm { index });
+        let keys: Vec<(SiteRange, f64)> =
+            (1..).zip(&roles.norms[1..]).map(|(index, norm)| (of(Site::Norm { index }), norm.epsilon)).collect();
+        let root = |key: usize, least_depth: u32| {
+            let (site, epsilon) = keys[key];
             let affine = Affine::onto(0.0, (1.0 + options.sane_margin) * site.rare.max.max(site.text.max));
             // The norm's result is x/(√d·rms(x)), and √d·σ is 1/√half.
-            let function = Function::InverseSquareRoot { epsilon: norm.epsilon, factor: affine.half.sqrt() };
+            let function = Function::InverseSquareRoot { epsilon, factor: affine.half.sqrt() };
             let ranges = site.tiers(options).map(|range| [range.min, range.max]);
-            let of_depth = |least_depth: u32| {
-                let demand = approximate::RootDemand { ranges, error: options.norm_error, least_depth };
-                let approximation = approximate::inverse_root(function, affine, demand);
+            let demand = approximate::RootDemand { ranges, error: options.norm_error, least_depth };
+            (function, affine, approximate::inverse_root(function, affine, demand))
+        };
+        let norm = |(key, found): (usize, (Function, Affine, Approximation))| {
+            let index = key + 1;
+            let step = |(function, affine, approximation): (Function, Affine, Approximation)| {
                 let tolerated = TOLERATED * options.norm_error.needed;
                 Step { site: Site::Norm { index }, function, affine, approximation, tolerated, derived: None }
             };
-            let least = of_depth(0);
+            let least = step(found);
             let covers = |step: &Step, range: &Range| {
                 let [low, high] = step.approximation.accurate;
                 low <= range.min && range.max <= high
             };
             let missed: Vec<&Range> =
                 everyday.iter().map(|prompt| &prompt[index]).filter(|range| !covers(&least, range)).collect();
-            let further = (!missed.is_empty()).then(|| of_depth(least.depth() + 1)).map(|step| {
+            let further = (!missed.is_empty()).then(|| step(root(key, least.depth() + 1))).map(|step| {
                 let gained = missed.iter().filter(|range| covers(&step, range)).count();
                 (step, gained as f64 / everyday.len() as f64)
             });
             (least, further)
         };
-        let (norms, further) = roles.norms.par_iter().enumerate().skip(1).map(norm).unzip();
-        let layer = |(layer, softmax): (usize, &SoftmaxPlan)| layer_plan(layer, softmax, &of, options);
-        let layers = softmaxes.par_iter().enumerate().map(layer).collect();
+        let roots = once_for_equal(&keys, |key| root(key, 0));
+        let (norms, further) = roots.into_par_iter().enumerate().map(norm).unzip();
+        let key = |(layer, softmax)| (softmax, LayerPlan::sites(layer, softmax).map(of).collect::<Vec<_>>());
+        let keys: Vec<(&SoftmaxPlan, Vec<SiteRange>)> = softmaxes.iter().enumerate().map(key).collect();
+        let plans = once_for_equal(&keys, |layer| layer_plan(layer, &softmaxes[layer], &of, options));
+        let layers = plans.into_iter().enumerate().map(|(layer, plan)| plan.of_layer(layer)).collect();
         Self { root_width, norms, further, layers }
     }
 
@@ -358,14 +384,30 @@ fn layer_plan(
     LayerPlan { softmax: softmax.clone(), exponential, rough, reciprocal, newton, silu, up_bound }
 }
 
-/// What a site is taken to hold where there is no calibration text.
-fn assumed(site: Site) -> SiteRange {
-    let range = match site {
-        Site::Norm { .. } => Range { min: 0.02, max: 4.0 },
-        Site::Scores { .. } => Range { min: -10.0, max: 10.0 },
-        Site::Sum { stage: 0, .. } => Range { min: 0.01, max: 4.0 },
-        Site::Sum { .. } | Site::Denominator { .. } => Range { min: 0.01, max: 1.0 },
-        Site::Gate { .. } | Site::Up { .. } => Range { min: -6.0, max: 6.0 },
-    };
-    SiteRange { text: range, everyday: range, rare: range, all: range, derived: None }
+/// What `find` gives for the number of each key, found once for equal ones: layers of which nothing else is known than
+/// their shape are alike.
+fn once_for_equal<K: PartialEq, V: Clone + Send>(keys: &[K], find: impl Fn(usize) -> V + Sync) -> Vec<V> {
+    let first = |(index, key)| keys.iter().position(|known| known == key).unwrap_or(index);
+    let firsts: Vec<usize> = keys.iter().enumerate().map(first).collect();
+    let distinct: BTreeSet<usize> = firsts.iter().copied().collect();
+    let found: BTreeMap<usize, V> = distinct.into_par_iter().map(|index| (index, find(index))).collect();
+    firsts.iter().map(|index| found[index].clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::once_for_equal;
+
+    #[test]
+    fn what_is_alike_is_found_once() {
+        let calls = AtomicUsize::new(0);
+        let find = |index: usize| {
+            calls.fetch_add(1, Ordering::Relaxed);
+            10 * index
+        };
+        assert_eq!(once_for_equal(&["a", "b", "a", "a", "b", "c"], find), [0, 10, 0, 0, 10, 50]);
+        assert_eq!(calls.into_inner(), 3);
+    }
 }

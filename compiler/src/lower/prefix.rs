@@ -39,10 +39,8 @@ impl Prefix {
     pub(super) fn tables(&self, shape: &Shape) -> impl Iterator<Item = Table> {
         let extents = [self.tokens.len(), shape.model.kv_heads, shape.model.head_dim].map(|extent| extent as u32);
         self.caches.iter().enumerate().flat_map(move |(layer, caches)| {
-            caches.iter().zip(KINDS).map(move |(values, (_, name))| Table {
-                name: format!("layers.{layer}.prefix_{name}"),
-                shape: extents.to_vec(),
-                values: values.clone(),
+            caches.iter().zip(KINDS).map(move |(values, (_, name))| {
+                Table::new(format!("layers.{layer}.prefix_{name}"), extents, values.clone())
             })
         })
     }

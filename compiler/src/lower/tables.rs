@@ -35,6 +35,12 @@ pub(super) fn map_table(layer: usize, map: Map) -> TableId {
     TableId((layer * MAPS.len() + map as usize) as u32)
 }
 
+/// The linear map of a table in a model with so many layers, if it is one.
+pub(super) fn map_of(table: TableId, layers: usize) -> Option<Map> {
+    let number = table.0 as usize;
+    (number < layers * MAPS.len()).then(|| MAPS[number % MAPS.len()])
+}
+
 /// Table of the output head of a model with so many layers.
 pub(super) fn head_table(layers: usize) -> TableId {
     TableId((layers * MAPS.len()) as u32)
@@ -76,7 +82,7 @@ pub(super) fn scale_offset(plan: &Plan, layer: usize, stage: usize, context: usi
     (before + stage) * context
 }
 
-/// All tables. They are empty where the model has shapes only.
+/// All tables. Weights are shapes only where the model has no more.
 pub(super) fn tables(model: &TensorModel, roles: &Roles, plan: &Plan) -> Vec<Table> {
     let layers = roles.layers.len();
     let root_width = (model.hyperparameters.hidden as f64).sqrt();
@@ -100,7 +106,7 @@ pub(super) fn tables(model: &TensorModel, roles: &Roles, plan: &Plan) -> Vec<Tab
     let rope = &model.rope;
     for (name, values) in [("rope.cosines", &rope.cosines), ("rope.sines", &rope.sines)] {
         let shape = vec![rope.positions() as u32, rope.pairs as u32];
-        tables.push(Table { name: name.into(), shape, values: values.clone() });
+        tables.push(Table::new(name, shape, values.clone()));
     }
     let context = model.hyperparameters.context;
     let scales = |layer: &LayerPlan| -> Vec<f32> {
@@ -109,7 +115,7 @@ pub(super) fn tables(model: &TensorModel, roles: &Roles, plan: &Plan) -> Vec<Tab
     };
     let values: Vec<f32> = plan.layers.iter().flat_map(scales).collect();
     let shape = vec![(values.len() / context.max(1)) as u32, context as u32];
-    tables.push(Table { name: "softmax.scales".into(), shape, values });
+    tables.push(Table::new("softmax.scales", shape, values));
     for (index, linear) in roles.layers.iter().flat_map(|layer| &layer.linears).enumerate() {
         if let Some(bias) = linear.bias.map(|bias| model.weight(bias)) {
             let (layer, map) = (index / MAPS.len(), MAPS[index % MAPS.len()]);
@@ -146,16 +152,20 @@ fn silu_bound(constants: &super::plan::LayerPlan) -> f64 {
     }
 }
 
-/// factor·W·diag(γ)
+/// Standard deviation of biases where only their shape is known.
+const BIAS: f64 = 0.1;
+
+/// factor·W·diag(γ). Where only the shape of W is known, its entries have the variance 1/width, and those of γ are one.
 fn folded(weight: &Weight, name: String, gamma: Option<&Vec<f32>>, factor: f64) -> Table {
     let columns = weight.columns().max(1);
+    let shape: Vec<u32> = weight.shape.iter().map(|&extent| extent as u32).collect();
+    if weight.values.is_empty() {
+        let deviation = if shape.len() == 1 { BIAS } else { 1.0 / (columns as f64).sqrt() };
+        return Table::of_shape(name, shape, deviation * factor.abs());
+    }
     let entry = |(index, &value): (usize, &f32)| {
         let gamma = gamma.map_or(1.0, |gamma| f64::from(gamma[index % columns]));
         (f64::from(value) * gamma * factor) as f32
     };
-    Table {
-        name,
-        shape: weight.shape.iter().map(|&extent| extent as u32).collect(),
-        values: weight.values.iter().enumerate().map(entry).collect(),
-    }
+    Table::new(name, shape, weight.values.iter().enumerate().map(entry).collect())
 }

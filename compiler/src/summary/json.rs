@@ -12,7 +12,7 @@ pub const SCHEMA: &str = include_str!("cachemir-summary.schema.json");
 pub const SCHEMA_NAME: &str = "cachemir-summary.schema.json";
 
 /// Version of the object's form.
-pub const SCHEMA_VERSION: u32 = 3;
+pub const SCHEMA_VERSION: u32 = 4;
 
 /// The plan as a JSON object.
 pub fn json(plan: &Plan) -> Value {
@@ -43,6 +43,7 @@ pub fn json(plan: &Plan) -> Value {
             "hidden": plan.model.hidden,
             "vocabulary": plan.model.vocabulary,
             "weights": super::table::weights(plan),
+            "shapes_only": !plan.has_weights(),
             "eos_tokens": plan.model.eos,
         },
         "parameters": {

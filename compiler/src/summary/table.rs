@@ -4,7 +4,7 @@ use cachemir_ir::cost::CostTable;
 use cachemir_ir::diagnostics::wrapped;
 use cachemir_ir::operations::{Call, Operations, middle};
 use cachemir_ir::plan::{Approximation, CallCounts, Measure, Plan};
-use cachemir_ir::program::EntryKind;
+use cachemir_ir::program::{EntryKind, Table};
 use cachemir_ir::text::{counted, short};
 
 /// Narrowest width that text is broken for.
@@ -33,9 +33,9 @@ pub fn text(plan: &Plan, columns: usize) -> String {
     sections.join("\n")
 }
 
-/// Numbers in the plan's tables.
+/// Numbers in the plan's tables, or in those that it has the shapes of.
 pub(super) fn weights(plan: &Plan) -> usize {
-    plan.program.tables.iter().map(|table| table.values.len()).sum()
+    plan.program.tables.iter().filter_map(Table::entries).sum()
 }
 
 fn paragraph(text: &str, columns: usize) -> String {
@@ -73,11 +73,12 @@ fn rows(rows: &[(String, Vec<String>)], columns: usize) -> String {
 fn head(plan: &Plan, columns: usize) -> String {
     let (program, model) = (&plan.program, &plan.model);
     let first = format!(
-        "{}: hidden size {}, vocabulary {}, {} weights, context of {} tokens",
+        "{}: hidden size {}, vocabulary {}, {} weights{}, context of {} tokens",
         model.name,
         model.hidden,
         model.vocabulary,
         weights(plan),
+        if plan.has_weights() { "" } else { ", which the plan does not hold" },
         program.context
     );
     let second = format!(

@@ -62,7 +62,7 @@ fn plan() -> Plan {
     let program = Program {
         slots: 8,
         context: 16,
-        tables: vec![Table { name: "w".to_owned(), shape: vec![8], values: vec![0.5; 8] }].into(),
+        tables: vec![Table::new("w", [8], vec![0.5; 8])].into(),
         states: vec![State { name: "layers.0.k_cache".to_owned(), capacity: 2, layout, level: Some(9), initial: None }],
         prefix: vec![],
         entries: vec![Entry { kind: EntryKind::Decode, graph: graph(), checks: vec![] }],

@@ -158,6 +158,13 @@ pub const CODES: &[Code] = &[
                       the messages: the message has its reason.",
     },
     Code {
+        code: "CMR-R006",
+        title: "the plan has no weights",
+        explanation: "The plan was compiled with `--shapes-only`: from the model's graph, without its weights. It tells what a \
+                      model of this shape costs, `cachemirc inspect` shows it, and `cachemir-run bench layer` measures one of \
+                      its layers with random weights, but it cannot take tokens in. Compile the model with its weights.",
+    },
+    Code {
         code: "CMR-R010",
         title: "there is no prompt",
         explanation: "The prompt is empty and no session is resumed. Give some text with `--prompt`, or continue a saved \

@@ -32,7 +32,7 @@ pub const SCHEMA: &str = include_str!("cachemir-ir.schema.json");
 pub const SCHEMA_NAME: &str = "cachemir-ir.schema.json";
 
 /// Version of the documents.
-pub const FORMAT_VERSION: u32 = 5;
+pub const FORMAT_VERSION: u32 = 6;
 
 /// A number, or `null` for those that JSON does not have: infinities and NaN.
 pub(crate) fn float(value: f64) -> Value {
@@ -105,12 +105,12 @@ fn dump_program<O: TextOp>(program: &Program<O, O::Type>, extra: Extra<'_, O>) -
     document.field("logits", &placement(&program.logits));
     document.field("prefix_tokens", &program.prefix.clone().into());
     let tables = program.tables.iter().enumerate().map(|(id, table)| {
-        fields([
-            ("id", id.into()),
-            ("name", table.name.as_str().into()),
-            ("shape", table.shape.clone().into()),
-            ("blake3", hexadecimal(&hash_of(&table.values)).into()),
-        ])
+        let contents = match table.deviation {
+            None => ("blake3", hexadecimal(&hash_of(&table.values)).into()),
+            Some(deviation) => ("deviation", float(deviation)),
+        };
+        let shape = table.shape.clone().into();
+        fields([("id", id.into()), ("name", table.name.as_str().into()), ("shape", shape), contents])
     });
     document.list("tables", tables);
     let states = program.states.iter().enumerate().map(|(id, state)| {

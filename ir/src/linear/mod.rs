@@ -189,8 +189,8 @@ impl Linear {
                 let Some(table) = table else { continue };
                 match tables.get(table.0 as usize) {
                     None => found.push(format!("there is no table {table}")),
-                    Some(known) if known.values.len() < length => {
-                        found.push(format!("table {table} has {} entries of {length}", known.values.len()));
+                    Some(known) if known.entries().is_some_and(|entries| entries < length) => {
+                        found.push(format!("table {table} of shape {:?} has less than {length} entries", known.shape));
                     }
                     Some(_) => {}
                 }

@@ -7,7 +7,7 @@ use super::*;
 fn table(name: &str, shape: [u32; 2], seed: f32) -> Table {
     let count = shape[0] * shape[1];
     let values = (0..count).map(|index| ((index as f32 + seed) * 1.7).sin()).collect();
-    Table { name: name.to_owned(), shape: shape.to_vec(), values }
+    Table::new(name, shape, values)
 }
 
 /// Checks a map of plain vectors of these widths in `slots` slots with `unit` vectors each, one output a width, pairs of

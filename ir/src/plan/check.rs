@@ -34,6 +34,9 @@ pub(super) fn plan(plan: &Plan) -> Result<(), Error> {
         },
     )?;
     verify::ckks(program, plan.levels())?;
+    require(plan.has_weights() == program.has_weights(), || {
+        "it has an embedding and lacks other weights, or the other way round".to_owned()
+    })?;
     let predicted = plan.provenance.predicted_ns_per_token;
     require(predicted.is_finite() && predicted >= 0.0, || format!("its predicted cost is {predicted} ns"))?;
     for one in &plan.approximations {
@@ -145,7 +148,8 @@ fn shared(parameters: &Parameters, keys: &KeyManifest, model: &ClientModel, shap
         })?;
     }
     let entries = u64::from(model.vocabulary) * u64::from(model.hidden);
-    require(model.embedding.len() as u64 == entries && entries > 0, || {
+    let complete = model.embedding.len() as u64 == entries || !model.has_weights();
+    require(complete && entries > 0, || {
         let (vocabulary, hidden) = (model.vocabulary, model.hidden);
         format!("its embedding has {} entries, not {vocabulary}·{hidden}", model.embedding.len())
     })?;

@@ -178,7 +178,7 @@ fn model_to_wire(model: &ClientModel, blobs: &mut Blobs) -> wire::Model {
         tokenizer_blob: model.tokenizer.as_ref().map(|tokenizer| blobs.add(tokenizer.clone())),
         vocabulary: model.vocabulary,
         hidden: model.hidden,
-        embedding_blob: blobs.add_floats(&model.embedding),
+        embedding_blob: model.has_weights().then(|| blobs.add_floats(&model.embedding)),
         eos: model.eos.clone(),
         chat: model.chat.clone().map(|ChatTemplate { source, tokens }| wire::ChatTemplate { source, tokens }),
         guard: Some(guard_to_wire(&model.guard, blobs)),
@@ -233,7 +233,7 @@ fn model_from_wire(model: wire::Model, blobs: &BlobsRead<'_>) -> Result<ClientMo
         chat: model.chat.map(|wire::ChatTemplate { source, tokens }| ChatTemplate { source, tokens }),
         vocabulary: model.vocabulary,
         hidden: model.hidden,
-        embedding: blobs.floats(model.embedding_blob, entries)?,
+        embedding: model.embedding_blob.map_or(Ok(Vec::new()), |blob| blobs.floats(blob, entries))?,
         eos: model.eos,
         guard: guard_from_wire(required(model.guard, "guard")?, u64::from(model.hidden), blobs)?,
     })
@@ -337,7 +337,8 @@ fn program_to_wire(program: &CkksProgram, blobs: &mut Blobs) -> wire::Program {
     let tables = program.tables.iter().map(|table| wire::Table {
         name: table.name.clone(),
         shape: table.shape.clone(),
-        blob: blobs.add_floats(&table.values),
+        blob: table.deviation.is_none().then(|| blobs.add_floats(&table.values)),
+        deviation: table.deviation,
     });
     let states = program.states.iter().map(|state| wire::State {
         name: state.name.clone(),
@@ -360,10 +361,13 @@ fn program_to_wire(program: &CkksProgram, blobs: &mut Blobs) -> wire::Program {
 fn program_from_wire(program: wire::Program, blobs: &BlobsRead<'_>) -> Result<CkksProgram, Error> {
     let mut tables = Vec::with_capacity(program.tables.len());
     for table in program.tables {
-        let entries = table.shape.iter().try_fold(1_u64, |product, extent| product.checked_mul(u64::from(*extent)));
-        let entries = entries.ok_or_else(|| Error::Plan(format!("table `{}` is too large", table.name)))?;
-        let values = blobs.floats(table.blob, entries)?;
-        tables.push(Table { name: table.name, shape: table.shape, values });
+        let wire::Table { name, shape, blob, deviation } = table;
+        let mut table = Table { name, shape, values: Vec::new(), deviation };
+        if let Some(blob) = blob {
+            let entries = table.entries().ok_or_else(|| Error::Plan(format!("table `{}` is too large", table.name)))?;
+            table.values = blobs.floats(blob, entries as u64)?;
+        }
+        tables.push(table);
     }
     let mut states = Vec::with_capacity(program.states.len());
     for state in program.states {

@@ -7,7 +7,8 @@
 //!
 //! Ops, types and expressions are stored in their text syntax ([`crate::text`]) inside protobuf messages, so that one
 //! grammar is read and checked; weights are little-endian `f32` blobs, aligned for memory mapping and stored once for
-//! equal contents.
+//! equal contents. A plan that was compiled from shapes alone has neither embedding nor weights, and says of each table how
+//! large its entries would be.
 
 mod check;
 mod container;
@@ -48,7 +49,7 @@ pub struct ClientModel {
     pub vocabulary: u32,
     /// Width of the embedding.
     pub hidden: u32,
-    /// The embedding, `[vocabulary][hidden]`, row-major and unscaled.
+    /// The embedding, `[vocabulary][hidden]`, row-major and unscaled; empty in a plan that has no weights.
     pub embedding: Vec<f32>,
     /// Tokens that end a text.
     pub eos: Vec<u32>,
@@ -66,6 +67,12 @@ pub struct ChatTemplate {
 }
 
 impl ClientModel {
+    /// Whether the plan has weights. One that was compiled from shapes alone takes no tokens: it can be looked at, and its
+    /// layers can be measured.
+    pub fn has_weights(&self) -> bool {
+        !self.embedding.is_empty()
+    }
+
     /// The embedding of a token.
     pub fn embedding_of(&self, token: u32) -> Option<&[f32]> {
         let width = self.hidden as usize;
@@ -149,6 +156,11 @@ pub struct ClientPlan {
 }
 
 impl Plan {
+    /// Whether the plan has weights, or was compiled from shapes alone.
+    pub fn has_weights(&self) -> bool {
+        self.model.has_weights()
+    }
+
     /// The levels that the parameters offer to programs.
     pub fn levels(&self) -> Levels {
         self.parameters.levels()

@@ -49,8 +49,7 @@ pub(crate) fn example() -> Plan {
     let program = Program {
         slots: 32,
         context: 16,
-        tables: vec![Table { name: "w".into(), shape: vec![2, 3], values: vec![1.0, -2.0, 0.5, 1e-9, 0.0, 7.0] }]
-            .into(),
+        tables: vec![Table::new("w", [2, 3], vec![1.0, -2.0, 0.5, 1e-9, 0.0, 7.0])].into(),
         states: vec![State { name: "cache".into(), capacity: 2, layout, level: Some(3), initial: None }],
         prefix: vec![],
         entries: vec![Entry { kind: EntryKind::Decode, graph, checks: vec![] }],
@@ -131,6 +130,26 @@ fn plans_round_trip_and_are_reproducible() {
     other.model.guard = Guard::of_logits(-1.0, 1.0);
     assert_eq!(Plan::from_bytes(&other.to_bytes().unwrap()).unwrap(), other);
     assert_eq!(plan.keys.rotations, [28, 4].map(|by| (by, [14].into())).into());
+}
+
+/// The example as it is compiled from shapes alone.
+fn without_weights() -> Plan {
+    let mut plan = example();
+    plan.program.tables = vec![Table::of_shape("w", [2, 3], 0.25)].into();
+    plan.model.embedding.clear();
+    plan
+}
+
+#[test]
+fn plans_without_weights_say_so() {
+    let plan = without_weights();
+    let bytes = plan.to_bytes().unwrap();
+    let back = Plan::from_bytes(&bytes).unwrap();
+    assert_eq!(back, plan);
+    assert!(!back.has_weights() && !back.program.has_weights() && example().has_weights());
+    let client = plan.client(Plan::hash_of(&bytes).unwrap());
+    let back = ClientPlan::from_bytes(&client.to_bytes().unwrap()).unwrap();
+    assert!(back == client && !back.model.has_weights());
 }
 
 #[test]
@@ -218,6 +237,9 @@ fn plans_that_make_no_sense_are_not_written() {
     refuse(|plan| plan.program.entries[0].graph.values[2].ty.max_abs = f64::NAN, "bound NaN");
     refuse(|plan| plan.program.inputs[0].scale = f64::INFINITY, "scale");
     refuse(|plan| drop(plan.program.entries.pop()), "decode");
+    refuse(|plan| plan.model.embedding.clear(), "lacks other weights");
+    refuse(|plan| plan.program.tables = vec![Table::of_shape("w", [2, 3], 0.1)].into(), "lacks other weights");
+    refuse(|plan| plan.program.tables = vec![Table::of_shape("w", [2, 3], f64::NAN)].into(), "deviation NaN");
 }
 
 /// The file with its checksum set right again, as an attacker would.

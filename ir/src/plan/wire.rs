@@ -127,14 +127,17 @@ pub(super) struct Program {
     pub(super) prefix: Vec<u32>,
 }
 
+/// A table: a blob, or a deviation where the plan has shapes only.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Table {
     #[prost(string, tag = "1")]
     pub(super) name: String,
     #[prost(uint32, repeated, tag = "2")]
     pub(super) shape: Vec<u32>,
-    #[prost(uint32, tag = "3")]
-    pub(super) blob: u32,
+    #[prost(uint32, optional, tag = "3")]
+    pub(super) blob: Option<u32>,
+    #[prost(double, optional, tag = "4")]
+    pub(super) deviation: Option<f64>,
 }
 
 /// A state array; the layout and the initial vector in text.
@@ -284,6 +287,7 @@ pub(super) struct BootstrapVariant {
     pub(super) log2_magnitude: u32,
 }
 
+/// The client's part; without an embedding, of a plan that has no weights.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Model {
     #[prost(string, tag = "1")]
@@ -294,8 +298,8 @@ pub(super) struct Model {
     pub(super) vocabulary: u32,
     #[prost(uint32, tag = "4")]
     pub(super) hidden: u32,
-    #[prost(uint32, tag = "5")]
-    pub(super) embedding_blob: u32,
+    #[prost(uint32, optional, tag = "5")]
+    pub(super) embedding_blob: Option<u32>,
     #[prost(uint32, repeated, tag = "7")]
     pub(super) eos: Vec<u32>,
     #[prost(message, optional, tag = "9")]

@@ -261,7 +261,7 @@ mod tests {
             let vector = Vector::Table(TableId(0), index % 4)
                 .masked(condition.clone())
                 .plus(Vector::Scalar(0.5).times(Vector::Scalar(3.0).masked(condition)));
-            let tables = [Table { name: "t".into(), shape: vec![4], values: vec![1.0, 2.0, 4.0, 8.0] }];
+            let tables = [Table::new("t", [4], vec![1.0, 2.0, 4.0, 8.0])];
             let mut environment = Environment::new(position, 1);
             environment.set_loop(1, 3);
             let mut formulas = Formulas::new(16);

@@ -52,9 +52,14 @@ pub fn parse<O: TextOp>(text: &str, find: FindValues<'_>) -> Result<Program<O, O
             "table" => {
                 let name = declared(&mut line, "t", program.tables.len())?;
                 let shape = shape(&mut line)?;
-                line.expect_word("blake3")?;
-                let values = values(&mut line, &name, find)?;
-                Arc::make_mut(&mut program.tables).push(Table { name, shape, values });
+                let table = if line.eat_word("deviation") {
+                    Table::of_shape(name, shape, line.float()?)
+                } else {
+                    line.expect_word("blake3")?;
+                    let values = values(&mut line, &name, find)?;
+                    Table::new(name, shape, values)
+                };
+                Arc::make_mut(&mut program.tables).push(table);
             }
             "state" => {
                 let name = declared(&mut line, "c", program.states.len())?;

@@ -53,7 +53,15 @@ pub fn print_with_problems<O: TextOp>(program: &Program<O, O::Type>, problems: &
     }
     for (index, table) in program.tables.iter().enumerate() {
         declaration(&mut out, "table t", index, &table.name);
-        out.push_str(&format!(" {:?} blake3 {}\n", table.shape, hexadecimal(&hash_of(&table.values))));
+        out.push_str(&format!(" {:?} ", table.shape));
+        match table.deviation {
+            None => out.push_str(&format!("blake3 {}", hexadecimal(&hash_of(&table.values)))),
+            Some(deviation) => {
+                out.push_str("deviation ");
+                write_float(&mut out, deviation);
+            }
+        }
+        out.push('\n');
     }
     for (index, state) in program.states.iter().enumerate() {
         declaration(&mut out, "state c", index, &state.name);

@@ -7,7 +7,7 @@ use crate::ckks::CkksOp;
 use crate::expression::{Integer, TableId, Vector};
 use crate::graph::{Graph, Origin, Region};
 use crate::linear::{Features, Heads, Linear, Matrix, Order, Output, Padded};
-use crate::program::{Affine, EmbeddingForm, Entry, EntryKind, Placement, Program, RangeCheck, State};
+use crate::program::{Affine, EmbeddingForm, Entry, EntryKind, Placement, Program, RangeCheck, State, Table};
 use crate::slots::{Chebyshev, Domain, Fill, Layout, Purpose, SlotGraph, SlotOp, SlotType, StateId, WriteMode};
 
 /// A pair with a bias in a unit of two, and two outputs of one matrix each, of which one lands.
@@ -108,9 +108,10 @@ pub(crate) fn slots_example() -> Program<SlotOp, SlotType> {
         slots: 32,
         context: 16,
         tables: vec![
-            crate::program::Table { name: "w".into(), shape: vec![2, 3], values: vec![1.0, -2.0, 0.5, 1e-9, 0.0, 7.0] },
-            crate::program::Table { name: "cos 2".into(), shape: vec![], values: vec![0.1] },
-            crate::program::Table { name: "b".into(), shape: vec![2], values: vec![0.5, -0.5] },
+            Table::new("w", [2, 3], vec![1.0, -2.0, 0.5, 1e-9, 0.0, 7.0]),
+            Table::new("cos 2", [], vec![0.1]),
+            Table::new("b", [2], vec![0.5, -0.5]),
+            Table::of_shape("unknown", [4, 2], 0.125),
         ]
         .into(),
         states: vec![State {

@@ -55,6 +55,9 @@ pub struct Texts<'p> {
 impl<'p> Texts<'p> {
     /// The texts of a plan's model.
     pub fn new(plan: &'p ClientPlan) -> Result<Self, Error> {
+        if !plan.model.has_weights() {
+            return Err(Error::NoWeights);
+        }
         let tokenizer = match &plan.model.tokenizer {
             Some(bytes) => Tokenizer::from_bytes(bytes)?,
             None => Tokenizer::of_ids(),

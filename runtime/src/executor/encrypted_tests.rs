@@ -80,11 +80,8 @@ fn program() -> CkksProgram {
     graph.body = top;
 
     let layout = ty(0, false).layout;
-    let table = Table {
-        name: "weights".to_owned(),
-        shape: vec![4, SLOTS as u32],
-        values: (0..4 * SLOTS).map(|index| (index as f32 * 0.37).sin() / 2.0).collect(),
-    };
+    let entries = (0..4 * SLOTS).map(|index| (index as f32 * 0.37).sin() / 2.0).collect();
+    let table = Table::new("weights", [4, SLOTS as u32], entries);
     let placement = Placement { index_to_slot: vec![0], token_stride: 1 };
     let initial = Vector::Table(TableId(0), Integer::slot() + Integer::Variable(State::INDEX) * SLOTS);
     let initial = Some(initial.masked(Integer::Variable(State::INDEX).less(2)));

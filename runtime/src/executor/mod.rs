@@ -114,6 +114,9 @@ impl<'p, A: Algebra> Executor<'p, A> {
             let message = format!("the program has {} slots, the algebra {}", program.slots, algebra.slots());
             return Err(Error::execution(message));
         }
+        if !program.has_weights() {
+            return Err(Error::NoWeights);
+        }
         for entry in &program.entries {
             let problems = entry.graph.verify_structure();
             if !problems.is_empty() {

@@ -52,10 +52,8 @@ pub(super) fn push_sum(
 
 fn program(graph: CkksGraph) -> CkksProgram {
     let layout = ty(0, false).layout;
-    let table = |name: &str, len: usize| Table {
-        name: name.to_owned(),
-        shape: vec![len as u32],
-        values: (0..len).map(|index| (index as f32 * 0.37).sin()).collect(),
+    let table = |name: &str, len: usize| {
+        Table::new(name, [len as u32], (0..len).map(|index| (index as f32 * 0.37).sin()).collect())
     };
     Program {
         slots: SLOTS as u32,

@@ -131,7 +131,7 @@ pub(crate) fn write_plan(folder: &Path, context: u32) -> PathBuf {
 /// The plan with a change, written to a folder.
 pub(crate) fn write_changed_plan(folder: &Path, context: u32, change: impl FnOnce(&mut Plan)) -> PathBuf {
     let (last, all) = weights();
-    let table = |name: &str, values| Table { name: name.to_owned(), shape: vec![WIDTH as u32; 2], values };
+    let table = |name: &str, values| Table::new(name, [WIDTH as u32; 2], values);
     let placement = |token_stride| Placement { index_to_slot: (0..WIDTH as u32).collect(), token_stride };
     let layout = ty(0, false).layout;
     let program = Program {

@@ -66,6 +66,8 @@ impl CommandLine {
 }
 
 #[derive(Debug, Args)]
+// One for each flag.
+#[allow(clippy::struct_excessive_bools)]
 pub(crate) struct CompileArguments {
     /// The ONNX model, or the folder that it is in; external weights are found beside it
     pub(crate) model: PathBuf,
@@ -90,6 +92,9 @@ pub(crate) struct CompileArguments {
     pub(crate) chat: bool,
     #[arg(long, visible_alias = "ctx-size", value_name = "TOKENS", allow_negative_numbers = true, help = context_help())]
     pub(crate) context: Option<usize>,
+    /// Compile the graph alone, whose weights may be missing: tells what a model of this shape would cost, by assumed ranges
+    #[arg(long, conflicts_with_all = ["calibrate", "public_prefix", "chat", "tokenizer"])]
+    pub(crate) shapes_only: bool,
     /// Parameter set
     #[arg(long, value_name = "NAME", default_value = PRESETS[0].name, value_parser = presets())]
     pub(crate) params: String,

@@ -63,6 +63,7 @@ fn compile(arguments: &CompileArguments, quiet: bool) -> Result<(), Error> {
         prefix: public_prefix(arguments)?,
         context: arguments.context,
         parameters: arguments.params.clone(),
+        shapes_only: arguments.shapes_only,
     };
     let progress = Progress::new(quiet);
     let compiled = compile_watched(&model, &options, &progress);

@@ -42,6 +42,7 @@ impl Arguments {
         match &self.command {
             None => self.generate.json,
             Some(Command::Bench(Bench::Plan(options))) => options.json,
+            Some(Command::Bench(Bench::Layer(options))) => options.json,
             Some(Command::Bench(Bench::Ops(options))) => options.json,
             Some(Command::Eval(options)) => options.json,
             Some(Command::Doctor(options)) => options.json,
@@ -54,6 +55,7 @@ impl Arguments {
         match &self.command {
             None => self.generate.threads,
             Some(Command::Bench(Bench::Plan(options))) => options.threads,
+            Some(Command::Bench(Bench::Layer(options))) => options.threads,
             Some(Command::Bench(Bench::Ops(options))) => options.threads,
             Some(Command::Eval(options)) => options.threads,
             Some(Command::Doctor(_) | Command::Explain { .. } | Command::Completions { .. } | Command::Man { .. }) => {
@@ -94,6 +96,8 @@ pub(crate) enum Command {
 pub(crate) enum Bench {
     /// Time of prefill and of a token, memory, and both as ratios to one number-theoretic transform.
     Plan(BenchPlan),
+    /// Time and precision of one decoder layer by part, predicted and measured, and what all layers would take.
+    Layer(BenchLayer),
     /// Time of each operation at several levels; `--emit-cost` writes them as a cost table.
     Ops(BenchOps),
 }
@@ -252,6 +256,30 @@ pub(crate) struct BenchPlan {
     /// How to execute.
     #[arg(long, value_enum, default_value_t = Backend::Cpu)]
     pub(crate) backend: Backend,
+    /// How evaluation keys are kept; `seeded` by default where the processor expands seeds as fast as it reads memory.
+    #[arg(long, value_enum)]
+    pub(crate) keys: Option<KeyStorage>,
+    /// One JSON object on stdout.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Number of threads; all cores by default.
+    #[arg(long, value_parser = parse_threads)]
+    pub(crate) threads: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchLayer {
+    /// The plan; of one compiled with `--shapes-only`, weights, inputs and caches are random.
+    pub(crate) plan: PathBuf,
+    /// The layer's number, from 0; one in the middle by default.
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) layer: Option<u32>,
+    /// Position of the token: as many are in the caches; the last one of the context by default.
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) position: Option<u32>,
+    /// Decides random weights, inputs and caches.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
     /// How evaluation keys are kept; `seeded` by default where the processor expands seeds as fast as it reads memory.
     #[arg(long, value_enum)]
     pub(crate) keys: Option<KeyStorage>,

@@ -61,6 +61,10 @@ fn run(arguments: Arguments) -> Result<(), Error> {
             catch_interrupts(&interrupt)?;
             bench::plan(&options, &interrupt)
         }
+        Some(Command::Bench(Bench::Layer(options))) => {
+            catch_interrupts(&interrupt)?;
+            bench::layer(&options, &interrupt)
+        }
         Some(Command::Bench(Bench::Ops(options))) => bench::ops(&options),
         Some(Command::Eval(options)) => {
             catch_interrupts(&interrupt)?;

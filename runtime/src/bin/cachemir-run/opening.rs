@@ -45,19 +45,28 @@ pub(crate) fn open<'p>(
         return Ok((prepared.open(|_, _| ControlFlow::Continue(()))?, surroundings));
     };
     let begin = Instant::now();
-    let bar = output::bar(key_bytes, "evaluation keys", true);
-    let session = prepared.open(|made, _| {
-        bar.set_position(made);
-        if interrupt.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
-    bar.finish_and_clear();
-    let session = session?;
+    let session = with_key_bar(key_bytes, interrupt, |progress| prepared.open(progress))?;
     let seconds = begin.elapsed().as_secs_f64();
     output::rows(&[("keys", format!("{} in {}", memory::format_bytes(key_bytes), output::seconds(seconds)))]);
     if json {
         output::line(&json!({"event": "keys", "bytes": key_bytes, "seconds": seconds}))?;
     }
     Ok((session, Surroundings { keys_seconds: Some(seconds), ..surroundings }))
+}
+
+/// Makes so many bytes of keys, told how far it is, with a bar for the user, who may end it.
+pub(crate) fn with_key_bar<R>(
+    key_bytes: u64,
+    interrupt: &AtomicBool,
+    make: impl FnOnce(&mut dyn FnMut(u64, u64) -> ControlFlow<()>) -> R,
+) -> R {
+    let bar = output::bar(key_bytes, "evaluation keys", true);
+    let made = make(&mut |made, _| {
+        bar.set_position(made);
+        if interrupt.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    bar.finish_and_clear();
+    made
 }
 
 /// Says what is about to happen.

@@ -12,7 +12,8 @@ use crate::opening;
 use crate::output::{self, Screen, ScreenOptions};
 
 /// Text of which the benchmark's prompts are made.
-const TEXT: &str = "Once upon a time, there was a little girl. She liked to play in the park with her friends. ";
+pub(super) const TEXT: &str =
+    "Once upon a time, there was a little girl. She liked to play in the park with her friends. ";
 
 /// Measures prefill and decoding of a plan, on ordinary text.
 pub(crate) fn plan(options: &BenchPlan, interrupt: &AtomicBool) -> Result<(), Error> {
