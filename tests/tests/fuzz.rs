@@ -28,7 +28,7 @@ fn plans() -> &'static (Vec<u8>, Vec<u8>) {
         let folder = tempfile::tempdir().expect("a folder");
         let model = model(folder.path(), 5);
         let options = CompileOptions { parameters: "insecure-test".to_owned(), ..CompileOptions::default() };
-        let plan = compile(&model, &options).unwrap_or_else(|error| panic!("{error}")).plan;
+        let plan = compile(model, &options).unwrap_or_else(|error| panic!("{error}")).plan;
         let bytes = plan.to_bytes().expect("a valid plan");
         let client = plan.client(Plan::hash_of(&bytes).expect("its hash")).to_bytes().expect("a valid plan");
         (bytes, client)

@@ -26,7 +26,7 @@ fn compiled_with(route: &str, parameters: &str, prefix: Option<PublicPrefix>) ->
         ..CompileOptions::default()
     };
     let model = folder().join("onnx").join(route).join("model.onnx");
-    compile(&model, &options).unwrap_or_else(|error| panic!("{route}: {error}"))
+    compile(model, &options).unwrap_or_else(|error| panic!("{route}: {error}"))
 }
 
 /// The compilation's plan as a user gets it: written to a file and read back.

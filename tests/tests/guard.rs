@@ -21,7 +21,7 @@ fn compiled() -> &'static Compilation {
             context: Some(32),
             ..CompileOptions::default()
         };
-        compile(&folder.join("onnx/optimum/model.onnx"), &options).unwrap_or_else(|error| panic!("{error}"))
+        compile(folder.join("onnx/optimum/model.onnx"), &options).unwrap_or_else(|error| panic!("{error}"))
     })
 }
 

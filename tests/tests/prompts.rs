@@ -18,7 +18,7 @@ const TIE: f64 = 0.05;
 fn compiled() -> Compilation {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tinystories2l_bounded/onnx/optimum/model.onnx");
     let path = std::env::var_os("CACHEMIR_PROMPTS_MODEL").map_or(shipped, PathBuf::from);
-    compile(&path, &CompileOptions::default()).unwrap_or_else(|error| panic!("{error}"))
+    compile(path, &CompileOptions::default()).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Text of random words, letters and bytes, or a text cut anywhere.

@@ -33,7 +33,7 @@ fn compiled() -> &'static Compilation {
     static COMPILED: OnceLock<Compilation> = OnceLock::new();
     COMPILED.get_or_init(|| {
         let model = model_folder().join("onnx/optimum/model.onnx");
-        compile(&model, &options()).unwrap_or_else(|error| panic!("{error}"))
+        compile(model, &options()).unwrap_or_else(|error| panic!("{error}"))
     })
 }
 
@@ -86,7 +86,7 @@ fn plans_are_reproducible_and_refuse_alterations() {
     assert_eq!(plan.keys, KeyManifest::of(&plan.program));
     let client = plan.client(Plan::hash_of(&bytes).unwrap());
     assert!(ClientPlan::from_bytes(&client.to_bytes().unwrap()).unwrap() == client);
-    let again = compile(&model_folder().join("onnx/optimum/model.onnx"), &options()).unwrap_or_else(|e| panic!("{e}"));
+    let again = compile(model_folder().join("onnx/optimum/model.onnx"), &options()).unwrap_or_else(|e| panic!("{e}"));
     assert!(again.plan.to_bytes().unwrap() == bytes, "compiling twice gives two different plans");
     // A few hundred alterations and truncations, spread over the file.
     for step in 0..300 {
