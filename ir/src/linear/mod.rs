@@ -29,6 +29,8 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rayon::prelude::*;
+
 use crate::expression::{Environment, Integer, TableId};
 use crate::program::Table;
 
@@ -132,6 +134,17 @@ enum Scheme {
 /// Powers of two from `start` up to but not including `stop`.
 fn doubling(start: u32, stop: u32) -> impl Iterator<Item = i64> {
     std::iter::successors(Some(start), |k| Some(2 * k)).take_while(move |&k| k < stop).map(i64::from)
+}
+
+/// Diagonals that are made together.
+const DIAGONALS_AT_ONCE: usize = 8;
+
+/// In place of an entry: the position holds none.
+const NOTHING: usize = usize::MAX;
+
+/// By position: the entry that it holds, or [`NOTHING`].
+fn positions_of(order: &Order) -> Vec<usize> {
+    order.entries().into_iter().map(|entry| entry.map_or(NOTHING, |entry| entry as usize)).collect()
 }
 
 /// What a hoisted rotation costs, as a fraction of one of its own.
@@ -333,42 +346,81 @@ impl Linear {
 
     /// The values of a diagonal in all slots. The matrices of a complex output are halved, for [`SlotAlgebra::parts`].
     pub fn diagonal(&self, slots: u32, tables: &[Table], diagonal: Diagonal) -> Weights {
-        let output = &self.outputs[diagonal.output as usize];
-        let (columns, rows) = (self.input.entries(), output.order.entries());
+        self.diagonals(slots, tables, &[diagonal]).remove(0)
+    }
+
+    /// [`diagonal`](Self::diagonal) for several of one output, on all cores. Neighbouring diagonals take neighbouring entries
+    /// of a row, so that each line of the cache that is read serves several.
+    ///
+    /// # Panics
+    /// Where a table is shorter than [`problems`](Self::problems) allows.
+    pub fn diagonals(&self, slots: u32, tables: &[Table], wanted: &[Diagonal]) -> Vec<Weights> {
+        let Some(first) = wanted.first() else { return Vec::new() };
+        let output = &self.outputs[first.output as usize];
+        let columns: Vec<usize> = positions_of(&self.input);
+        let rows: Vec<usize> = positions_of(&output.order);
         let width = self.input.features.width() as usize;
-        let halved = output.matrices.len() == 2;
-        let values = |matrix: &Matrix| {
+        let factor = if output.matrices.len() == 2 { 0.5 } else { 1.0 };
+        let values = |matrix: &Matrix, wanted: &[Diagonal]| {
             let weights = &tables[matrix.weights.0 as usize].values;
-            let mut values = vec![0.0; slots as usize];
-            self.for_each_entry(slots, output, diagonal, |group, row, column| {
-                let (Some(row), Some(column)) = (rows[row as usize], columns[column as usize]) else { return };
-                let weight = weights[row as usize * width + column as usize];
-                let value = if halved { weight / 2.0 } else { weight };
-                values[(group * self.unit) as usize..][..self.unit as usize].fill(value);
+            let mut values = vec![vec![0.0; slots as usize]; wanted.len()];
+            self.for_each_entry(slots, output, wanted, |diagonal, group, row, column| {
+                let (row, column) = (rows[row as usize], columns[column as usize]);
+                if row != NOTHING && column != NOTHING {
+                    let unit = (group * self.unit) as usize..((group + 1) * self.unit) as usize;
+                    values[diagonal][unit].fill(factor * weights[row * width + column]);
+                }
             });
             values
         };
-        Weights { real: values(&output.matrices[0]), imaginary: output.matrices.get(1).map(values) }
+        let part = |wanted: &[Diagonal]| -> Vec<Weights> {
+            let real = values(&output.matrices[0], wanted);
+            let imaginary = match output.matrices.get(1) {
+                Some(matrix) => values(matrix, wanted).into_iter().map(Some).collect(),
+                None => vec![None; wanted.len()],
+            };
+            real.into_iter().zip(imaginary).map(|(real, imaginary)| Weights { real, imaginary }).collect()
+        };
+        wanted.par_chunks(DIAGONALS_AT_ONCE).flat_map_iter(part).collect()
     }
 
-    /// Visits every group of slots in which a diagonal meets an input: the group, its output's and its input's position.
-    fn for_each_entry(&self, slots: u32, output: &Output, diagonal: Diagonal, mut visit: impl FnMut(u32, u32, u32)) {
+    /// Visits every group of slots in which one of the diagonals of an output meets an input: the diagonal's place in the
+    /// list, the group, its output's and its input's position.
+    fn for_each_entry(
+        &self,
+        slots: u32,
+        output: &Output,
+        diagonals: &[Diagonal],
+        mut visit: impl FnMut(usize, u32, u32, u32),
+    ) {
         let Sizes { groups, inputs, outputs, in_stride, out_stride, scheme, .. } = self.sizes(slots, output);
-        let jump = diagonal.index * out_stride;
+        // All of them are powers of two.
+        let ratio = inputs / outputs.min(inputs);
+        let quotient = |a: u32, power: u32| a >> power.trailing_zeros();
+        let remainder = |a: u32, power: u32| a & (power - 1);
         for source in 0..groups {
+            let row = quotient(source, out_stride);
             let (position, inner, limit) = match scheme {
-                Scheme::Up => (source / in_stride + source % in_stride + jump, source % out_stride, inputs),
+                Scheme::Up => {
+                    let position = quotient(source, in_stride) + remainder(source, in_stride);
+                    (position, remainder(source, out_stride), inputs)
+                }
                 Scheme::Down => {
-                    let inner = source % in_stride;
-                    (source / in_stride + inner * (inputs / outputs) + jump, inner, outputs)
+                    let inner = remainder(source, in_stride);
+                    (quotient(source, in_stride) + inner * ratio, inner, outputs)
                 }
                 Scheme::Shared => {
-                    let inner = source % out_stride;
-                    (source / out_stride * (inputs / outputs) + inner, inner, inputs)
+                    let inner = remainder(source, out_stride);
+                    (row * ratio + inner, inner, inputs)
                 }
             };
-            if inner < limit {
-                visit((source + diagonal.shift) % groups, source / out_stride, position % inputs);
+            if inner >= limit {
+                continue;
+            }
+            for (place, diagonal) in diagonals.iter().enumerate() {
+                let jump = if scheme == Scheme::Shared { 0 } else { diagonal.index * out_stride };
+                let column = remainder(position + jump, inputs);
+                visit(place, remainder(source + diagonal.shift, groups), row, column);
             }
         }
     }

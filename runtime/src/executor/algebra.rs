@@ -10,13 +10,13 @@ use crate::Error;
 /// Levels and scales are the callers' business: an operation is only asked for where [`cachemir_ir::ckks::infer`] allows
 /// it, and an implementation may fail, but must not repair, where they do not fit. Rotation amounts lie in `1..slots`
 /// and are to the left.
-pub trait Algebra {
+pub trait Algebra: Sync {
     /// A ciphertext.
     type Ciphertext;
     /// A ciphertext's second half, decomposed once for any number of rotations (hoisting, ePrint 2018/244).
     type Decomposition;
     /// An encoded plaintext vector.
-    type Plaintext;
+    type Plaintext: Send + Sync;
 
     /// Number n of slots.
     fn slots(&self) -> usize;

@@ -1,9 +1,11 @@
-//! Linear maps on the ciphertexts of an [`Algebra`]: one decomposition for all babies, a rescale for each giant.
+//! Linear maps on the ciphertexts of an [`Algebra`]: one decomposition for all babies, a rescale for each giant, whose
+//! diagonals are encoded on all cores unless they are kept.
 
 use std::sync::Arc;
 
 use cachemir_ir::graph::OpId;
-use cachemir_ir::linear::{Diagonal, Linear, SlotAlgebra};
+use cachemir_ir::linear::{Diagonal, Linear, SlotAlgebra, Weights};
+use rayon::prelude::*;
 
 use super::plaintexts::Part;
 use super::{Algebra, Call};
@@ -21,20 +23,25 @@ impl<A: Algebra> Running<'_, '_, '_, A> {
         &self.call.executor.algebra
     }
 
-    fn diagonal(&self, diagonal: Diagonal, level: u32) -> Result<Arc<A::Plaintext>, Error> {
+    /// Encoded diagonals of one output for an operand of this level.
+    fn diagonals(&self, wanted: &[Diagonal], level: u32) -> Result<Vec<Arc<A::Plaintext>>, Error> {
+        let (algebra, program) = (self.algebra(), self.call.executor.program);
+        let encode = |weights: Weights| {
+            let wide = |part: Vec<f32>| part.into_iter().map(f64::from).collect::<Vec<_>>();
+            match weights.imaginary {
+                None => algebra.encode_factor(&wide(weights.real), level),
+                Some(imaginary) => algebra.encode_complex_factor(&wide(weights.real), &wide(imaginary), level),
+            }
+        };
+        let parts: Vec<Part> = wanted.iter().copied().map(Part::Diagonal).collect();
         self.call.kept(
             self.op,
-            Part::Diagonal(diagonal),
+            &parts,
             |_| false,
-            || {
-                let program = self.call.executor.program;
-                let weights = self.linear.diagonal(program.slots, &program.tables, diagonal);
-                let wide = |part: &[f32]| part.iter().map(|&weight| f64::from(weight)).collect::<Vec<_>>();
-                let real = wide(&weights.real);
-                match weights.imaginary {
-                    None => self.algebra().encode_factor(&real, level),
-                    Some(imaginary) => self.algebra().encode_complex_factor(&real, &wide(&imaginary), level),
-                }
+            |missing| {
+                let wanted: Vec<Diagonal> = missing.iter().map(|&place| wanted[place]).collect();
+                let weights = self.linear.diagonals(program.slots, &program.tables, &wanted);
+                weights.into_par_iter().map(encode).collect()
             },
         )
     }
@@ -61,9 +68,10 @@ impl<A: Algebra> SlotAlgebra for Running<'_, '_, '_, A> {
 
     fn weigh(&mut self, terms: &[(&A::Ciphertext, Diagonal)]) -> Result<A::Ciphertext, Error> {
         let algebra = self.algebra();
+        let level = terms.first().map_or(0, |(a, _)| algebra.level(a).0);
+        let diagonals: Vec<Diagonal> = terms.iter().map(|(_, diagonal)| *diagonal).collect();
         let mut sum: Option<A::Ciphertext> = None;
-        for (a, diagonal) in terms {
-            let plain = self.diagonal(*diagonal, algebra.level(a).0)?;
+        for ((a, _), plain) in terms.iter().zip(self.diagonals(&diagonals, level)?) {
             match &mut sum {
                 None => sum = Some(algebra.multiply_plain(a, &plain)?),
                 Some(sum) => algebra.multiply_plain_accumulate(sum, a, &plain)?,
@@ -91,7 +99,7 @@ impl<A: Algebra> SlotAlgebra for Running<'_, '_, '_, A> {
         let mentions = |variable| {
             self.linear.vectors.mentions(variable) || landing.as_ref().is_some_and(|landing| landing.mentions(variable))
         };
-        let plain = self.call.kept(self.op, Part::Bias { output, matrix }, mentions, || {
+        let plain = self.call.kept_one(self.op, Part::Bias { output, matrix }, mentions, || {
             let bias = self.linear.bias(program.slots, &self.call.environment, &program.tables, output, matrix);
             let (level, product) = algebra.level(&a);
             algebra.encode_summand(&bias, level, product)

@@ -514,28 +514,49 @@ impl<'a, A: Algebra> Call<'a, '_, A> {
         vector: &Vector,
         encode: impl FnOnce(&[f64]) -> Result<A::Plaintext, Error>,
     ) -> Result<Arc<A::Plaintext>, Error> {
-        self.kept(op, Part::Whole, |variable| vector.mentions(variable), || encode(&self.evaluate(vector)?))
+        self.kept_one(op, Part::Whole, |variable| vector.mentions(variable), || encode(&self.evaluate(vector)?))
     }
 
     /// A plaintext of an op, of a formula that mentions some of the variables; encoded unless it was kept.
-    fn kept(
+    fn kept_one(
         &self,
         op: OpId,
         part: Part,
         mentions: impl Fn(Variable) -> bool,
         encode: impl FnOnce() -> Result<A::Plaintext, Error>,
     ) -> Result<Arc<A::Plaintext>, Error> {
-        let key = Key::new(self.entry, op, part, mentions, &self.environment);
+        Ok(self.kept(op, &[part], mentions, |_| Ok(vec![encode()?]))?.remove(0))
+    }
+
+    /// Several plaintexts of an op, of formulas that mention the same variables. `encode` is given the places of those
+    /// that were not kept, if there are any.
+    fn kept(
+        &self,
+        op: OpId,
+        parts: &[Part],
+        mentions: impl Fn(Variable) -> bool,
+        encode: impl FnOnce(&[usize]) -> Result<Vec<A::Plaintext>, Error>,
+    ) -> Result<Vec<Arc<A::Plaintext>>, Error> {
+        let key = |&part: &Part| Key::new(self.entry, op, part, &mentions, &self.environment);
+        let keys: Vec<Key> = parts.iter().map(key).collect();
         let lock = || self.executor.plaintexts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = lock().get(&key) {
-            return Ok(known);
+        let mut found: Vec<Option<Arc<A::Plaintext>>> = {
+            let known = lock();
+            keys.iter().map(|key| known.get(key)).collect()
+        };
+        let missing: Vec<usize> = (0..found.len()).filter(|&place| found[place].is_none()).collect();
+        if !missing.is_empty() {
+            // A prefill runs once for many tokens; its plaintexts would only displace those of every step.
+            let repeats = self.executor.program.entries[self.entry].kind == EntryKind::Decode;
+            for (&place, plain) in missing.iter().zip(encode(&missing)?) {
+                let plain = Arc::new(plain);
+                if repeats {
+                    lock().offer(keys[place].clone(), &plain, self.executor.algebra.plaintext_bytes(&plain));
+                }
+                found[place] = Some(plain);
+            }
         }
-        let plain = Arc::new(encode()?);
-        // A prefill runs once for many tokens; its plaintexts would only displace those of every step.
-        if self.executor.program.entries[self.entry].kind == EntryKind::Decode {
-            lock().offer(key, &plain, self.executor.algebra.plaintext_bytes(&plain));
-        }
-        Ok(plain)
+        found.into_iter().map(|plain| plain.ok_or_else(|| Error::execution("a plaintext was not encoded"))).collect()
     }
 }
 
