@@ -12,7 +12,7 @@ use cachemir_ir::layer::Part;
 use cachemir_ir::plan::Plan;
 use cachemir_ir::program::pack;
 use cachemir_runtime::Error;
-use cachemir_runtime::client::{ClearCipher, Client, SecretCipher};
+use cachemir_runtime::client::{ClearCipher, Client, SecretCipher, Texts};
 use cachemir_runtime::executor::{Clear, ClearCiphertext, Executor, Observer, Site, States};
 use cachemir_runtime::layer::{Options, Workload};
 use cachemir_runtime::setup::Engine;
@@ -148,6 +148,7 @@ fn a_layer_of_random_weights_is_measured_and_precise() {
 fn a_plan_without_weights_takes_no_tokens() {
     let plan = plan(true);
     let hash = Plan::hash_of(&plan.to_bytes().unwrap()).unwrap();
+    assert_eq!(Texts::new(&plan.client(hash)).err().unwrap().code(), "CMR-R006");
     assert_eq!(Client::new(&plan.client(hash), ClearCipher).err().unwrap().code(), "CMR-R006");
     let algebra = Clear::new(plan.program.slots as usize, plan.levels());
     assert_eq!(Executor::new(algebra, &plan.program, plan.levels(), 0).err().unwrap().code(), "CMR-R006");

@@ -357,29 +357,30 @@ impl Linear {
     pub fn diagonals(&self, slots: u32, tables: &[Table], wanted: &[Diagonal]) -> Vec<Weights> {
         let Some(first) = wanted.first() else { return Vec::new() };
         let output = &self.outputs[first.output as usize];
-        let columns: Vec<usize> = positions_of(&self.input);
-        let rows: Vec<usize> = positions_of(&output.order);
+        let columns = positions_of(&self.input);
+        let rows = positions_of(&output.order);
         let width = self.input.features.width() as usize;
-        let factor = if output.matrices.len() == 2 { 0.5 } else { 1.0 };
-        let values = |matrix: &Matrix, wanted: &[Diagonal]| {
-            let weights = &tables[matrix.weights.0 as usize].values;
-            let mut values = vec![vec![0.0; slots as usize]; wanted.len()];
+        let unit = self.unit as usize;
+        let weights = |matrix: &Matrix| tables[matrix.weights.0 as usize].values.as_slice();
+        let (real, imaginary) = (weights(&output.matrices[0]), output.matrices.get(1).map(weights));
+        let factor = if imaginary.is_some() { 0.5 } else { 1.0 };
+        let zeros = || vec![0.0; slots as usize];
+        let part = |wanted: &[Diagonal]| -> Vec<Weights> {
+            let empty = |_: &Diagonal| Weights { real: zeros(), imaginary: imaginary.map(|_| zeros()) };
+            let mut found: Vec<Weights> = wanted.iter().map(empty).collect();
             self.for_each_entry(slots, output, wanted, |diagonal, group, row, column| {
                 let (row, column) = (rows[row as usize], columns[column as usize]);
-                if row != NOTHING && column != NOTHING {
-                    let unit = (group * self.unit) as usize..((group + 1) * self.unit) as usize;
-                    values[diagonal][unit].fill(factor * weights[row * width + column]);
+                if row == NOTHING || column == NOTHING {
+                    return;
+                }
+                let (place, entry) = (group as usize * unit, row * width + column);
+                let weights = &mut found[diagonal];
+                weights.real[place..place + unit].fill(factor * real[entry]);
+                if let (Some(values), Some(imaginary)) = (&mut weights.imaginary, imaginary) {
+                    values[place..place + unit].fill(factor * imaginary[entry]);
                 }
             });
-            values
-        };
-        let part = |wanted: &[Diagonal]| -> Vec<Weights> {
-            let real = values(&output.matrices[0], wanted);
-            let imaginary = match output.matrices.get(1) {
-                Some(matrix) => values(matrix, wanted).into_iter().map(Some).collect(),
-                None => vec![None; wanted.len()],
-            };
-            real.into_iter().zip(imaginary).map(|(real, imaginary)| Weights { real, imaginary }).collect()
+            found
         };
         wanted.par_chunks(DIAGONALS_AT_ONCE).flat_map_iter(part).collect()
     }

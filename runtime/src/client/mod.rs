@@ -52,12 +52,15 @@ pub struct Texts<'p> {
     tokenizer: Tokenizer,
 }
 
+/// Refuses a plan that was compiled from the graph alone.
+fn check_weights(plan: &ClientPlan) -> Result<(), Error> {
+    if plan.model.has_weights() { Ok(()) } else { Err(Error::NoWeights) }
+}
+
 impl<'p> Texts<'p> {
     /// The texts of a plan's model.
     pub fn new(plan: &'p ClientPlan) -> Result<Self, Error> {
-        if !plan.model.has_weights() {
-            return Err(Error::NoWeights);
-        }
+        check_weights(plan)?;
         let tokenizer = match &plan.model.tokenizer {
             Some(bytes) => Tokenizer::from_bytes(bytes)?,
             None => Tokenizer::of_ids(),
@@ -138,6 +141,7 @@ pub struct Client<'p, C> {
 impl<'p, C: Cipher> Client<'p, C> {
     /// A client that encrypts with the given cipher.
     pub fn new(plan: &'p ClientPlan, cipher: C) -> Result<Self, Error> {
+        check_weights(plan)?;
         let noise = cipher.noise(plan.slots as usize)?;
         Ok(Self { plan, cipher, noise })
     }

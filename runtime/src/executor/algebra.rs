@@ -54,14 +54,13 @@ pub trait Algebra: Sync {
     /// a·plain
     fn multiply_plain(&self, a: &Self::Ciphertext, plain: &Self::Plaintext) -> Result<Self::Ciphertext, Error>;
 
-    /// sum ← sum + a·plain
+    /// sum ← sum + Σ a·plain
     fn multiply_plain_accumulate(
         &self,
         sum: &mut Self::Ciphertext,
-        a: &Self::Ciphertext,
-        plain: &Self::Plaintext,
+        terms: &[(&Self::Ciphertext, &Self::Plaintext)],
     ) -> Result<(), Error> {
-        self.add_assign(sum, &self.multiply_plain(a, plain)?)
+        terms.iter().try_for_each(|(a, plain)| self.add_assign(sum, &self.multiply_plain(a, plain)?))
     }
 
     /// a ← a + plain

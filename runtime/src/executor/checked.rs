@@ -82,11 +82,12 @@ impl<L: Algebra, R: Algebra> Algebra for Checked<L, R> {
     fn multiply_plain_accumulate(
         &self,
         sum: &mut Self::Ciphertext,
-        a: &Self::Ciphertext,
-        plain: &Self::Plaintext,
+        terms: &[(&Self::Ciphertext, &Self::Plaintext)],
     ) -> Result<(), Error> {
-        self.left.multiply_plain_accumulate(&mut sum.0, &a.0, &plain.0)?;
-        self.right.multiply_plain_accumulate(&mut sum.1, &a.1, &plain.1)
+        let (left, right): (Vec<_>, Vec<_>) =
+            terms.iter().map(|(a, plain)| ((&a.0, &plain.0), (&a.1, &plain.1))).unzip();
+        self.left.multiply_plain_accumulate(&mut sum.0, &left)?;
+        self.right.multiply_plain_accumulate(&mut sum.1, &right)
     }
 
     fn add_plain_assign(&self, a: &mut Self::Ciphertext, plain: &Self::Plaintext) -> Result<(), Error> {

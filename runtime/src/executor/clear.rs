@@ -137,13 +137,14 @@ impl Algebra for Clear {
     fn multiply_plain_accumulate(
         &self,
         sum: &mut ClearCiphertext,
-        a: &ClearCiphertext,
-        plain: &ClearPlaintext,
+        terms: &[(&ClearCiphertext, &ClearPlaintext)],
     ) -> Result<(), Error> {
-        let terms = sum.slots.iter_mut().zip(&a.slots);
-        match plain {
-            ClearPlaintext::Real(values) => terms.zip(values).for_each(|((sum, a), value)| *sum += a * value),
-            ClearPlaintext::Complex(values) => terms.zip(values).for_each(|((sum, a), value)| *sum += a * value),
+        for (a, plain) in terms {
+            let slots = sum.slots.iter_mut().zip(&a.slots);
+            match plain {
+                ClearPlaintext::Real(values) => slots.zip(values).for_each(|((sum, a), value)| *sum += a * value),
+                ClearPlaintext::Complex(values) => slots.zip(values).for_each(|((sum, a), value)| *sum += a * value),
+            }
         }
         Ok(())
     }

@@ -27,6 +27,10 @@ impl From<CkksError> for Error {
     }
 }
 
+/// Products that are added with one modular reduction: more of them read more streams of memory at a time than processors
+/// fetch ahead.
+const TERMS_AT_ONCE: usize = 4;
+
 /// Arithmetic on ciphertexts under evaluation keys.
 pub struct Encrypted<B: Backend> {
     evaluator: Evaluator<B>,
@@ -168,10 +172,9 @@ impl<B: Backend> Algebra for Encrypted<B> {
     fn multiply_plain_accumulate(
         &self,
         sum: &mut Ciphertext<B>,
-        a: &Ciphertext<B>,
-        plain: &Plaintext<B>,
+        terms: &[(&Ciphertext<B>, &Plaintext<B>)],
     ) -> Result<(), Error> {
-        Ok(self.evaluator.mul_plain_accumulate(sum, a, plain)?)
+        terms.chunks(TERMS_AT_ONCE).try_for_each(|terms| Ok(self.evaluator.mul_plain_accumulate_many(sum, terms)?))
     }
 
     fn add_plain_assign(&self, a: &mut Ciphertext<B>, plain: &Plaintext<B>) -> Result<(), Error> {

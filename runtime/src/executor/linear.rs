@@ -70,14 +70,13 @@ impl<A: Algebra> SlotAlgebra for Running<'_, '_, '_, A> {
         let algebra = self.algebra();
         let level = terms.first().map_or(0, |(a, _)| algebra.level(a).0);
         let diagonals: Vec<Diagonal> = terms.iter().map(|(_, diagonal)| *diagonal).collect();
-        let mut sum: Option<A::Ciphertext> = None;
-        for ((a, _), plain) in terms.iter().zip(self.diagonals(&diagonals, level)?) {
-            match &mut sum {
-                None => sum = Some(algebra.multiply_plain(a, &plain)?),
-                Some(sum) => algebra.multiply_plain_accumulate(sum, a, &plain)?,
-            }
-        }
-        let mut sum = sum.ok_or_else(|| Error::execution("a sum of no products"))?;
+        let plains = self.diagonals(&diagonals, level)?;
+        let terms: Vec<_> = terms.iter().zip(&plains).map(|((a, _), plain)| (*a, plain.as_ref())).collect();
+        let Some(((first, plain), rest)) = terms.split_first() else {
+            return Err(Error::execution("a sum of no products"));
+        };
+        let mut sum = algebra.multiply_plain(first, plain)?;
+        algebra.multiply_plain_accumulate(&mut sum, rest)?;
         algebra.rescale_assign(&mut sum)?;
         Ok(sum)
     }

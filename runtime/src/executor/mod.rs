@@ -260,7 +260,7 @@ impl<'a, A: Algebra> Call<'a, '_, A> {
         if let (CkksOp::MultiplyPlain { plain }, Some(sum)) = (&node.op, sum) {
             let operand = self.operand(node.inputs[0])?;
             let plain = self.plaintext(op, plain, |values| algebra.encode_factor(values, operand.1))?;
-            algebra.multiply_plain_accumulate(sum, &operand.0, &plain)?;
+            algebra.multiply_plain_accumulate(sum, &[(&operand.0, &plain)])?;
             return self.observer.after(Site { graph, op, environment: &self.environment }, &[]);
         }
         if let CkksOp::Linear(linear) = &node.op {
