@@ -9,7 +9,7 @@ use cachemir_ir::manifest::KeyManifest;
 use cachemir_ir::operations::middle;
 use cachemir_ir::parameters::{PRESETS, Parameters};
 use cachemir_ir::plan::{CallCounts, ClientModel, Guard, Plan, Provenance};
-use cachemir_ir::program::Program;
+use cachemir_ir::program::{Entry, Program};
 use cachemir_ir::slots::{SlotOp, SlotType};
 use cachemir_ir::tensor::TensorModel;
 use cachemir_ir::text::counted;
@@ -159,10 +159,22 @@ pub fn compile_watched(path: &Path, options: &CompileOptions, observer: &dyn Obs
         entry.graph.compact();
     }
     verify::ckks(&program, levels)?;
+    let prefill_pays = keep_prefill_that_pays(&mut program, &costs);
     let guard = guard::guard(&imported.model, &calibration, &program.logits, program.slots as usize)?;
     let counts = summary::counts(&slots, &program);
-    let plan = plan(path, &imported, options, parameters, program, guard, counts, report);
+    let plan = plan(path, &imported, options, parameters, program, guard, counts, prefill_pays, report);
     Ok(Compilation { tensor: imported.model, slots, plan })
+}
+
+/// [`CostTable::prefill_pays`]. A prefill that is nowhere faster than decoding leaves the program, as nothing uses it.
+fn keep_prefill_that_pays(program: &mut Program<CkksOp, CiphertextType>, costs: &CostTable) -> Vec<u32> {
+    let mut pays = costs.prefill_pays(program);
+    let is_used = |entry: &Entry<_, _>| entry.kind.chunk().is_none_or(|chunk| pays.iter().any(|&least| least <= chunk));
+    program.entries.retain(is_used);
+    if program.entry("prefill").is_none() {
+        pays.clear();
+    }
+    pays
 }
 
 // One for each part.
@@ -175,6 +187,7 @@ fn plan(
     program: Program<CkksOp, CiphertextType>,
     guard: Guard,
     counts: Vec<CallCounts>,
+    prefill_pays: Vec<u32>,
     report: LowerReport,
 ) -> Plan {
     let model = &imported.model;
@@ -209,6 +222,7 @@ fn plan(
         keys: KeyManifest::of(&program),
         counts,
         approximations: report.approximations,
+        prefill_pays,
         model: ClientModel {
             name: locate::model_name(path),
             tokenizer: tokenizer.map(|file| file.bytes.clone()),
@@ -228,5 +242,26 @@ fn plan(
         },
         parameters,
         program,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cachemir_ir::program::EntryKind;
+
+    #[test]
+    fn a_prefill_that_is_never_faster_leaves_the_program() {
+        let mut program = summary::tests::plan().program;
+        let costs = CostTable::built_in(&Parameters::insecure_test());
+        let prefill = Entry { kind: EntryKind::Prefill { chunk: 4 }, ..program.entries[0].clone() };
+        program.entries.push(prefill);
+        assert_eq!(keep_prefill_that_pays(&mut program, &costs), [2; 4]);
+        assert_eq!(program.entries.len(), 2);
+        let ops = &mut program.entries[1].graph.body.ops;
+        *ops = ops.repeat(5);
+        assert_eq!(keep_prefill_that_pays(&mut program, &costs), [0; 0]);
+        assert!(program.entries.len() == 1 && program.entry("decode").is_some());
+        assert_eq!(keep_prefill_that_pays(&mut program, &costs), [0; 0]);
     }
 }

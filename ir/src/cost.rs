@@ -14,10 +14,10 @@ use serde::{Deserialize, Serialize};
 use crate::Error;
 use crate::ckks::{CiphertextType, CkksGraph, CkksOp};
 use crate::expression::{Environment, Integer, Variable, Vector};
-use crate::graph::{OpId, Region};
+use crate::graph::{Node, OpId, Region};
 use crate::linear::{Linear, Step};
 use crate::parameters::Parameters;
-use crate::program::{EntryKind, Program};
+use crate::program::{Entry, Program};
 
 /// Version of the table's JSON form.
 pub const COST_TABLE_VERSION: u32 = 2;
@@ -254,21 +254,65 @@ impl CostTable {
         entry: &str,
         position: i64,
     ) -> BTreeMap<Option<u32>, f64> {
-        let count = match program.entry(entry).map(|entry| entry.kind) {
-            Some(EntryKind::Prefill { chunk }) => i64::from(chunk).min(i64::from(program.context) - position),
-            _ => 1,
-        };
-        let mut layers = BTreeMap::new();
-        for_each_execution(program, entry, position, count, &mut |graph, op, _| {
-            let node = graph.node(op);
+        self.priced(program, entry).map_or_else(BTreeMap::new, |entry| entry.layers(position))
+    }
+
+    fn priced<'p>(&self, program: &'p Program<CkksOp, CiphertextType>, entry: &str) -> Option<PricedEntry<'p>> {
+        let entry = program.entry(entry)?;
+        let graph = &entry.graph;
+        let price = |node: &Node<CkksOp>| {
             let level = node.inputs.first().or(node.results.first()).map_or(0, |value| graph.ty(*value).level);
-            let total = layers.entry(node.layer).or_insert(0.0);
-            *total += self.op_ns(&node.op, level, program.slots);
-            if matches!(node.op, CkksOp::Sum { .. }) {
-                *total += self.ns(CostKind::Add, f64::from(level));
-            }
+            let pass = match node.op {
+                CkksOp::Sum { .. } => self.ns(CostKind::Add, f64::from(level)),
+                _ => 0.0,
+            };
+            self.op_ns(&node.op, level, program.slots) + pass
+        };
+        Some(PricedEntry { program, entry, ns: graph.nodes.iter().map(price).collect() })
+    }
+
+    /// For each multiple of the chunk: from how many tokens on a prefill there is predicted to be faster than decoding
+    /// them one by one, from 2 to the chunk's length, and one more than that where it never is. The prefill is priced
+    /// with a whole chunk, than which fewer tokens are hardly cheaper. Empty for a program without prefill.
+    pub fn prefill_pays(&self, program: &Program<CkksOp, CiphertextType>) -> Vec<u32> {
+        let [decode, prefill] = ["decode", "prefill"].map(|name| self.priced(program, name));
+        let (Some(decode), Some(prefill)) = (decode, prefill) else { return Vec::new() };
+        let chunk = prefill.entry.kind.chunk().unwrap_or(1).max(1);
+        let least = |start: u32| {
+            let (end, prefill_ns) = (program.context.min(start + chunk), prefill.call_ns(start.into()));
+            let mut decode_ns = 0.0;
+            let pays = (start..end).find(|&position| {
+                decode_ns += decode.call_ns(position.into());
+                position > start && prefill_ns < decode_ns
+            });
+            pays.map_or(chunk, |last| last - start) + 1
+        };
+        (0..program.context).step_by(chunk as usize).map(least).collect()
+    }
+}
+
+/// An entry point and the predicted time of an execution of each of its ops, in nanoseconds.
+struct PricedEntry<'p> {
+    program: &'p Program<CkksOp, CiphertextType>,
+    entry: &'p Entry<CkksOp, CiphertextType>,
+    ns: Vec<f64>,
+}
+
+impl PricedEntry<'_> {
+    /// Time of a call from `position` on by decoder layer. A prefill takes a whole chunk if the context has room for it.
+    fn layers(&self, position: i64) -> BTreeMap<Option<u32>, f64> {
+        let Self { program, entry, ns } = self;
+        let room = i64::from(program.context) - position;
+        let count = entry.kind.chunk().map_or(1, |chunk| i64::from(chunk).min(room));
+        let mut layers = BTreeMap::new();
+        for_each_execution(program, entry.kind.name(), position, count, &mut |graph, op, _| {
+            *layers.entry(graph.node(op).layer).or_insert(0.0) += ns[op.0 as usize];
         });
         layers
+    }
+
+    fn call_ns(&self, position: i64) -> f64 {
+        self.layers(position).values().sum()
     }
 }
 
@@ -374,6 +418,31 @@ mod tests {
         assert!(table.predict(program, "decode", 0) > table.bootstrap_ns(false, program.slots));
         assert!(table.predict(program, "decode", 15) > table.predict(program, "decode", 0));
         assert_eq!(table.predict(program, "prefill", 0), 0.0);
+    }
+
+    #[test]
+    fn prefill_pays_from_as_many_tokens_on_as_it_costs_decode_steps() {
+        let plan = crate::plan::tests::with_prefill();
+        let table = CostTable::built_in(&plan.parameters);
+        // As much as one decode step; then as much as several and a bootstrap, which is less than one more.
+        let pays = |context: u32, steps: usize, bootstraps: usize| {
+            let mut program = plan.program.clone();
+            program.context = context;
+            let graph = &mut program.entries[1].graph;
+            let bootstrap = graph.nodes.iter().position(|node| matches!(node.op, CkksOp::Bootstrap(_))).unwrap();
+            let mut ops = graph.body.ops.repeat(steps);
+            ops.extend(vec![OpId(bootstrap as u32); bootstraps]);
+            graph.body.ops = ops;
+            table.prefill_pays(&program)
+        };
+        assert_eq!(pays(16, 1, 0), [2; 4]);
+        assert_eq!(pays(16, 2, 1), [3; 4]);
+        assert_eq!(pays(16, 3, 1), [4; 4]);
+        assert_eq!(pays(16, 4, 1), [5; 4]);
+        // The last chunk has room for one token, or for three.
+        assert_eq!(pays(13, 1, 0), [2, 2, 2, 5]);
+        assert_eq!(pays(15, 3, 1), [4, 4, 4, 5]);
+        assert!(table.prefill_pays(&crate::plan::tests::example().program).is_empty());
     }
 
     #[test]

@@ -83,6 +83,14 @@ impl EntryKind {
             Self::Prefill { .. } => "prefill",
         }
     }
+
+    /// The most tokens of a prefill; `None` for decode.
+    pub fn chunk(self) -> Option<u32> {
+        match self {
+            Self::Decode => None,
+            Self::Prefill { chunk } => Some(chunk),
+        }
+    }
 }
 
 /// The map between a function's argument x and the argument u = (x − centre)/half of a polynomial that stands for it.

@@ -45,17 +45,32 @@ pub struct Step {
     pub count: usize,
 }
 
-/// The calls that take tokens `from..to` into a session: chunks where one fits its grid, single tokens otherwise.
-pub fn steps(from: usize, to: usize, chunk: Option<usize>) -> Vec<Step> {
+/// When an entry point `prefill` is used.
+#[derive(Clone, Copy, Debug)]
+pub struct Prefill<'p> {
+    /// Most tokens of a call, which begins at a multiple of it.
+    pub chunk: usize,
+    /// By position over the chunk: the least tokens for which a call is faster than decoding.
+    pub pays: &'p [u32],
+}
+
+impl Prefill<'_> {
+    /// The tokens that a call from `position` on takes in if `left` are to be; `None` where decoding them is faster.
+    fn count(self, position: usize, left: usize) -> Option<usize> {
+        let least = *self.pays.get(position.checked_div(self.chunk)?)?;
+        let count = left.min(self.chunk);
+        (position.is_multiple_of(self.chunk) && count >= least as usize).then_some(count)
+    }
+}
+
+/// The calls that take tokens `from..to` into a session: prefills where they fit their grid and pay, else decode steps.
+pub fn steps(from: usize, to: usize, prefill: Option<Prefill<'_>>) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut position = from;
     while position < to {
-        let left = to - position;
-        let step = match chunk {
-            Some(chunk) if left > 1 && chunk > 1 && position.is_multiple_of(chunk) => {
-                Step { entry: "prefill", position, count: left.min(chunk) }
-            }
-            _ => Step { entry: "decode", position, count: 1 },
+        let step = match prefill.and_then(|prefill| prefill.count(position, to - position)) {
+            Some(count) => Step { entry: "prefill", position, count },
+            None => Step { entry: "decode", position, count: 1 },
         };
         position += step.count;
         steps.push(step);
@@ -199,17 +214,31 @@ impl<'a> Meter<'a> {
 mod tests {
     use super::*;
 
-    fn plan(from: usize, to: usize, chunk: Option<usize>) -> Vec<(&'static str, usize, usize)> {
-        steps(from, to, chunk).into_iter().map(|step| (step.entry, step.position, step.count)).collect()
+    fn plan(from: usize, to: usize, prefill: Option<Prefill<'_>>) -> Vec<(&'static str, usize, usize)> {
+        steps(from, to, prefill).into_iter().map(|step| (step.entry, step.position, step.count)).collect()
     }
 
     #[test]
     fn prompts_go_in_by_chunks_and_single_tokens() {
         let (p, d) = ("prefill", "decode");
-        assert_eq!(plan(0, 5, Some(16)), [(p, 0, 5)]);
-        assert_eq!(plan(0, 33, Some(16)), [(p, 0, 16), (p, 16, 16), (d, 32, 1)]);
-        assert_eq!(plan(3, 6, Some(4)), [(d, 3, 1), (p, 4, 2)]);
+        let of = |chunk| Some(Prefill { chunk, pays: &[2; 3] });
+        assert_eq!(plan(0, 5, of(16)), [(p, 0, 5)]);
+        assert_eq!(plan(0, 33, of(16)), [(p, 0, 16), (p, 16, 16), (d, 32, 1)]);
+        assert_eq!(plan(3, 6, of(4)), [(d, 3, 1), (p, 4, 2)]);
         assert_eq!(plan(0, 2, None), [(d, 0, 1), (d, 1, 1)]);
-        assert_eq!(plan(7, 7, Some(4)), []);
+        assert_eq!(plan(7, 7, of(4)), []);
+    }
+
+    #[test]
+    fn prefill_is_used_where_it_pays() {
+        let (p, d) = ("prefill", "decode");
+        let prefill = Some(Prefill { chunk: 4, pays: &[2, 3, 5, 4] });
+        assert_eq!(plan(0, 6, prefill), [(p, 0, 4), (d, 4, 1), (d, 5, 1)], "two tokens at position 4 do not pay");
+        assert_eq!(plan(0, 7, prefill), [(p, 0, 4), (p, 4, 3)]);
+        let third = [8, 9, 10, 11].map(|position| (d, position, 1));
+        assert_eq!(plan(8, 12, prefill), third, "it never pays at position 8");
+        assert_eq!(plan(10, 16, prefill), [(d, 10, 1), (d, 11, 1), (p, 12, 4)]);
+        assert_eq!(plan(12, 15, prefill), [12, 13, 14].map(|position| (d, position, 1)));
+        assert_eq!(plan(16, 18, prefill), [(d, 16, 1), (d, 17, 1)], "nothing is known of position 16");
     }
 }

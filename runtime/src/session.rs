@@ -140,7 +140,7 @@ impl<'p> Conversation<'p> {
         };
         let length = self.tokens.len();
         let end = length.saturating_add(max_tokens.saturating_sub(1)).min(self.texts.context());
-        let mut expected = steps(taken_in, length, self.texts.chunk());
+        let mut expected = steps(taken_in, length, self.texts.prefill());
         expected.extend(steps(length, end, None));
         expected
     }
@@ -414,7 +414,7 @@ impl<'p> Session<'p> {
     pub fn logits(&mut self, listener: &mut dyn Listener) -> Result<Vec<f64>, Error> {
         let mut logits = None;
         let Conversation { texts, tokens, .. } = &self.conversation;
-        for step in steps(self.roles.position(), tokens.len(), texts.chunk()) {
+        for step in steps(self.roles.position(), tokens.len(), texts.prefill()) {
             listener.step(step);
             // Every call is checked: what went wrong in one is in the caches of those after it.
             let taken_in = &tokens[step.position..step.position + step.count];

@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use cachemir_ir::program::{Affine, Placement, RangeCheck};
+use cachemir_runtime::generation::Step;
+use cachemir_runtime::{Listener, Plans, Prompt, Session};
 use serde_json::Value;
 
 fn run(arguments: &[&str]) -> Output {
@@ -67,6 +69,34 @@ fn both_backends_generate_what_the_model_says() {
             expected.iter().map(|&id| common::WORDS[id]).filter(|word| !word.starts_with('<')).collect();
         assert_eq!(String::from_utf8(plain.stdout).unwrap().split_whitespace().collect::<Vec<_>>(), words);
     }
+}
+
+/// The entry points of the calls that are made.
+struct Calls(Vec<&'static str>);
+
+impl Listener for Calls {
+    fn step(&mut self, step: Step) {
+        self.0.push(step.entry);
+    }
+}
+
+#[test]
+fn a_prompt_is_read_by_prefill_where_the_plan_says_that_it_pays() {
+    let folder = tempfile::tempdir().unwrap();
+    let read = |pays: u32| {
+        let path = common::write_changed_plan(folder.path(), 8, |plan| plan.prefill_pays[0] = pays);
+        let plans = Plans::read(&path).unwrap();
+        let mut session = Session::clear(&plans).unwrap();
+        session.prompt(Prompt::Tokens(vec![0, 1, 2, 1])).unwrap();
+        let mut calls = Calls(Vec::new());
+        let logits = session.logits(&mut calls).unwrap();
+        (calls.0, logits)
+    };
+    let (calls, by_prefill) = read(2);
+    assert_eq!(calls, ["prefill", "prefill"]);
+    let (calls, by_decoding) = read(3);
+    assert_eq!(calls, ["decode", "decode", "prefill"]);
+    assert!(by_prefill.iter().zip(&by_decoding).all(|(a, b)| (a - b).abs() < 1e-9), "{by_prefill:?}, {by_decoding:?}");
 }
 
 #[test]

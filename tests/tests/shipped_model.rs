@@ -98,6 +98,24 @@ fn plans_are_reproducible_and_refuse_alterations() {
     }
 }
 
+/// By the predictions of the calls themselves.
+#[test]
+fn prefill_pays_from_as_many_tokens_on_as_decoding_takes_longer_for() {
+    let plan = &compiled().plan;
+    let (program, costs) = (&plan.program, CostTable::built_in(&plan.parameters));
+    let chunk = program.entry("prefill").and_then(|entry| entry.kind.chunk()).expect("prefill pays");
+    assert_eq!(plan.prefill_pays.len(), program.context.div_ceil(chunk) as usize);
+    for (start, &least) in (0..program.context).step_by(chunk as usize).zip(&plan.prefill_pays) {
+        let prefill = costs.predict(program, "prefill", start.into());
+        let end = program.context.min(start + chunk);
+        let steps: Vec<f64> = (start..end).map(|position| costs.predict(program, "decode", position.into())).collect();
+        for tokens in 2..=steps.len() {
+            let faster = prefill < steps[..tokens].iter().sum();
+            assert_eq!(faster, tokens >= least as usize, "{tokens} tokens at position {start}");
+        }
+    }
+}
+
 /// The packed embeddings of consecutive tokens.
 fn packed(plan: &Plan, tokens: &[u32]) -> Vec<Vec<f64>> {
     let program = &plan.program;

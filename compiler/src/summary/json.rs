@@ -12,7 +12,7 @@ pub const SCHEMA: &str = include_str!("cachemir-summary.schema.json");
 pub const SCHEMA_NAME: &str = "cachemir-summary.schema.json";
 
 /// Version of the object's form.
-pub const SCHEMA_VERSION: u32 = 4;
+pub const SCHEMA_VERSION: u32 = 5;
 
 /// The plan as a JSON object.
 pub fn json(plan: &Plan) -> Value {
@@ -59,6 +59,7 @@ pub fn json(plan: &Plan) -> Value {
         "prefix_tokens": program.prefix,
         "compiler": {"version": plan.provenance.compiler_version, "options": plan.provenance.options},
         "calls": plan.counts.iter().map(call).collect::<Vec<_>>(),
+        "prefill_pays": plan.prefill_pays,
         "approximations": plan.approximations,
         "caches": caches.collect::<Vec<_>>(),
         "keys": {

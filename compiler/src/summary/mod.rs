@@ -3,7 +3,7 @@
 mod json;
 pub mod table;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use cachemir_ir::ckks::{CiphertextType, CkksOp};
 use cachemir_ir::expression::Environment;

@@ -136,7 +136,33 @@ fn operations(plan: &Plan, columns: usize) -> String {
         format!("{:.1}", costs.predict(&plan.program, kind.name(), position.into()) / 1e9)
     };
     table.push(row("  predicted seconds on one thread", &predicted));
-    rows(&table, columns)
+    let prefill = prefill(plan).map(|line| paragraph(&line, columns));
+    rows(&table, columns) + &prefill.unwrap_or_default()
+}
+
+/// Where prefill is used: at the first and the last position at which it is, and whether there are others behind.
+fn prefill(plan: &Plan) -> Option<String> {
+    let chunk = plan.program.entries.iter().find_map(|entry| entry.kind.chunk())?;
+    let places = plan.prefill_pays.iter().enumerate();
+    let used: Vec<_> = places.filter(|&(_, &least)| least <= chunk).map(|(place, &least)| (place, least)).collect();
+    let (Some(&(first, first_least)), Some(&(last, last_least))) = (used.first(), used.last()) else {
+        return Some(format!(
+            "  Prefill, of up to {chunk} tokens, is predicted to be slower than decoding, and not used."
+        ));
+    };
+    let position = |place: usize| place * chunk as usize;
+    let mut line =
+        format!("  Prefill, of up to {chunk} tokens, is used where predicted to be faster than decoding: for ");
+    if used.iter().all(|&(_, least)| least == first_least) {
+        line += &format!("{first_least} tokens or more");
+    } else {
+        let (from, to) = (position(first), position(last));
+        line += &format!("{first_least} tokens or more at position {from}, for {last_least} or more at {to}");
+    }
+    if last + 1 < plan.prefill_pays.len() {
+        line += &format!(", not from position {} on", position(last + 1));
+    }
+    Some(line + ".")
 }
 
 fn interval(ends: [f64; 2]) -> String {

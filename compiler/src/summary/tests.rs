@@ -56,7 +56,7 @@ fn approximation(site: &str, method: &str, derived: Option<[f64; 2]>) -> Approxi
     }
 }
 
-fn plan() -> Plan {
+pub(crate) fn plan() -> Plan {
     let placement = Placement { index_to_slot: (0..4).collect(), token_stride: 0 };
     let layout = ty(0, false).layout;
     let program = Program {
@@ -87,6 +87,7 @@ fn plan() -> Plan {
             approximation("layer 10 rough reciprocal 0", "minimax", None),
             approximation("layer 0 silu", "Chebyshev, 4th power", Some([0.0, 3.5])),
         ],
+        prefill_pays: vec![],
         model: ClientModel {
             name: "tiny".to_owned(),
             tokenizer: Some(b"{}".to_vec()),
@@ -114,6 +115,31 @@ fn the_text_fits_eighty_columns() {
         std::fs::write(golden, &found).unwrap();
     }
     assert_eq!(std::fs::read_to_string(golden).unwrap(), found, "{text}");
+}
+
+#[test]
+fn both_forms_say_where_prefill_is_used() {
+    let with = |pays: &[u32]| {
+        let mut plan = plan();
+        plan.program.entries.push(Entry { kind: EntryKind::Prefill { chunk: 4 }, graph: graph(), checks: vec![] });
+        plan.prefill_pays = pays.to_vec();
+        let document = json(&plan);
+        assert_eq!(faults(&document), [""; 0], "{document}");
+        assert_eq!(document["prefill_pays"], serde_json::json!(pays));
+        table::text(&plan, 200)
+    };
+    let used = "Prefill, of up to 4 tokens, is used where predicted to be faster than decoding: for ";
+    for (pays, expected) in [
+        ([2, 2, 2, 2], "2 tokens or more."),
+        ([3, 3, 5, 5], "3 tokens or more, not from position 8 on."),
+        ([2, 3, 4, 5], "2 tokens or more at position 0, for 4 or more at 8, not from position 12 on."),
+        ([2, 3, 3, 4], "2 tokens or more at position 0, for 4 or more at 12."),
+    ] {
+        let text = with(&pays);
+        assert!(text.contains(&format!("{used}{expected}\n")), "{pays:?}: {text}");
+    }
+    assert!(with(&[5; 4]).contains("predicted to be slower than decoding"));
+    assert!(!table::text(&plan(), 80).contains("Prefill"));
 }
 
 #[test]

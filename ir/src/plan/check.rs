@@ -31,6 +31,7 @@ pub(super) fn plan(plan: &Plan) -> Result<(), Error> {
             inputs: &program.inputs,
             outputs: outputs(program)?,
             logits: &program.logits,
+            prefill_pays: &plan.prefill_pays,
         },
     )?;
     verify::ckks(program, plan.levels())?;
@@ -59,6 +60,7 @@ pub(super) fn client(plan: &ClientPlan) -> Result<(), Error> {
         inputs: &plan.inputs,
         outputs: plan.entries.first().map_or(0, |entry| entry.output_levels.len()),
         logits: &plan.logits,
+        prefill_pays: &plan.prefill_pays,
     };
     shared(&plan.parameters, &plan.keys, &plan.model, &shape)?;
     let top = plan.parameters.levels().output;
@@ -98,6 +100,7 @@ struct Shape<'p> {
     inputs: &'p [EmbeddingForm],
     outputs: usize,
     logits: &'p Placement,
+    prefill_pays: &'p [u32],
 }
 
 fn shared(parameters: &Parameters, keys: &KeyManifest, model: &ClientModel, shape: &Shape<'_>) -> Result<(), Error> {
@@ -119,10 +122,11 @@ fn shared(parameters: &Parameters, keys: &KeyManifest, model: &ClientModel, shap
             most_tokens = *chunk;
         }
     }
+    prefill_pays(shape.prefill_pays, shape.kinds.iter().find_map(|kind| kind.chunk()), context)?;
     placement("embedding", shape.embedding, model.hidden, most_tokens, slots.into())?;
     placement("logits", shape.logits, model.vocabulary, 1, u64::from(slots) * shape.outputs as u64)?;
     for (checks, kind) in shape.checks.iter().zip(&shape.kinds) {
-        let tokens = if let EntryKind::Prefill { chunk } = kind { *chunk } else { 1 };
+        let tokens = kind.chunk().unwrap_or(1);
         for RangeCheck { site, placement: slots_of, interval: [low, high], map } in *checks {
             let what = format!("check of {site}");
             placement(
@@ -189,6 +193,19 @@ fn guard(model: &ClientModel, slots: u64) -> Result<(), Error> {
     require(numbers.clone().all(|number| number.is_finite() && number >= 0.0), || {
         format!("its check of the last norm has the bounds {:?}", numbers.collect::<Vec<_>>())
     })
+}
+
+/// Whether every multiple of the chunk has a number of tokens from which on prefill pays, if there is a chunk.
+fn prefill_pays(pays: &[u32], chunk: Option<u32>, context: u32) -> Result<(), Error> {
+    let (expected, range) = chunk.map_or((0, 0..=0), |chunk| (context.div_ceil(chunk), 2..=chunk + 1));
+    let found = pays.len();
+    require(found == expected as usize, || {
+        format!("it says at {found} positions, not {expected}, where prefill pays")
+    })?;
+    match pays.iter().find(|tokens| !range.contains(tokens)) {
+        Some(tokens) => Err(Error::Plan(format!("a prefill that pays from {tokens} tokens on is out of range"))),
+        None => Ok(()),
+    }
 }
 
 fn placement(what: &str, placement: &Placement, entries: u32, tokens: u32, slots: u64) -> Result<(), Error> {

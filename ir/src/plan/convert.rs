@@ -49,13 +49,6 @@ fn text_of(ty: &impl TextType) -> String {
     text
 }
 
-fn chunk_of(kind: EntryKind) -> Option<u32> {
-    match kind {
-        EntryKind::Decode => None,
-        EntryKind::Prefill { chunk } => Some(chunk),
-    }
-}
-
 fn kind_of(chunk: Option<u32>) -> EntryKind {
     chunk.map_or(EntryKind::Decode, |chunk| EntryKind::Prefill { chunk })
 }
@@ -268,7 +261,7 @@ fn entry_to_wire(entry: &Entry<CkksOp, CiphertextType>) -> wire::Entry {
     let values = graph.values.iter().map(|value| wire::Value { ty: text_of(&value.ty), name: value.name.clone() });
     let origins = graph.origins.iter().cloned().map(|Origin { node, op_type }| wire::Origin { node, op_type });
     wire::Entry {
-        chunk: chunk_of(entry.kind),
+        chunk: entry.kind.chunk(),
         values: values.collect(),
         nodes: graph.nodes.iter().map(node).collect(),
         inputs: graph.inputs.iter().map(|value| value.0).collect(),
@@ -395,7 +388,7 @@ fn counts_to_wire(counts: &CallCounts) -> wire::CallCounts {
         counts.operations;
     let reason = |mask: &MaskCount| wire::MaskCount { reason: mask.reason.clone(), count: mask.count };
     wire::CallCounts {
-        chunk: chunk_of(kind),
+        chunk: kind.chunk(),
         position,
         tokens,
         bootstraps,
@@ -524,6 +517,7 @@ pub(super) fn plan_to_wire(plan: &Plan, blobs: &mut Blobs) -> wire::PlanHeader {
         }),
         counts: plan.counts.iter().map(counts_to_wire).collect(),
         approximations: plan.approximations.iter().map(approximation_to_wire).collect(),
+        prefill_pays: plan.prefill_pays.clone(),
     }
 }
 
@@ -543,12 +537,13 @@ pub(super) fn plan_from_wire(header: wire::PlanHeader, blobs: &BlobsRead<'_>) ->
         },
         counts: header.counts.into_iter().map(counts_from_wire).collect(),
         approximations: header.approximations.into_iter().map(approximation_from_wire).collect::<Result<_, _>>()?,
+        prefill_pays: header.prefill_pays,
     })
 }
 
 pub(super) fn client_to_wire(plan: &ClientPlan, blobs: &mut Blobs) -> wire::ClientHeader {
     let interface = |entry: &EntryInterface| wire::EntryInterface {
-        chunk: chunk_of(entry.kind),
+        chunk: entry.kind.chunk(),
         input_levels: entry.input_levels.clone(),
         output_levels: entry.output_levels.clone(),
         checks: entry.checks.iter().map(check_to_wire).collect(),
@@ -564,6 +559,7 @@ pub(super) fn client_to_wire(plan: &ClientPlan, blobs: &mut Blobs) -> wire::Clie
         client: Some(packing_to_wire(&plan.embedding, &plan.inputs, &plan.logits)),
         plan_hash: plan.plan_hash.to_vec(),
         prefix: plan.prefix.clone(),
+        prefill_pays: plan.prefill_pays.clone(),
     }
 }
 
@@ -589,5 +585,6 @@ pub(super) fn client_from_wire(header: wire::ClientHeader, blobs: &BlobsRead<'_>
         logits,
         plan_hash: hash_from(&header.plan_hash, "plan hash")?,
         prefix: header.prefix,
+        prefill_pays: header.prefill_pays,
     })
 }

@@ -113,6 +113,8 @@ pub struct Plan {
     pub counts: Vec<CallCounts>,
     /// The non-linear functions in the order of the decoder, and what stands for them.
     pub approximations: Vec<Approximation>,
+    /// From how many tokens on prefill pays, as [`ClientPlan::prefill_pays`].
+    pub prefill_pays: Vec<u32>,
 }
 
 /// What a client must know of an entry point.
@@ -151,6 +153,9 @@ pub struct ClientPlan {
     pub logits: Placement,
     /// Tokens that every session begins with; they are public.
     pub prefix: Vec<u32>,
+    /// For each multiple of the chunk: from how many tokens on a prefill there is predicted to be faster than decoding
+    /// them one by one; one more than the chunk where it never is. Empty without `prefill`.
+    pub prefill_pays: Vec<u32>,
     /// Checksum of the server's plan, [`Plan::hash_of`].
     pub plan_hash: [u8; 32],
 }
@@ -189,6 +194,7 @@ impl Plan {
             inputs: program.inputs.clone(),
             logits: program.logits.clone(),
             prefix: program.prefix.clone(),
+            prefill_pays: self.prefill_pays.clone(),
             plan_hash,
         }
     }

@@ -107,7 +107,17 @@ pub(crate) fn example() -> Plan {
             escape_proof: false,
             checked: true,
         }],
+        prefill_pays: vec![],
     }
+}
+
+/// The example with an entry point `prefill`, which does what `decode` does.
+pub(crate) fn with_prefill() -> Plan {
+    let mut plan = example();
+    let prefill = Entry { kind: EntryKind::Prefill { chunk: 4 }, ..plan.program.entries[0].clone() };
+    plan.program.entries.push(prefill);
+    plan.prefill_pays = vec![2, 3, 4, 5];
+    plan
 }
 
 #[test]
@@ -130,6 +140,30 @@ fn plans_round_trip_and_are_reproducible() {
     other.model.guard = Guard::of_logits(-1.0, 1.0);
     assert_eq!(Plan::from_bytes(&other.to_bytes().unwrap()).unwrap(), other);
     assert_eq!(plan.keys.rotations, [28, 4].map(|by| (by, [14].into())).into());
+}
+
+#[test]
+fn both_files_say_where_prefill_pays() {
+    let plan = with_prefill();
+    let bytes = plan.to_bytes().unwrap();
+    assert_eq!(Plan::from_bytes(&bytes).unwrap(), plan);
+    let client = plan.client(Plan::hash_of(&bytes).unwrap());
+    assert_eq!(client.prefill_pays, [2, 3, 4, 5]);
+    assert_eq!(ClientPlan::from_bytes(&client.to_bytes().unwrap()).unwrap(), client);
+    for (pays, expected) in [
+        (vec![2, 3, 4], "at 3 positions, not 4"),
+        (vec![2, 3, 4, 5, 5], "at 5 positions, not 4"),
+        (vec![], "at 0 positions, not 4"),
+        (vec![2, 1, 4, 5], "from 1 tokens"),
+        (vec![2, 3, 4, 6], "from 6 tokens"),
+    ] {
+        let message = Plan { prefill_pays: pays.clone(), ..plan.clone() }.to_bytes().unwrap_err().to_string();
+        assert!(message.contains(expected), "{message}");
+        let message = ClientPlan { prefill_pays: pays, ..client.clone() }.to_bytes().unwrap_err().to_string();
+        assert!(message.contains(expected), "{message}");
+    }
+    let message = Plan { prefill_pays: vec![2], ..example() }.to_bytes().unwrap_err().to_string();
+    assert!(message.contains("at 1 positions, not 0"), "{message}");
 }
 
 /// The example as it is compiled from shapes alone.
@@ -260,7 +294,7 @@ proptest! {
 
     #[test]
     fn forged_files_do_not_panic(changes in prop::collection::vec((0_usize..4000, any::<u8>()), 1..4), cut in 0_usize..4000) {
-        let mut bytes = example().to_bytes().unwrap();
+        let mut bytes = with_prefill().to_bytes().unwrap();
         for (offset, byte) in changes {
             let offset = 24 + offset % (bytes.len() - 24);
             bytes[offset] = byte;

@@ -25,6 +25,8 @@ pub(super) struct PlanHeader {
     pub(super) counts: Vec<CallCounts>,
     #[prost(message, repeated, tag = "9")]
     pub(super) approximations: Vec<Approximation>,
+    #[prost(uint32, repeated, tag = "10")]
+    pub(super) prefill_pays: Vec<u32>,
 }
 
 /// Header of the client's file.
@@ -50,6 +52,8 @@ pub(super) struct ClientHeader {
     pub(super) plan_hash: Vec<u8>,
     #[prost(uint32, repeated, tag = "13")]
     pub(super) prefix: Vec<u32>,
+    #[prost(uint32, repeated, tag = "14")]
+    pub(super) prefill_pays: Vec<u32>,
 }
 
 impl Header for PlanHeader {

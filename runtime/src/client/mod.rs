@@ -12,7 +12,6 @@ mod tokenizer;
 
 use cachemir_ir::chat;
 use cachemir_ir::plan::{ClientPlan, EntryInterface};
-use cachemir_ir::program::EntryKind;
 use cachemir_ir::text::short;
 
 pub(crate) use cipher::check_levels;
@@ -21,6 +20,7 @@ pub use saved::SavedClient;
 pub use tokenizer::{TextStream, Tokenizer};
 
 use crate::Error;
+use crate::generation::Prefill;
 
 /// What a session is asked to continue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,12 +78,10 @@ impl<'p> Texts<'p> {
         self.plan.context as usize
     }
 
-    /// The most tokens of one prefill call; `None` where the plan has no prefill.
-    pub fn chunk(&self) -> Option<usize> {
-        self.plan.entries.iter().find_map(|entry| match entry.kind {
-            EntryKind::Prefill { chunk } => Some(chunk as usize),
-            EntryKind::Decode => None,
-        })
+    /// Where prefill is used; `None` where the plan has none.
+    pub fn prefill(&self) -> Option<Prefill<'p>> {
+        let chunk = self.plan.entries.iter().find_map(|entry| entry.kind.chunk())?;
+        Some(Prefill { chunk: chunk as usize, pays: &self.plan.prefill_pays })
     }
 
     /// The tokens of a prompt, after those of the text that it continues; a new session continues the plan's public prefix,

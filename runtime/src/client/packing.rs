@@ -60,6 +60,7 @@ mod tests {
             inputs: vec![EmbeddingForm::scaled(0.5), EmbeddingForm { scale: 2.0, norm_epsilon: Some(12.0) }],
             logits: Placement { index_to_slot: vec![4, 1], token_stride: 0 },
             prefix: vec![],
+            prefill_pays: vec![],
             plan_hash: [0; 32],
         }
     }

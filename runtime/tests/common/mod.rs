@@ -162,6 +162,7 @@ pub(crate) fn write_changed_plan(folder: &Path, context: u32, change: impl FnOnc
         provenance: Provenance { compiler_version: "test".to_owned(), ..Provenance::default() },
         counts: Vec::new(),
         approximations: Vec::new(),
+        prefill_pays: vec![2; context.div_ceil(2) as usize],
     };
     change(&mut plan);
     let path = folder.join("plan.bin");
