@@ -140,7 +140,7 @@ pub fn compile_watched(path: &Path, options: &CompileOptions, observer: &dyn Obs
     };
 
     let levels = parameters.levels();
-    let costs = CostTable::built_in(&parameters);
+    let costs = CostTable::built_in(&parameters).for_weights(imported.model.linear_weights());
     let options_for = |shape: &Shape| LowerOptions {
         rounding: parameters.rounding_deviation(shape.slots),
         calibration_tokens: calibration::slot_tokens(&imported.model),
@@ -194,7 +194,7 @@ fn plan(
     let tokenizer = imported.tokenizer.as_ref();
     let embedding = model.weight_named("embed_tokens").map(|weight| weight.values.clone()).unwrap_or_default();
     let middle = i64::from(middle(program.context));
-    let predicted_ns_per_token = CostTable::built_in(&parameters).predict(&program, "decode", middle);
+    let predicted_ns_per_token = CostTable::of_program(&parameters, &program).predict(&program, "decode", middle);
     let recorded = [
         ("context", program.context.to_string()),
         ("params", options.parameters.clone()),

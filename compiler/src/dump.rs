@@ -38,7 +38,7 @@ pub fn ckks(
     folder: &Path,
     as_json: bool,
 ) -> Result<(), Error> {
-    let costs = CostTable::built_in(parameters);
+    let costs = CostTable::of_program(parameters, program);
     let content = if as_json { json::dump_ckks(program, &costs) } else { text::print(program) };
     write(folder, "3-ckks", as_json, &content)
 }

@@ -85,7 +85,14 @@ pub struct CostTable {
     pub by_level: BTreeMap<CostKind, Vec<CostPoint>>,
     /// Bootstraps, in ascending order of slots for each variant.
     pub bootstraps: Vec<BootstrapCost>,
+    /// Whether weights are encoded at each use, as there are too many to be held encoded.
+    #[serde(skip)]
+    pub weights_streamed: bool,
 }
+
+/// Most weights of linear maps that are taken to be held encoded: at about 100 bytes each, 16 for each of six primes, they
+/// take 8 GiB.
+const MOST_WEIGHTS_HELD: u64 = 80_000_000;
 
 /// Straight lines through points in ascending order; the ends' lines continue, but not below zero.
 fn interpolate(points: &[(f64, f64)], at: f64) -> f64 {
@@ -118,6 +125,17 @@ impl CostTable {
             format!("{}, by N·log2 N from `{}`", measured.provenance, measured.parameters)
         };
         Self { provenance, parameters: parameters.name.clone(), ..measured.scaled(relative) }
+    }
+
+    /// The same table for programs whose linear maps have so many weights.
+    #[must_use]
+    pub fn for_weights(self, weights: u64) -> Self {
+        Self { weights_streamed: weights > MOST_WEIGHTS_HELD, ..self }
+    }
+
+    /// The built-in table for a program.
+    pub fn of_program(parameters: &Parameters, program: &Program<CkksOp, CiphertextType>) -> Self {
+        Self::built_in(parameters).for_weights(program.table_entries())
     }
 
     /// The same table for a machine on which a transform of the ring's degree takes so many nanoseconds.
@@ -189,7 +207,8 @@ impl CostTable {
     }
 
     /// Time of one execution of an op at its operands' level, in nanoseconds. Loops cost what their bodies cost.
-    /// Plaintexts that depend on position or count are encoded at each execution; others are held encoded.
+    /// Plaintexts that depend on position or count are encoded at each execution, and weights of linear maps where they are
+    /// [streamed](Self::weights_streamed); others are held encoded.
     pub fn op_ns(&self, op: &CkksOp, level: u32, slots: u32) -> f64 {
         let at = f64::from(level);
         let plain_ns = |plain: &Vector, kind: CostKind| {
@@ -226,7 +245,7 @@ impl CostTable {
         }
     }
 
-    /// Time of a linear map whose operand has this level, in nanoseconds; its plaintexts are held encoded.
+    /// Time of a linear map whose operand has this level, in nanoseconds.
     pub fn linear_ns(&self, linear: &Linear, level: u32, slots: u32) -> f64 {
         let mut total = 0.0;
         linear.for_each_step(slots, &Environment::new(0, 1), &mut |step, below| {
@@ -236,7 +255,11 @@ impl CostTable {
                 Step::Rescale => CostKind::Rescale,
                 Step::Add | Step::AddPlain => CostKind::Add,
             };
-            total += self.ns(kind, f64::from(level.saturating_sub(below)));
+            let at = f64::from(level.saturating_sub(below));
+            total += self.ns(kind, at);
+            if self.weights_streamed && step == Step::MultiplyPlain {
+                total += self.ns(CostKind::Encode, at);
+            }
         });
         total
     }
@@ -363,6 +386,8 @@ pub fn for_each_execution(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::expression::TableId;
+    use crate::linear::{Features, Matrix, Order, Output};
 
     #[test]
     fn costs_are_interpolated_and_continued() {
@@ -400,6 +425,19 @@ mod tests {
         assert!((half.bootstrap_ns(true, 1 << 14) / measured.bootstrap_ns(true, 1 << 14) - expected).abs() < 1e-9);
         let fast = measured.clone().carried_over(measured.transform_ns / 2.0);
         assert!((fast.ns(CostKind::Rotate, 9.0) / measured.ns(CostKind::Rotate, 9.0) - 0.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn weights_that_are_not_held_are_encoded_at_each_use() {
+        let table = CostTable::built_in(&Parameters::n16());
+        let order = Order::of(Features::Plain { width: 64, offset: 0 });
+        let matrices = vec![Matrix { weights: TableId(0), bias: None }];
+        let outputs = vec![Output { matrices, order, landing: None }];
+        let linear = Linear { input: order, unit: 1, vectors: Integer::from(1_i64), outputs };
+        let ns = |weights| table.clone().for_weights(weights).linear_ns(&linear, 5, 1024);
+        // Four products.
+        let encodings = ns(1 << 30) - ns(1 << 20);
+        assert!((encodings / table.ns(CostKind::Encode, 5.0) - 4.0).abs() < 1e-9, "{encodings}");
     }
 
     #[test]

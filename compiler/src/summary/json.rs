@@ -17,7 +17,7 @@ pub const SCHEMA_VERSION: u32 = 5;
 /// The plan as a JSON object.
 pub fn json(plan: &Plan) -> Value {
     let (program, parameters) = (&plan.program, &plan.parameters);
-    let costs = CostTable::built_in(parameters);
+    let costs = CostTable::of_program(parameters, program);
     let call = |counts: &CallCounts| {
         let CallCounts { call, operations, masks } = counts;
         let predicted_ns = costs.predict(program, call.kind.name(), call.position.into());

@@ -130,7 +130,7 @@ fn operations(plan: &Plan, columns: usize) -> String {
         };
         table.push(row(&format!("    {reason}"), &count));
     }
-    let costs = CostTable::built_in(&plan.parameters);
+    let costs = CostTable::of_program(&plan.parameters, &plan.program);
     let predicted = |counts: &CallCounts| {
         let Call { kind, position, .. } = counts.call;
         format!("{:.1}", costs.predict(&plan.program, kind.name(), position.into()) / 1e9)

@@ -266,6 +266,18 @@ impl TensorModel {
         self.weights.iter().all(|weight| !weight.values.is_empty())
     }
 
+    /// Number of weights of linear layers and the output head.
+    pub fn linear_weights(&self) -> u64 {
+        let ops = self.graph.body.ops.iter().map(|&op| self.graph.node(op).op);
+        let entries = ops.map(|op| match op {
+            TensorOp::Linear { weight, .. } | TensorOp::LmHead { weight } => {
+                self.weight(weight).shape.iter().map(|&extent| extent as u64).product()
+            }
+            _ => 0,
+        });
+        entries.sum()
+    }
+
     /// Number of parameters.
     pub fn parameter_count(&self) -> usize {
         self.weights.iter().map(|weight| weight.shape.iter().product::<usize>()).sum()

@@ -78,7 +78,7 @@ fn announce(
     json: bool,
 ) -> Result<Surroundings, Error> {
     let plan = &plans.server;
-    let costs = CostTable::built_in(&plan.parameters);
+    let costs = CostTable::of_program(&plan.parameters, &plan.program);
     let expected_ns = |costs: &CostTable| estimate::steps_ns(costs, &plan.program, steps);
     let Some((engine, requirements)) = prepared.engine() else {
         let noise = if matches!(options.backend, Backend::Noisy { .. }) {

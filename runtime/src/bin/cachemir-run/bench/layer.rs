@@ -32,7 +32,8 @@ pub(crate) fn layer(options: &BenchLayer, interrupt: &AtomicBool) -> Result<(), 
     let halves = options.keys.map(UniformHalves::from);
     let available = memory::available_bytes();
     let (engine, requirements) = Engine::fitting(&plan.parameters, &keys, program, halves, available)?;
-    let costs = CostTable::built_in(&plan.parameters).carried_over(estimate::transform_ns(engine.ring())?);
+    let costs =
+        CostTable::of_program(&plan.parameters, &plan.program).carried_over(estimate::transform_ns(engine.ring())?);
     let threads = rayon::current_num_threads();
     let speedup = estimate::speedup(threads);
     let predicted_ns = workload.predicted_ns(&costs);

@@ -66,6 +66,7 @@ impl Table {
             transform_ns,
             by_level: CostKind::ALL.map(|kind| (kind, Vec::new())).into(),
             bootstraps: Vec::new(),
+            weights_streamed: false,
         })
     }
 
