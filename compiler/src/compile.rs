@@ -160,7 +160,8 @@ pub fn compile_watched(path: &Path, options: &CompileOptions, observer: &dyn Obs
     }
     verify::ckks(&program, levels)?;
     let prefill_pays = keep_prefill_that_pays(&mut program, &costs);
-    let guard = guard::guard(&imported.model, &calibration, &program.logits, program.slots as usize)?;
+    let guard =
+        guard::guard(&imported.model, &calibration, &program.logits, program.slots as usize, report.last_stretch())?;
     let counts = summary::counts(&slots, &program);
     let plan = plan(path, &imported, options, parameters, program, guard, counts, prefill_pays, report);
     Ok(Compilation { tensor: imported.model, slots, plan })

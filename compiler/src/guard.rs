@@ -54,11 +54,18 @@ const TOKENS: [usize; 2] = [256, 4096];
 const READINGS: usize = 1 << 33;
 
 /// The guard of a model. `logits` tells where a program puts the logits, and `slots` how many each of its outputs has.
-/// Of a model that has shapes only no logit is known to be wrong.
+/// `stretch` is √(h/m) of the last norm's polynomial, see [`Guard::noise_gain`]. Of a model that has shapes only no logit is
+/// known to be wrong.
 ///
 /// # Errors
 /// Those of the interpreter, e.g. for tokens that are not in the vocabulary.
-pub fn guard(model: &TensorModel, calibration: &Calibration, logits: &Placement, slots: usize) -> Result<Guard, Error> {
+pub fn guard(
+    model: &TensorModel,
+    calibration: &Calibration,
+    logits: &Placement,
+    slots: usize,
+    stretch: f64,
+) -> Result<Guard, Error> {
     if !model.has_values() {
         return Ok(Guard { zeros: zeros(logits, slots), ..Guard::of_logits(f64::MIN, f64::MAX) });
     }
@@ -70,9 +77,15 @@ pub fn guard(model: &TensorModel, calibration: &Calibration, logits: &Placement,
         norm.length = [(seen.length.min - LENGTH_MARGIN).max(0.0), seen.length.max + LENGTH_MARGIN];
         norm.deviation = DEVIATION.max(8.0 * seen.deviation);
     }
-    let limit = head.map_or(f64::INFINITY, |head| head.limit(model) * (1.0 + LENGTH_MARGIN));
     let Range { min, max } = seen.logits.widened(LOGIT_MARGIN);
-    Ok(Guard { logits: [min.max(-limit), max.min(limit)], zeros: zeros(logits, slots), norm })
+    let bounds = match head.map(|head| head.limit(model)) {
+        Some(limit) => {
+            let most = limit * (1.0 + LENGTH_MARGIN);
+            Guard { noise_gain: stretch * limit, ..Guard::of_logits(min.max(-most), max.min(most)) }
+        }
+        None => Guard::of_logits(min, max),
+    };
+    Ok(Guard { zeros: zeros(logits, slots), norm, ..bounds })
 }
 
 /// The output head and the factors of the norm before it.

@@ -48,7 +48,7 @@ fn a_graph_without_its_weights_becomes_a_plan_without_weights() {
     // The tables are those of the model, and entries as large as with weights of variance 1/width.
     let calibration = Some(folder().join("calibration.txt"));
     let whole = CompileOptions { calibration, shapes_only: false, ..options() };
-    let whole = compile(&folder().join("onnx/genai_fp32/model.onnx"), &whole).unwrap().plan;
+    let whole = compile(folder().join("onnx/genai_fp32/model.onnx"), &whole).unwrap().plan;
     let shapes = |plan: &Plan| -> Vec<(String, Option<usize>)> {
         plan.program.tables.iter().map(|table| (table.name.clone(), table.entries())).collect()
     };
@@ -70,10 +70,10 @@ fn a_graph_without_its_weights_becomes_a_plan_without_weights() {
 fn what_a_graph_holds_of_weights_does_not_matter() {
     let (_target, model) = graph_alone();
     let alone = compile(&model, &options()).unwrap().plan;
-    let beside = compile(&folder().join("onnx/genai_fp32/model.onnx"), &options()).unwrap().plan;
+    let beside = compile(folder().join("onnx/genai_fp32/model.onnx"), &options()).unwrap().plan;
     // Cosines and sines that are weights come from the configuration where there are none.
     assert!(beside.program.entries == alone.program.entries, "the programs differ");
-    let optimum = compile(&folder().join("onnx/optimum/model.onnx"), &options()).unwrap().plan;
+    let optimum = compile(folder().join("onnx/optimum/model.onnx"), &options()).unwrap().plan;
     let calls = |plan: &Plan| plan.counts.clone();
     assert_eq!(calls(&optimum), calls(&alone), "exporters write the same model");
 }
@@ -81,6 +81,6 @@ fn what_a_graph_holds_of_weights_does_not_matter() {
 #[test]
 fn text_needs_weights() {
     let calibration = Some(folder().join("calibration.txt"));
-    let error = compile(&folder().join("onnx/optimum/model.onnx"), &CompileOptions { calibration, ..options() });
+    let error = compile(folder().join("onnx/optimum/model.onnx"), &CompileOptions { calibration, ..options() });
     assert_eq!(error.err().unwrap().code(), "C0401");
 }

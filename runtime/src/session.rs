@@ -50,6 +50,9 @@ pub struct SessionOptions {
     pub check: bool,
     /// How evaluation keys are kept; as suits processor and memory where absent.
     pub keys: Option<UniformHalves>,
+    /// Bytes of plaintexts that stay encoded between tokens; the others are encoded at each use. Up to 1 GiB of what there is
+    /// where absent.
+    pub plaintext_bytes: Option<u64>,
 }
 
 impl SessionOptions {
@@ -162,7 +165,9 @@ impl<'p> Conversation<'p> {
         let engine = match options.backend {
             Backend::Encrypted => {
                 let plan = &self.plans.server;
-                Some(Engine::fitting(&plan.parameters, &plan.keys, &plan.program, options.keys, available_bytes)?)
+                // What was asked for is not there for anything else.
+                let left = available_bytes.map(|bytes| bytes.saturating_sub(options.plaintext_bytes.unwrap_or(0)));
+                Some(Engine::fitting(&plan.parameters, &plan.keys, &plan.program, options.keys, left)?)
             }
             Backend::Clear | Backend::Noisy { .. } => None,
         };
@@ -195,7 +200,10 @@ impl<'p> Prepared<'p> {
         let Self { conversation, options, engine, available_bytes } = self;
         let plan = &conversation.plans.server;
         let (slots, levels) = (plan.program.slots as usize, plan.levels());
-        let budget = plaintext_budget_bytes(engine.as_ref().map(|(_, requirements)| requirements), available_bytes);
+        let budget = match options.plaintext_bytes {
+            Some(bytes) => usize::try_from(bytes).unwrap_or(usize::MAX),
+            None => plaintext_budget_bytes(engine.as_ref().map(|(_, requirements)| requirements), available_bytes),
+        };
         let build = Build { plans: conversation.plans, budget };
         let clear = Clear::new(slots, levels);
         let mut seed = Zeroizing::default();

@@ -31,7 +31,7 @@ fn plan(shapes_only: bool) -> Plan {
         parameters: "insecure-test".to_owned(),
         shapes_only,
     };
-    compile(&folder().join("onnx/optimum/model.onnx"), &options).unwrap().plan
+    compile(folder().join("onnx/optimum/model.onnx"), &options).unwrap().plan
 }
 
 /// Everything that an execution gives, by value; the last of each.

@@ -71,7 +71,7 @@ fn continued(session: &mut Session<'_>, prompt: impl Into<Prompt>, max_tokens: u
 
 /// A session whose ranges are watched, in the clear.
 fn watched(plans: &Plans) -> Session<'_> {
-    let options = SessionOptions { backend: Backend::Clear, check: true, keys: None };
+    let options = SessionOptions { backend: Backend::Clear, check: true, ..SessionOptions::default() };
     Session::open(plans, &options).expect("it runs")
 }
 

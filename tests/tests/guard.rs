@@ -134,7 +134,7 @@ fn a_tied_head_checks_all_logits() {
     placement.index_to_slot.truncate(vocabulary);
     let text = vec![(0..30).collect::<Vec<u32>>(), (100..130).collect()];
     let sequences = Calibration { text, ..Calibration::default() };
-    let found: Guard = guard(&model, &sequences, &placement, plan.program.slots as usize).expect("a guard");
+    let found: Guard = guard(&model, &sequences, &placement, plan.program.slots as usize, 4.0).expect("a guard");
     assert_eq!(found.zeros.len(), 512 - vocabulary);
     let norm = found.norm.expect("300 rows of width 64");
     assert!(matches!(norm.others, Others::Embedding(_)));
@@ -147,4 +147,13 @@ fn a_tied_head_checks_all_logits() {
             assert!(norm.read(&wrong, &values).deviation > norm.deviation, "token {token}");
         }
     }
+}
+
+#[test]
+fn the_gain_of_noise_follows_from_the_last_norm_and_the_head() {
+    let guard = &compiled().plan.model.guard;
+    let size = guard.logits.iter().fold(0.0, |most: f64, logit| most.max(logit.abs()));
+    let relative = guard.noise_gain / size;
+    // The polynomial of its last norm covers mean squares of 25 : 1 up to 2·h, and logits stay below what rows of the head allow.
+    assert!((4.0..64.0).contains(&relative), "{relative}");
 }

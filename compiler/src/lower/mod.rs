@@ -188,6 +188,13 @@ pub struct LowerReport {
 }
 
 impl LowerReport {
+    /// √(h/m) of the last norm, whose polynomial is accurate on mean squares from m on and sane up to 2·h: how much longer
+    /// than the shortest the residual stream may be that is packed for it.
+    pub(crate) fn last_stretch(&self) -> f64 {
+        // The last norm is the decoder's last approximation.
+        self.approximations.last().map_or(1.0, |norm| (0.5 * norm.sane[1] / norm.accurate[0]).sqrt())
+    }
+
     /// Reports the deeper polynomial instead of that of its site.
     pub(crate) fn replace(&mut self, further: &Further) {
         for known in self.approximations.iter_mut().filter(|known| known.site == further.reported.site) {

@@ -174,7 +174,8 @@ fn shared(parameters: &Parameters, keys: &KeyManifest, model: &ClientModel, shap
 
 /// Checks what a client knows about logits, read from `slots` slots in all.
 fn guard(model: &ClientModel, slots: u64) -> Result<(), Error> {
-    let Guard { logits: [low, high], zeros, norm } = &model.guard;
+    let Guard { logits: [low, high], zeros, norm, noise_gain } = &model.guard;
+    require(*noise_gain >= 0.0, || format!("its noise grows by a factor of {noise_gain}"))?;
     require(low.is_finite() && high.is_finite() && low <= high, || format!("its logits lie in [{low}, {high}]"))?;
     require(zeros.iter().all(|slot| u64::from(*slot) < slots), || "a slot that is zero is out of range".to_owned())?;
     let Some(norm) = norm else { return Ok(()) };

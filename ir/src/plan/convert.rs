@@ -198,7 +198,8 @@ fn guard_to_wire(guard: &Guard, blobs: &mut Blobs) -> wire::Guard {
             deviation_gain: norm.deviation_gain,
         }
     };
-    wire::Guard { low, high, zeros: guard.zeros.clone(), norm: guard.norm.as_ref().map(norm) }
+    let noise_gain = guard.noise_gain;
+    wire::Guard { low, high, zeros: guard.zeros.clone(), norm: guard.norm.as_ref().map(norm), noise_gain }
 }
 
 fn guard_from_wire(guard: wire::Guard, width: u64, blobs: &BlobsRead<'_>) -> Result<Guard, Error> {
@@ -215,7 +216,8 @@ fn guard_from_wire(guard: wire::Guard, width: u64, blobs: &BlobsRead<'_>) -> Res
             deviation_gain: norm.deviation_gain,
         })
     };
-    Ok(Guard { logits: [guard.low, guard.high], zeros: guard.zeros, norm: guard.norm.map(norm).transpose()? })
+    let wire::Guard { low, high, zeros, noise_gain, .. } = guard;
+    Ok(Guard { logits: [low, high], zeros, norm: guard.norm.map(norm).transpose()?, noise_gain })
 }
 
 fn model_from_wire(model: wire::Model, blobs: &BlobsRead<'_>) -> Result<ClientModel, Error> {

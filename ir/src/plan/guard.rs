@@ -9,12 +9,19 @@ pub struct Guard {
     pub zeros: Vec<u32>,
     /// Whether the logits are those of a normalised vector.
     pub norm: Option<NormCheck>,
+    /// By how much an error in all entries of the packed residual stream is greater in a logit, at most: √(h/m)·√d·‖A_i‖ for
+    /// rows A_i of the head with the last norm's factors, and the last norm's polynomial on mean squares from m to 2·h.
+    pub noise_gain: f64,
 }
+
+/// [`Guard::noise_gain`] relative to the largest logit where nothing is known of the head.
+const USUAL_GAIN: f64 = 32.0;
 
 impl Guard {
     /// A guard that knows bounds on the logits only.
     pub fn of_logits(low: f64, high: f64) -> Self {
-        Self { logits: [low, high], zeros: Vec::new(), norm: None }
+        let noise_gain = (USUAL_GAIN * low.abs().max(high.abs())).min(f64::MAX);
+        Self { logits: [low, high], zeros: Vec::new(), norm: None, noise_gain }
     }
 }
 

@@ -75,6 +75,7 @@ pub(crate) fn example() -> Plan {
             guard: Guard {
                 logits: [-2.5, 7.0],
                 zeros: vec![12],
+                noise_gain: 40.0,
                 norm: Some(NormCheck {
                     tokens: vec![2, 0, 1],
                     triangle: vec![2.0, 0.5, 1.0, 0.0, 0.25, 1.5],

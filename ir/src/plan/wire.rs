@@ -330,6 +330,8 @@ pub(super) struct Guard {
     pub(super) zeros: Vec<u32>,
     #[prost(message, optional, tag = "4")]
     pub(super) norm: Option<NormCheck>,
+    #[prost(double, tag = "5")]
+    pub(super) noise_gain: f64,
 }
 
 /// Other logits follow from the embedding where `embedding` is set, else those of the tokens `others`.

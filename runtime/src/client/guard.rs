@@ -9,15 +9,14 @@
 //!    the other logits are those of this input.
 //!
 //! Encryption adds noise to logits. Its size follows from that of a bootstrap, whose error in a slot has a standard
-//! deviation of `noise` for values of size one: on the way from the last bootstraps to the logits it grows by
-//! [`NOISE_GAIN`], relative to the largest logit, as measured. All tolerances stand [`SAFETY`] such deviations off.
+//! deviation of `noise` for values of size one: on the way from the last bootstraps to the logits it grows by the guard's
+//! gain and [`BOOTSTRAPS`]. All tolerances stand [`SAFETY`] such deviations off.
 
 use cachemir_ir::plan::{Guard, NormCheck};
 use num_complex::Complex64;
 
-/// Growth of a bootstrap's error on its way to the logits, relative to the largest of them. The shipped model has 10 to
-/// 20.
-const NOISE_GAIN: f64 = 32.0;
+/// What several bootstraps of values up to two come to ahead of the last norm, in errors of one of size one.
+const BOOTSTRAPS: f64 = 3.0;
 
 /// Standard deviations of the noise that count as possible.
 const SAFETY: f64 = 8.0;
@@ -36,7 +35,7 @@ pub(super) fn refusal(
 ) -> Option<String> {
     let [low, high] = guard.logits;
     let size = low.abs().max(high.abs());
-    let error = (ROUNDING + NOISE_GAIN * noise) * size;
+    let error = ROUNDING * size + BOOTSTRAPS * noise * guard.noise_gain;
     let tolerance = SAFETY * error;
     if let Some((token, logit)) =
         logits.iter().enumerate().find(|(_, logit)| !(**logit >= low - tolerance && **logit <= high + tolerance))
@@ -96,7 +95,7 @@ mod tests {
             deviation: 1e-3,
             deviation_gain: 2.0,
         };
-        Guard { logits: [-6.0, 6.0], zeros: vec![3], norm: Some(norm) }
+        Guard { zeros: vec![3], norm: Some(norm), ..Guard::of_logits(-6.0, 6.0) }
     }
 
     /// The outputs' slots for z.

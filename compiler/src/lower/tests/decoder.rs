@@ -164,7 +164,7 @@ fn check_model(slots: usize, model: &TensorModel, squarings: usize) {
         }
     };
     let seen = Calibration { text: vec![tokens.clone()], ..Calibration::default() };
-    let guard = guard(model, &seen, &program.logits, slots).unwrap();
+    let guard = guard(model, &seen, &program.logits, slots, 1.0).unwrap();
     let compare = |got: &[Vec<f64>], position: usize, entry: &str| {
         for &slot in &guard.zeros {
             let got = got[slot as usize / slots][slot as usize % slots];

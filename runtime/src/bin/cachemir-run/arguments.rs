@@ -177,6 +177,10 @@ pub(crate) struct Generate {
     /// How evaluation keys are kept; `seeded` by default where the processor expands seeds as fast as it reads memory.
     #[arg(long, value_enum)]
     pub(crate) keys: Option<KeyStorage>,
+    /// Memory for weights that stay encoded between tokens, such as 6GiB; the others are encoded at each use [default: what
+    /// there is, up to 1GiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub(crate) plaintext_memory: Option<u64>,
     /// Write the session to FILE, and the client's secret part to FILE.key, at the end.
     #[arg(long, value_name = "FILE")]
     pub(crate) save_session: Option<PathBuf>,
@@ -259,6 +263,10 @@ pub(crate) struct BenchPlan {
     /// How evaluation keys are kept; `seeded` by default where the processor expands seeds as fast as it reads memory.
     #[arg(long, value_enum)]
     pub(crate) keys: Option<KeyStorage>,
+    /// Memory for weights that stay encoded between tokens, such as 6GiB; the others are encoded at each use [default: what
+    /// there is, up to 1GiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub(crate) plaintext_memory: Option<u64>,
     /// One JSON object on stdout.
     #[arg(long)]
     pub(crate) json: bool,
@@ -376,9 +384,35 @@ fn parse_threads(text: &str) -> Result<usize, String> {
     threads.ok_or_else(|| format!("expected a number from 1 to {MOST_THREADS}"))
 }
 
+/// A number of bytes, with or without a unit.
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kib" => 10,
+        "m" | "mib" => 20,
+        "g" | "gib" => 30,
+        _ => 64,
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1_u64.checked_shl(shift)?));
+    bytes.ok_or_else(|| "expected a size such as 800MiB, 6GiB or 0".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(
+            ["0", "123", "2KiB", "3 MiB", "6GiB", "1g"].map(|text| parse_bytes(text).ok()),
+            [Some(0), Some(123), Some(2 << 10), Some(3 << 20), Some(6 << 30), Some(1 << 30)]
+        );
+        for wrong in ["", "GiB", "-1", "1.5GiB", "9GB", "99999999999GiB"] {
+            assert!(parse_bytes(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -133,7 +133,8 @@ pub(crate) fn run(options: &Evaluate, interrupt: &AtomicBool) -> Result<(), Erro
     let model = options.against.as_deref().map(|path| exact_model(path, &plans)).transpose()?;
     let exact = model.as_ref().map(Interpreter::new).transpose()?;
     let backend = if options.noise { cachemir_runtime::Backend::Noisy { seed: NOISE } } else { options.backend.into() };
-    let session_options = SessionOptions { backend, check: false, keys: options.keys.map(UniformHalves::from) };
+    let session_options =
+        SessionOptions { backend, keys: options.keys.map(UniformHalves::from), ..SessionOptions::default() };
     let begun = plans.client.prefix.len();
     let expected: Vec<_> = parts.iter().flat_map(|part| steps(begun, part.len() - 1, None)).collect();
     let (mut session, surroundings) = opening::open(conversation, session_options, &expected, false, interrupt)?;

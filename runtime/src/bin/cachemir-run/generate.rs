@@ -41,6 +41,7 @@ pub(crate) fn run(options: &Generate, interrupt: &AtomicBool) -> Result<(), Erro
         backend: options.backend.into(),
         check: options.check,
         keys: options.keys.map(UniformHalves::from),
+        plaintext_bytes: options.plaintext_memory,
     };
     let mut conversation = match &options.resume {
         Some(file) => Conversation::resume(&plans, file, &session_options)?,

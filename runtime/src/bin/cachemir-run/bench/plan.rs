@@ -34,8 +34,12 @@ pub(crate) fn plan(options: &BenchPlan, interrupt: &AtomicBool) -> Result<(), Er
     tokens.truncate(wanted);
     conversation.prompt(&Prompt::Tokens(tokens))?;
     let expected = conversation.steps(options.count);
-    let session_options =
-        SessionOptions { backend: options.backend.into(), check: false, keys: options.keys.map(UniformHalves::from) };
+    let session_options = SessionOptions {
+        backend: options.backend.into(),
+        check: false,
+        keys: options.keys.map(UniformHalves::from),
+        plaintext_bytes: options.plaintext_memory,
+    };
     let (mut session, surroundings) = opening::open(conversation, session_options, &expected, false, interrupt)?;
     // Nobody reads the text.
     let screen_options = ScreenOptions { json: false, show_tokens: false, expected_ns: surroundings.expected_ns };
