@@ -154,6 +154,6 @@ fn the_gain_of_noise_follows_from_the_last_norm_and_the_head() {
     let guard = &compiled().plan.model.guard;
     let size = guard.logits.iter().fold(0.0, |most: f64, logit| most.max(logit.abs()));
     let relative = guard.noise_gain / size;
-    // The polynomial of its last norm covers mean squares of 25 : 1 up to 2·h, and logits stay below what rows of the head allow.
-    assert!((4.0..64.0).contains(&relative), "{relative}");
+    // Mean squares from 0.18 up to 2·h = 6 stretch an error fourfold; logits are not far from what rows of the head allow.
+    assert!((2.0..8.0).contains(&relative), "{relative}");
 }
