@@ -44,10 +44,7 @@ pub(crate) fn fastest(
 fn ns_per_token(sketch: &Sketch, levels: Levels, costs: &CostTable) -> Option<f64> {
     let placed = placement::place(&sketch.program, levels, costs, &()).ok()?;
     let call_ns = |kind: EntryKind| {
-        let tokens = match kind {
-            EntryKind::Decode => 1,
-            EntryKind::Prefill { chunk } => chunk,
-        };
+        let tokens = kind.chunk().unwrap_or(1);
         let position = middle(placed.context) / tokens * tokens;
         let of_layer = |(layer, ns): (Option<u32>, f64)| layer.map_or(1.0, |_| sketch.layers_per_layer) * ns;
         costs.predict_layers(&placed, kind.name(), position.into()).into_iter().map(of_layer).sum::<f64>()

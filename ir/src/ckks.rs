@@ -7,7 +7,7 @@
 
 use crate::Error;
 use crate::expression::{Integer, Vector};
-use crate::graph::Graph;
+use crate::graph::{Graph, OpId};
 use crate::linear::Linear;
 use crate::slots::{Chebyshev, Layout, StateId, WriteMode};
 
@@ -120,6 +120,14 @@ pub enum CkksOp {
 
 /// A program of the ckks stage, for one entry point.
 pub type CkksGraph = Graph<CkksOp, CiphertextType>;
+
+impl CkksGraph {
+    /// The level at which an op is executed: that of its operands, or of its result where it has none.
+    pub fn level(&self, op: OpId) -> u32 {
+        let node = self.node(op);
+        node.inputs.first().or(node.results.first()).map_or(0, |value| self.ty(*value).level)
+    }
+}
 
 /// The levels that a parameter set offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::Error;
 use crate::ckks::{CiphertextType, CkksGraph, CkksOp};
 use crate::expression::{Environment, Integer, Variable, Vector};
-use crate::graph::{Node, OpId, Region};
+use crate::graph::{OpId, Region};
 use crate::linear::{Linear, Step};
 use crate::parameters::Parameters;
 use crate::program::{Entry, Program};
@@ -245,6 +245,11 @@ impl CostTable {
         }
     }
 
+    /// [`op_ns`](Self::op_ns) of an op of a graph, at its own level.
+    pub fn node_ns(&self, graph: &CkksGraph, op: OpId, slots: u32) -> f64 {
+        self.op_ns(&graph.node(op).op, graph.level(op), slots)
+    }
+
     /// Time of a linear map whose operand has this level, in nanoseconds.
     pub fn linear_ns(&self, linear: &Linear, level: u32, slots: u32) -> f64 {
         let mut total = 0.0;
@@ -283,15 +288,15 @@ impl CostTable {
     fn priced<'p>(&self, program: &'p Program<CkksOp, CiphertextType>, entry: &str) -> Option<PricedEntry<'p>> {
         let entry = program.entry(entry)?;
         let graph = &entry.graph;
-        let price = |node: &Node<CkksOp>| {
-            let level = node.inputs.first().or(node.results.first()).map_or(0, |value| graph.ty(*value).level);
-            let pass = match node.op {
-                CkksOp::Sum { .. } => self.ns(CostKind::Add, f64::from(level)),
+        let price = |index: usize| {
+            let op = OpId(index as u32);
+            let pass = match graph.node(op).op {
+                CkksOp::Sum { .. } => self.ns(CostKind::Add, f64::from(graph.level(op))),
                 _ => 0.0,
             };
-            self.op_ns(&node.op, level, program.slots) + pass
+            self.node_ns(graph, op, program.slots) + pass
         };
-        Some(PricedEntry { program, entry, ns: graph.nodes.iter().map(price).collect() })
+        Some(PricedEntry { program, entry, ns: (0..graph.nodes.len()).map(price).collect() })
     }
 
     /// For each multiple of the chunk: from how many tokens on a prefill there is predicted to be faster than decoding
@@ -329,7 +334,7 @@ impl PricedEntry<'_> {
         let count = entry.kind.chunk().map_or(1, |chunk| i64::from(chunk).min(room));
         let mut layers = BTreeMap::new();
         for_each_execution(program, entry.kind.name(), position, count, &mut |graph, op, _| {
-            *layers.entry(graph.node(op).layer).or_insert(0.0) += ns[op.0 as usize];
+            *layers.entry(graph.node(op).layer).or_insert(0.0) += ns[op.index()];
         });
         layers
     }

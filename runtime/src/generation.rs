@@ -204,9 +204,7 @@ impl<'a> Meter<'a> {
 
     /// Counts an op.
     pub fn count(&mut self, site: Site<'_>) {
-        let node = site.graph.node(site.op);
-        let level = node.inputs.first().or(node.results.first()).map_or(0, |value| site.graph.ty(*value).level);
-        self.done_ns += self.costs.op_ns(&node.op, level, self.slots);
+        self.done_ns += self.costs.node_ns(site.graph, site.op, self.slots);
     }
 }
 

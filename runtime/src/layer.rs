@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use cachemir_ir::ckks::{CkksGraph, CkksOp, Levels};
+use cachemir_ir::ckks::{CkksOp, Levels};
 use cachemir_ir::cost::{CostTable, for_each_execution};
-use cachemir_ir::graph::{OpId, ValueId};
+use cachemir_ir::graph::ValueId;
 use cachemir_ir::layer::{Layer, Part};
 use cachemir_ir::manifest::KeyManifest;
 use cachemir_ir::plan::Plan;
@@ -181,7 +181,7 @@ impl Measured {
         let mut token = Token::default();
         for_each_execution(program, DECODE, position.into(), 1, &mut |graph, op, _| {
             let node = graph.node(op);
-            let predicted_seconds = op_ns(costs, graph, op, program.slots) / 1e9;
+            let predicted_seconds = costs.node_ns(graph, op, program.slots) / 1e9;
             let kind = kinds.get(node.op.mnemonic()).filter(|row| row.predicted_seconds > 0.0);
             let seconds = predicted_seconds * kind.map_or(overall, ratio);
             token.predicted_seconds += predicted_seconds;
@@ -389,13 +389,6 @@ impl Workload {
     }
 }
 
-/// Predicted time of an op, in nanoseconds.
-fn op_ns(costs: &CostTable, graph: &CkksGraph, op: OpId, slots: u32) -> f64 {
-    let node = graph.node(op);
-    let level = node.inputs.first().or(node.results.first()).map_or(0, |value| graph.ty(*value).level);
-    costs.op_ns(&node.op, level, slots)
-}
-
 /// Gives a table of which only the shape is known entries of its deviation.
 fn fill(table: &mut Table, seed: u64, number: u64) {
     let (Some(deviation), Some(entries)) = (table.deviation.take(), table.entries()) else { return };
@@ -462,7 +455,7 @@ impl<C: Cipher> Observer<C::Ciphertext> for Stopwatch<'_, C> {
 
     fn after(&mut self, site: Site<'_>, results: &[&C::Ciphertext]) -> Result<(), Error> {
         let seconds = self.mark.elapsed().as_secs_f64();
-        let predicted_ns = op_ns(self.costs, site.graph, site.op, self.slots);
+        let predicted_ns = self.costs.node_ns(site.graph, site.op, self.slots);
         let mut row = Row { count: 1, seconds, predicted_seconds: predicted_ns / 1e9, precision: None };
         for (result, exact) in results.iter().zip(self.exact.next().into_iter().flatten()) {
             if let Some(found) = precision_bits(&self.cipher.decrypt(result)?, &exact.slots) {

@@ -81,10 +81,7 @@ pub(crate) struct Decisions {
 /// that of each entry point's call.
 pub(crate) fn token_ns(calls: &[(EntryKind, f64)]) -> f64 {
     let written = |&(kind, ns): &(EntryKind, f64)| (kind == EntryKind::Decode).then_some(ns);
-    let read = |&(kind, ns): &(EntryKind, f64)| match kind {
-        EntryKind::Decode => ns,
-        EntryKind::Prefill { chunk } => ns / f64::from(chunk.max(1)),
-    };
+    let read = |&(kind, ns): &(EntryKind, f64)| ns / f64::from(kind.chunk().unwrap_or(1).max(1));
     let decode = calls.iter().find_map(written).unwrap_or_default();
     f64::midpoint(decode, calls.iter().map(read).fold(f64::INFINITY, f64::min))
 }
@@ -192,10 +189,13 @@ impl<'a> Placer<'a> {
         progress: &Parts<'_>,
     ) -> Result<Decisions, Infeasible> {
         let search = Search { placer: self, program, segments, progress };
-        let mut best = search.decide(vec![0; program.states.len()])?;
-        let liked = (0..program.entries.len()).filter(|&index| program.entries[index].kind != EntryKind::Decode);
-        for index in liked {
-            let Ok(liked) = search.find(index, &search.free(&vec![0; program.states.len()])) else { continue };
+        let any = vec![0; program.states.len()];
+        let mut best = search.decide(any.clone())?;
+        for index in 0..program.entries.len() {
+            if program.entries[index].kind == EntryKind::Decode {
+                continue;
+            }
+            let Ok(liked) = search.find(index, &search.free(&any)) else { continue };
             if let Ok(found) = search.decide(liked.states)
                 && found.token_ns < best.token_ns
                 && found.decode_ns as f64 <= (1.0 + GIVEN_UP) * best.decode_ns as f64

@@ -157,12 +157,8 @@ impl<'a> Prices<'a> {
 
     /// Time of emitted ops, each so many levels lower.
     fn emitted_ns(&self, graph: &CkksGraph, lower: u32) -> f64 {
-        let ops = graph.body.ops.iter().map(|&op| graph.node(op));
-        let ns = ops.map(|node| {
-            let level = node.inputs.first().or(node.results.first()).map_or(0, |&value| graph.ty(value).level);
-            self.costs.op_ns(&node.op, level.saturating_sub(lower), self.slots)
-        });
-        ns.sum()
+        let ns = |&op| self.costs.op_ns(&graph.node(op).op, graph.level(op).saturating_sub(lower), self.slots);
+        graph.body.ops.iter().map(ns).sum()
     }
 
     /// Time of all executions of an op by level, in whole nanoseconds, so that sums do not depend on their order. A higher

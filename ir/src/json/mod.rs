@@ -47,10 +47,8 @@ pub fn dump_slots(program: &Program<SlotOp, SlotType>) -> String {
 /// A program of the ckks stage, with costs from a table.
 pub fn dump_ckks(program: &Program<CkksOp, CiphertextType>, costs: &CostTable) -> String {
     dump_program(program, &|graph, op| {
-        let node = graph.node(op);
-        let level = node.inputs.first().or(node.results.first()).map_or(0, |value| graph.ty(*value).level);
-        let cost_ns = costs.op_ns(&node.op, level, program.slots).round();
-        fields([("level", level.into()), ("cost_ns", float(cost_ns))])
+        let cost_ns = costs.node_ns(graph, op, program.slots).round();
+        fields([("level", graph.level(op).into()), ("cost_ns", float(cost_ns))])
     })
 }
 

@@ -154,13 +154,18 @@ impl Linear {
                 residue_of[feature as usize] = (position % residues) as usize;
             }
         }
+        let in_order = residue_of.iter().enumerate().all(|(feature, &residue)| residue == feature % residues as usize);
         let mut results = vec![0.0; slots as usize];
         let mut sums = vec![0.0; residues as usize * unit];
         for (o, row) in (0..).zip(output.order.entries()) {
             let Some(row) = row else { continue };
             let row = &weights[row as usize * residue_of.len()..][..residue_of.len()];
             sums.fill(0.0);
-            add_by_residue(&mut sums, row, &residue_of, entries, unit);
+            if in_order {
+                add_in_order(&mut sums, row, entries, unit);
+            } else {
+                add_by_residue(&mut sums, row, &residue_of, entries, unit);
+            }
             let first = match scheme {
                 Scheme::Up => o * out_stride / in_stride,
                 Scheme::Down | Scheme::Shared => o * ratio,
@@ -181,17 +186,16 @@ impl Linear {
 
 /// Adds the products of a row's weights and their entries, `unit` of each, to the sums of their residues.
 fn add_by_residue(sums: &mut [f64], row: &[f32], residue_of: &[usize], entries: &[f64], unit: usize) {
-    let residues = sums.len() / unit;
-    let in_order = residue_of.iter().enumerate().all(|(feature, &residue)| residue == feature % residues);
-    if in_order {
-        for (weights, entries) in row.chunks(residues).zip(entries.chunks(sums.len())) {
-            let terms = weights.iter().zip(entries.chunks_exact(unit)).zip(sums.chunks_exact_mut(unit));
-            terms.for_each(|((&weight, entries), sums)| add_scaled(sums, weight, entries));
-        }
-        return;
-    }
     for ((&weight, &residue), entries) in row.iter().zip(residue_of).zip(entries.chunks_exact(unit)) {
         add_scaled(&mut sums[residue * unit..][..unit], weight, entries);
+    }
+}
+
+/// The same where each entry's residue follows that of the one before.
+fn add_in_order(sums: &mut [f64], row: &[f32], entries: &[f64], unit: usize) {
+    for (weights, entries) in row.chunks(sums.len() / unit).zip(entries.chunks(sums.len())) {
+        let terms = weights.iter().zip(entries.chunks_exact(unit)).zip(sums.chunks_exact_mut(unit));
+        terms.for_each(|((&weight, entries), sums)| add_scaled(sums, weight, entries));
     }
 }
 

@@ -48,9 +48,7 @@ pub(crate) fn steps_ns(table: &CostTable, program: &CkksProgram, steps: &[Step])
     let mut total = 0.0;
     for step in steps {
         for_each_execution(program, step.entry, step.position as i64, step.count as i64, &mut |graph, op, _| {
-            let node = graph.node(op);
-            let level = node.inputs.first().or(node.results.first()).map_or(0, |value| graph.ty(*value).level);
-            total += table.op_ns(&node.op, level, program.slots);
+            total += table.node_ns(graph, op, program.slots);
         });
     }
     total
