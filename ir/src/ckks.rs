@@ -82,6 +82,11 @@ pub enum CkksOp {
         /// By how many slots; may be negative.
         by: Integer,
     },
+    /// (a) → a, to which for each step in turn its rotation to the left by the step is added; see [`crate::rotations`]
+    RotateAndSum {
+        /// By how many slots; may be negative.
+        steps: Vec<Integer>,
+    },
     /// (a) → the slots' complex conjugates
     Conjugate,
     /// (a) → polynomial(a)·mask for slots in [-1, 1], `depth(degree)` levels lower
@@ -185,6 +190,7 @@ pub fn infer(
         | CkksOp::AddPlain { .. }
         | CkksOp::MultiplyByI
         | CkksOp::Rotate { .. }
+        | CkksOp::RotateAndSum { .. }
         | CkksOp::Conjugate => one()?,
         CkksOp::Rescale => match one()? {
             (level, true) if level > 0 => (level - 1, false),

@@ -18,6 +18,7 @@ use crate::graph::{OpId, Region};
 use crate::linear::{Linear, Step};
 use crate::parameters::Parameters;
 use crate::program::{Entry, Program};
+use crate::rotations;
 
 /// Version of the table's JSON form.
 pub const COST_TABLE_VERSION: u32 = 2;
@@ -232,6 +233,10 @@ impl CostTable {
             | CkksOp::DropLevels { .. }
             | CkksOp::StateRead { .. }
             | CkksOp::Sum { .. } => 0.0,
+            CkksOp::RotateAndSum { steps } => {
+                rotations::relative_cost(steps.len()) * self.ns(CostKind::Rotate, at)
+                    + steps.len().div_ceil(2) as f64 * self.ns(CostKind::Add, at)
+            }
             CkksOp::Rotate { .. } | CkksOp::Conjugate => self.ns(CostKind::Rotate, at),
             CkksOp::Polynomial { polynomial, mask } => {
                 let (products, depth) = polynomial_products(polynomial.degree());
@@ -254,14 +259,15 @@ impl CostTable {
     pub fn linear_ns(&self, linear: &Linear, level: u32, slots: u32) -> f64 {
         let mut total = 0.0;
         linear.for_each_step(slots, &Environment::new(0, 1), &mut |step, below| {
-            let kind = match step {
-                Step::Rotate { .. } | Step::Conjugate => CostKind::Rotate,
-                Step::MultiplyPlain => CostKind::MultiplyPlain,
-                Step::Rescale => CostKind::Rescale,
-                Step::Add | Step::AddPlain => CostKind::Add,
+            let (kind, part) = match step {
+                Step::Rotate { sharing, .. } => (CostKind::Rotate, sharing.relative_cost()),
+                Step::Conjugate => (CostKind::Rotate, 1.0),
+                Step::MultiplyPlain => (CostKind::MultiplyPlain, 1.0),
+                Step::Rescale => (CostKind::Rescale, 1.0),
+                Step::Add | Step::AddPlain => (CostKind::Add, 1.0),
             };
             let at = f64::from(level.saturating_sub(below));
-            total += self.ns(kind, at);
+            total += part * self.ns(kind, at);
             if self.weights_streamed && step == Step::MultiplyPlain {
                 total += self.ns(CostKind::Encode, at);
             }

@@ -58,6 +58,7 @@ pub mod panics;
 pub mod parameters;
 pub mod plan;
 pub mod program;
+pub mod rotations;
 pub mod slots;
 pub mod slots_interpreter;
 pub mod tensor;

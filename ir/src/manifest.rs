@@ -10,6 +10,7 @@ use crate::expression::{Environment, Integer, Variable};
 use crate::graph::Region;
 use crate::linear::{Linear, Step};
 use crate::program::{EntryKind, Program};
+use crate::rotations::additions_at;
 
 /// A kind of bootstrap that the program executes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -76,6 +77,7 @@ impl Collector<'_> {
                         self.manifest.rotations.entry(rotation).or_default().insert(level);
                     }
                 }
+                CkksOp::RotateAndSum { steps } => self.rotations_summed(steps, level, loops),
                 CkksOp::Linear(linear) => self.linear(linear, level, loops),
                 CkksOp::Conjugate => drop(self.manifest.conjugation.insert(level)),
                 CkksOp::Multiply => drop(self.manifest.relinearisation.insert(level)),
@@ -117,6 +119,19 @@ impl Collector<'_> {
             self.manifest.rotations.entry(by).or_default().insert(level);
         }
         self.manifest.conjugation.extend(conjugation);
+    }
+
+    fn rotations_summed(&mut self, steps: &[Integer], level: u32, loops: &[Loop]) {
+        let expressions: Vec<&Integer> = steps.iter().collect();
+        let slots = i64::from(self.slots.max(1));
+        let mut found = BTreeSet::new();
+        self.for_each_environment(&expressions, &relevant(&expressions, loops), &mut |environment| {
+            let amounts = additions_at(steps, self.slots, environment).into_iter().flatten();
+            found.extend(amounts.map(|amount| amount.rem_euclid(slots) as u32).filter(|&amount| amount != 0));
+        });
+        for rotation in found {
+            self.manifest.rotations.entry(rotation).or_default().insert(level);
+        }
     }
 
     fn rotations(&mut self, by: &Integer, loops: &[Loop]) -> BTreeSet<u32> {

@@ -10,6 +10,7 @@ use crate::cost::for_each_execution;
 use crate::expression::{Environment, Vector};
 use crate::linear::Step;
 use crate::program::{EntryKind, Program};
+use crate::rotations::{Sharing, rotations};
 
 /// A call of an entry point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,8 +57,9 @@ impl Operations {
         match op {
             CkksOp::Bootstrap(_) => self.bootstraps += 1,
             CkksOp::Rotate { .. } => self.rotations += 1,
+            CkksOp::RotateAndSum { steps } => self.rotations += rotations(steps, slots, environment) as u64,
             CkksOp::Linear(linear) => linear.for_each_step(slots, environment, &mut |step, _| match step {
-                Step::Rotate { .. } => self.rotations += 1,
+                Step::Rotate { sharing, .. } => self.rotations += u64::from(sharing != Sharing::Joined),
                 Step::MultiplyPlain => self.plaintext_products += 1,
                 _ => {}
             }),

@@ -138,6 +138,11 @@ pub enum SlotOp {
         /// By how many slots; may be negative.
         by: Integer,
     },
+    /// (a) → a, to which for each step in turn its rotation to the left by the step is added
+    RotateAndSum {
+        /// By how many slots; may be negative.
+        steps: Vec<Integer>,
+    },
     /// (a) → polynomial(a)·mask. The mask rides on the coefficients.
     Polynomial {
         /// What is evaluated.

@@ -378,6 +378,15 @@ impl Run<'_> {
                 rotated.extend_from_slice(&a[..shift]);
                 Ok(vec![Rc::new(rotated)])
             }
+            SlotOp::RotateAndSum { steps } => {
+                let mut sum = operand(self, 0)?.to_vec();
+                for step in steps {
+                    let shift = step.evaluate(&self.environment).rem_euclid(self.slots() as i64) as usize;
+                    let turned = [&sum[shift..], &sum[..shift]].concat();
+                    sum.iter_mut().zip(turned).for_each(|(sum, turned)| *sum += turned);
+                }
+                Ok(vec![Rc::new(sum)])
+            }
             SlotOp::Polynomial { polynomial, .. } => {
                 let a = operand(self, 0)?;
                 let mask = self.plain(op)?;

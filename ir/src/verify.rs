@@ -141,6 +141,7 @@ impl Checked for SlotOp {
     fn integers(&self) -> Vec<&Integer> {
         match self {
             Self::Rotate { by } => vec![by],
+            Self::RotateAndSum { steps } => steps.iter().collect(),
             Self::StateRead { index, .. } | Self::StateWrite { index, .. } => vec![index],
             Self::Sum { count, .. } => vec![count],
             _ => Vec::new(),
@@ -214,6 +215,7 @@ impl Checked for CkksOp {
     fn integers(&self) -> Vec<&Integer> {
         match self {
             Self::Rotate { by } => vec![by],
+            Self::RotateAndSum { steps } => steps.iter().collect(),
             Self::StateRead { index, .. } | Self::StateWrite { index, .. } => vec![index],
             Self::Sum { count, .. } => vec![count],
             _ => Vec::new(),

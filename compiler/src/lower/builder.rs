@@ -215,12 +215,11 @@ impl Builder {
 
     /// Adds, for each step in turn, the value rotated by the step.
     pub(super) fn fold(&mut self, a: ValueId, steps: impl IntoIterator<Item = i64>) -> ValueId {
-        let mut sum = a;
-        for step in steps {
-            let rotated = self.rotate(sum, step);
-            sum = self.add(sum, rotated);
-        }
-        sum
+        self.rotate_and_sum(a, steps.into_iter().map(Integer::from).collect())
+    }
+
+    fn rotate_and_sum(&mut self, a: ValueId, steps: Vec<Integer>) -> ValueId {
+        if steps.is_empty() { a } else { self.push_one(SlotOp::RotateAndSum { steps }, vec![a]) }
     }
 
     /// polynomial(a)·mask
@@ -259,13 +258,8 @@ impl Builder {
     /// Sums each group of slots (a power of two of them, the product of 2 over the steps) into the group's slot `target`:
     /// where a bit of the target is set, the rotation by that step goes to the right. The other slots hold junk.
     pub(super) fn land(&mut self, a: ValueId, steps: impl IntoIterator<Item = i64>, target: &Integer) -> ValueId {
-        let mut sum = a;
-        for step in steps {
-            let bit = target.clone() / step % 2;
-            let rotated = self.rotate(sum, bit.select(-step, step));
-            sum = self.add(sum, rotated);
-        }
-        sum
+        let towards = |step: i64| (target.clone() / step % 2).select(-step, step);
+        self.rotate_and_sum(a, steps.into_iter().map(towards).collect())
     }
 
     /// Opens a loop over a counter in `0..count` and returns the counter. Ops go to its body until it is closed.

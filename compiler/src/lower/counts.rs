@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use cachemir_ir::expression::Environment;
 use cachemir_ir::graph::Region;
 use cachemir_ir::linear::Step;
+use cachemir_ir::rotations::{Sharing, rotations};
 use cachemir_ir::slots::{Purpose, SlotGraph, SlotOp};
 
 /// Operations of one call, loops unrolled.
@@ -42,10 +43,11 @@ fn block(graph: &SlotGraph, region: &Region, slots: i64, environment: &mut Envir
             }
             SlotOp::Linear(linear) => linear.for_each_step(slots as u32, environment, &mut |step, _| match step {
                 Step::MultiplyPlain => total.plain_products += 1,
-                Step::Rotate { .. } => total.rotations += 1,
+                Step::Rotate { sharing, .. } => total.rotations += usize::from(sharing != Sharing::Joined),
                 _ => {}
             }),
             SlotOp::Multiply => total.ciphertext_products += 1,
+            SlotOp::RotateAndSum { steps } => total.rotations += rotations(steps, slots as u32, environment),
             SlotOp::Rotate { by } if by.evaluate(environment).rem_euclid(slots) != 0 => total.rotations += 1,
             SlotOp::Polynomial { .. } => total.polynomials += 1,
             SlotOp::Sum { counter, count } => {

@@ -9,7 +9,7 @@ use cachemir_ir::expression::Integer;
 use cachemir_ir::graph::ValueId;
 use cachemir_ir::slots::{Fill, Purpose};
 
-use super::builder::{doubling, layout};
+use super::builder::{Builder, doubling, layout};
 use super::checks::Rows;
 use super::entry::{BuiltEntry, EntryBuilder, indicator, key_state, value_state};
 use super::plan::Plan;
@@ -60,7 +60,7 @@ fn attention(entry: &mut EntryBuilder<'_>, layer: usize, normed: ValueId) -> Val
     push_value(entry, layer, v, &here);
 
     entry.origin(roles.ropes[0].as_ref());
-    let members: Vec<ValueId> = (0..shape.group).map(|member| isolate(entry, layer, q, member)).collect();
+    let members: Vec<ValueId> = (0..shape.model.group()).map(|member| isolate(entry, layer, q, member)).collect();
     entry.origin(roles.scores.as_ref());
     let scores = scores(entry, layer, &members);
     entry.origin(roles.softmax.as_ref());
@@ -93,10 +93,12 @@ fn isolate(entry: &mut EntryBuilder<'_>, layer: usize, q: ValueId, member: usize
     copies
 }
 
-/// Scores of all members over all tokens so far, merged over blocks and members, as arguments of the exponential.
+/// Scores of all members over all tokens so far, merged over blocks and members, as arguments of the exponential. Products
+/// are summed over the lanes of one period each, put into their own lane of it, and summed over periods together.
 fn scores(entry: &mut EntryBuilder<'_>, layer: usize, members: &[ValueId]) -> ValueId {
     let shape = entry.shape;
     let (tokens, lane, group) = (shape.tokens(), shape.lane(), shape.group);
+    let period = group * shape.blocks;
     let count = Integer::position() / tokens + 1;
     let builder = &mut entry.builder;
     let block = builder.open(count);
@@ -105,12 +107,13 @@ fn scores(entry: &mut EntryBuilder<'_>, layer: usize, members: &[ValueId]) -> Va
     let mut merged = Vec::new();
     for (member, &query) in members.iter().enumerate() {
         let products = builder.multiply(query, keys);
-        let rows = builder.fold(products, doubling(lane, shape.slots));
-        let place = (shape.lane_of_slot() % (group * shape.blocks)).equal(block.clone() * group + member);
+        let rows = builder.fold(products, doubling(lane, period * lane));
+        let place = (shape.lane_of_slot() % period).equal(block.clone() * group + member);
         merged.push(builder.mask(rows, place.and(known.clone()), "merge of scores"));
     }
     let yielded = builder.add_all(merged);
-    let summed = builder.close(vec![yielded])[0];
+    let parts = builder.close(vec![yielded])[0];
+    let summed = builder.fold(parts, doubling(period * lane, shape.slots));
     entry.builder.set_layout(summed, layout(tokens, Fill::Tokens));
     let plan = entry.plan;
     let shifted = entry.argument(&plan.layers[layer].exponential.step, summed, None);
@@ -148,52 +151,66 @@ fn block_steps(shape: &Shape) -> impl Iterator<Item = i64> {
 
 /// Σ_token y·V / Σ_token y for all members, in the order of `Features::RotatedQuery`, zero elsewhere.
 fn mix(entry: &mut EntryBuilder<'_>, layer: usize, y: ValueId) -> ValueId {
-    const REASON: &str = "landing of group members";
+    let shape = entry.shape;
+    let numerator = weighted_values(entry, layer, y);
+    let denominator = weight_sums(entry, y);
+    let place = shape.query_stride();
+    let member = (Integer::slot() % shape.tokens() / place + shape.lane_of_slot()) % shape.group;
+    let rows = both((Integer::slot() % place).equal(0), shape.real_row(&member));
+    let quotient = entry.divide(layer, numerator, denominator, rows, true);
+    entry.builder.set_layout(quotient, layout(place, Fill::Zero));
+    entry.builder.refresh(quotient)
+}
+
+/// Why a product with a mask brings members to their places.
+const LANDING: &str = "landing of group members";
+
+/// Σ_token y·V: place i of a KV head holds in lane l member (l + i) mod g. The slots of each place are summed into one place
+/// first, and into its first slot when all places are filled; the other slots hold junk.
+fn weighted_values(entry: &mut EntryBuilder<'_>, layer: usize, y: ValueId) -> ValueId {
     let shape = entry.shape;
     let (tokens, lane, group, blocks) = (shape.tokens(), shape.lane(), shape.group, shape.blocks);
-    let place = shape.query_stride();
+    let (place, period) = (shape.query_stride(), group * blocks);
     let values: Vec<ValueId> =
         (0..blocks).map(|j| entry.builder.read(value_state(layer), j, layout(tokens, Fill::Tokens))).collect();
-    let turned = entry.builder.multiples(y, lane as i64, group * blocks);
-    // offset e: lane l meets member l % g + e where that is one of 0..g.
-    let mixed = |entry: &mut EntryBuilder<'_>, offset: i64| {
-        let period = (group * blocks) as i64;
-        let terms = (0..blocks)
-            .map(|j| {
-                let lanes = ((group * j) as i64 + offset).rem_euclid(period);
-                entry.builder.multiply(turned[lanes as usize], values[j])
-            })
-            .collect();
-        let sum = entry.builder.add_all(terms);
-        entry.builder.fold(sum, doubling(1, place))
-    };
-    let sums = entry.builder.fold(y, block_steps(shape).chain(doubling(1, place)));
-    let turned_sums = entry.builder.multiples(sums, lane as i64, group);
-    let (mut numerators, mut denominators) = (Vec::new(), Vec::new());
-    for (turn, &sums) in turned_sums.iter().enumerate() {
+    let turned = entry.builder.multiples(y, lane as i64, period);
+    let residue = shape.lane_of_slot() % group;
+    let mut landed = Vec::new();
+    for turn in 0..group {
         let target = Integer::from(turn * place);
-        let landed = (Integer::slot() % tokens).equal(turn * place);
-        let residue = shape.lane_of_slot() % group;
+        let there = (Integer::slot() % tokens / place).equal(turn);
+        // By turn − g where that is the distance to the lane's member.
         for offset in if turn == 0 { vec![0] } else { vec![turn as i64, turn as i64 - group as i64] } {
-            let low = mixed(entry, offset);
-            let sum = entry.builder.land(low, doubling(place, tokens), &target);
-            let lanes = match offset {
-                0 => landed.clone(),
-                1.. => landed.clone().and(residue.clone().less(group - turn)),
-                _ => landed.clone().and(Integer::from(group - turn).less_equal(residue.clone())),
+            let term = |builder: &mut Builder, j: usize| {
+                let lanes = ((group * j) as i64 + offset).rem_euclid(period as i64);
+                builder.multiply(turned[lanes as usize], values[j])
             };
-            numerators.push(entry.builder.mask(sum, lanes, REASON));
+            let terms = (0..blocks).map(|j| term(&mut entry.builder, j)).collect();
+            let sum = entry.builder.add_all(terms);
+            let sum = entry.builder.land(sum, doubling(place, tokens), &target);
+            let lanes = match offset {
+                0 => there.clone(),
+                1.. => there.clone().and(residue.clone().less(group - turn)),
+                _ => there.clone().and(Integer::from(group - turn).less_equal(residue.clone())),
+            };
+            landed.push(entry.builder.mask(sum, lanes, LANDING));
         }
-        let sum = entry.builder.land(sums, doubling(place, tokens), &target);
-        denominators.push(entry.builder.multiply_plain(sum, indicator(landed), Purpose::Mask(REASON.into())));
     }
-    let numerator = entry.builder.add_all(numerators);
-    let denominator = entry.builder.add_all(denominators);
-    for value in [numerator, denominator] {
-        entry.builder.set_layout(value, layout(place, Fill::Zero));
-    }
-    let member = (Integer::slot() % tokens / place + shape.lane_of_slot()) % group;
-    let rows = both((Integer::slot() % place).equal(0), shape.real_row(&member));
-    let quotient = entry.divide(layer, numerator, denominator, rows);
-    entry.builder.refresh(quotient)
+    let landed = entry.builder.add_all(landed);
+    let sum = entry.builder.fold(landed, doubling(1, place));
+    entry.builder.set_layout(sum, layout(place, Fill::Junk));
+    sum
+}
+
+/// Σ_token y at the same places, zero elsewhere: the sums of each lane's own member, turned to the other places.
+fn weight_sums(entry: &mut EntryBuilder<'_>, y: ValueId) -> ValueId {
+    let shape = entry.shape;
+    let (tokens, place) = (shape.tokens(), shape.query_stride());
+    let sums = entry.builder.fold(y, block_steps(shape).chain(doubling(1, tokens)));
+    let first = indicator((Integer::slot() % tokens).equal(0));
+    let sums = entry.builder.multiply_plain(sums, first, Purpose::Mask(LANDING.into()));
+    let turned = entry.builder.multiples(sums, shape.lane() as i64 - place as i64, shape.group);
+    let places = entry.builder.add_all(turned);
+    entry.builder.set_layout(places, layout(place, Fill::Zero));
+    places
 }

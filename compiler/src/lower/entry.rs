@@ -279,15 +279,23 @@ impl<'a> EntryBuilder<'a> {
     }
 
     /// numerator/denominator: the pair is refreshed, then the reciprocal, with a Newton step if planned. The denominator
-    /// is 0 outside `rows`, as is the numerator.
-    pub(super) fn divide(&mut self, layer: usize, numerator: ValueId, denominator: ValueId, rows: Integer) -> ValueId {
+    /// is 0 outside `rows`, and so is the result: where the numerator is not, the reciprocal is to be `masked`.
+    pub(super) fn divide(
+        &mut self,
+        layer: usize,
+        numerator: ValueId,
+        denominator: ValueId,
+        rows: Integer,
+        masked: bool,
+    ) -> ValueId {
         let plan = &self.plan.layers[layer];
         let step = &plan.reciprocal;
         let argument = self.argument(step, denominator, Some(rows.clone()));
         let (numerator, argument) = self.builder.refresh_pair(numerator, argument);
         let sums = Sums { layer, stage: plan.softmax.squarings(), rows: Rows::Places };
         self.checks.sums(&mut self.builder, self.shape, self.plan, sums, step, argument);
-        let inverse = self.polynomial(step, argument, None, None, Some(rows.clone()));
+        let mask = masked.then(|| rows.clone());
+        let inverse = self.polynomial(step, argument, mask, None, Some(rows.clone()));
         let quotient = self.builder.multiply(numerator, inverse);
         if !plan.newton {
             return quotient;

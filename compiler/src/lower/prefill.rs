@@ -117,7 +117,7 @@ fn attention(entry: &mut EntryBuilder<'_>, layer: usize, normed: ValueId) -> Val
         entry.builder.set_layout(value, layout(place, Fill::Tokens));
     }
     let rows = rows(shape);
-    let quotient = entry.divide(layer, sums[0], denominator, rows);
+    let quotient = entry.divide(layer, sums[0], denominator, rows, false);
     entry.builder.refresh(quotient)
 }
 

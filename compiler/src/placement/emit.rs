@@ -207,6 +207,10 @@ impl Emitter<'_> {
                 let a = self.at_level(operands[0], at)?;
                 vec![self.push(CkksOp::Rotate { by: by.clone() }, vec![a], like[0])?]
             }
+            SlotOp::RotateAndSum { steps } => {
+                let a = self.at_level(operands[0], at)?;
+                vec![self.push(CkksOp::RotateAndSum { steps: steps.clone() }, vec![a], like[0])?]
+            }
             SlotOp::Polynomial { polynomial, mask } => {
                 let a = self.at_level(operands[0], at)?;
                 vec![self.polynomial(a, polynomial, mask.as_ref(), like[0])?]

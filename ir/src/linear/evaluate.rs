@@ -33,6 +33,12 @@ impl SlotAlgebra for Clear<'_> {
         Ok(by.iter().map(turn).collect())
     }
 
+    fn add_rotations(&mut self, a: &Parts, by: &[i64]) -> Result<Parts, Self::Error> {
+        let turned = self.rotate(a, by)?;
+        let copy = Parts { real: a.real.clone(), imaginary: a.imaginary.clone() };
+        turned.iter().try_fold(copy, |sum, turned| self.add(turned, sum))
+    }
+
     fn add(&mut self, a: &Parts, mut b: Parts) -> Result<Parts, Self::Error> {
         let add = |a: &[f64], b: &mut [f64]| b.iter_mut().zip(a).for_each(|(b, a)| *b += a);
         add(&a.real, &mut b.real);

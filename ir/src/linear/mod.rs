@@ -33,6 +33,7 @@ use rayon::prelude::*;
 
 use crate::expression::{Environment, Integer, TableId};
 use crate::program::Table;
+use crate::rotations::{Sharing, additions};
 
 pub use features::{Features, Heads, Order, Padded};
 pub use steps::Step;
@@ -110,6 +111,9 @@ pub trait SlotAlgebra {
     /// The vector rotated to the left by each of the amounts, none of which is 0 modulo the number of slots.
     fn rotate(&mut self, a: &Self::Value, by: &[i64]) -> Result<Vec<Self::Value>, Self::Error>;
 
+    /// a plus its rotations to the left by the amounts, of which there are few.
+    fn add_rotations(&mut self, a: &Self::Value, by: &[i64]) -> Result<Self::Value, Self::Error>;
+
     /// a + b
     fn add(&mut self, a: &Self::Value, b: Self::Value) -> Result<Self::Value, Self::Error>;
 
@@ -146,9 +150,6 @@ const NOTHING: usize = usize::MAX;
 fn positions_of(order: &Order) -> Vec<usize> {
     order.entries().into_iter().map(|entry| entry.map_or(NOTHING, |entry| entry as usize)).collect()
 }
-
-/// What a hoisted rotation costs, as a fraction of one of its own.
-const HOISTED: f64 = 0.6;
 
 /// Sizes of an output in groups of slots.
 #[derive(Clone, Copy, Debug)]
@@ -256,7 +257,8 @@ impl Linear {
     /// Number of babies of outputs with so many products, a power of two; the babies serve all of them.
     fn babies(&self, slots: u32, products: u32) -> u32 {
         let sharing = self.outputs.iter().filter(|output| self.sizes(slots, output).products == products).count();
-        let cost = |babies: u32| HOISTED * f64::from(babies - 1) + sharing as f64 * f64::from(products / babies - 1);
+        let hoisted = Sharing::Decomposition.relative_cost();
+        let cost = |babies: u32| hoisted * f64::from(babies - 1) + sharing as f64 * f64::from(products / babies - 1);
         let powers = std::iter::successors(Some(1), |k| Some(2 * k)).take_while(|&k| k <= products);
         powers.min_by(|&a, &b| cost(a).total_cmp(&cost(b))).unwrap_or(1)
     }
@@ -270,11 +272,11 @@ impl Linear {
         x: &A::Value,
     ) -> Result<Vec<A::Value>, A::Error> {
         let unit = i64::from(self.unit);
+        let steps = |steps: Vec<i64>| -> Vec<i64> { steps.into_iter().map(|step| step * unit).collect() };
+        let spreading = self.outputs.first().map(|output| self.spread(slots, output)).unwrap_or_default();
         let mut spread = None;
-        for step in self.outputs.first().map(|output| self.spread(slots, output)).unwrap_or_default() {
-            let current = spread.as_ref().unwrap_or(x);
-            let turned = algebra.rotate(current, &[step * unit])?.remove(0);
-            spread = Some(algebra.add(current, turned)?);
+        for amounts in additions(&steps(spreading), slots) {
+            spread = Some(algebra.add_rotations(spread.as_ref().unwrap_or(x), &amounts)?);
         }
         let spread = spread.as_ref().unwrap_or(x);
         let babies = self.turned(slots, algebra, spread)?;
@@ -305,9 +307,8 @@ impl Linear {
             }
             let Some(mut sum) = sum else { continue };
             let landing = output.landing.as_ref().map(|landing| landing.evaluate(environment));
-            for step in Self::reduction(sizes, landing) {
-                let turned = algebra.rotate(&sum, &[step * unit])?.remove(0);
-                sum = algebra.add(&sum, turned)?;
+            for amounts in additions(&steps(Self::reduction(sizes, landing)), slots) {
+                sum = algebra.add_rotations(&sum, &amounts)?;
             }
             let values = if output.matrices.len() == 2 { algebra.parts(sum)?.into() } else { vec![sum] };
             for ((index, matrix), value) in (0..).zip(&output.matrices).zip(values) {

@@ -2,6 +2,7 @@
 
 use super::{Diagonal, Linear, SlotAlgebra};
 use crate::expression::Environment;
+use crate::rotations::Sharing;
 
 /// An operation on ciphertexts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,8 +11,8 @@ pub enum Step {
     Rotate {
         /// By how many slots, from 1 up to their number.
         by: u32,
-        /// Whether it shares its decomposition with the rotation before it.
-        hoisted: bool,
+        /// What it shares with the rotation before it.
+        sharing: Sharing,
     },
     /// A product by a diagonal, added to others.
     MultiplyPlain,
@@ -37,11 +38,21 @@ impl SlotAlgebra for Counter<'_> {
     type Error = std::convert::Infallible;
 
     fn rotate(&mut self, a: &u32, by: &[i64]) -> Result<Vec<u32>, Self::Error> {
-        for (index, by) in by.iter().enumerate() {
+        for (place, by) in by.iter().enumerate() {
             let by = by.rem_euclid(i64::from(self.slots)) as u32;
-            (self.visit)(Step::Rotate { by, hoisted: index > 0 }, *a);
+            let sharing = if place > 0 { Sharing::Decomposition } else { Sharing::Nothing };
+            (self.visit)(Step::Rotate { by, sharing }, *a);
         }
         Ok(vec![*a; by.len()])
+    }
+
+    fn add_rotations(&mut self, a: &u32, by: &[i64]) -> Result<u32, Self::Error> {
+        for (place, by) in by.iter().enumerate() {
+            let by = by.rem_euclid(i64::from(self.slots)) as u32;
+            (self.visit)(Step::Rotate { by, sharing: Sharing::in_addition(place) }, *a);
+        }
+        (self.visit)(Step::Add, *a);
+        Ok(*a)
     }
 
     fn add(&mut self, a: &u32, _: u32) -> Result<u32, Self::Error> {

@@ -8,7 +8,7 @@ use super::expression::{read_integer, read_vector};
 use super::linear::{json_linear, read_linear, write_linear};
 use super::types::{
     fields, json_kept, json_polynomial, json_state, json_sum, json_write, read_kept, read_polynomial, read_state,
-    read_sum, read_write, write_kept, write_polynomial, write_state, write_sum, write_write,
+    read_steps, read_sum, read_write, write_kept, write_polynomial, write_state, write_steps, write_sum, write_write,
 };
 use crate::Error;
 use crate::ckks::{Bootstrap, CiphertextType, CkksOp};
@@ -46,6 +46,7 @@ impl TextOp for CkksOp {
             Self::DropLevels { .. } => "drop_levels",
             Self::Linear(_) => "linear",
             Self::Rotate { .. } => "rotate",
+            Self::RotateAndSum { .. } => "rotate_and_sum",
             Self::Conjugate => "conjugate",
             Self::Polynomial { .. } => "polynomial",
             Self::Bootstrap(_) => "bootstrap",
@@ -67,6 +68,7 @@ impl TextOp for CkksOp {
             Self::DropLevels { to } => out.push_str(&format!(" to {to}")),
             Self::Linear(linear) => write_linear(out, linear),
             Self::Rotate { by } => out.push_str(&format!(" by {by:#}")),
+            Self::RotateAndSum { steps } => write_steps(out, steps),
             Self::Polynomial { polynomial, mask } => write_polynomial(out, polynomial, mask.as_ref()),
             Self::Bootstrap(Bootstrap { complex, keep, factor, log2_magnitude }) => {
                 let domain = if *complex { "complex" } else { "real" };
@@ -100,6 +102,7 @@ impl TextOp for CkksOp {
             }
             "linear" => Self::Linear(read_linear(cursor)?),
             "rotate" => Self::Rotate { by: read_integer(cursor)? },
+            "rotate_and_sum" => Self::RotateAndSum { steps: read_steps(cursor)? },
             "conjugate" => Self::Conjugate,
             "polynomial" => {
                 let (polynomial, mask) = read_polynomial(cursor)?;
@@ -137,6 +140,7 @@ impl TextOp for CkksOp {
             Self::DropLevels { to } => fields([("to_level", (*to).into())]),
             Self::Linear(linear) => json_linear(linear),
             Self::Rotate { by } => fields([("by_slots", json::integer(by))]),
+            Self::RotateAndSum { steps } => fields([("steps_slots", steps.iter().map(json::integer).collect())]),
             Self::Polynomial { polynomial, mask } => json_polynomial(polynomial, mask.as_ref()),
             Self::Bootstrap(Bootstrap { complex, keep, factor, log2_magnitude }) => {
                 let domain = if *complex { "complex" } else { "real" };

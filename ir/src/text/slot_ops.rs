@@ -8,7 +8,7 @@ use super::expression::{read_integer, read_vector};
 use super::linear::{json_linear, read_linear, write_linear};
 use super::types::{
     fields, json_kept, json_polynomial, json_state, json_sum, json_write, read_kept, read_polynomial, read_state,
-    read_sum, read_write, write_kept, write_polynomial, write_state, write_sum, write_write,
+    read_steps, read_sum, read_write, write_kept, write_polynomial, write_state, write_steps, write_sum, write_write,
 };
 use crate::Error;
 use crate::json;
@@ -50,6 +50,7 @@ impl TextOp for SlotOp {
             Self::AddPlain { .. } => "add_plain",
             Self::Linear(_) => "linear",
             Self::Rotate { .. } => "rotate",
+            Self::RotateAndSum { .. } => "rotate_and_sum",
             Self::Polynomial { .. } => "polynomial",
             Self::Refresh { .. } => "refresh",
             Self::StateRead { .. } => "state_read",
@@ -71,6 +72,7 @@ impl TextOp for SlotOp {
             Self::AddPlain { plain } => out.push_str(&format!(" by {plain}")),
             Self::Linear(linear) => write_linear(out, linear),
             Self::Rotate { by } => out.push_str(&format!(" by {by:#}")),
+            Self::RotateAndSum { steps } => write_steps(out, steps),
             Self::Polynomial { polynomial, mask } => write_polynomial(out, polynomial, mask.as_ref()),
             Self::Refresh { keep, factor } => write_kept(out, *factor, keep.as_ref()),
             Self::StateRead { state, index } => write_state(out, *state, index),
@@ -99,6 +101,7 @@ impl TextOp for SlotOp {
                 cursor.expect_word("by")?;
                 Self::Rotate { by: read_integer(cursor)? }
             }
+            "rotate_and_sum" => Self::RotateAndSum { steps: read_steps(cursor)? },
             "polynomial" => {
                 let (polynomial, mask) = read_polynomial(cursor)?;
                 Self::Polynomial { polynomial, mask }
@@ -140,6 +143,7 @@ impl TextOp for SlotOp {
             Self::AddPlain { plain } => fields([("plain", json::vector(plain))]),
             Self::Linear(linear) => json_linear(linear),
             Self::Rotate { by } => fields([("by_slots", json::integer(by))]),
+            Self::RotateAndSum { steps } => fields([("steps_slots", steps.iter().map(json::integer).collect())]),
             Self::Polynomial { polynomial, mask } => json_polynomial(polynomial, mask.as_ref()),
             Self::Refresh { keep, factor } => json_kept(*factor, keep.as_ref()),
             Self::StateRead { state, index } => json_state(*state, index),

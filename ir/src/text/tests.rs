@@ -69,6 +69,11 @@ pub(crate) fn slots_example() -> Program<SlotOp, SlotType> {
         (SlotOp::AddPlain { plain: plain.clone().plus(-1.0) }, vec![x], vec![ty(0.1)]),
         (SlotOp::Linear(paired), vec![x], vec![ty(0.1), ty(0.2)]),
         (SlotOp::Linear(landed), vec![x], vec![ty(0.1), ty(0.2)]),
+        (
+            SlotOp::RotateAndSum { steps: vec![Integer::from(1_i64), (Integer::position() % 4).less(2).select(-2, 2)] },
+            vec![x],
+            vec![ty(0.4)],
+        ),
         (SlotOp::Rotate { by: (Integer::position() % 8).less(4).select(-4, 4) }, vec![x], vec![ty(0.1)]),
         (SlotOp::Polynomial { polynomial: polynomial.clone(), mask: Some(plain) }, vec![x], vec![ty(0.1)]),
         (SlotOp::Polynomial { polynomial, mask: None }, vec![x], vec![ty(0.1)]),

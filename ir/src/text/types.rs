@@ -103,6 +103,22 @@ pub(crate) fn fields<const N: usize>(entries: [(&str, Value); N]) -> Map<String,
     entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
+/// Steps of a rotate and sum: ` by 1, 2, 4`.
+pub(super) fn write_steps(out: &mut String, steps: &[Integer]) {
+    for (index, step) in steps.iter().enumerate() {
+        out.push_str(&format!("{} {step:#}", if index > 0 { "," } else { " by" }));
+    }
+}
+
+pub(super) fn read_steps(cursor: &mut Cursor<'_>) -> Result<Vec<Integer>, Error> {
+    cursor.expect_word("by")?;
+    let mut steps = vec![read_integer(cursor)?];
+    while cursor.eat(",") {
+        steps.push(read_integer(cursor)?);
+    }
+    Ok(steps)
+}
+
 pub(super) fn json_polynomial(polynomial: &Chebyshev, mask: Option<&Vector>) -> Map<String, Value> {
     let coefficients: Vec<Value> = polynomial.coefficients.iter().map(|c| json::float(*c)).collect();
     let interval: Vec<Value> = polynomial.interval.iter().map(|end| json::float(*end)).collect();

@@ -228,6 +228,22 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         Ok(sum)
     }
 
+    /// acc ← acc + Σ `a_k` · `c_k` over the list of pairs, where `c_k` are the N signed integer coefficients of a polynomial,
+    /// which is lifted and transformed on the way: products by what is used once, whose residues are stored nowhere.
+    fn mul_lifted_accumulate(
+        &self,
+        acc: &mut Self::Buffer,
+        pairs: &[(&Self::Buffer, &[i64])],
+        limbs: &[usize],
+    ) -> Result<(), HalError> {
+        let lifted = |coefficients: &[i64]| {
+            let mut polynomial = self.lift_signed(coefficients, limbs)?;
+            self.forward_ntt(&mut polynomial, limbs)?;
+            Ok(polynomial)
+        };
+        pairs.iter().try_for_each(|(a, coefficients)| self.mul_accumulate(acc, a, &lifted(coefficients)?, limbs))
+    }
+
     /// dst ← residues[i] · dst on limb position i, in all polynomials. `residues` are canonical.
     fn mul_scalar_assign(&self, dst: &mut Self::Buffer, residues: &[u64], limbs: &[usize]) -> Result<(), HalError>;
 

@@ -183,6 +183,40 @@ impl CpuBackend {
         }
     }
 
+    /// Increases all polynomials of `sum` by Σ a·c. A task takes a limb and a share of the pairs, so that there are tasks for
+    /// all threads, and some pairs at a time, whose rows stay in the second cache level.
+    fn dot_lifted(&self, sum: &mut CpuBuffer, pairs: &[(&CpuBuffer, &[i64])], limbs: &[usize]) {
+        const PAIRS_AT_ONCE: usize = 2;
+        let (degree, polynomials) = (self.0.tables.degree, sum.shape().polynomials);
+        let shares = rayon::current_num_threads().div_ceil(limbs.len().max(1));
+        let share = pairs.len().div_ceil(shares).max(1);
+        let shares: Vec<&[(&CpuBuffer, &[i64])]> = pairs.chunks(share).collect();
+        let task = |task: usize| -> Vec<u64> {
+            let (position, index) = (task % limbs.len(), limbs[task % limbs.len()]);
+            let mut partial = vec![0; polynomials * degree];
+            let mut lifted = vec![0; PAIRS_AT_ONCE * degree];
+            for pairs in shares[task / limbs.len()].chunks(PAIRS_AT_ONCE) {
+                for ((_, coefficients), row) in pairs.iter().zip(lifted.chunks_exact_mut(degree)) {
+                    self.lift_row(row, coefficients, index);
+                    self.forward_row(index, row);
+                }
+                for (i, partial) in partial.chunks_exact_mut(degree).enumerate() {
+                    let pick = |a: &CpuBuffer| i % a.shape().polynomials;
+                    let rows = pairs.iter().zip(lifted.chunks_exact(degree));
+                    let rows: Vec<_> = rows.map(|((a, _), row)| (a.row(pick(a), position), row)).collect();
+                    (self.0.kernels.dot)(partial, &rows, true, &self.0.rows[index]);
+                }
+            }
+            partial
+        };
+        let partials: Vec<Vec<u64>> = (0..shares.len() * limbs.len()).into_par_iter().map(task).collect();
+        self.for_rows(sum, polynomials, limbs.len(), |i, position, row| {
+            for partial in partials.iter().skip(position).step_by(limbs.len()) {
+                (self.0.kernels.add)(row, &partial[i * degree..(i + 1) * degree], self.q(limbs[position]));
+            }
+        });
+    }
+
     fn forward_row(&self, index: usize, row: &mut [u64]) {
         self.0.transforms[index].forward(row);
     }
@@ -396,6 +430,23 @@ impl Backend for CpuBackend {
     ) -> Result<(), HalError> {
         self.check("mul_accumulate", limbs, &[acc])?;
         self.dot_rows(acc, pairs, true, limbs)
+    }
+
+    fn mul_lifted_accumulate(
+        &self,
+        acc: &mut CpuBuffer,
+        pairs: &[(&CpuBuffer, &[i64])],
+        limbs: &[usize],
+    ) -> Result<(), HalError> {
+        let name = "mul_lifted_accumulate";
+        self.check(name, limbs, &[acc])?;
+        for (a, coefficients) in pairs {
+            self.check(name, limbs, &[a])?;
+            check::broadcast(name, acc.shape().polynomials, a.shape())?;
+            check::equal(name, "coefficients", self.0.tables.degree, coefficients.len())?;
+        }
+        self.dot_lifted(acc, pairs, limbs);
+        Ok(())
     }
 
     fn sum_of_products(

@@ -60,6 +60,13 @@ fn with_rotations<B: Backend, T>(
     f(r, &digits, &source, &rotations, &limbs)
 }
 
+/// The coefficients of a polynomial, of all sizes.
+fn signed<B: Backend>(b: &B, r: &mut Random) -> Vec<i64> {
+    let mut x: Vec<i64> = (0..b.degree()).map(|i| (r.next() as i64) >> (i % 63)).collect();
+    x[..4].copy_from_slice(&[i64::MIN, i64::MAX, 0, -1]);
+    x
+}
+
 #[allow(clippy::too_many_lines)]
 fn cases<B: Backend>() -> Vec<Case<B>> {
     vec![
@@ -129,6 +136,15 @@ fn cases<B: Backend>() -> Vec<Case<B>> {
             b.mul_accumulate_many(&mut x, &[(&largest, &largest); 24], LIMBS)?;
             b.download(&x)
         }),
+        ("mul_lifted_accumulate", |b, r| {
+            let mut x = operand(b, r, 2, LIMBS);
+            let terms: Vec<_> = (0..9).map(|k| (operand(b, r, 1 + k % 2, LIMBS), signed(b, r))).collect();
+            for count in [0, 1, 2, 9] {
+                let pairs: Vec<_> = terms[..count].iter().map(|(y, c)| (y, c.as_slice())).collect();
+                b.mul_lifted_accumulate(&mut x, &pairs, &LIMBS[..4])?;
+            }
+            b.download(&x)
+        }),
         ("sum_of_products", |b, r| {
             let terms: Vec<_> = (0..9).map(|k| (operand(b, r, 1 + k % 2, LIMBS), operand(b, r, 2, LIMBS))).collect();
             let pairs: Vec<_> = terms.iter().map(|(y, z)| (y, z)).collect();
@@ -176,8 +192,7 @@ fn cases<B: Backend>() -> Vec<Case<B>> {
             b.download(&x)
         }),
         ("lift_signed", |b, r| {
-            let mut x: Vec<i64> = (0..2 * b.degree()).map(|i| (r.next() as i64) >> (i % 63)).collect();
-            x[..4].copy_from_slice(&[i64::MIN, i64::MAX, 0, -1]);
+            let x = [signed(b, r), signed(b, r)].concat();
             b.download(&b.lift_signed(&x, LIMBS)?)
         }),
         ("lift_signed_wide", |b, r| {
@@ -373,6 +388,9 @@ fn broken_preconditions_are_errors() {
     shape(backend.mul_scalar_assign(&mut one, &[1], &[0, 1]));
     shape(backend.upload(&[0; 3], 1, 1).map(drop));
     shape(backend.lift_signed(&[0; 33], &[0]).map(drop));
+    shape(backend.mul_lifted_accumulate(&mut one, &[(&two, &[0; 32])], &[0, 1]));
+    let mut sum = backend.zeros(2, 2).unwrap();
+    shape(backend.mul_lifted_accumulate(&mut sum, &[(&two, &[0; 31])], &[0, 1]));
     shape(backend.decompose(&two, 2, &[0, 1], &[2], 1).map(drop));
     shape(backend.decompose(&two, 0, &[0, 1], &[2], 0).map(drop));
     let short = KeyView { b: &two, a: UniformHalf::Stored(&one), positions: vec![0, 1] };

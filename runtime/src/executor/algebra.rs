@@ -95,6 +95,13 @@ pub trait Algebra: Sync {
         by: usize,
     ) -> Result<Self::Ciphertext, Error>;
 
+    /// a plus its rotations to the left by the amounts, of which there are few.
+    fn add_rotations(&self, a: &Self::Ciphertext, by: &[usize]) -> Result<Self::Ciphertext, Error> {
+        let mut sum = self.duplicate(a)?;
+        by.iter().try_for_each(|&by| self.add_assign(&mut sum, &self.rotate(a, by)?))?;
+        Ok(sum)
+    }
+
     /// The slots' complex conjugates.
     fn conjugate(&self, a: &Self::Ciphertext) -> Result<Self::Ciphertext, Error>;
 

@@ -136,6 +136,10 @@ impl<L: Algebra, R: Algebra> Algebra for Checked<L, R> {
         Ok((left, self.right.rotate_decomposed(&a.1, &decomposition.1, by)?))
     }
 
+    fn add_rotations(&self, a: &Self::Ciphertext, by: &[usize]) -> Result<Self::Ciphertext, Error> {
+        Ok((self.left.add_rotations(&a.0, by)?, self.right.add_rotations(&a.1, by)?))
+    }
+
     fn conjugate(&self, a: &Self::Ciphertext) -> Result<Self::Ciphertext, Error> {
         Ok((self.left.conjugate(&a.0)?, self.right.conjugate(&a.1)?))
     }

@@ -216,6 +216,10 @@ impl<B: Backend> Algebra for Encrypted<B> {
         Ok(self.evaluator.rotate_decomposed(a, digits, by as i64, &self.keys)?)
     }
 
+    fn add_rotations(&self, a: &Ciphertext<B>, by: &[usize]) -> Result<Ciphertext<B>, Error> {
+        Ok(self.evaluator.sum_with_rotations(a, by, &self.keys)?)
+    }
+
     fn conjugate(&self, a: &Ciphertext<B>) -> Result<Ciphertext<B>, Error> {
         Ok(self.evaluator.conjugate(a, &self.keys)?)
     }

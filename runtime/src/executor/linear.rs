@@ -61,6 +61,10 @@ impl<A: Algebra> SlotAlgebra for Running<'_, '_, '_, A> {
         by.iter().map(|&by| algebra.rotate_decomposed(a, &decomposition, amount(by))).collect()
     }
 
+    fn add_rotations(&mut self, a: &A::Ciphertext, by: &[i64]) -> Result<A::Ciphertext, Error> {
+        self.call.add_rotations(a, by)
+    }
+
     fn add(&mut self, a: &A::Ciphertext, mut b: A::Ciphertext) -> Result<A::Ciphertext, Error> {
         self.algebra().add_assign(&mut b, a)?;
         Ok(b)

@@ -25,6 +25,7 @@ use cachemir_ir::expression::{Environment, Integer, Variable, Vector};
 use cachemir_ir::graph::{OpId, Region, ValueId};
 use cachemir_ir::linear::Linear;
 use cachemir_ir::program::{EntryKind, Program, State};
+use cachemir_ir::rotations::additions_at;
 use cachemir_ir::slots::{StateId, WriteMode};
 
 pub use algebra::Algebra;
@@ -333,6 +334,13 @@ impl<'a, A: Algebra> Call<'a, '_, A> {
                 if level == *to { a } else { Arc::new(algebra.drop_levels(&a, *to)?) }
             }
             CkksOp::Rotate { by } => self.rotate(first()?, by)?,
+            CkksOp::RotateAndSum { steps } => {
+                let mut sum = self.value(first()?)?;
+                for amounts in additions_at(steps, self.executor.program.slots, &self.environment) {
+                    sum = Arc::new(self.add_rotations(&sum, &amounts)?);
+                }
+                sum
+            }
             CkksOp::Conjugate => Arc::new(algebra.conjugate(&*self.value(first()?)?)?),
             CkksOp::Polynomial { polynomial, mask } => {
                 let mask = mask.as_ref().map(|mask| self.evaluate(mask)).transpose()?;
@@ -443,6 +451,13 @@ impl<'a, A: Algebra> Call<'a, '_, A> {
             None => slot.insert(algebra.decompose(&a)?),
         };
         Ok(Arc::new(algebra.rotate_decomposed(&a, decomposition, by)?))
+    }
+
+    /// a plus its rotations by the amounts.
+    fn add_rotations(&self, a: &A::Ciphertext, by: &[i64]) -> Result<A::Ciphertext, Error> {
+        let algebra = &self.executor.algebra;
+        let amounts: Vec<usize> = by.iter().map(|by| by.rem_euclid(algebra.slots() as i64) as usize).collect();
+        algebra.add_rotations(a, &amounts)
     }
 
     /// The level that the op's result must have; fails where the operands do not fit the op.

@@ -130,9 +130,21 @@ impl<B: Backend> Encoder<B> {
         Ok(IntegerPolynomial { coefficients, gap })
     }
 
-    /// Residues of an integer polynomial in the NTT domain.
-    fn reduce(&self, integers: &IntegerPolynomial, level: usize, limbs: &[usize]) -> Result<B::Buffer, CkksError> {
-        let backend = self.ring.backend();
+    /// The coefficients of a polynomial in X whose residues are made by [`Backend::mul_lifted_accumulate`]; `None` where
+    /// they are too large for it, or where fewer are stored.
+    pub(crate) fn narrow<'i>(
+        &self,
+        integers: &'i IntegerPolynomial,
+        level: usize,
+    ) -> Result<Option<&'i [i64]>, CkksError> {
+        self.check_size(integers, level)?;
+        Ok(match &integers.coefficients {
+            IntegerCoefficients::Narrow(coefficients) if integers.gap == 1 => Some(coefficients),
+            _ => None,
+        })
+    }
+
+    fn check_size(&self, integers: &IntegerPolynomial, level: usize) -> Result<(), CkksError> {
         let log2_limit = self.ring.parameters().log2_q(level) - 1.0;
         if log2_limit < 126.0 {
             let largest = integers.largest();
@@ -140,6 +152,13 @@ impl<B: Backend> Encoder<B> {
                 return Err(CkksError::EncodingOverflow { log2_coefficient: largest.log2(), log2_limit, level });
             }
         }
+        Ok(())
+    }
+
+    /// Residues of an integer polynomial in the NTT domain.
+    fn reduce(&self, integers: &IntegerPolynomial, level: usize, limbs: &[usize]) -> Result<B::Buffer, CkksError> {
+        self.check_size(integers, level)?;
+        let backend = self.ring.backend();
         if integers.gap >= SHORTEST_RUN {
             return Ok(match &integers.coefficients {
                 IntegerCoefficients::Narrow(integers) => backend.lift_repeated(integers, limbs)?,

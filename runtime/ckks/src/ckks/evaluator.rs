@@ -6,7 +6,7 @@ use cachemir_hal::Backend;
 use num_complex::Complex64;
 
 use crate::ckks::ciphertext::{Ciphertext, Plaintext, RaisedCiphertext};
-use crate::ckks::encoder::Encoder;
+use crate::ckks::encoder::{Encoder, IntegerPolynomial};
 pub use crate::ckks::hoisting::Digits;
 use crate::error::CkksError;
 use crate::ring::Ring;
@@ -255,6 +255,35 @@ impl<B: Backend> Evaluator<B> {
         let buffers: Vec<_> = pairs.iter().map(|(a, p)| (&a.buffer, &p.buffer)).collect();
         let limbs = self.ring.chain(accumulator.level);
         self.ring.backend().mul_accumulate_many(&mut accumulator.buffer, &buffers, limbs)?;
+        Ok(())
+    }
+
+    /// accumulator ← accumulator + Σ a_k·p_k for integer polynomials that are used once, made with `scale` and not encoded:
+    /// their residues are made on the way. Scales as in [`mul_plain_accumulate_many`](Self::mul_plain_accumulate_many).
+    pub fn mul_integers_accumulate(
+        &self,
+        accumulator: &mut Ciphertext<B>,
+        pairs: &[(&Ciphertext<B>, &IntegerPolynomial)],
+        scale: f64,
+    ) -> Result<(), CkksError> {
+        let expected = accumulator.polynomials(&self.ring);
+        for (a, _) in pairs {
+            check_scales("mul_integers_accumulate", accumulator.scale, a.scale * scale)?;
+            self.check_polynomials("mul_integers_accumulate", a, expected)?;
+            accumulator.level = accumulator.level.min(a.level);
+            accumulator.slots = accumulator.slots.max(a.slots);
+        }
+        let (level, slots) = (accumulator.level, accumulator.slots);
+        let narrow = pairs.iter().map(|(_, integers)| self.encoder.narrow(integers, level));
+        let narrow: Option<Vec<&[i64]>> = narrow.collect::<Result<_, _>>()?;
+        let Some(narrow) = narrow else {
+            return pairs.iter().try_for_each(|(a, integers)| {
+                let plaintext = self.encoder.lift(integers, slots, level, scale)?;
+                self.mul_plain_accumulate_many(accumulator, &[(a, &plaintext)])
+            });
+        };
+        let buffers: Vec<_> = pairs.iter().zip(narrow).map(|((a, _), integers)| (&a.buffer, integers)).collect();
+        self.ring.backend().mul_lifted_accumulate(&mut accumulator.buffer, &buffers, self.ring.chain(level))?;
         Ok(())
     }
 

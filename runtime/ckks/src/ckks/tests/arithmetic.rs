@@ -110,6 +110,27 @@ fn products_with_plain_factors() {
 }
 
 #[test]
+fn products_with_integer_polynomials_are_those_with_their_plaintexts() {
+    let fixture = Fixture::new(&KeyManifest::default());
+    let (evaluator, encoder) = (&fixture.evaluator, &fixture.encoder);
+    // All slots, and few, whose polynomial is one in a power of X.
+    for slots in [512, 8] {
+        let a: Vec<_> = (0..3).map(|seed| fixture.encrypt(&random_slots(512, seed))).collect();
+        let scale = a[0].scale();
+        let integers: Vec<_> = (3..6).map(|seed| encoder.integers(&random_slots(slots, seed), scale).unwrap()).collect();
+        let plain: Vec<_> = integers.iter().map(|p| encoder.lift(p, slots, fixture.top(), scale).unwrap()).collect();
+        let mut sum = evaluator.zero(fixture.top(), scale * scale, 512).unwrap();
+        let mut expected = sum.duplicate(&fixture.ring).unwrap();
+        let pairs: Vec<_> = a.iter().zip(&integers).collect();
+        evaluator.mul_integers_accumulate(&mut sum, &pairs, scale).unwrap();
+        let pairs: Vec<_> = a.iter().zip(&plain).collect();
+        evaluator.mul_plain_accumulate_many(&mut expected, &pairs).unwrap();
+        let words = |a: &Ciphertext<_>| fixture.ring.backend().download(a.buffer()).unwrap();
+        assert_eq!(words(&sum), words(&expected), "{slots} slots");
+    }
+}
+
+#[test]
 fn products_with_numbers() {
     let fixture = Fixture::new(&KeyManifest::default());
     let a = random_slots(16, 1);

@@ -213,6 +213,9 @@ fn at_level(bench: &Bench, keys: &EvaluationKeys<CpuBackend>, table: &mut Table,
     let pairs = vec![(&a, &plain); STREAMED];
     let ns = median_ns(|| evaluator.mul_plain_accumulate_many(&mut sum, &pairs))? / STREAMED as f64;
     emit("mul_plain_accumulate", 0, ns, Some(products(2 * limbs)), 0)?;
+    let pairs = vec![(&a, &integers); STREAMED];
+    let ns = median_ns(|| evaluator.mul_integers_accumulate(&mut sum, &pairs, scale))? / STREAMED as f64;
+    emit("mul_integers_accumulate", 0, ns, Some(transforms(limbs) + products(2 * limbs)), 0)?;
     let ns = median_ns(|| evaluator.mul(&a, &a, keys))?;
     table.record(CostKind::Multiply, level, ns);
     emit("mul_relinearise", 0, ns, Some(costs.tensor() + costs.switch()), polynomials(2))?;
@@ -224,6 +227,8 @@ fn at_level(bench: &Bench, keys: &EvaluationKeys<CpuBackend>, table: &mut Table,
     let ns = median_ns(|| evaluator.rotate(&a, 1, keys))?;
     table.record(CostKind::Rotate, level, ns);
     emit("rotate", 0, ns, Some(costs.switch()), polynomials(2))?;
+    let ns = median_ns(|| evaluator.sum_with_rotations(&a, &[1, 2, 3], keys))?;
+    emit("rotate_and_sum", 0, ns, Some(costs.sum_with_rotations(3)), polynomials(2))?;
     let rotations: Vec<i64> = (1..=HOISTED).collect();
     let ns = median_ns(|| evaluator.hoisted_rotations(&a, &rotations, keys))?;
     let each = costs.inner_product() + costs.mod_down(2, false);
