@@ -7,6 +7,7 @@
 pub struct Readme;
 
 mod clear_session;
+pub mod filetests;
 pub mod fuzz;
 pub mod llama;
 pub mod onnx;
@@ -22,25 +23,39 @@ pub use random::SplitMix;
 /// # Panics
 /// At the first line that differs, or if the file cannot be read or written.
 pub fn assert_golden(path: &Path, found: &str) {
-    if std::env::var_os("CACHEMIR_BLESS").is_some_and(|value| value == "1") {
-        std::fs::write(path, found).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        return;
+    if let Some(difference) = golden_difference(path, found) {
+        panic!("{difference}");
     }
+}
+
+/// The first line in which text differs from a golden file, in words; with `CACHEMIR_BLESS=1` in the environment, rewrites
+/// the file instead.
+///
+/// # Panics
+/// If the file cannot be read or written.
+pub fn golden_difference(path: &Path, found: &str) -> Option<String> {
     let expected = std::fs::read_to_string(path).unwrap_or_default();
     if expected == found {
-        return;
+        return None;
+    }
+    if std::env::var_os("CACHEMIR_BLESS").is_some_and(|value| value == "1") {
+        std::fs::write(path, found).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        return None;
     }
     let (mut old, mut new, mut line) = (expected.lines(), found.lines(), 0);
     loop {
         line += 1;
         match (old.next(), new.next()) {
             (Some(a), Some(b)) if a == b => {}
-            (a, b) => panic!(
-                "{} differs at line {line}:\n  expected {}\n  found    {}\nCACHEMIR_BLESS=1 accepts what was found",
-                path.display(),
-                a.unwrap_or("the end"),
-                b.unwrap_or("the end")
-            ),
+            (None, None) => return Some(format!("{} differs in its line endings", path.display())),
+            (a, b) => {
+                return Some(format!(
+                    "{} differs at line {line}:\n  expected {}\n  found    {}\nCACHEMIR_BLESS=1 accepts what was found",
+                    path.display(),
+                    a.unwrap_or("the end"),
+                    b.unwrap_or("the end")
+                ));
+            }
         }
     }
 }

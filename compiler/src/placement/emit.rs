@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cachemir_ir::ckks::{self, Bootstrap, CiphertextType, CkksGraph, CkksOp, Levels};
 use cachemir_ir::expression::{Integer, Vector};
 use cachemir_ir::graph::{Node, OpId, OriginId, Region, ValueId};
-use cachemir_ir::slots::{Chebyshev, Domain, Layout, SlotGraph, SlotOp, SlotType};
+use cachemir_ir::slots::{Chebyshev, Domain, Fill, Layout, SlotGraph, SlotOp, SlotType};
 
 /// What is decided for one entry point.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -308,20 +308,24 @@ impl Emitter<'_> {
         let refreshed = match lowered[..] {
             [a] => vec![self.push(bootstrap(false, keep, factor, max_abs), vec![a], types[0])?],
             [a, b] => {
-                let complex = |max_abs: f64, ty: SlotType| SlotType {
-                    layout: Layout { domain: Domain::Complex, ..ty.layout },
+                let complex = |layout: Layout, max_abs: f64| SlotType {
+                    layout: Layout { domain: Domain::Complex, ..layout },
                     max_abs,
                 };
-                let packed = complex(max_abs, types[0]);
-                let imaginary = self.push(CkksOp::MultiplyByI, vec![b], complex(max_abs, types[1]))?;
+                // Ahead of the bootstrap nothing is scaled or cleared yet.
+                let (left, right) = (*self.out.ty(a), *self.out.ty(b));
+                let fill = if left.layout.fill == right.layout.fill { left.layout.fill } else { Fill::Junk };
+                let packed = complex(Layout { fill, ..left.layout }, left.max_abs.max(right.max_abs));
+                let imaginary = self.push(CkksOp::MultiplyByI, vec![b], packed)?;
                 let both = self.push(CkksOp::Add, vec![a, imaginary], packed)?;
                 // Halving in the bootstrap makes up for the doubling of z + z̄ and z̄ − z.
-                let halved = complex(max_abs / 2.0, types[0]);
+                let halved = complex(types[0].layout, max_abs / 2.0);
                 let half = self.push(bootstrap(true, keep, factor / 2.0, max_abs / 2.0), vec![both], halved)?;
                 let half = self.at_level(half, to)?;
                 let conjugate = self.push(CkksOp::Conjugate, vec![half], halved)?;
                 let real = self.push(CkksOp::Add, vec![half, conjugate], types[0])?;
-                let difference = self.push(CkksOp::Subtract, vec![conjugate, half], packed)?;
+                let difference = complex(types[0].layout, max_abs);
+                let difference = self.push(CkksOp::Subtract, vec![conjugate, half], difference)?;
                 vec![real, self.push(CkksOp::MultiplyByI, vec![difference], types[1])?]
             }
             _ => unreachable!("the slots verifier allows one or two operands"),

@@ -1,0 +1,99 @@
+//! Linear maps as the rotations, products and sums that ciphertexts take.
+
+use std::convert::Infallible;
+
+use cachemir_ir::expression::Environment;
+use cachemir_ir::graph::ValueId;
+use cachemir_ir::linear::{Diagonal, Linear, SlotAlgebra};
+use cachemir_ir::program::Table;
+use cachemir_ir::slots::SlotOp;
+use cachemir_ir::slots_interpreter::SlotProgram;
+
+use super::calls::written;
+
+/// Most slots of which the numbers of plaintext factors are listed.
+const MOST_SLOTS_LISTED: u32 = 32;
+
+/// All linear maps of a program, for a call.
+pub(super) fn expanded(program: &SlotProgram, environment: &Environment) -> String {
+    let mut out = String::new();
+    for entry in &program.entries {
+        let graph = &entry.graph;
+        graph.for_each_op(|id, _| {
+            let node = graph.node(id);
+            if let SlotOp::Linear(linear) = &node.op {
+                let (slots, tables) = (program.slots, program.tables.as_slice());
+                let mut listing = Listing { linear, slots, tables, environment, out: &mut out, vectors: 0 };
+                listing.all(&node.inputs, &node.results);
+            }
+        });
+    }
+    out
+}
+
+struct Listing<'a> {
+    linear: &'a Linear,
+    slots: u32,
+    tables: &'a [Table],
+    environment: &'a Environment,
+    out: &'a mut String,
+    /// Vectors with a name so far.
+    vectors: usize,
+}
+
+impl Listing<'_> {
+    fn all(&mut self, operands: &[ValueId], results: &[ValueId]) {
+        let operand = operands.first().map_or_else(String::new, ToString::to_string);
+        let Ok(found) = self.linear.apply(self.slots, self.environment, self, &operand);
+        for (result, found) in results.iter().zip(found) {
+            *self.out += &format!("{result} = {found}\n");
+        }
+    }
+
+    /// Names for so many results of an op.
+    fn push(&mut self, results: usize, op: &str) -> Vec<String> {
+        let names: Vec<String> = (self.vectors..).take(results).map(|index| format!("v{index}")).collect();
+        self.vectors += results;
+        *self.out += &format!("{} = {op}\n", names.join(", "));
+        names
+    }
+
+    fn numbers<N: ToString>(&self, values: &[N]) -> String {
+        if self.slots > MOST_SLOTS_LISTED { "…".to_owned() } else { written(values.iter().map(ToString::to_string)) }
+    }
+}
+
+impl SlotAlgebra for Listing<'_> {
+    type Value = String;
+    type Error = Infallible;
+
+    fn rotate(&mut self, a: &String, by: &[i64]) -> Result<Vec<String>, Infallible> {
+        let amounts: Vec<String> = by.iter().map(|by| by.rem_euclid(i64::from(self.slots)).to_string()).collect();
+        Ok(self.push(by.len(), &format!("rotate {a} by {}", amounts.join(", "))))
+    }
+
+    fn add(&mut self, a: &String, b: String) -> Result<String, Infallible> {
+        Ok(self.push(1, &format!("add {a}, {b}")).remove(0))
+    }
+
+    fn weigh(&mut self, terms: &[(&String, Diagonal)]) -> Result<String, Infallible> {
+        let term = |(a, diagonal): &(&String, Diagonal)| {
+            let weights = self.linear.diagonal(self.slots, self.tables, *diagonal);
+            let imaginary = weights.imaginary.map(|values| format!(" + i·{}", self.numbers(&values)));
+            format!("{a} by {}{}", self.numbers(&weights.real), imaginary.unwrap_or_default())
+        };
+        let terms: Vec<String> = terms.iter().map(term).collect();
+        Ok(self.push(1, &format!("sum of products {}", terms.join(", "))).remove(0))
+    }
+
+    fn parts(&mut self, z: String) -> Result<[String; 2], Infallible> {
+        let mut parts = self.push(2, &format!("twice the parts of {z}"));
+        let imaginary = parts.remove(1);
+        Ok([parts.remove(0), imaginary])
+    }
+
+    fn add_bias(&mut self, a: String, output: u32, matrix: u32) -> Result<String, Infallible> {
+        let bias = self.linear.bias(self.slots, self.environment, self.tables, output, matrix);
+        Ok(self.push(1, &format!("add {a}, {}", self.numbers(&bias))).remove(0))
+    }
+}
