@@ -31,6 +31,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rayon::prelude::*;
 
+use crate::cost::price::HOISTED_ROTATION;
 use crate::expression::{Environment, Integer, TableId};
 use crate::program::Table;
 
@@ -147,9 +148,6 @@ fn positions_of(order: &Order) -> Vec<usize> {
     order.entries().into_iter().map(|entry| entry.map_or(NOTHING, |entry| entry as usize)).collect()
 }
 
-/// What a hoisted rotation costs, as a fraction of one of its own.
-const HOISTED: f64 = 0.6;
-
 /// Sizes of an output in groups of slots.
 #[derive(Clone, Copy, Debug)]
 struct Sizes {
@@ -256,7 +254,8 @@ impl Linear {
     /// Number of babies of outputs with so many products, a power of two; the babies serve all of them.
     fn babies(&self, slots: u32, products: u32) -> u32 {
         let sharing = self.outputs.iter().filter(|output| self.sizes(slots, output).products == products).count();
-        let cost = |babies: u32| HOISTED * f64::from(babies - 1) + sharing as f64 * f64::from(products / babies - 1);
+        let cost =
+            |babies: u32| HOISTED_ROTATION * f64::from(babies - 1) + sharing as f64 * f64::from(products / babies - 1);
         let powers = std::iter::successors(Some(1), |k| Some(2 * k)).take_while(|&k| k <= products);
         powers.min_by(|&a, &b| cost(a).total_cmp(&cost(b))).unwrap_or(1)
     }

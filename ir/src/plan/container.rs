@@ -19,7 +19,7 @@ use super::wire;
 use crate::Error;
 
 /// The version of the format that is written, and the only one that is read.
-pub const FORMAT_VERSION: u32 = 10;
+pub const FORMAT_VERSION: u32 = 11;
 
 const FIXED_LENGTH: usize = 64;
 const ALIGNMENT: usize = 64;
