@@ -71,6 +71,9 @@ pub struct CompileOptions {
     pub context: Option<usize>,
     /// Name of the parameter set, one of [`PRESET_NAMES`](cachemir_ir::parameters::PRESET_NAMES).
     pub parameters: String,
+    /// A cost table in JSON, as `cachemir-run bench ops --emit-cost` writes it, by which the plan is packed, placed and
+    /// predicted; the built-in one where absent.
+    pub cost_table: Option<PathBuf>,
     /// Whether the graph alone is compiled, whose weights may be missing: ranges are assumed, and the plan has no weights
     /// and takes no tokens.
     pub shapes_only: bool,
@@ -86,6 +89,7 @@ impl Default for CompileOptions {
             prefix: None,
             context: None,
             parameters: PRESETS[0].name.to_owned(),
+            cost_table: None,
             shapes_only: false,
         }
     }
@@ -103,6 +107,8 @@ pub struct Compilation {
     pub slots: Program<SlotOp, SlotType>,
     /// What the plan is made of.
     pub plan: Plan,
+    /// The prices by which it was packed, placed and predicted.
+    pub costs: CostTable,
 }
 
 /// Compiles the model at `path`, an ONNX file.
@@ -118,6 +124,7 @@ pub fn compile_watched(path: &Path, options: &CompileOptions, observer: &dyn Obs
         let message = "a public prefix and calibration text need a model that has its weights".to_owned();
         return Err(Error::BadOption { option: "--shapes-only", message });
     }
+    let costs = cost_table(options.cost_table.as_deref(), &parameters)?;
     observer.begin(Pass::Import);
     let imported = import::load(
         path,
@@ -140,7 +147,7 @@ pub fn compile_watched(path: &Path, options: &CompileOptions, observer: &dyn Obs
     };
 
     let levels = parameters.levels();
-    let costs = CostTable::built_in(&parameters).for_weights(imported.model.linear_weights());
+    let costs = costs.for_weights(imported.model.linear_weights());
     let options_for = |shape: &Shape| LowerOptions {
         rounding: parameters.rounding_deviation(shape.slots),
         calibration_tokens: calibration::slot_tokens(&imported.model),
@@ -162,9 +169,18 @@ pub fn compile_watched(path: &Path, options: &CompileOptions, observer: &dyn Obs
     let prefill_pays = keep_prefill_that_pays(&mut program, &costs);
     let guard =
         guard::guard(&imported.model, &calibration, &program.logits, program.slots as usize, report.last_stretch())?;
-    let counts = summary::counts(&slots, &program);
-    let plan = plan(path, &imported, options, parameters, program, guard, counts, prefill_pays, report);
-    Ok(Compilation { tensor: imported.model, slots, plan })
+    let counts = summary::counts(&slots, &program, &costs);
+    let plan = plan(path, &imported, options, &costs, parameters, program, guard, counts, prefill_pays, report);
+    Ok(Compilation { tensor: imported.model, slots, plan, costs })
+}
+
+/// The prices in a file, or the built-in ones, for a parameter set.
+fn cost_table(path: Option<&Path>, parameters: &Parameters) -> Result<CostTable, Error> {
+    let Some(path) = path else { return Ok(CostTable::built_in(parameters)) };
+    let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    CostTable::from_json(&String::from_utf8_lossy(&bytes))
+        .and_then(|table| table.for_parameters(parameters))
+        .map_err(|source| Error::CostTable { path: path.to_owned(), source })
 }
 
 /// [`CostTable::prefill_pays`]. A prefill that is nowhere faster than decoding leaves the program, as nothing uses it.
@@ -184,6 +200,7 @@ fn plan(
     path: &Path,
     imported: &ImportedModel,
     options: &CompileOptions,
+    costs: &CostTable,
     parameters: Parameters,
     program: Program<CkksOp, CiphertextType>,
     guard: Guard,
@@ -195,10 +212,11 @@ fn plan(
     let tokenizer = imported.tokenizer.as_ref();
     let embedding = model.weight_named("embed_tokens").map(|weight| weight.values.clone()).unwrap_or_default();
     let middle = i64::from(middle(program.context));
-    let predicted_ns_per_token = CostTable::of_program(&parameters, &program).predict(&program, "decode", middle);
+    let predicted_ns_per_token = costs.predict(&program, "decode", middle);
     let recorded = [
         ("context", program.context.to_string()),
         ("params", options.parameters.clone()),
+        ("cost_table", if options.cost_table.is_some() { "file" } else { "built-in" }.to_owned()),
         (
             "prefix",
             match options.prefix {
@@ -238,6 +256,7 @@ fn plan(
             model_hash: model.content_hash(),
             compiler_version: env!("CARGO_PKG_VERSION").to_owned(),
             options: recorded.into_iter().map(|(key, value)| (key.to_owned(), value)).collect::<BTreeMap<_, _>>(),
+            cost_table: costs.provenance.clone(),
             predicted_ns_per_token,
             notes: imported.notes.iter().cloned().chain(without_weights).collect(),
         },

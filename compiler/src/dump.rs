@@ -6,7 +6,6 @@ use std::path::Path;
 use cachemir_ir::ckks::{CiphertextType, CkksOp};
 use cachemir_ir::cost::CostTable;
 use cachemir_ir::files::{check_writable_folder, replace};
-use cachemir_ir::parameters::Parameters;
 use cachemir_ir::program::Program;
 use cachemir_ir::slots::{SlotOp, SlotType};
 use cachemir_ir::tensor::TensorModel;
@@ -31,15 +30,14 @@ pub fn slots(program: &Program<SlotOp, SlotType>, folder: &Path, as_json: bool) 
     write(folder, "2-slots", as_json, &content)
 }
 
-/// Writes the program of typed ciphertexts.
+/// Writes the program of typed ciphertexts, in JSON with the price of each op.
 pub fn ckks(
     program: &Program<CkksOp, CiphertextType>,
-    parameters: &Parameters,
+    costs: &CostTable,
     folder: &Path,
     as_json: bool,
 ) -> Result<(), Error> {
-    let costs = CostTable::of_program(parameters, program);
-    let content = if as_json { json::dump_ckks(program, &costs) } else { text::print(program) };
+    let content = if as_json { json::dump_ckks(program, costs) } else { text::print(program) };
     write(folder, "3-ckks", as_json, &content)
 }
 

@@ -180,6 +180,14 @@ pub enum Error {
         /// What is wrong with it.
         source: cachemir_ir::Error,
     },
+    /// A cost table that cannot be used.
+    #[error("{}: {source}; `cachemir-run bench ops --threads 1 --emit-cost FILE` writes one", path.display())]
+    CostTable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: cachemir_ir::Error,
+    },
     /// An invariant of one of our stages is broken: a defect of the compiler.
     #[error(transparent)]
     Ir(#[from] cachemir_ir::Error),
@@ -212,6 +220,7 @@ impl Error {
             Self::Write { .. } => "C0502",
             Self::Infeasible { .. } | Self::Imprecise { .. } | Self::Unsettled { .. } => "C0601",
             Self::Plan { .. } => "C0503",
+            Self::CostTable { .. } => "C0504",
             Self::Ir(source) => match source {
                 cachemir_ir::Error::File { action: "read", .. } => "C0501",
                 cachemir_ir::Error::File { .. } => "C0502",

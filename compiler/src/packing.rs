@@ -5,7 +5,7 @@
 //! placed like a whole program.
 
 use cachemir_ir::ckks::Levels;
-use cachemir_ir::cost::CostTable;
+use cachemir_ir::cost::{CostTable, token_ns};
 use cachemir_ir::operations::middle;
 use cachemir_ir::program::EntryKind;
 use rayon::prelude::*;
@@ -50,5 +50,5 @@ fn ns_per_token(sketch: &Sketch, levels: Levels, costs: &CostTable) -> Option<f6
         costs.predict_layers(&placed, kind.name(), position.into()).into_iter().map(of_layer).sum::<f64>()
     };
     let calls: Vec<_> = placed.entries.iter().map(|entry| (entry.kind, call_ns(entry.kind))).collect();
-    Some(placement::token_ns(&calls))
+    Some(token_ns(&calls))
 }

@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use cachemir_ir::cost::CostTable;
+use cachemir_ir::parameters::Parameters;
 use serde_json::Value;
 
 fn model_folder() -> PathBuf {
@@ -112,6 +114,19 @@ fn what_is_wrong_is_said_before_the_work_with_code_and_help() {
     fs::write(folder.path().join("file"), "").unwrap();
     expect(&compile(&["-o", "x.bin", "--dump-dir", "file/below"]), 1, &["C0502", "file/below"]);
     expect(&compile(&["-o", "x.bin", "--context", "100000"]), 2, &["C0401", "--context"]);
+    // A cost table that is none is refused ahead of everything, and nothing is written.
+    let table = |contents: &str| {
+        fs::write(folder.path().join("table.json"), contents).unwrap();
+        compile(&["-o", "x.bin", "--cost-table", "table.json", "--dump-dir", "dumps"])
+    };
+    expect(&table("{"), 1, &["C0504", "table.json", "--emit-cost"]);
+    let built_in = CostTable::built_in(&Parameters::n16()).to_json();
+    expect(&table(&built_in.replace("\"format_version\": 2", "\"format_version\": 1")), 1, &["C0504", "version is 1"]);
+    expect(&table(&built_in.replace("\"n16\"", "\"n99\"")), 1, &["C0504", "`n99`"]);
+    let first = built_in.find("\"ns\": ").unwrap() + 6;
+    expect(&table(&format!("{}-{}", &built_in[..first], &built_in[first..])), 1, &["C0504", "outside"]);
+    expect(&compile(&["-o", "x.bin", "--cost-table", "no-such.json"]), 1, &["C0501", "no-such.json"]);
+    assert!(!folder.path().join("dumps").exists());
     // What is there and no plan is not replaced.
     let others = ["tinystories2l_bounded.bin", "notes.txt", "y.client"];
     for file in others {

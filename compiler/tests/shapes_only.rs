@@ -12,13 +12,10 @@ fn folder() -> PathBuf {
 
 fn options() -> CompileOptions {
     CompileOptions {
-        config: None,
-        tokenizer: None,
-        calibration: None,
-        prefix: None,
         context: Some(64),
         parameters: "insecure-test".to_owned(),
         shapes_only: true,
+        ..CompileOptions::default()
     }
 }
 

@@ -4,6 +4,10 @@
 //! for use, those of EvalMod, those of CoeffsToSlots. The special primes serve key switching only. A bootstrap goes
 //! SlotsToCoeffs first, so its input needs the levels of SlotsToCoeffs and its output keeps those and the ones for use.
 //! Which primes are taken is the engine's business; the sizes here fix levels, security and cost.
+//!
+//! A set also says how its key-switching keys are made ([`KeyGadget`]). The engine's cost model proposed the presets' tables, and
+//! a test there compares; but they stand here as data, so that a price that is measured anew never changes what a stored key
+//! means.
 
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +63,23 @@ pub fn rounding_variance(degree: f64) -> f64 {
     (1.0 + degree * 2.0 / 3.0) / 12.0
 }
 
+/// How the key-switching keys of consecutive levels cut ciphertexts into digits, and by what their products are divided. Levels
+/// of one row share keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyGadget {
+    /// The highest of the levels; they begin above those of the row before.
+    pub up_to_level: u32,
+    /// Consecutive limbs of Q in a digit.
+    pub digit_limbs: u32,
+    /// Primes that keys divide by: the special ones first, then the highest ones of the chain.
+    pub special: u32,
+}
+
+/// A table of gadgets from rows of the highest level, the limbs of a digit and the number of special primes.
+fn key_gadgets<const ROWS: usize>(rows: [[u32; 3]; ROWS]) -> Vec<KeyGadget> {
+    rows.map(|[up_to_level, digit_limbs, special]| KeyGadget { up_to_level, digit_limbs, special }).into()
+}
+
 /// Sizes of a CKKS parameter set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parameters {
@@ -78,8 +99,10 @@ pub struct Parameters {
     pub eval_mod_bits: Vec<u32>,
     /// Bits of the primes that CoeffsToSlots consumes, lowest first.
     pub coeffs_to_slots_bits: Vec<u32>,
-    /// Bits of the special primes; their number is also the number of limbs in a key-switching digit.
+    /// Bits of the special primes.
     pub special_bits: Vec<u32>,
+    /// How keys are made, in ascending order of levels up to the highest of Q.
+    pub gadgets: Vec<KeyGadget>,
     /// Hamming weight of the ephemeral secret of a bootstrap (ePrint 2022/024).
     pub ephemeral_weight: u32,
     /// Whether the set may miss the security table. Its name must then contain [`INSECURE_MARKER`], and not otherwise.
@@ -99,6 +122,18 @@ impl Parameters {
             eval_mod_bits: vec![50; 10],
             coeffs_to_slots_bits: vec![50; 3],
             special_bits: vec![50; 7],
+            gadgets: key_gadgets([
+                [1, 2, 2],
+                [4, 5, 5],
+                [8, 9, 8],
+                [13, 7, 6],
+                [16, 9, 8],
+                [19, 10, 9],
+                [24, 14, 12],
+                [27, 10, 9],
+                [28, 8, 8],
+                [29, 6, 6],
+            ]),
             ephemeral_weight: 32,
             insecure: false,
         }
@@ -117,6 +152,16 @@ impl Parameters {
             eval_mod_bits: vec![44; 10],
             coeffs_to_slots_bits: vec![44; 2],
             special_bits: vec![46; 2],
+            gadgets: key_gadgets([
+                [2, 3, 3],
+                [6, 7, 6],
+                [10, 6, 5],
+                [13, 8, 7],
+                [14, 5, 5],
+                [15, 4, 4],
+                [17, 3, 3],
+                [18, 2, 2],
+            ]),
             ..Self::n16()
         }
     }
@@ -124,7 +169,26 @@ impl Parameters {
     /// [`n16`](Self::n16) with 18 levels for use and 3 special primes, log2 QP = 1711, 128 bits: fewer bootstraps, of which each
     /// takes longer, for keys have more digits.
     pub fn deep() -> Self {
-        Self { name: "deep".to_owned(), use_bits: vec![41; 18], special_bits: vec![50; 3], ..Self::n16() }
+        Self {
+            name: "deep".to_owned(),
+            use_bits: vec![41; 18],
+            special_bits: vec![50; 3],
+            gadgets: key_gadgets([
+                [1, 2, 2],
+                [4, 5, 5],
+                [8, 9, 8],
+                [13, 7, 6],
+                [17, 9, 8],
+                [21, 11, 10],
+                [25, 14, 12],
+                [28, 10, 9],
+                [30, 8, 7],
+                [32, 5, 5],
+                [33, 4, 4],
+                [34, 3, 3],
+            ]),
+            ..Self::n16()
+        }
     }
 
     /// The chain of [`n16`](Self::n16) over N = 2^12: the same plans and code, no security whatsoever.

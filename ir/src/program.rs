@@ -255,11 +255,6 @@ pub struct Program<O, T> {
 }
 
 impl<O, T> Program<O, T> {
-    /// Number of entries of all tables, nearly all of them weights of linear maps.
-    pub fn table_entries(&self) -> u64 {
-        self.tables.iter().filter_map(Table::entries).map(|entries| entries as u64).sum()
-    }
-
     /// The state array of an id.
     pub fn state(&self, id: StateId) -> &State {
         &self.states[id.0 as usize]

@@ -189,21 +189,31 @@ impl<'p> Prepared<'p> {
         self.engine.as_ref().map(|(engine, requirements)| (engine, requirements))
     }
 
+    /// The tokens, and what is asked to come behind them.
+    pub fn conversation(&self) -> &Conversation<'p> {
+        &self.conversation
+    }
+
     /// Bytes of memory that there are. `None` where the system does not say.
     pub fn available_bytes(&self) -> Option<u64> {
         self.available_bytes
     }
 
+    /// Bytes that weights may take which stay encoded between tokens: as asked for, or what is left over, up to 1 GiB.
+    pub fn plaintext_bytes(&self) -> usize {
+        match self.options.plaintext_bytes {
+            Some(bytes) => usize::try_from(bytes).unwrap_or(usize::MAX),
+            None => plaintext_budget_bytes(self.engine().map(|(_, requirements)| requirements), self.available_bytes),
+        }
+    }
+
     /// Makes the keys and opens the session. `progress` is told the bytes of keys made so far and in all, and may end it
     /// with [`Error::Interrupted`].
     pub fn open(self, progress: impl FnMut(u64, u64) -> ControlFlow<()>) -> Result<Session<'p>, Error> {
-        let Self { conversation, options, engine, available_bytes } = self;
+        let budget = self.plaintext_bytes();
+        let Self { conversation, options, engine, .. } = self;
         let plan = &conversation.plans.server;
         let (slots, levels) = (plan.program.slots as usize, plan.levels());
-        let budget = match options.plaintext_bytes {
-            Some(bytes) => usize::try_from(bytes).unwrap_or(usize::MAX),
-            None => plaintext_budget_bytes(engine.as_ref().map(|(_, requirements)| requirements), available_bytes),
-        };
         let build = Build { plans: conversation.plans, budget };
         let clear = Clear::new(slots, levels);
         let mut seed = Zeroizing::default();

@@ -5,6 +5,8 @@ mod common;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use cachemir_ir::cost::CostTable;
+use cachemir_ir::parameters::Parameters;
 use cachemir_ir::program::{Affine, Placement, RangeCheck};
 use cachemir_runtime::generation::Step;
 use cachemir_runtime::{Listener, Plans, Prompt, Session};
@@ -69,6 +71,55 @@ fn both_backends_generate_what_the_model_says() {
             expected.iter().map(|&id| common::WORDS[id]).filter(|word| !word.starts_with('<')).collect();
         assert_eq!(String::from_utf8(plain.stdout).unwrap().split_whitespace().collect::<Vec<_>>(), words);
     }
+}
+
+#[test]
+fn a_run_tells_how_far_it_is_and_compares_with_what_was_predicted() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan =
+        common::write_changed_plan(folder.path(), 16, |plan| plan.prefill_pays = vec![2; plan.prefill_pays.len()]);
+    let arguments = [text(&plan), "--prompt", "one two one two one", "-n", "3", "--json", "--ignore-end"];
+    let output = run(&[&arguments[..], &["--plaintext-memory", "3MiB"]].concat());
+    let stderr = String::from_utf8(output.stderr.clone()).unwrap();
+    // Without a terminal: when keys are there, and at each finished call for the prompt, of at most two tokens here.
+    let lines: Vec<&str> = stderr.lines().filter(|line| line.starts_with("keys") || line.contains(" left")).collect();
+    let beginnings =
+        ["keys ", "prompt: 2 of 6 tokens after ", "prompt: 4 of 6 tokens after ", "prompt: 6 of 6 tokens after "];
+    assert_eq!(lines.len(), beginnings.len(), "{stderr}");
+    assert!(lines.iter().zip(beginnings).all(|(line, beginning)| line.starts_with(beginning)), "{stderr}");
+    let joined = stderr.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(joined.contains("and up to 3.0 MiB of encoded weights"), "{stderr}");
+    assert!(joined.matches("; predicted ").count() == 2 && joined.contains(" times as long"), "{stderr}");
+
+    let events = events(&output);
+    let (start, summary) = (&events[0], events.last().unwrap());
+    assert_eq!(start["plaintext_bytes"], 3 << 20);
+    let number = |field: &str| summary[field].as_f64().unwrap();
+    assert!(number("predicted_seconds_per_token") > 0.0 && number("predicted_prefill_seconds") > 0.0, "{summary}");
+    let ratio = number("seconds_per_token") / number("predicted_seconds_per_token");
+    assert!((number("measured_over_predicted") / ratio - 1.0).abs() < 1e-9, "{summary}");
+
+    // Quiet is quiet, and of a run in the clear nothing is predicted.
+    assert!(run(&[&arguments[..], &["-q"]].concat()).stderr.is_empty());
+    let clear = run(&[&arguments[..], &["--backend", "clear"]].concat());
+    let summary = self::events(&clear).pop().unwrap();
+    assert!(!String::from_utf8(clear.stderr).unwrap().contains("predicted"));
+    for field in ["predicted_seconds_per_token", "measured_over_predicted", "predicted_prefill_seconds"] {
+        assert_eq!(summary[field], Value::Null);
+    }
+}
+
+#[test]
+fn a_measured_cost_table_is_one_that_the_compiler_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("table.json");
+    let sizes = ["--params", "insecure-test", "--log2-slots", "6", "--runs", "1", "--threads", "1"];
+    let output = run(&[&["bench", "ops", "--emit-cost", text(&file)], &sizes[..]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let table = CostTable::from_json(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    let parameters = Parameters::insecure_test();
+    assert_eq!(table.parameters, parameters.name);
+    assert_eq!(table.clone().for_parameters(&parameters).unwrap(), table);
 }
 
 /// The entry points of the calls that are made.

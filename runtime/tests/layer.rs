@@ -23,13 +23,11 @@ fn folder() -> PathBuf {
 
 fn plan(shapes_only: bool) -> Plan {
     let options = CompileOptions {
-        config: None,
-        tokenizer: None,
         calibration: (!shapes_only).then(|| folder().join("calibration.txt")),
-        prefix: None,
         context: Some(64),
         parameters: "insecure-test".to_owned(),
         shapes_only,
+        ..CompileOptions::default()
     };
     compile(folder().join("onnx/optimum/model.onnx"), &options).unwrap().plan
 }

@@ -19,7 +19,7 @@ mod steps;
 mod tests;
 
 use cachemir_ir::ckks::{CiphertextType, CkksGraph, CkksOp, Levels};
-use cachemir_ir::cost::CostTable;
+use cachemir_ir::cost::{CostTable, token_ns};
 use cachemir_ir::graph::OpId;
 use cachemir_ir::program::{Entry, EntryKind, Program, State};
 use cachemir_ir::slots::{SlotOp, SlotType};
@@ -75,15 +75,6 @@ pub(crate) struct Decisions {
     pub(crate) decode_ns: u64,
     /// [`token_ns`] of the calls.
     token_ns: f64,
-}
-
-/// Time of a token in a session of which one half is read, by the fastest entry point, and the other half written, given
-/// that of each entry point's call.
-pub(crate) fn token_ns(calls: &[(EntryKind, f64)]) -> f64 {
-    let written = |&(kind, ns): &(EntryKind, f64)| (kind == EntryKind::Decode).then_some(ns);
-    let read = |&(kind, ns): &(EntryKind, f64)| ns / f64::from(kind.chunk().unwrap_or(1).max(1));
-    let decode = calls.iter().find_map(written).unwrap_or_default();
-    f64::midpoint(decode, calls.iter().map(read).fold(f64::INFINITY, f64::min))
 }
 
 /// A search for the placement of a program.

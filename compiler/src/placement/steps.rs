@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use cachemir_ir::ckks::{CkksGraph, Levels};
-use cachemir_ir::cost::{CostKind, CostTable};
+use cachemir_ir::cost::CostTable;
 use cachemir_ir::expression::Environment;
 use cachemir_ir::graph::{OpId, Region, ValueId};
 use cachemir_ir::operations::middle;
@@ -120,7 +120,7 @@ impl<'a> Prices<'a> {
     /// How the op runs without a bootstrap: as it is emitted alone.
     pub(super) fn run(&self, op: OpId) -> Result<Run, Misfit> {
         if matches!(self.graph.node(op).op, SlotOp::Sum { .. }) {
-            return Ok(Run { depth: 0, ns: self.by_level(|level| self.costs.ns(CostKind::Add, level.into()), op) });
+            return Ok(Run { depth: 0, ns: self.by_level(|level| self.costs.pass_ns(level), op) });
         }
         let top = self.levels.output;
         let alone = self.alone(op, top, false)?;

@@ -1,6 +1,5 @@
 //! A plan as a JSON object that [`SCHEMA`] describes.
 
-use cachemir_ir::cost::CostTable;
 use cachemir_ir::plan::{CallCounts, Plan};
 use cachemir_ir::text::hexadecimal;
 use serde_json::{Value, json};
@@ -12,22 +11,20 @@ pub const SCHEMA: &str = include_str!("cachemir-summary.schema.json");
 pub const SCHEMA_NAME: &str = "cachemir-summary.schema.json";
 
 /// Version of the object's form.
-pub const SCHEMA_VERSION: u32 = 5;
+pub const SCHEMA_VERSION: u32 = 6;
 
 /// The plan as a JSON object.
 pub fn json(plan: &Plan) -> Value {
     let (program, parameters) = (&plan.program, &plan.parameters);
-    let costs = CostTable::of_program(parameters, program);
     let call = |counts: &CallCounts| {
-        let CallCounts { call, operations, masks } = counts;
-        let predicted_ns = costs.predict(program, call.kind.name(), call.position.into());
+        let CallCounts { call, operations, masks, predicted_ns } = counts;
         json!({
             "entry": call.kind.name(),
             "position": call.position,
             "tokens": call.tokens,
             "operations": operations,
             "masks": masks,
-            "predicted_ns": nanoseconds(predicted_ns),
+            "predicted_ns": predicted_ns,
         })
     };
     let caches = program
@@ -57,7 +54,11 @@ pub fn json(plan: &Plan) -> Value {
         "slots": program.slots,
         "context_tokens": program.context,
         "prefix_tokens": program.prefix,
-        "compiler": {"version": plan.provenance.compiler_version, "options": plan.provenance.options},
+        "compiler": {
+            "version": plan.provenance.compiler_version,
+            "options": plan.provenance.options,
+            "cost_table": plan.provenance.cost_table,
+        },
         "calls": plan.counts.iter().map(call).collect::<Vec<_>>(),
         "prefill_pays": plan.prefill_pays,
         "approximations": plan.approximations,
@@ -67,12 +68,7 @@ pub fn json(plan: &Plan) -> Value {
             "conjugation": !plan.keys.conjugation.is_empty(),
             "relinearisation": !plan.keys.relinearisation.is_empty(),
         },
-        "predicted_ns_per_token": nanoseconds(plan.provenance.predicted_ns_per_token),
+        "predicted_ns_per_token": plan.provenance.predicted_ns_per_token.round() as u64,
         "notes": plan.provenance.notes,
     })
-}
-
-/// A whole number of nanoseconds.
-fn nanoseconds(ns: f64) -> u64 {
-    ns.round() as u64
 }

@@ -6,6 +6,7 @@ pub mod table;
 pub(crate) mod tests;
 
 use cachemir_ir::ckks::{CiphertextType, CkksOp};
+use cachemir_ir::cost::CostTable;
 use cachemir_ir::expression::Environment;
 use cachemir_ir::operations::{Operations, typical_calls};
 use cachemir_ir::plan::{CallCounts, MaskCount};
@@ -19,8 +20,13 @@ pub use json::{SCHEMA, SCHEMA_NAME, SCHEMA_VERSION, json};
 /// Why a mask is left that no op of the slots stage names.
 const REFRESH_REASON: &str = "slots to clear where no bootstrap clears them";
 
-/// What typical calls execute, with the reasons why masks are left.
-pub fn counts(slots: &Program<SlotOp, SlotType>, program: &Program<CkksOp, CiphertextType>) -> Vec<CallCounts> {
+/// What typical calls execute and take, with the reasons why masks are left.
+pub fn counts(
+    slots: &Program<SlotOp, SlotType>,
+    program: &Program<CkksOp, CiphertextType>,
+    costs: &CostTable,
+) -> Vec<CallCounts> {
+    let predictions = costs.predictions(program);
     typical_calls(program)
         .into_iter()
         .map(|call| {
@@ -37,7 +43,8 @@ pub fn counts(slots: &Program<SlotOp, SlotType>, program: &Program<CkksOp, Ciphe
             let named: u64 = masks.iter().map(|mask| mask.count).sum();
             masks.push(MaskCount { reason: REFRESH_REASON.to_owned(), count: operations.masks.saturating_sub(named) });
             masks.retain(|mask| mask.count > 0);
-            CallCounts { call, operations, masks }
+            let predicted_ns = predictions.call_ns(call.kind.name(), call.position.into(), call.tokens.into());
+            CallCounts { call, operations, masks, predicted_ns: predicted_ns.round() as u64 }
         })
         .collect()
 }

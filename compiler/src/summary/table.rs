@@ -1,6 +1,5 @@
 //! A plan as tables for people: they fit into 80 columns and use more where there are more. Text breaks between words.
 
-use cachemir_ir::cost::CostTable;
 use cachemir_ir::diagnostics::wrapped;
 use cachemir_ir::operations::{Call, Operations, middle};
 use cachemir_ir::plan::{Approximation, CallCounts, Measure, Plan};
@@ -130,11 +129,7 @@ fn operations(plan: &Plan, columns: usize) -> String {
         };
         table.push(row(&format!("    {reason}"), &count));
     }
-    let costs = CostTable::of_program(&plan.parameters, &plan.program);
-    let predicted = |counts: &CallCounts| {
-        let Call { kind, position, .. } = counts.call;
-        format!("{:.1}", costs.predict(&plan.program, kind.name(), position.into()) / 1e9)
-    };
+    let predicted = |counts: &CallCounts| format!("{:.1}", counts.predicted_ns as f64 / 1e9);
     table.push(row("  predicted seconds on one thread", &predicted));
     let prefill = prefill(plan).map(|line| paragraph(&line, columns));
     rows(&table, columns) + &prefill.unwrap_or_default()
@@ -264,6 +259,7 @@ fn foot(plan: &Plan, columns: usize) -> String {
         plan.provenance.predicted_ns_per_token / 1e9,
         middle(plan.program.context)
     );
+    let prices = format!("times of operations: {}", plan.provenance.cost_table);
     let notes = plan.provenance.notes.iter().map(|note| paragraph(&format!("note: {note}"), columns));
-    paragraph(&text, columns) + &notes.collect::<String>()
+    paragraph(&text, columns) + &paragraph(&prices, columns) + &notes.collect::<String>()
 }

@@ -113,6 +113,14 @@ pub const CODES: &[Code] = &[
         explanation: "The file is not a plan that `cachemirc compile` of this version wrote, or was cut off or altered since.",
     },
     Code {
+        code: "C0504",
+        title: "the file is no cost table",
+        explanation: "The file given with --cost-table is not a table of times as `cachemir-run bench ops --threads 1 --emit-cost FILE` of \
+                      this version writes it: it is cut off or of another version, lacks a kind of op, has a time that is negative or \
+                      longer than a thousand seconds, or was measured with parameters that are not known here. Measure it again, or \
+                      leave the option out: the built-in table then decides.",
+    },
+    Code {
         code: "C0601",
         title: "the program does not fit the parameters",
         explanation: "An op needs more levels than the parameters leave it, wherever bootstraps are put; or values spread over so wide a \

@@ -14,7 +14,7 @@ use crate::expression::Vector;
 use crate::graph::{Definition, Node, OpId, Origin, OriginId, Region, Value, ValueId};
 use crate::manifest::{BootstrapVariant, KeyManifest};
 use crate::operations::{Call, Operations};
-use crate::parameters::Parameters;
+use crate::parameters::{KeyGadget, Parameters};
 use crate::program::{Affine, EmbeddingForm, Entry, EntryKind, Placement, Program, RangeCheck, State, Table};
 use crate::slots::Layout;
 use crate::text::cursor::Cursor;
@@ -64,9 +64,12 @@ fn parameters_to_wire(parameters: &Parameters) -> wire::Parameters {
         eval_mod_bits,
         coeffs_to_slots_bits,
         special_bits,
+        gadgets,
         ephemeral_weight,
         insecure,
     } = parameters.clone();
+    let gadget =
+        |KeyGadget { up_to_level, digit_limbs, special }| wire::KeyGadget { up_to_level, digit_limbs, special };
     wire::Parameters {
         name,
         log2_degree,
@@ -77,6 +80,7 @@ fn parameters_to_wire(parameters: &Parameters) -> wire::Parameters {
         eval_mod_bits,
         coeffs_to_slots_bits,
         special_bits,
+        gadgets: gadgets.into_iter().map(gadget).collect(),
         ephemeral_weight,
         insecure,
     }
@@ -93,9 +97,12 @@ fn parameters_from_wire(parameters: wire::Parameters) -> Parameters {
         eval_mod_bits,
         coeffs_to_slots_bits,
         special_bits,
+        gadgets,
         ephemeral_weight,
         insecure,
     } = parameters;
+    let gadget =
+        |wire::KeyGadget { up_to_level, digit_limbs, special }| KeyGadget { up_to_level, digit_limbs, special };
     Parameters {
         name,
         log2_degree,
@@ -106,6 +113,7 @@ fn parameters_from_wire(parameters: wire::Parameters) -> Parameters {
         eval_mod_bits,
         coeffs_to_slots_bits,
         special_bits,
+        gadgets: gadgets.into_iter().map(gadget).collect(),
         ephemeral_weight,
         insecure,
     }
@@ -401,6 +409,7 @@ fn counts_to_wire(counts: &CallCounts) -> wire::CallCounts {
         polynomials,
         level_drops,
         mask_reasons: counts.masks.iter().map(reason).collect(),
+        predicted_ns: counts.predicted_ns,
     }
 }
 
@@ -417,6 +426,7 @@ fn counts_from_wire(counts: wire::CallCounts) -> CallCounts {
         polynomials,
         level_drops,
         mask_reasons,
+        predicted_ns,
     } = counts;
     let reason = |wire::MaskCount { reason, count }| MaskCount { reason, count };
     CallCounts {
@@ -431,6 +441,7 @@ fn counts_from_wire(counts: wire::CallCounts) -> CallCounts {
             level_drops,
         },
         masks: mask_reasons.into_iter().map(reason).collect(),
+        predicted_ns,
     }
 }
 
@@ -516,6 +527,7 @@ pub(super) fn plan_to_wire(plan: &Plan, blobs: &mut Blobs) -> wire::PlanHeader {
             options: provenance.options.clone(),
             predicted_ns_per_token: provenance.predicted_ns_per_token,
             notes: provenance.notes.clone(),
+            cost_table: provenance.cost_table.clone(),
         }),
         counts: plan.counts.iter().map(counts_to_wire).collect(),
         approximations: plan.approximations.iter().map(approximation_to_wire).collect(),
@@ -536,6 +548,7 @@ pub(super) fn plan_from_wire(header: wire::PlanHeader, blobs: &BlobsRead<'_>) ->
             options: provenance.options,
             predicted_ns_per_token: provenance.predicted_ns_per_token,
             notes: provenance.notes,
+            cost_table: provenance.cost_table,
         },
         counts: header.counts.into_iter().map(counts_from_wire).collect(),
         approximations: header.approximations.into_iter().map(approximation_from_wire).collect::<Result<_, _>>()?,

@@ -90,7 +90,9 @@ pub struct Provenance {
     pub compiler_version: String,
     /// Options that the plan was compiled with, by name.
     pub options: BTreeMap<String, String>,
-    /// Cost of a decode step by the compiler's cost table, in nanoseconds on one thread.
+    /// Where the cost table comes from by which the plan was packed, placed and predicted.
+    pub cost_table: String,
+    /// Cost of a decode step by that table, in nanoseconds on one thread.
     pub predicted_ns_per_token: f64,
     /// Where the plan computes something else than the model's file would, in sentences.
     pub notes: Vec<String>,

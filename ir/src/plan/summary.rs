@@ -13,6 +13,8 @@ pub struct CallCounts {
     pub operations: Operations,
     /// Why masks are left that no other constant carries.
     pub masks: Vec<MaskCount>,
+    /// Time by the compiler's cost table, in nanoseconds on one thread.
+    pub predicted_ns: u64,
 }
 
 /// Products by a mask, left for one reason.

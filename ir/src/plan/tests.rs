@@ -87,11 +87,17 @@ pub(crate) fn example() -> Plan {
                 }),
             },
         },
-        provenance: Provenance { model_hash: [7; 32], predicted_ns_per_token: 1.5e9, ..Provenance::default() },
+        provenance: Provenance {
+            model_hash: [7; 32],
+            predicted_ns_per_token: 1.5e9,
+            cost_table: "a table".into(),
+            ..Provenance::default()
+        },
         counts: vec![CallCounts {
             call: Call { kind: EntryKind::Prefill { chunk: 4 }, position: 8, tokens: 3 },
             operations: Operations { rotations: 1, masks: 2, ..Operations::default() },
             masks: vec![MaskCount { reason: "a reason".into(), count: 2 }],
+            predicted_ns: 7,
         }],
         approximations: vec![Approximation {
             site: "layer 0 silu".into(),

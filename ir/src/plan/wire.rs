@@ -111,6 +111,18 @@ pub(super) struct Parameters {
     pub(super) ephemeral_weight: u32,
     #[prost(bool, tag = "11")]
     pub(super) insecure: bool,
+    #[prost(message, repeated, tag = "12")]
+    pub(super) gadgets: Vec<KeyGadget>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub(super) struct KeyGadget {
+    #[prost(uint32, tag = "1")]
+    pub(super) up_to_level: u32,
+    #[prost(uint32, tag = "2")]
+    pub(super) digit_limbs: u32,
+    #[prost(uint32, tag = "3")]
+    pub(super) special: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -371,6 +383,8 @@ pub(super) struct Provenance {
     pub(super) predicted_ns_per_token: f64,
     #[prost(string, repeated, tag = "5")]
     pub(super) notes: Vec<String>,
+    #[prost(string, tag = "6")]
+    pub(super) cost_table: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -410,6 +424,8 @@ pub(super) struct CallCounts {
     pub(super) level_drops: u64,
     #[prost(message, repeated, tag = "11")]
     pub(super) mask_reasons: Vec<MaskCount>,
+    #[prost(uint64, tag = "12")]
+    pub(super) predicted_ns: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]

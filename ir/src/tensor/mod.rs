@@ -266,7 +266,7 @@ impl TensorModel {
         self.weights.iter().all(|weight| !weight.values.is_empty())
     }
 
-    /// Number of weights of linear layers and the output head.
+    /// Number of weights of linear layers and the output head: those of the program's linear maps, of which each has a table.
     pub fn linear_weights(&self) -> u64 {
         let ops = self.graph.body.ops.iter().map(|&op| self.graph.node(op).op);
         let entries = ops.map(|op| match op {

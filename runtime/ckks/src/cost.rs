@@ -1,5 +1,10 @@
 //! What operations cost: transforms, products, base conversions and bytes of key, from limbs and digits alone.
 //!
+//! By these counts the engine chooses between ways to compute one bootstrap: how its matrices are factored and summed, and
+//! whether real ones are done as complex ones. They decide which keys a plan needs, which a key's role says, but not what a key
+//! means, and no program is priced by them: that is the business of `cachemir_ir::cost`, from measured times. They stand
+//! beside measured times in `cachemir-run bench ops`, and propose gadgets for new parameter sets.
+//!
 //! Counts are in limbs of `N` residues. The unit of time is one number-theoretic transform (NTT) of 2^16 at a 50-bit prime
 //! whose row is in the caches. The weights of the counts were measured with AVX-512 IFMA and seeded keys; they contain the
 //! time that rows take to come from memory.

@@ -4,6 +4,11 @@
 //! lower levels take the highest primes of the chain besides the special ones, which allows larger and therefore fewer
 //! digits: the lower half of a long chain needs two. Levels share a [`Gadget`], and a rotation its
 //! key, as long as the common one is hardly worse than each level's own.
+//!
+//! Which gadgets a parameter set has is part of the set, as data; a cost model proposes them for a new set
+//! ([`Parameters::tuned`](crate::parameters::Parameters::tuned)).
+
+use cachemir_ir::parameters::KeyGadget;
 
 use crate::cost::OperationCosts;
 use crate::parameters::log2_product;
@@ -38,9 +43,37 @@ fn cost(gadget: Gadget, level: usize, degree: usize) -> f64 {
 /// How much dearer than a level's own gadget a shared one may be: by a fraction, or by so many transforms.
 const SHARED_GADGET_EXCESS: (f64, f64) = (0.08, 12.0);
 
-/// The gadget of every level. That of the top level for use is not shared with levels above, and that of the highest level
-/// with none: hardly more than raised ciphertexts live there.
-pub(crate) fn gadgets(degree: usize, primes: &[u64], special_primes: &[u64], use_top: usize) -> Vec<Gadget> {
+/// The gadgets that rows of a parameter set give to levels; the table ends where its rows do, or with the last of `levels`.
+pub(crate) fn by_level(rows: &[KeyGadget], levels: usize) -> Vec<Gadget> {
+    let mut gadgets = Vec::new();
+    for row in rows {
+        let gadget = Gadget { digit_limbs: row.digit_limbs as usize, special: row.special as usize };
+        let end = (row.up_to_level as usize).saturating_add(1).min(levels);
+        gadgets.resize(gadgets.len().max(end), gadget);
+    }
+    gadgets
+}
+
+/// Rows of a parameter set that give each level its gadget.
+pub(crate) fn rows(gadgets: &[Gadget]) -> Vec<KeyGadget> {
+    let mut rows: Vec<KeyGadget> = Vec::new();
+    for (level, gadget) in gadgets.iter().enumerate() {
+        let row = KeyGadget {
+            up_to_level: level as u32,
+            digit_limbs: gadget.digit_limbs as u32,
+            special: gadget.special as u32,
+        };
+        match rows.last_mut() {
+            Some(last) if (last.digit_limbs, last.special) == (row.digit_limbs, row.special) => *last = row,
+            _ => rows.push(row),
+        }
+    }
+    rows
+}
+
+/// The gadget that the cost model proposes for every level. That of the top level for use is not shared with levels above, and
+/// that of the highest level with none: hardly more than raised ciphertexts live there.
+pub(crate) fn proposed(degree: usize, primes: &[u64], special_primes: &[u64], use_top: usize) -> Vec<Gadget> {
     let cost = |gadget, level| cost(gadget, level, degree);
     let best: Vec<Gadget> = (0..primes.len()).map(|level| best_gadget(primes, special_primes, level, cost)).collect();
     let mut gadgets = best.clone();
@@ -72,8 +105,31 @@ fn best_gadget(primes: &[u64], special_primes: &[u64], level: usize, cost: impl 
 mod tests {
     use std::collections::BTreeSet;
 
+    use cachemir_ir::parameters::PRESETS;
+
     use super::*;
     use crate::parameters::Parameters;
+
+    #[test]
+    fn presets_have_the_gadgets_that_the_cost_model_proposes() {
+        for preset in PRESETS {
+            let literal = (preset.parameters)();
+            let proposed = Parameters::tuned(literal.clone()).unwrap().literal().gadgets.clone();
+            let table: Vec<_> = proposed.iter().map(|row| [row.up_to_level, row.digit_limbs, row.special]).collect();
+            // A new table changes what keys mean: stored keys of the set are refused from then on.
+            assert_eq!(literal.gadgets, proposed, "{}: the cost model proposes {table:?}", preset.name);
+        }
+    }
+
+    #[test]
+    fn rows_are_read_up_to_the_top() {
+        let row = |up_to_level, digit_limbs, special| KeyGadget { up_to_level, digit_limbs, special };
+        let gadgets = by_level(&[row(1, 2, 2), row(1, 9, 9), row(99, 3, 1)], 4);
+        let expected = [(2, 2), (2, 2), (3, 1), (3, 1)].map(|(digit_limbs, special)| Gadget { digit_limbs, special });
+        assert_eq!(gadgets, expected);
+        assert_eq!(rows(&gadgets), [row(1, 2, 2), row(3, 3, 1)]);
+        assert!(by_level(&[], 4).is_empty());
+    }
 
     #[test]
     fn digits_grow_where_the_chain_has_primes_to_spare() {

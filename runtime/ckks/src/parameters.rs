@@ -25,10 +25,10 @@ use std::ops::Range;
 use cachemir_hal::primes::is_prime;
 
 use crate::error::CkksError;
-use crate::gadget::{Gadget, gadgets};
+use crate::gadget::{self, Gadget};
 use crate::security::ephemeral_security_bits;
 
-/// What a person writes and a plan carries: names and sizes, nothing checked yet.
+/// What a person writes and a plan carries: names, sizes and gadgets, nothing checked yet.
 pub use cachemir_ir::parameters::Parameters as ParametersLiteral;
 pub use cachemir_ir::parameters::{INSECURE_MARKER, PRESET_NAMES};
 
@@ -87,6 +87,16 @@ pub enum ParameterError {
         /// log2 of the product of the special primes, or for prime 0 of the first of them.
         special_bits: f64,
     },
+    /// The set says of a level nothing that keys could be made by.
+    #[error("parameters `{name}`: {}", gadget_problem(*level, *gadget))]
+    Gadget {
+        /// Name of the literal.
+        name: String,
+        /// The level.
+        level: usize,
+        /// What the set says of it.
+        gadget: Option<Gadget>,
+    },
     /// The ephemeral secret is not known to be safe.
     #[error(
         "parameters `{name}`: an ephemeral secret of weight {weight} modulo 2^{log2_modulus:.1} at N = 2^{log2_degree} {}",
@@ -118,6 +128,17 @@ pub enum ParameterError {
         /// log2 of the scale asked for.
         log2_target: u32,
     },
+}
+
+/// What is wrong with a level's gadget.
+fn gadget_problem(level: usize, gadget: Option<Gadget>) -> String {
+    match gadget {
+        None => format!("nothing is said of how keys for level {level} are made"),
+        Some(Gadget { digit_limbs, special }) => format!(
+            "keys for level {level} cannot have digits of {digit_limbs} limbs and divide by {special} primes: a digit may be \
+             twice as large as their product, and no limb of a ciphertext may be among them"
+        ),
+    }
 }
 
 /// How an ephemeral secret misses 128 bits.
@@ -164,6 +185,27 @@ pub struct Parameters {
 impl Parameters {
     /// Checks the literal and generates its primes, always the same ones for the same literal.
     pub fn new(literal: ParametersLiteral) -> Result<Self, ParameterError> {
+        let mut set = Self::without_gadgets(literal)?;
+        set.gadgets = gadget::by_level(&set.literal.gadgets, set.primes.len());
+        for level in 0..set.primes.len() {
+            let gadget = set.gadgets.get(level).copied();
+            if !gadget.is_some_and(|gadget| set.serves(gadget, level)) {
+                return Err(ParameterError::Gadget { name: set.literal.name, level, gadget });
+            }
+        }
+        Ok(set)
+    }
+
+    /// A new set, with the gadgets that the cost model proposes in place of those of the literal.
+    pub fn tuned(literal: ParametersLiteral) -> Result<Self, ParameterError> {
+        let Self { literal, primes, special_primes, .. } = Self::without_gadgets(literal)?;
+        let use_top = literal.levels().output as usize;
+        let proposed = gadget::proposed(1 << literal.log2_degree, &primes, &special_primes, use_top);
+        Self::new(ParametersLiteral { gadgets: gadget::rows(&proposed), ..literal })
+    }
+
+    /// Primes and scales, with no gadget yet.
+    fn without_gadgets(literal: ParametersLiteral) -> Result<Self, ParameterError> {
         let name = literal.name.clone();
         literal.validate()?;
         check_ranges(&literal)?;
@@ -218,8 +260,7 @@ impl Parameters {
             }
         }
         let log2_qp = log2_product(&primes) + special_bits;
-        let gadgets = gadgets(1 << literal.log2_degree, &primes, &special_primes, use_top);
-        Ok(Self { literal, primes, special_primes, canonical_scales, gadgets, log2_qp })
+        Ok(Self { literal, primes, special_primes, canonical_scales, gadgets: Vec::new(), log2_qp })
     }
 
     /// The validated preset called `name`.
@@ -278,6 +319,16 @@ impl Parameters {
             return wrong("primes that a key divides by", gadget.special, "at least one, none of the ciphertext's");
         }
         Ok(())
+    }
+
+    /// Whether keys of this gadget serve ciphertexts at `level`: P shares no prime with q_0 ⋯ q_level, and no digit is more than
+    /// twice as large, beyond which the noise of a key switch grows.
+    fn serves(&self, gadget: Gadget, level: usize) -> bool {
+        self.check_gadget(level, gadget).is_ok() && {
+            let log2_special: f64 = self.special_moduli(gadget.special).map(|prime| (prime as f64).log2()).sum();
+            let digits = self.primes[..=level].chunks(gadget.digit_limbs);
+            digits.map(log2_product).all(|log2_digit| log2_digit <= log2_special + 1.0)
+        }
     }
 
     /// How ModRaise's results, all limbs of which come from q_0, are cut: into one digit, for which one special prime is
@@ -358,8 +409,8 @@ impl Parameters {
         self.literal.ephemeral_weight as usize
     }
 
-    /// A 64-bit fingerprint (FNV-1a) of the degree, primes and secret distributions. It tells sets apart by accident,
-    /// not against an adversary.
+    /// A 64-bit fingerprint (FNV-1a) of what stored objects depend on: degree, primes, secret distributions, and the gadgets
+    /// that keys are made by. It tells sets apart by accident, not against an adversary.
     pub fn fingerprint(&self) -> u64 {
         let words = [u64::from(self.literal.log2_degree), u64::from(self.literal.log2_scale)]
             .into_iter()
@@ -370,7 +421,8 @@ impl Parameters {
                 self.use_top_level() as u64,
             ])
             .chain(self.primes.iter().copied())
-            .chain(self.special_primes.iter().copied());
+            .chain(self.special_primes.iter().copied())
+            .chain(self.gadgets.iter().flat_map(|gadget| [gadget.digit_limbs as u64, gadget.special as u64]));
         words
             .flat_map(u64::to_le_bytes)
             .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
@@ -454,6 +506,8 @@ impl PrimePool<'_> {
 
 #[cfg(test)]
 mod tests {
+    use cachemir_ir::parameters::KeyGadget;
+
     use super::*;
 
     #[test]
@@ -502,6 +556,36 @@ mod tests {
             Parameters::preset("n16").unwrap().fingerprint(),
             Parameters::preset("insecure-test").unwrap().fingerprint()
         );
+    }
+
+    #[test]
+    fn other_gadgets_are_another_set_and_impossible_ones_are_none() {
+        let preset = Parameters::preset("insecure-test").unwrap();
+        let with = |change: &dyn Fn(&mut Vec<KeyGadget>)| {
+            let mut literal = preset.literal().clone();
+            change(&mut literal.gadgets);
+            Parameters::new(literal)
+        };
+        let finer = with(&|rows| rows[9].digit_limbs = 5).unwrap();
+        assert_eq!(finer.primes(), preset.primes());
+        assert_ne!(finer.fingerprint(), preset.fingerprint());
+        // A row more that says the same changes nothing that is stored.
+        let split = with(&|rows| rows.insert(1, KeyGadget { up_to_level: 3, ..rows[1] })).unwrap();
+        assert_eq!(split.fingerprint(), preset.fingerprint());
+        let refused: [(usize, &dyn Fn(&mut Vec<KeyGadget>)); 5] = [
+            (0, &|rows| rows.clear()),
+            (29, &|rows| rows.truncate(9)),
+            (29, &|rows| rows[9].digit_limbs = 7),
+            // One of the ciphertext's own primes would be among the special ones.
+            (29, &|rows| rows[9].special = 8),
+            (2, &|rows| rows[1].digit_limbs = 0),
+        ];
+        for (expected, change) in refused {
+            match with(change) {
+                Err(ParameterError::Gadget { level, .. }) => assert_eq!(level, expected),
+                other => panic!("{other:?}"),
+            }
+        }
     }
 
     #[test]

@@ -98,6 +98,10 @@ pub(crate) struct CompileArguments {
     /// Parameter set
     #[arg(long, value_name = "NAME", default_value = PRESETS[0].name, value_parser = presets())]
     pub(crate) params: String,
+    /// Times of ops, as `cachemir-run bench ops --threads 1 --emit-cost FILE` writes them, to place and predict by [default: the
+    /// built-in table]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cost_table: Option<PathBuf>,
     /// Stages to dump; all by default
     #[arg(long, value_enum, value_delimiter = ',', requires = "dump_dir", value_name = "STAGES")]
     pub(crate) emit: Vec<Stage>,

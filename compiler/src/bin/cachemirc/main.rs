@@ -63,6 +63,7 @@ fn compile(arguments: &CompileArguments, quiet: bool) -> Result<(), Error> {
         prefix: public_prefix(arguments)?,
         context: arguments.context,
         parameters: arguments.params.clone(),
+        cost_table: arguments.cost_table.clone(),
         shapes_only: arguments.shapes_only,
     };
     let progress = Progress::new(quiet);
@@ -130,7 +131,7 @@ fn dump_stages(compilation: &Compilation, arguments: &CompileArguments, folder: 
         dump::slots(&compilation.slots, folder, json)?;
     }
     if wanted(Stage::Ckks) {
-        dump::ckks(&compilation.plan.program, &compilation.plan.parameters, folder, json)?;
+        dump::ckks(&compilation.plan.program, &compilation.costs, folder, json)?;
     }
     Ok(())
 }

@@ -41,10 +41,10 @@ impl Arguments {
     pub(crate) fn json(&self) -> bool {
         match &self.command {
             None => self.generate.json,
-            Some(Command::Bench(Bench::Plan(options))) => options.json,
-            Some(Command::Bench(Bench::Layer(options))) => options.json,
+            Some(Command::Bench(Bench::Plan(options))) => options.common.json,
+            Some(Command::Bench(Bench::Layer(options))) => options.common.json,
             Some(Command::Bench(Bench::Ops(options))) => options.json,
-            Some(Command::Eval(options)) => options.json,
+            Some(Command::Eval(options)) => options.common.json,
             Some(Command::Doctor(options)) => options.json,
             Some(Command::Explain { .. } | Command::Completions { .. } | Command::Man { .. }) => false,
         }
@@ -54,10 +54,10 @@ impl Arguments {
     pub(crate) fn threads(&self) -> Option<usize> {
         match &self.command {
             None => self.generate.threads,
-            Some(Command::Bench(Bench::Plan(options))) => options.threads,
-            Some(Command::Bench(Bench::Layer(options))) => options.threads,
+            Some(Command::Bench(Bench::Plan(options))) => options.common.threads,
+            Some(Command::Bench(Bench::Layer(options))) => options.common.threads,
             Some(Command::Bench(Bench::Ops(options))) => options.threads,
-            Some(Command::Eval(options)) => options.threads,
+            Some(Command::Eval(options)) => options.common.threads,
             Some(Command::Doctor(_) | Command::Explain { .. } | Command::Completions { .. } | Command::Man { .. }) => {
                 None
             }
@@ -247,6 +247,20 @@ impl SamplingOptions {
     }
 }
 
+/// What every measurement of a plan can be told.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct CommonOptions {
+    /// How evaluation keys are kept; `seeded` by default where the processor expands seeds as fast as it reads memory.
+    #[arg(long, value_enum)]
+    pub(crate) keys: Option<KeyStorage>,
+    /// One JSON object on stdout.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Number of threads; all cores by default.
+    #[arg(long, value_parser = parse_threads)]
+    pub(crate) threads: Option<usize>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct BenchPlan {
     /// The plan to measure.
@@ -260,19 +274,12 @@ pub(crate) struct BenchPlan {
     /// How to execute.
     #[arg(long, value_enum, default_value_t = Backend::Cpu)]
     pub(crate) backend: Backend,
-    /// How evaluation keys are kept; `seeded` by default where the processor expands seeds as fast as it reads memory.
-    #[arg(long, value_enum)]
-    pub(crate) keys: Option<KeyStorage>,
     /// Memory for weights that stay encoded between tokens, such as 6GiB; the others are encoded at each use [default: what
     /// there is, up to 1GiB]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub(crate) plaintext_memory: Option<u64>,
-    /// One JSON object on stdout.
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// Number of threads; all cores by default.
-    #[arg(long, value_parser = parse_threads)]
-    pub(crate) threads: Option<usize>,
+    #[command(flatten)]
+    pub(crate) common: CommonOptions,
 }
 
 #[derive(Debug, Args)]
@@ -288,15 +295,8 @@ pub(crate) struct BenchLayer {
     /// Decides random weights, inputs and caches.
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
-    /// How evaluation keys are kept; `seeded` by default where the processor expands seeds as fast as it reads memory.
-    #[arg(long, value_enum)]
-    pub(crate) keys: Option<KeyStorage>,
-    /// One JSON object on stdout.
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// Number of threads; all cores by default.
-    #[arg(long, value_parser = parse_threads)]
-    pub(crate) threads: Option<usize>,
+    #[command(flatten)]
+    pub(crate) common: CommonOptions,
 }
 
 #[derive(Debug, Args)]
@@ -351,15 +351,8 @@ pub(crate) struct Evaluate {
     /// How to execute; encrypted, every token of the text takes as long as one of an answer.
     #[arg(long, value_enum, default_value_t = Backend::Clear)]
     pub(crate) backend: Backend,
-    /// How evaluation keys are kept; `seeded` by default where the processor expands seeds as fast as it reads memory.
-    #[arg(long, value_enum)]
-    pub(crate) keys: Option<KeyStorage>,
-    /// One JSON object on stdout.
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// Number of threads; all cores by default.
-    #[arg(long, value_parser = parse_threads)]
-    pub(crate) threads: Option<usize>,
+    #[command(flatten)]
+    pub(crate) common: CommonOptions,
 }
 
 #[derive(Debug, Args)]

@@ -1,8 +1,8 @@
-//! Predicted times: the built-in cost table, carried over to this machine by the time of one transform.
+//! Predictions and counts of calls, and the time of one transform, by which a cost table is carried over to this machine.
 
 use cachemir_ckks::{CkksError, Ring};
 use cachemir_hal::Backend;
-use cachemir_ir::cost::{CostTable, for_each_execution};
+use cachemir_ir::cost::Predictions;
 use cachemir_ir::operations::{Call, Operations};
 use cachemir_ir::program::EntryKind;
 use cachemir_runtime::Error;
@@ -10,12 +10,6 @@ use cachemir_runtime::executor::CkksProgram;
 use cachemir_runtime::generation::Step;
 
 use crate::timing::once_ns;
-
-/// Share of the work that threads divide among them, as measured on two cores.
-const PARALLEL_SHARE: f64 = 0.8;
-
-/// Time that a pair of limbs of a key takes to make, in transforms; most of it goes into random residues.
-const TRANSFORMS_OF_A_KEY_LIMB: f64 = 64.0;
 
 /// Shortest of many times of one forward transform by the engine's kernels on one thread, in nanoseconds.
 pub(crate) fn transform_ns<B: Backend>(ring: &Ring<B>) -> Result<f64, Error> {
@@ -33,25 +27,15 @@ pub(crate) fn transform_ns<B: Backend>(ring: &Ring<B>) -> Result<f64, Error> {
     Ok(shortest)
 }
 
-/// How much faster several threads are than one, by Amdahl's law.
-pub(crate) fn speedup(threads: usize) -> f64 {
-    1.0 / (1.0 - PARALLEL_SHARE + PARALLEL_SHARE / threads.max(1) as f64)
-}
-
-/// Predicted time of making keys of so many bytes, in nanoseconds on one thread.
-pub(crate) fn keys_ns(key_bytes: u64, degree: usize, transform_ns: f64) -> f64 {
-    key_bytes as f64 / (degree * size_of::<u64>()) as f64 / 2.0 * TRANSFORMS_OF_A_KEY_LIMB * transform_ns
-}
-
 /// Predicted time of calls, in nanoseconds on one thread.
-pub(crate) fn steps_ns(table: &CostTable, program: &CkksProgram, steps: &[Step]) -> f64 {
-    let mut total = 0.0;
-    for step in steps {
-        for_each_execution(program, step.entry, step.position as i64, step.count as i64, &mut |graph, op, _| {
-            total += table.node_ns(graph, op, program.slots);
-        });
-    }
-    total
+pub(crate) fn steps_ns(predictions: &Predictions<'_>, steps: &[Step]) -> f64 {
+    steps.iter().map(|step| predictions.call_ns(step.entry, step.position as i64, step.count as i64)).sum()
+}
+
+/// Mean time that is predicted of decode steps at these positions, in nanoseconds on one thread; `None` for none.
+pub(crate) fn decode_ns(predictions: &Predictions<'_>, positions: &[usize]) -> Option<f64> {
+    let total: f64 = positions.iter().map(|&position| predictions.call_ns("decode", position as i64, 1)).sum();
+    (!positions.is_empty()).then(|| total / positions.len() as f64)
 }
 
 /// Numbers of operations in a call.

@@ -134,12 +134,12 @@ pub(crate) fn run(options: &Evaluate, interrupt: &AtomicBool) -> Result<(), Erro
     let exact = model.as_ref().map(Interpreter::new).transpose()?;
     let backend = if options.noise { cachemir_runtime::Backend::Noisy { seed: NOISE } } else { options.backend.into() };
     let session_options =
-        SessionOptions { backend, keys: options.keys.map(UniformHalves::from), ..SessionOptions::default() };
+        SessionOptions { backend, keys: options.common.keys.map(UniformHalves::from), ..SessionOptions::default() };
     let begun = plans.client.prefix.len();
     let expected: Vec<_> = parts.iter().flat_map(|part| steps(begun, part.len() - 1, None)).collect();
     let (mut session, surroundings) = opening::open(conversation, session_options, &expected, false, interrupt)?;
-    let screen_options = ScreenOptions { json: false, show_tokens: false, expected_ns: surroundings.expected_ns };
-    let mut screen = Screen::new(screen_options, &surroundings.costs, plans.client.slots, interrupt, None);
+    let mut screen =
+        Screen::new(surroundings.screen(false, false), &surroundings.costs, plans.client.slots, interrupt, None);
     let found = measure(&mut session, &parts, exact, &mut screen);
     screen.finish()?;
     let found = found?;
@@ -167,7 +167,7 @@ fn show(
     let parameters = &plans.server.parameters;
     let of_text: usize = parts.iter().map(|part| part.len() - plans.client.prefix.len() - 1).sum();
     let measured = found.scores.count();
-    if options.json {
+    if options.common.json {
         let mut object = found.scores.json();
         let about = json!({"event": "eval", "backend": representation, "encrypted": encrypted,
             "security_bits": encrypted.then(|| parameters.security_bits()).flatten(), "parameters": parameters.name,

@@ -19,8 +19,8 @@ use serde_json::{Value, json};
 
 use crate::arguments::{Backend, Generate};
 use crate::estimate;
-use crate::opening::{self, NOTHING_ENCRYPTED, Surroundings, security};
-use crate::output::{self, Screen, ScreenOptions};
+use crate::opening::{self, Compared, NOTHING_ENCRYPTED, Surroundings, beside, security};
+use crate::output::{self, Screen};
 
 /// Generates text for the command line's options.
 pub(crate) fn run(options: &Generate, interrupt: &AtomicBool) -> Result<(), Error> {
@@ -53,8 +53,13 @@ pub(crate) fn run(options: &Generate, interrupt: &AtomicBool) -> Result<(), Erro
 
     let create = |path: &PathBuf| File::create(path).map_err(|source| Error::Unwritable { path: path.clone(), source });
     let logits = options.logits.as_ref().map(create).transpose()?;
-    let screen_options = ScreenOptions { json: options.json, show_tokens: true, expected_ns: surroundings.expected_ns };
-    let mut screen = Screen::new(screen_options, &surroundings.costs, plans.client.slots, interrupt, logits);
+    let mut screen = Screen::new(
+        surroundings.screen(options.json, true),
+        &surroundings.costs,
+        plans.client.slots,
+        interrupt,
+        logits,
+    );
     let request = GenerateOptions { max_tokens: options.count, sampling, stop_at_end: !options.ignore_end };
     let made = session.generate(&request, &mut screen);
     screen.finish()?;
@@ -121,6 +126,8 @@ pub(crate) fn summary(
             "precision_bits_mean": layer.precision_bits_mean})
     };
     let encrypted = surroundings.ntt_ns.is_some();
+    let token = surroundings.token(&plan.program, generation);
+    let prefill = surroundings.prefill(&plan.program, generation);
     let counted = [positions[0], positions[positions.len() - 1]];
     json!({
         "event": "summary",
@@ -130,7 +137,10 @@ pub(crate) fn summary(
         "backend": backend,
         "parameters": plan.parameters.name,
         "seconds_per_token": generation.seconds_per_token(),
+        "predicted_seconds_per_token": token.map(|token| token.predicted),
+        "measured_over_predicted": token.map(Compared::ratio),
         "prefill_seconds": generation.prefill.as_secs_f64(),
+        "predicted_prefill_seconds": prefill.map(|prefill| prefill.predicted),
         "keys_seconds": surroundings.keys_seconds,
         "key_bytes": surroundings.requirements.map(|requirements| requirements.key_bytes),
         "bootstraps_per_token": counts.bootstraps,
@@ -175,10 +185,13 @@ fn report(
     }
     rows.push(("generated", generated(generation)));
     if generation.generated > 0 {
-        rows.push(("first", format!("after {}", output::seconds(generation.prefill.as_secs_f64()))));
+        let program = &plans.server.program;
+        let first = output::seconds(generation.prefill.as_secs_f64());
+        rows.push(("first", format!("after {first}{}", beside(surroundings.prefill(program, generation)))));
         if let Some(seconds) = generation.seconds_per_token() {
             let ratio = surroundings.ntt_ns.map_or(String::new(), |ntt| format!(" = {:.0} NTTs", seconds * 1e9 / ntt));
-            rows.push(("further", format!("{seconds:.2} s a token{ratio}")));
+            let text = format!("{seconds:.2} s a token{ratio}{}", beside(surroundings.token(program, generation)));
+            rows.push(("further", text));
         }
         rows.push(("operations", operations(&summary)));
     }

@@ -5,16 +5,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use cachemir_hal::Backend as _;
-use cachemir_ir::cost::CostTable;
+use cachemir_ir::cost::{CostTable, keys_ns, speedup};
 use cachemir_ir::text::counted;
+use cachemir_runtime::executor::CkksProgram;
 use cachemir_runtime::generation::Step;
 use cachemir_runtime::session::{Conversation, Prepared};
 use cachemir_runtime::setup::Requirements;
-use cachemir_runtime::{Backend, Error, Plans, Session, SessionOptions, memory};
+use cachemir_runtime::{Backend, Error, Generation, Plans, Session, SessionOptions, memory};
 use serde_json::json;
 
 use crate::estimate;
-use crate::output;
+use crate::output::{self, ScreenOptions};
 use crate::timing;
 
 /// What is known of an execution before it begins.
@@ -27,6 +28,61 @@ pub(crate) struct Surroundings {
     pub(crate) requirements: Option<Requirements>,
     /// Predicted time of the expected calls, in nanoseconds on one thread.
     pub(crate) expected_ns: f64,
+    /// The calls among them that take the prompt in.
+    pub(crate) prompt: Vec<Step>,
+}
+
+/// A time that was measured, and what was predicted of it on this machine and its threads, in seconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Compared {
+    pub(crate) measured: f64,
+    pub(crate) predicted: f64,
+}
+
+impl Compared {
+    /// How many times as long it took as predicted.
+    pub(crate) fn ratio(self) -> f64 {
+        self.measured / self.predicted.max(f64::MIN_POSITIVE)
+    }
+}
+
+/// What is said behind a measured time of what was predicted: `; predicted 14.1 s, took 1.05 times as long`.
+pub(crate) fn beside(compared: Option<Compared>) -> String {
+    compared.map_or(String::new(), |compared| {
+        let (predicted, ratio) = (output::seconds(compared.predicted), compared.ratio());
+        format!("; predicted {predicted}, took {ratio:.2} times as long")
+    })
+}
+
+impl Surroundings {
+    /// What a screen shows of this execution: JSON events in place of text, and tokens or not.
+    pub(crate) fn screen(&self, json: bool, show_tokens: bool) -> ScreenOptions {
+        let end = self.prompt.last().map(|step| step.position + step.count);
+        // What is predicted is encrypted execution.
+        let prompt_end = end.filter(|_| self.ntt_ns.is_some());
+        ScreenOptions { json, show_tokens, expected_ns: self.expected_ns, prompt_end }
+    }
+
+    /// The mean time of decode steps, and what is predicted of steps at the same positions; `None` before the first, and in
+    /// the clear, of which nothing is predicted.
+    pub(crate) fn token(&self, program: &CkksProgram, generation: &Generation) -> Option<Compared> {
+        self.ntt_ns?;
+        let ns = estimate::decode_ns(&self.costs.predictions(program), &generation.decode_positions)?;
+        Some(Compared { measured: generation.seconds_per_token()?, predicted: on_this_machine(ns) })
+    }
+
+    /// The time of a whole prompt, as [`token`](Self::token).
+    pub(crate) fn prefill(&self, program: &CkksProgram, generation: &Generation) -> Option<Compared> {
+        self.ntt_ns?;
+        let ns = estimate::steps_ns(&self.costs.predictions(program), &self.prompt);
+        let measured = generation.prefill.as_secs_f64();
+        (generation.generated > 0).then(|| Compared { measured, predicted: on_this_machine(ns) })
+    }
+}
+
+/// Seconds on all threads of what takes so many nanoseconds on one.
+fn on_this_machine(ns: f64) -> f64 {
+    ns / 1e9 / speedup(rayon::current_num_threads())
 }
 
 /// Opens a session, says what it takes, and makes its keys. `steps` are the calls to expect, with `json` events go to
@@ -79,7 +135,8 @@ fn announce(
 ) -> Result<Surroundings, Error> {
     let plan = &plans.server;
     let costs = CostTable::of_program(&plan.parameters, &plan.program);
-    let expected_ns = |costs: &CostTable| estimate::steps_ns(costs, &plan.program, steps);
+    let expected_ns = |costs: &CostTable| estimate::steps_ns(&costs.predictions(&plan.program), steps);
+    let prompt = prepared.conversation().steps(1);
     let Some((engine, requirements)) = prepared.engine() else {
         let noise = if matches!(options.backend, Backend::Noisy { .. }) {
             ", with the noise that encryption would add"
@@ -94,7 +151,8 @@ fn announce(
             output::line(&event)?;
         }
         let expected_ns = expected_ns(&costs);
-        return Ok(Surroundings { costs, ntt_ns: None, keys_seconds: None, requirements: None, expected_ns });
+        let (ntt_ns, keys_seconds, requirements) = (None, None, None);
+        return Ok(Surroundings { costs, ntt_ns, keys_seconds, requirements, expected_ns, prompt });
     };
     let ring = engine.ring();
     let degree = ring.degree();
@@ -104,11 +162,10 @@ fn announce(
     })?;
     let costs = costs.carried_over(estimate::transform_ns(ring)?);
     let expected_ns = expected_ns(&costs);
-    let keys_ns = estimate::keys_ns(requirements.key_bytes, degree, costs.transform_ns);
-    let available = prepared.available_bytes();
+    let keys_ns = keys_ns(requirements.key_bytes, degree, costs.transform_ns);
+    let (available, plaintext_bytes) = (prepared.available_bytes(), prepared.plaintext_bytes());
     let threads = rayon::current_num_threads();
-    let speedup = estimate::speedup(threads);
-    let estimated_seconds = (keys_ns + expected_ns) / 1e9 / speedup;
+    let estimated_seconds = on_this_machine(keys_ns + expected_ns);
     let size = memory::format_bytes;
     let memory_text = available.map_or(String::new(), |available| format!(" of {} available", size(available)));
     let Requirements { key_bytes, matrix_bytes, state_bytes, working_bytes } = *requirements;
@@ -119,20 +176,21 @@ fn announce(
         (
             "memory",
             format!(
-                "{} keys + {} matrices + {} caches + {} working = {}{memory_text}",
+                "{} keys + {} matrices + {} caches + {} working = {}{memory_text}, and up to {} of encoded weights",
                 size(key_bytes),
                 size(matrix_bytes),
                 size(state_bytes),
                 size(working_bytes),
-                size(requirements.total_bytes())
+                size(requirements.total_bytes()),
+                size(plaintext_bytes as u64)
             ),
         ),
         (
             "estimated",
             format!(
                 "{} for the keys, {} for the text",
-                output::seconds(keys_ns / 1e9 / speedup),
-                output::seconds(expected_ns / 1e9 / speedup)
+                output::seconds(on_this_machine(keys_ns)),
+                output::seconds(on_this_machine(expected_ns))
             ),
         ),
     ]);
@@ -142,10 +200,11 @@ fn announce(
             "security_bits": plan.parameters.security_bits(), "slots": plan.program.slots,
             "context": plan.program.context, "threads": threads, "ntt_ns": ntt_ns,
             "key_bytes": requirements.key_bytes, "needed_bytes": requirements.total_bytes(),
-            "available_bytes": available, "estimated_seconds": estimated_seconds,
+            "plaintext_bytes": plaintext_bytes, "available_bytes": available, "estimated_seconds": estimated_seconds,
         }))?;
     }
-    Ok(Surroundings { costs, ntt_ns: Some(ntt_ns), keys_seconds: None, requirements: Some(*requirements), expected_ns })
+    let (ntt_ns, keys_seconds, requirements) = (Some(ntt_ns), None, Some(*requirements));
+    Ok(Surroundings { costs, ntt_ns, keys_seconds, requirements, expected_ns, prompt })
 }
 
 /// What reports say of an execution in the clear instead of its security.

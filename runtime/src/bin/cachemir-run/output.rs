@@ -107,6 +107,8 @@ enum Progress {
     Bar(ProgressBar),
     /// The text streams to the same terminal: the status is drawn on the line below it.
     Below { begin: Instant, drawn: Instant },
+    /// No terminal, but a log perhaps: a line for each finished call that takes a part of the prompt in.
+    Lines { begin: Instant, prompt_end: usize },
     /// Nobody watches.
     Silent,
 }
@@ -133,6 +135,8 @@ pub(crate) struct ScreenOptions {
     pub(crate) show_tokens: bool,
     /// Predicted time of the whole run, in nanoseconds on one thread.
     pub(crate) expected_ns: f64,
+    /// Where the prompt ends whose progress is shown in lines where there is no terminal.
+    pub(crate) prompt_end: Option<usize>,
 }
 
 /// Resolution of the bar.
@@ -146,11 +150,12 @@ impl<'a> Screen<'a> {
         interrupt: &'a AtomicBool,
         logits: Option<File>,
     ) -> Self {
-        let ScreenOptions { json, show_tokens, expected_ns } = options;
-        let progress = if io::stderr().is_terminal() && !quiet() {
-            Progress::Bar(bar(TICKS as u64, "prompt", false))
-        } else {
-            Progress::Silent
+        let ScreenOptions { json, show_tokens, expected_ns, prompt_end } = options;
+        let progress = match prompt_end {
+            _ if quiet() => Progress::Silent,
+            _ if io::stderr().is_terminal() => Progress::Bar(bar(TICKS as u64, "prompt", false)),
+            Some(prompt_end) => Progress::Lines { begin: Instant::now(), prompt_end },
+            None => Progress::Silent,
         };
         Self {
             json,
@@ -187,23 +192,49 @@ impl<'a> Screen<'a> {
         match &self.progress {
             Progress::Bar(bar) => bar.finish_and_clear(),
             Progress::Below { .. } => below(""),
-            Progress::Silent => {}
+            Progress::Lines { .. } | Progress::Silent => {}
+        }
+    }
+
+    /// How much of what is expected is done, by predicted time.
+    fn done(&self) -> f64 {
+        (self.meter.done_ns / self.expected_ns).min(1.0)
+    }
+
+    /// Says that a call for the prompt has ended, if the last one was one and is not said yet.
+    fn prompt_step_ended(&self) {
+        if let (Progress::Lines { begin, prompt_end }, Some(Step { position, count, .. }), 0) =
+            (&self.progress, self.step, self.tokens)
+        {
+            let elapsed = begin.elapsed().as_secs_f64();
+            note(&format!(
+                "prompt: {} of {} after {}, about {} left",
+                position + count,
+                counted(*prompt_end, "token"),
+                seconds(elapsed),
+                seconds(time_left(elapsed, self.done()))
+            ));
         }
     }
 
     fn update(&mut self) {
-        let done = (self.meter.done_ns / self.expected_ns).min(1.0);
+        let done = self.done();
         match &mut self.progress {
             Progress::Bar(bar) => bar.set_position((done * TICKS) as u64),
             Progress::Below { begin, drawn } if drawn.elapsed() > Duration::from_millis(200) => {
                 *drawn = Instant::now();
-                let left = begin.elapsed().as_secs_f64() * (1.0 - done) / done.max(1e-6);
+                let left = time_left(begin.elapsed().as_secs_f64(), done);
                 let filled = (done * 30.0) as usize;
                 below(&format!("[{:<30}] {:3.0} %, {} left", "=".repeat(filled), 100.0 * done, seconds(left)));
             }
-            Progress::Below { .. } | Progress::Silent => {}
+            Progress::Below { .. } | Progress::Lines { .. } | Progress::Silent => {}
         }
     }
+}
+
+/// Seconds until the end where a part, which took so many seconds, is done.
+fn time_left(elapsed: f64, done: f64) -> f64 {
+    elapsed * (1.0 - done) / done.max(1e-6)
 }
 
 /// Draws a status on the line below the cursor, which stays where it is. Makes room for the line first.
@@ -224,11 +255,13 @@ impl Listener for Screen<'_> {
     }
 
     fn step(&mut self, step: Step) {
+        self.prompt_step_ended();
         self.step = Some(step);
         self.update();
     }
 
     fn logits(&mut self, logits: &[f64]) {
+        self.prompt_step_ended();
         let Some((file, failure)) = &mut self.logits else { return };
         let position = self.step.map_or(0, |step| step.position + step.count - 1);
         let object = json!({"position": position, "logits": logits});

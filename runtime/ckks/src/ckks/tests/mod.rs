@@ -25,7 +25,7 @@ use crate::rlwe::secret::SecretKey;
 
 /// A short chain over N = 2^10: levels 0 to 9, of which 2 to 6 are for use; three special primes.
 pub(crate) fn small_parameters() -> Parameters {
-    Parameters::new(ParametersLiteral {
+    Parameters::tuned(ParametersLiteral {
         name: format!("{INSECURE_MARKER}-small"),
         log2_degree: 10,
         slots_to_coeffs_bits: vec![41],

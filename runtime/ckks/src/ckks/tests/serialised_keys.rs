@@ -319,12 +319,22 @@ fn refusals_say_what_is_wrong() {
     assert!(problem(Ciphertext::from_bytes(ring, &samples.key)).contains("kind 3 (switching key)"));
     assert!(problem(Key::from_bytes(ring, b"CMCK")).contains("before byte 6"));
 
-    let other = Ring::<CpuBackend>::new(small_parameters()).unwrap().with_uniform_halves(UniformHalves::Stored);
-    for refused in [
-        Keys::from_bytes(&other, keys).err(),
-        Key::from_bytes(&other, &samples.key).err(),
-        Public::from_bytes(&other, &samples.public).err(),
-    ] {
+    let other = |literal| {
+        Ring::<CpuBackend>::new(Parameters::new(literal).unwrap()).unwrap().with_uniform_halves(UniformHalves::Stored)
+    };
+    // The same primes, but keys of lower levels are made in another way.
+    let mut finer = ring.parameters().literal().clone();
+    finer.gadgets[0].digit_limbs -= 1;
+    let (larger, finer) = (other(small_parameters().literal().clone()), other(finer));
+    assert_eq!(finer.parameters().primes(), ring.parameters().primes());
+    let of = |other| {
+        [
+            Keys::from_bytes(other, keys).err(),
+            Key::from_bytes(other, &samples.key).err(),
+            Public::from_bytes(other, &samples.public).err(),
+        ]
+    };
+    for refused in of(&larger).into_iter().chain(of(&finer)) {
         assert!(matches!(refused, Some(CkksError::Format { problem, .. }) if problem.contains("made for parameters")));
     }
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use cachemir_ckks::UniformHalves;
-use cachemir_ir::cost::CostTable;
+use cachemir_ir::cost::{CostTable, speedup};
 use cachemir_ir::layer::Part;
 use cachemir_ir::text::counted;
 use cachemir_runtime::client::{SecretCipher, Texts};
@@ -29,13 +29,13 @@ pub(crate) fn layer(options: &BenchLayer, interrupt: &AtomicBool) -> Result<(), 
     let exact = workload.exact()?;
 
     let keys = workload.keys();
-    let halves = options.keys.map(UniformHalves::from);
+    let halves = options.common.keys.map(UniformHalves::from);
     let available = memory::available_bytes();
     let (engine, requirements) = Engine::fitting(&plan.parameters, &keys, program, halves, available)?;
     let costs =
         CostTable::of_program(&plan.parameters, &plan.program).carried_over(estimate::transform_ns(engine.ring())?);
     let threads = rayon::current_num_threads();
-    let speedup = estimate::speedup(threads);
+    let speedup = speedup(threads);
     let predicted_ns = workload.predicted_ns(&costs);
     announce(&plans, &workload, &requirements, predicted_ns / 1e9 / speedup);
 
@@ -56,7 +56,7 @@ pub(crate) fn layer(options: &BenchLayer, interrupt: &AtomicBool) -> Result<(), 
     let total = measured.total();
     let token = measured.extrapolated(&plan.program, workload.position, &costs);
     let predicted_seconds = token.predicted_seconds / speedup;
-    if options.json {
+    if options.common.json {
         let parts = measured.parts();
         let part = |(part, row): (&Part, &Row)| {
             let mut object = numbers(row, speedup);

@@ -8,8 +8,8 @@ use cachemir_runtime::{Error, GenerateOptions, Plans, Prompt, Sampling, SessionO
 
 use crate::arguments::{Backend, BenchPlan};
 use crate::generate::{operations, secured, summary};
-use crate::opening;
-use crate::output::{self, Screen, ScreenOptions};
+use crate::opening::{self, beside};
+use crate::output::{self, Screen};
 
 /// Text of which the benchmark's prompts are made.
 pub(super) const TEXT: &str =
@@ -37,13 +37,13 @@ pub(crate) fn plan(options: &BenchPlan, interrupt: &AtomicBool) -> Result<(), Er
     let session_options = SessionOptions {
         backend: options.backend.into(),
         check: false,
-        keys: options.keys.map(UniformHalves::from),
+        keys: options.common.keys.map(UniformHalves::from),
         plaintext_bytes: options.plaintext_memory,
     };
     let (mut session, surroundings) = opening::open(conversation, session_options, &expected, false, interrupt)?;
     // Nobody reads the text.
-    let screen_options = ScreenOptions { json: false, show_tokens: false, expected_ns: surroundings.expected_ns };
-    let mut screen = Screen::new(screen_options, &surroundings.costs, plans.client.slots, interrupt, None);
+    let mut screen =
+        Screen::new(surroundings.screen(false, false), &surroundings.costs, plans.client.slots, interrupt, None);
     let request = GenerateOptions { max_tokens: options.count, sampling: Sampling::default(), stop_at_end: false };
     let made = session.generate(&request, &mut screen);
     screen.finish()?;
@@ -61,16 +61,24 @@ pub(crate) fn plan(options: &BenchPlan, interrupt: &AtomicBool) -> Result<(), Er
         fields.remove("text");
         fields.remove("token_ids");
     }
-    if options.json {
+    if options.common.json {
         return output::line(&object);
     }
     let ratio = |seconds: f64| in_ntts(seconds).map_or(String::new(), |ntts| format!(" = {ntts:.0} NTTs"));
+    let program = &plans.server.program;
     let mut rows = vec![(
         "prefill",
-        format!("{} for {}{}", output::seconds(prefill), counted(options.prompt_tokens, "token"), ratio(prefill)),
+        format!(
+            "{} for {}{}{}",
+            output::seconds(prefill),
+            counted(options.prompt_tokens, "token"),
+            ratio(prefill),
+            beside(surroundings.prefill(program, &generation))
+        ),
     )];
     if let Some(seconds) = generation.seconds_per_token() {
-        rows.push(("further", format!("{} a token{}", output::seconds(seconds), ratio(seconds))));
+        let predicted = beside(surroundings.token(program, &generation));
+        rows.push(("further", format!("{} a token{}{predicted}", output::seconds(seconds), ratio(seconds))));
     }
     rows.push(("operations", operations(&object)));
     if let Some(peak) = memory::peak_resident_bytes() {
