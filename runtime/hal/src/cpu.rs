@@ -267,7 +267,8 @@ impl CpuBackend {
         self.check(operation, limbs, &[])?;
         let degree = coefficients.len();
         let repetition = check::repetition(operation, self.0.tables.degree, degree)?;
-        let transforms = self.subring(degree);
+        let subring = (repetition > 1).then(|| self.subring(degree));
+        let transforms = subring.as_deref().unwrap_or(&self.0.transforms);
         let mut result = CpuBuffer::repeated(&self.0.tables.pool, 1, limbs.len(), degree, repetition)?;
         let rows = result.words_mut().par_chunks_mut(degree).enumerate();
         rows.with_min_len(WORDS_PER_TASK.div_ceil(degree)).for_each(|(j, row)| {

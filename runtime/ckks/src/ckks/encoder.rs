@@ -159,18 +159,12 @@ impl<B: Backend> Encoder<B> {
     fn reduce(&self, integers: &IntegerPolynomial, level: usize, limbs: &[usize]) -> Result<B::Buffer, CkksError> {
         self.check_size(integers, level)?;
         let backend = self.ring.backend();
-        if integers.gap >= SHORTEST_RUN {
-            return Ok(match &integers.coefficients {
-                IntegerCoefficients::Narrow(integers) => backend.lift_repeated(integers, limbs)?,
-                IntegerCoefficients::Wide(integers) => backend.lift_repeated_wide(integers, limbs)?,
-            });
-        }
-        let mut buffer = match &integers.coefficients {
-            IntegerCoefficients::Narrow(narrow) => backend.lift_signed(&spread(narrow, integers.gap), limbs)?,
-            IntegerCoefficients::Wide(wide) => backend.lift_signed_wide(&spread(wide, integers.gap), limbs)?,
-        };
-        backend.forward_ntt(&mut buffer, limbs)?;
-        Ok(buffer)
+        // Short runs of equal words are not worth their bookkeeping.
+        let gap = if integers.gap >= SHORTEST_RUN { 1 } else { integers.gap };
+        Ok(match &integers.coefficients {
+            IntegerCoefficients::Narrow(narrow) => backend.lift_repeated(&spread(narrow, gap), limbs)?,
+            IntegerCoefficients::Wide(wide) => backend.lift_repeated_wide(&spread(wide, gap), limbs)?,
+        })
     }
 
     /// The plaintext of an integer polynomial made with `scale` and read as `slots` slots.
