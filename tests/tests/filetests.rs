@@ -7,8 +7,9 @@ use cachemir_ir::ckks::CkksOp;
 use cachemir_ir::parameters::Parameters;
 use cachemir_ir::slots::SlotOp;
 use cachemir_ir::slots_interpreter;
-use cachemir_ir::text::{hash_of, parse, print_with_problems};
+use cachemir_ir::text::{parse, print_with_problems};
 use cachemir_ir::verify;
+use cachemir_ir::weights::Weights;
 use cachemir_tests::{ClearSession, assert_golden};
 
 fn folder() -> PathBuf {
@@ -20,8 +21,9 @@ fn text_of(name: &str) -> String {
 }
 
 /// The tables that files may name by hash: 0, 1, …, n-1 for any n up to 64.
-fn find(hash: &[u8; 32]) -> Option<Vec<f32>> {
-    (1..=64_u8).map(|length| (0..length).map(f32::from).collect()).find(|values: &Vec<f32>| hash_of(values) == *hash)
+fn find(hash: &[u8; 32]) -> Option<Weights> {
+    let tables = (1..=64_u8).map(|length| (0..length).map(f32::from).collect::<Vec<f32>>());
+    tables.map(Weights::from).find(|weights| weights.hash() == *hash)
 }
 
 /// The file's own comments, which stand at its top; those of the verifier start with `; error: `.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use cachemir_ir::graph::OpId;
-use cachemir_ir::linear::{Diagonal, Linear, SlotAlgebra, Weights};
+use cachemir_ir::linear::{Diagonal, Factor, Linear, Matrices, SlotAlgebra};
 use rayon::prelude::*;
 
 use super::plaintexts::Part;
@@ -16,17 +16,20 @@ pub(super) struct Running<'c, 'a, 'p, A: Algebra> {
     pub(super) call: &'c Call<'a, 'p, A>,
     pub(super) op: OpId,
     pub(super) linear: &'a Linear,
+    /// The matrices of the output that is being computed, from the first of its diagonals on that is not kept encoded.
+    pub(super) matrices: Option<Matrices>,
 }
 
-impl<A: Algebra> Running<'_, '_, '_, A> {
-    fn algebra(&self) -> &A {
+impl<'c, A: Algebra> Running<'c, '_, '_, A> {
+    fn algebra(&self) -> &'c A {
         &self.call.executor.algebra
     }
 
     /// Encoded diagonals of one output for an operand of this level.
-    fn diagonals(&self, wanted: &[Diagonal], level: u32) -> Result<Vec<Arc<A::Plaintext>>, Error> {
-        let (algebra, program) = (self.algebra(), self.call.executor.program);
-        let encode = |weights: Weights| {
+    fn diagonals(&mut self, wanted: &[Diagonal], level: u32) -> Result<Vec<Arc<A::Plaintext>>, Error> {
+        let (call, linear, matrices) = (self.call, self.linear, &mut self.matrices);
+        let (algebra, program) = (&call.executor.algebra, call.executor.program);
+        let encode = |weights: Factor| {
             let wide = |part: Vec<f32>| part.into_iter().map(f64::from).collect::<Vec<_>>();
             match weights.imaginary {
                 None => algebra.encode_factor(&wide(weights.real), level),
@@ -34,13 +37,18 @@ impl<A: Algebra> Running<'_, '_, '_, A> {
             }
         };
         let parts: Vec<Part> = wanted.iter().copied().map(Part::Diagonal).collect();
-        self.call.kept(
+        call.kept(
             self.op,
             &parts,
             |_| false,
             |missing| {
                 let wanted: Vec<Diagonal> = missing.iter().map(|&place| wanted[place]).collect();
-                let weights = self.linear.diagonals(program.slots, &program.tables, &wanted);
+                let output = wanted.first().map_or(0, |diagonal| diagonal.output);
+                let matrices = match matrices.take().filter(|known| known.output() == output) {
+                    Some(known) => matrices.insert(known),
+                    None => matrices.insert(linear.load(output, &program.tables)?),
+                };
+                let weights = linear.diagonals(program.slots, matrices, &wanted);
                 weights.into_par_iter().map(encode).collect()
             },
         )
@@ -99,7 +107,7 @@ impl<A: Algebra> SlotAlgebra for Running<'_, '_, '_, A> {
             self.linear.vectors.mentions(variable) || landing.as_ref().is_some_and(|landing| landing.mentions(variable))
         };
         let plain = self.call.kept_one(self.op, Part::Bias { output, matrix }, mentions, || {
-            let bias = self.linear.bias(program.slots, &self.call.environment, &program.tables, output, matrix);
+            let bias = self.linear.bias(program.slots, &self.call.environment, &program.tables, output, matrix)?;
             let (level, product) = algebra.level(&a);
             algebra.encode_summand(&bias, level, product)
         })?;

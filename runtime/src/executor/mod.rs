@@ -381,7 +381,8 @@ impl<'a, A: Algebra> Call<'a, '_, A> {
         let operand = node.inputs.first().ok_or_else(|| Error::execution("an operand is missing"))?;
         let x = self.value(*operand)?;
         let slots = self.executor.program.slots;
-        let results = linear.apply(slots, &self.environment, &mut Running { call: self, op, linear }, &*x)?;
+        let running = &mut Running { call: self, op, linear, matrices: None };
+        let results = linear.apply(slots, &self.environment, running, &*x)?;
         let site = Site { graph: self.graph, op, environment: &self.environment };
         self.observer.after(site, &results.iter().collect::<Vec<_>>())?;
         for (&value, result) in node.results.iter().zip(results) {
