@@ -210,7 +210,7 @@ fn plan(
 ) -> Plan {
     let model = &imported.model;
     let tokenizer = imported.tokenizer.as_ref();
-    let embedding = model.weight_named("embed_tokens").map(|weight| weight.values.clone()).unwrap_or_default();
+    let embedding = model.weight_named("embed_tokens").and_then(|weight| weight.weights.clone());
     let middle = i64::from(middle(program.context));
     let predicted_ns_per_token = costs.predict(&program, "decode", middle);
     let recorded = [

@@ -224,6 +224,7 @@ impl Error {
             Self::Ir(source) => match source {
                 cachemir_ir::Error::File { action: "read", .. } => "C0501",
                 cachemir_ir::Error::File { .. } => "C0502",
+                cachemir_ir::Error::WeightsUnreadable { .. } | cachemir_ir::Error::WeightsChanged { .. } => "C0106",
                 _ => "C0901",
             },
         }

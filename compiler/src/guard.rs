@@ -18,10 +18,12 @@
 //!
 //! L reveals the inner products of d rows of A, which logits reveal as well.
 
+use std::sync::Arc;
+
 use cachemir_ir::graph::{Definition, ValueId};
 use cachemir_ir::plan::{Guard, NormCheck, Others};
 use cachemir_ir::program::Placement;
-use cachemir_ir::tensor::{Range, TensorModel, TensorOp, WeightId, read};
+use cachemir_ir::tensor::{Range, TensorModel, TensorOp, Weight, read};
 use nalgebra::DMatrix;
 use rayon::prelude::*;
 
@@ -69,16 +71,20 @@ pub fn guard(
     if !model.has_values() {
         return Ok(Guard { zeros: zeros(logits, slots), ..Guard::of_logits(f64::MIN, f64::MAX) });
     }
-    let head = Head::of(model);
+    let head = Head::of(model)?;
     let mut norm = head.as_ref().and_then(|head| norm_check(model, head));
-    let embedding = model.weight_named("embed_tokens").map_or(&[][..], |weight| &weight.values);
-    let seen = Seen::collect(model, calibration, norm.as_ref(), embedding)?;
+    let embedding = match (&head, model.weight_named("embed_tokens")) {
+        (Some(head), _) if head.tied => Arc::clone(&head.weights),
+        (_, Some(embedding)) => embedding.load()?,
+        (_, None) => Arc::default(),
+    };
+    let seen = Seen::collect(model, calibration, norm.as_ref(), &embedding)?;
     if let Some(norm) = &mut norm {
         norm.length = [(seen.length.min - LENGTH_MARGIN).max(0.0), seen.length.max + LENGTH_MARGIN];
         norm.deviation = DEVIATION.max(8.0 * seen.deviation);
     }
     let Range { min, max } = seen.logits.widened(LOGIT_MARGIN);
-    let bounds = match head.map(|head| head.limit(model)) {
+    let bounds = match head.map(|head| head.limit()) {
         Some(limit) => {
             let most = limit * (1.0 + LENGTH_MARGIN);
             Guard { noise_gain: stretch * limit, ..Guard::of_logits(min.max(-most), max.min(most)) }
@@ -90,15 +96,22 @@ pub fn guard(
 
 /// The output head and the factors of the norm before it.
 struct Head {
-    weight: WeightId,
-    factors: WeightId,
+    weights: Arc<[f32]>,
+    factors: Arc<[f32]>,
     /// Whether the head's weights are the embedding's.
     tied: bool,
 }
 
 impl Head {
     /// `None` where the logits do not come from a norm.
-    fn of(model: &TensorModel) -> Option<Self> {
+    fn of(model: &TensorModel) -> Result<Option<Self>, Error> {
+        let Some((weight, factors)) = Self::weights_of(model) else { return Ok(None) };
+        let tied = model.weight_named("embed_tokens").is_some_and(|table| table.hash == weight.hash);
+        Ok(Some(Self { weights: weight.load()?, factors: factors.load()?, tied }))
+    }
+
+    /// The head's weights, and the norm's.
+    fn weights_of(model: &TensorModel) -> Option<(&Weight, &Weight)> {
         let op = |value: ValueId| match model.graph.values[value.index()].definition {
             Definition::Result(op, _) => Some(model.graph.node(op)),
             Definition::Input(_) => None,
@@ -106,26 +119,27 @@ impl Head {
         let last = op(*model.graph.body.yields.first()?)?;
         let TensorOp::LmHead { weight } = last.op else { return None };
         let TensorOp::RmsNorm { weight: factors, .. } = op(*last.inputs.first()?)?.op else { return None };
-        let tied = model.weight_named("embed_tokens").is_some_and(|table| table.hash == model.weight(weight).hash);
-        Some(Self { weight, factors, tied })
+        Some((model.weight(weight), model.weight(factors)))
     }
 
     /// Row `token` of A.
-    fn row<'m>(&self, model: &'m TensorModel, token: usize) -> impl Iterator<Item = f64> + 'm {
-        let (row, factors) = (model.weight(self.weight).row(token), &model.weight(self.factors).values);
-        row.iter().zip(factors).map(|(&entry, &factor)| f64::from(entry) * f64::from(factor))
+    fn row(&self, token: usize) -> impl Iterator<Item = f64> {
+        let row = &self.weights[token * self.factors.len()..];
+        row.iter().zip(&*self.factors).map(|(&entry, &factor)| f64::from(entry) * f64::from(factor))
     }
 
     /// √d times the largest length of a row of A.
-    fn limit(&self, model: &TensorModel) -> f64 {
-        let lengths = (0..model.hyperparameters.vocabulary).map(|token| self.row(model, token).map(|a| a * a).sum());
-        (lengths.fold(0.0, f64::max) * model.hyperparameters.hidden as f64).sqrt()
+    fn limit(&self) -> f64 {
+        let width = self.factors.len();
+        let tokens = 0..self.weights.len() / width.max(1);
+        let lengths = tokens.map(|token| self.row(token).map(|a| a * a).sum());
+        (lengths.fold(0.0, f64::max) * width as f64).sqrt()
     }
 
     /// Rows of A as columns of a matrix.
-    fn columns(&self, model: &TensorModel, tokens: &[usize]) -> DMatrix<f64> {
-        let entries = tokens.iter().flat_map(|&token| self.row(model, token));
-        DMatrix::from_iterator(model.hyperparameters.hidden, tokens.len(), entries)
+    fn columns(&self, tokens: &[usize]) -> DMatrix<f64> {
+        let entries = tokens.iter().flat_map(|&token| self.row(token));
+        DMatrix::from_iterator(self.factors.len(), tokens.len(), entries)
     }
 }
 
@@ -144,7 +158,7 @@ fn norm_check(model: &TensorModel, head: &Head) -> Option<NormCheck> {
     }
     let [most, least] = ROWS_A_PIVOT;
     let candidates = spread(vocabulary, (WORK / width.pow(2)).clamp(least * width, most * width));
-    let factored = head.columns(model, &candidates).col_piv_qr();
+    let factored = head.columns(&candidates).col_piv_qr();
     // The permutation is applied to the candidates' numbers as it was to the columns.
     let mut order = DMatrix::from_iterator(1, candidates.len(), candidates.iter().copied());
     factored.p().permute_columns(&mut order);
@@ -157,14 +171,13 @@ fn norm_check(model: &TensorModel, head: &Head) -> Option<NormCheck> {
     let chosen: Vec<usize> = order.iter().copied().take(width).collect();
     let further: Vec<usize> =
         spread(vocabulary, 3 * width).into_iter().filter(|token| !chosen.contains(token)).take(2 * width).collect();
-    let rows = head.columns(model, &further).transpose() * &turn;
+    let rows = head.columns(&further).transpose() * &turn;
     let inverse = lower.clone().try_inverse()?;
     let spread_of_errors = (&rows * &inverse).row_iter().map(|row| 1.0 + row.norm_squared()).fold(1.0, f64::max);
     let single = |matrix: &DMatrix<f64>| matrix.transpose().iter().map(|&entry| entry as f32).collect();
     let others = if head.tied {
-        let factors = &model.weight(head.factors).values;
         let mut turned = turn;
-        for (mut row, &factor) in turned.row_iter_mut().zip(factors) {
+        for (mut row, &factor) in turned.row_iter_mut().zip(&*head.factors) {
             row *= f64::from(factor);
         }
         Others::Embedding(single(&turned))

@@ -71,6 +71,38 @@ pub enum Error {
     /// A plan with intact bytes and contents that make no sense.
     #[error("the plan is unusable: {0}")]
     Plan(String),
+    /// Stored weights that cannot be read.
+    #[error(
+        "cannot read the weights of `{name}` from {} at {offset}: {source}; put the file back whose bytes there have the hash \
+         {hash}, or compile the model again", path.display()
+    )]
+    WeightsUnreadable {
+        /// The table.
+        name: String,
+        /// The file.
+        path: PathBuf,
+        /// Where they begin, in bytes.
+        offset: u64,
+        /// BLAKE3 hash of the bytes that belong there, in hexadecimal.
+        hash: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// Stored weights that are not those that they were when the model was compiled.
+    #[error(
+        "the weights of `{name}` in {place} were changed: their hash is {found} and should be {expected}; put the file \
+         back that has them, or compile the model again"
+    )]
+    WeightsChanged {
+        /// The table.
+        name: String,
+        /// File and offset.
+        place: String,
+        /// BLAKE3 hash of what belongs there, in hexadecimal.
+        expected: String,
+        /// BLAKE3 hash of what is there, in hexadecimal.
+        found: String,
+    },
     /// A file that cannot be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
     File {
@@ -102,6 +134,8 @@ impl Error {
             Self::PlanLength { .. } => "plan-length",
             Self::PlanAltered { .. } => "plan-altered",
             Self::Plan(_) => "plan-contents",
+            Self::WeightsUnreadable { .. } => "weights-unreadable",
+            Self::WeightsChanged { .. } => "weights-changed",
             Self::File { .. } => "plan-file",
         }
     }

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::ops;
 
 use crate::Error;
+use crate::program::Table;
 
 /// An integer known to the server when it runs an entry point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -373,22 +374,12 @@ impl Vector {
         }
     }
 
-    /// The values in slots `0..slots`; `tables[id]` holds the entries of table `id`.
-    pub fn evaluate(
-        &self,
-        environment: &Environment,
-        slots: usize,
-        tables: &[impl AsRef<[f32]>],
-    ) -> Result<Vec<f64>, Error> {
+    /// The values in slots `0..slots`; `tables[id]` is table `id`.
+    pub fn evaluate(&self, environment: &Environment, slots: usize, tables: &[Table]) -> Result<Vec<f64>, Error> {
         self.evaluate_active(environment, &vec![true; slots], tables)
     }
 
-    fn evaluate_active(
-        &self,
-        environment: &Environment,
-        active: &[bool],
-        tables: &[impl AsRef<[f32]>],
-    ) -> Result<Vec<f64>, Error> {
+    fn evaluate_active(&self, environment: &Environment, active: &[bool], tables: &[Table]) -> Result<Vec<f64>, Error> {
         let slots = active.len();
         let binary = |a: &Self, b: &Self, combine: fn(f64, f64) -> f64| -> Result<Vec<f64>, Error> {
             let left = a.evaluate_active(environment, active, tables)?;
@@ -401,7 +392,7 @@ impl Vector {
                 let table = tables
                     .get(id.0 as usize)
                     .ok_or_else(|| Error::Execution(format!("there is no table {}", id.0)))?
-                    .as_ref();
+                    .values()?;
                 let lookup = |(slot, (&on, index)): (usize, (&bool, i64))| match usize::try_from(index) {
                     _ if !on => Ok(0.0),
                     Ok(position) if position < table.len() => Ok(f64::from(table[position])),

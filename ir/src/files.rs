@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// The folder that a path names a file in.
-fn folder_of(path: &Path) -> &Path {
+pub(crate) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
@@ -70,23 +70,48 @@ fn check_folder(folder: &Path, target: &Path) -> io::Result<()> {
 pub struct Partial<'p> {
     target: &'p Path,
     path: PathBuf,
+    /// Open until all is written.
+    file: Option<File>,
 }
 
 impl<'p> Partial<'p> {
+    /// A file to be written; a secret one can be read by its owner only.
+    pub fn create(target: &'p Path, secret: bool) -> io::Result<Self> {
+        let mut partial = Self { target, path: partial_path(target), file: None };
+        partial.file = Some(create(&partial.path, secret)?);
+        Ok(partial)
+    }
+
     /// Writes the parts, one after another; a secret file can be read by its owner only.
     pub fn write(target: &'p Path, parts: &[&[u8]], secret: bool) -> io::Result<Self> {
-        let partial = Self { target, path: partial_path(target) };
-        let mut file = create(&partial.path, secret)?;
+        let mut partial = Self::create(target, secret)?;
         for part in parts {
-            file.write_all(part)?;
+            partial.write_all(part)?;
         }
-        file.sync_all()?;
-        Ok(partial)
+        partial.finish()
+    }
+
+    /// Waits until all that was written is safe.
+    pub fn finish(mut self) -> io::Result<Self> {
+        if let Some(file) = self.file.take() {
+            file.sync_all()?;
+        }
+        Ok(self)
     }
 
     /// Puts the contents where they belong.
     pub fn rename(self) -> io::Result<()> {
         std::fs::rename(&self.path, self.target)
+    }
+}
+
+impl Write for Partial<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.as_mut().map_or_else(|| Err(io::ErrorKind::BrokenPipe.into()), |file| file.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.as_mut().map_or(Ok(()), File::flush)
     }
 }
 

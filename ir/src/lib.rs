@@ -66,5 +66,6 @@ pub mod text;
 #[cfg(feature = "tokenizer")]
 pub mod tokenizer;
 pub mod verify;
+pub mod weights;
 
 pub use error::Error;

@@ -6,6 +6,7 @@ use crate::Error;
 use crate::expression::{Environment, TableId, Variable, Vector};
 use crate::graph::Graph;
 use crate::slots::{Layout, StateId};
+use crate::weights::{Kept, Weights};
 
 /// A named array of numbers that plaintext vectors look up: a weight matrix in row-major order, a table of cosines, …
 #[derive(Clone, Debug, PartialEq)]
@@ -14,32 +15,79 @@ pub struct Table {
     pub name: String,
     /// Extents, outermost first.
     pub shape: Vec<u32>,
-    /// Entries in row-major order; none where only the shape is known.
-    pub values: Vec<f32>,
-    /// Where only the shape is known: the standard deviation that entries have in a model of this shape.
-    pub deviation: Option<f64>,
+    /// Its entries.
+    pub contents: Contents,
+}
+
+/// What is known of a table's entries.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Contents {
+    /// Where they are, in row-major order.
+    Stored(Weights),
+    /// The standard deviation that they have in a model of this shape.
+    Unknown {
+        /// About how large they are.
+        deviation: f64,
+    },
 }
 
 impl Table {
     /// A table with its entries.
     pub fn new(name: impl Into<String>, shape: impl Into<Vec<u32>>, values: Vec<f32>) -> Self {
-        Self { name: name.into(), shape: shape.into(), values, deviation: None }
+        let shape = shape.into();
+        let columns = shape.last().map_or(1, |&extent| extent as usize);
+        Self::stored(name, shape, Weights::of_matrix(values, columns))
+    }
+
+    /// A table with its entries, wherever they are.
+    pub fn stored(name: impl Into<String>, shape: impl Into<Vec<u32>>, weights: Weights) -> Self {
+        Self { name: name.into(), shape: shape.into(), contents: Contents::Stored(weights) }
     }
 
     /// A table of which only the shape is known, and about how large its entries would be.
     pub fn of_shape(name: impl Into<String>, shape: impl Into<Vec<u32>>, deviation: f64) -> Self {
-        Self { name: name.into(), shape: shape.into(), values: Vec::new(), deviation: Some(deviation) }
+        Self { name: name.into(), shape: shape.into(), contents: Contents::Unknown { deviation } }
+    }
+
+    /// Where its entries are; `None` where only the shape is known.
+    pub fn weights(&self) -> Option<&Weights> {
+        match &self.contents {
+            Contents::Stored(weights) => Some(weights),
+            Contents::Unknown { .. } => None,
+        }
+    }
+
+    fn known(&self) -> Result<&Weights, Error> {
+        self.weights().ok_or_else(|| Error::Execution(format!("only the shape of table `{}` is known", self.name)))
+    }
+
+    /// The entries in row-major order, read for as long as they are held.
+    ///
+    /// # Errors
+    /// Those of [`Weights::load`], and [`Error::Execution`] where only the shape is known.
+    pub fn load(&self) -> Result<Arc<[f32]>, Error> {
+        self.known()?.load(&self.name)
+    }
+
+    /// The same, kept with what else is loaded.
+    ///
+    /// # Errors
+    /// As those of [`Table::load`].
+    pub fn load_kept(&self, kept: &Kept) -> Result<Arc<[f32]>, Error> {
+        kept.load(&self.name, self.known()?)
+    }
+
+    /// The entries in row-major order, held from the first use on: for tables that are no weights of linear maps.
+    ///
+    /// # Errors
+    /// As those of [`Table::load`].
+    pub fn values(&self) -> Result<&[f32], Error> {
+        self.known()?.values(&self.name)
     }
 
     /// Number of entries that the shape asks for; `None` beyond what can be counted.
     pub fn entries(&self) -> Option<usize> {
         self.shape.iter().try_fold(1_usize, |product, extent| product.checked_mul(*extent as usize))
-    }
-}
-
-impl AsRef<[f32]> for Table {
-    fn as_ref(&self) -> &[f32] {
-        &self.values
     }
 }
 
@@ -278,7 +326,7 @@ impl<O, T> Program<O, T> {
 
     /// Whether the entries of all tables are here, and not the shapes of some only.
     pub fn has_weights(&self) -> bool {
-        self.tables.iter().all(|table| table.deviation.is_none())
+        self.tables.iter().all(|table| table.weights().is_some())
     }
 
     /// The entry point of the given name.

@@ -17,6 +17,7 @@ use crate::expression::{Environment, Integer, Variable, Vector};
 use crate::graph::{OpId, Region, ValueId};
 use crate::program::Program;
 use crate::slots::{Chebyshev, SlotGraph, SlotOp, SlotType, StateId, WriteMode};
+use crate::weights::Kept;
 use formulas::{Formulas, Plain};
 
 /// A program of the slots stage with all its entry points.
@@ -50,13 +51,15 @@ type Slots = Rc<Vec<f64>>;
 pub struct Prepared<'p> {
     program: &'p SlotProgram,
     entries: Vec<PreparedEntry>,
+    /// Entries of matrices, which every call uses.
+    matrices: Kept,
 }
 
 impl<'p> Prepared<'p> {
     /// Prepares a program.
     pub fn new(program: &'p SlotProgram) -> Self {
         let entry = |entry: &crate::program::Entry<SlotOp, SlotType>| prepare(&entry.graph, program.slots as usize);
-        Self { program, entries: program.entries.iter().map(entry).collect() }
+        Self { program, entries: program.entries.iter().map(entry).collect(), matrices: Kept::default() }
     }
 }
 
@@ -152,6 +155,7 @@ impl<'p> Interpreter<'p> {
             program,
             graph,
             prepared: &self.prepared.entries[index],
+            matrices: &self.prepared.matrices,
             state: &mut self.state,
             max_abs: &mut self.max_abs[index],
             plains: &mut self.plains[index],
@@ -262,6 +266,7 @@ struct Run<'r> {
     program: &'r SlotProgram,
     graph: &'r SlotGraph,
     prepared: &'r PreparedEntry,
+    matrices: &'r Kept,
     state: &'r mut Vec<Vec<Option<Slots>>>,
     max_abs: &'r mut Vec<f64>,
     plains: &'r mut HashMap<(OpId, Vec<i64>), Slots>,
@@ -367,7 +372,7 @@ impl Run<'_> {
             }
             SlotOp::Linear(linear) => {
                 let a = operand(self, 0)?;
-                let results = linear.evaluate(&a, &self.program.tables, &self.environment);
+                let results = linear.evaluate(&a, &self.program.tables, &self.environment, self.matrices)?;
                 Ok(results.into_iter().map(Rc::new).collect())
             }
             SlotOp::Rotate { by } => {

@@ -17,7 +17,7 @@ use crate::ckks::{self, CiphertextType, CkksOp, Levels};
 use crate::expression::{Integer, Variable, Vector};
 use crate::graph::{Definition, Graph, OpId, Region, ValueId};
 use crate::linear::Linear;
-use crate::program::{Program, State};
+use crate::program::{Contents, Program, State};
 use crate::slots::{Chebyshev, Layout, SlotOp, SlotType, StateId};
 use crate::text::TextOp;
 
@@ -299,14 +299,18 @@ fn problems<O: Checked<Type: Bounded>>(
 ) -> Vec<Problem> {
     let mut found = Vec::new();
     for table in program.tables.iter() {
-        let (name, shape, length) = (&table.name, &table.shape, table.values.len());
-        match (table.entries(), table.deviation) {
-            (Some(entries), None) if entries == length => {}
-            (Some(_), Some(deviation)) if length == 0 && deviation.is_finite() && deviation >= 0.0 => {}
-            (_, None) => found.push(whole(format!("table `{name}` of shape {shape:?} has {length} entries"))),
-            (_, Some(deviation)) => found.push(whole(format!(
-                "table `{name}` of shape {shape:?} has {length} entries and the deviation {deviation}"
-            ))),
+        let (name, shape) = (&table.name, &table.shape);
+        match &table.contents {
+            Contents::Stored(weights) if table.entries() == Some(weights.entries()) => {}
+            Contents::Stored(weights) => {
+                let length = weights.entries();
+                found.push(whole(format!("table `{name}` of shape {shape:?} has {length} entries")));
+            }
+            Contents::Unknown { deviation } => {
+                if table.entries().is_none() || !deviation.is_finite() || *deviation < 0.0 {
+                    found.push(whole(format!("table `{name}` of shape {shape:?} has the deviation {deviation}")));
+                }
+            }
         }
     }
     for state in &program.states {

@@ -35,6 +35,9 @@ pub enum Error {
     /// A plan that was compiled from shapes alone.
     #[error("the plan has no weights: it was compiled with --shapes-only, and takes no tokens")]
     NoWeights,
+    /// Weights of a plan that cannot be read, or are not those that it was compiled with.
+    #[error("{0}")]
+    Weights(cachemir_ir::Error),
     /// A tokenizer that cannot be used.
     #[error("the tokenizer cannot be used: {0}")]
     Tokenizer(String),
@@ -310,6 +313,7 @@ impl Error {
             Self::PlanInvalid(_) => "CMR-R002",
             Self::PlanMismatch { .. } => "CMR-R003",
             Self::NoWeights => "CMR-R006",
+            Self::Weights(_) => "CMR-R007",
             Self::Tokenizer(_) | Self::NoTokenizer => "CMR-R004",
             Self::NoChatTemplate | Self::ChatTemplate(_) => "CMR-R005",
             Self::OtherPrefix { .. } => "CMR-R014",
@@ -365,6 +369,9 @@ impl From<cachemir_ir::Error> for Error {
     fn from(source: cachemir_ir::Error) -> Self {
         match source {
             cachemir_ir::Error::Plan(message) => Self::PlanInvalid(message),
+            weights @ (cachemir_ir::Error::WeightsUnreadable { .. } | cachemir_ir::Error::WeightsChanged { .. }) => {
+                Self::Weights(weights)
+            }
             other => Self::execution(other.to_string()),
         }
     }

@@ -17,8 +17,9 @@ use cachemir_ir::graph::ValueId;
 use cachemir_ir::layer::{Layer, Part};
 use cachemir_ir::manifest::KeyManifest;
 use cachemir_ir::plan::Plan;
-use cachemir_ir::program::{Table, pack};
+use cachemir_ir::program::{Contents, Table, pack};
 use cachemir_ir::text::TextOp;
+use cachemir_ir::weights::Weights;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -238,9 +239,9 @@ impl Workload {
         Ok(workload)
     }
 
-    /// Bytes of the layer's weights.
+    /// Bytes of the layer's weights as they are stored.
     pub fn weight_bytes(&self) -> u64 {
-        self.layer.program.tables.iter().map(|table| size_of_val(table.values.as_slice()) as u64).sum()
+        self.layer.program.tables.iter().filter_map(Table::weights).map(Weights::stored_bytes).sum()
     }
 
     /// The keys that the layer needs.
@@ -263,7 +264,7 @@ impl Workload {
         for position in program.prefix.len()..=self.position as usize {
             let token = *tokens.get(position).ok_or(Error::EmptyPrompt)?;
             let vocabulary = plan.model.vocabulary;
-            let embedding = plan.model.embedding_of(token).ok_or(Error::NoSuchToken { token, vocabulary })?;
+            let embedding = plan.model.embedding_of(token)?.ok_or(Error::NoSuchToken { token, vocabulary })?;
             let packed = pack(&program.inputs, &program.embedding, program.slots as usize, &[embedding]);
             let packed = packed.ok_or_else(|| Error::execution("an embedding has no room in its slots"))?;
             let fresh = |(slots, &value): (&Vec<f64>, &ValueId)| ClearCiphertext::fresh(slots, graph.ty(value).level);
@@ -391,10 +392,11 @@ impl Workload {
 
 /// Gives a table of which only the shape is known entries of its deviation.
 fn fill(table: &mut Table, seed: u64, number: u64) {
-    let (Some(deviation), Some(entries)) = (table.deviation.take(), table.entries()) else { return };
+    let (&Contents::Unknown { deviation }, Some(entries)) = (&table.contents, table.entries()) else { return };
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     random.set_stream(1 + number);
-    table.values = uniform(deviation, &mut random).take(entries).map(|number| number as f32).collect();
+    let values: Vec<f32> = uniform(deviation, &mut random).take(entries).map(|number| number as f32).collect();
+    *table = Table::new(std::mem::take(&mut table.name), std::mem::take(&mut table.shape), values);
 }
 
 /// Independent numbers around zero with this standard deviation.

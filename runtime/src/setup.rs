@@ -29,25 +29,25 @@ impl Plans {
     /// Both parts of a plan that was just compiled.
     pub fn of(plan: Plan) -> Result<Self, Error> {
         let invalid = |source: cachemir_ir::Error| Error::PlanInvalid(source.to_string());
-        let hash = plan.to_bytes().and_then(|bytes| Plan::hash_of(&bytes)).map_err(invalid)?;
+        let hash = plan.hash().map_err(invalid)?;
         Ok(Self { client: plan.client(hash), server: plan })
     }
 
-    /// Reads and checks a plan and the client file beside it.
+    /// Opens a plan and the client file beside it, and checks both but for the bytes of weights, which are checked when they
+    /// are used.
     pub fn read(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
-        let unreadable = |path: &Path| {
+        let failed = |path: &Path| {
             let path = path.to_owned();
-            move |source| Error::PlanUnreadable { path, source }
+            move |source| match source {
+                cachemir_ir::Error::File { source, .. } => Error::PlanUnreadable { path, source },
+                other => Error::PlanInvalid(format!("{}: {other}", path.display())),
+            }
         };
-        let invalid =
-            |path: &Path, source: cachemir_ir::Error| Error::PlanInvalid(format!("{}: {source}", path.display()));
-        let bytes = std::fs::read(path).map_err(unreadable(path))?;
-        let server = Plan::from_bytes(&bytes).map_err(|source| invalid(path, source))?;
-        let hash = Plan::hash_of(&bytes).map_err(|source| invalid(path, source))?;
+        let server = Plan::read(path).map_err(failed(path))?;
+        let hash = Plan::hash_of_file(path).map_err(failed(path))?;
         let client_file = client_path(path);
-        let bytes = std::fs::read(&client_file).map_err(unreadable(&client_file))?;
-        let client = ClientPlan::from_bytes(&bytes).map_err(|source| invalid(&client_file, source))?;
+        let client = ClientPlan::read(&client_file).map_err(failed(&client_file))?;
         if client.plan_hash != hash {
             let text = |hash: &[u8; 32]| blake3::Hash::from_bytes(*hash).to_hex()[..16].to_owned();
             let (expected, found) = (text(&client.plan_hash), text(&hash));

@@ -54,7 +54,7 @@ fn a_layer_gives_what_it_gives_inside_the_program() {
     let graph = &program.entry("decode").unwrap().graph;
     let (mut states, mut seen) = (States::new(program), Seen(vec![None; graph.values.len()]));
     for (position, &token) in tokens.iter().enumerate() {
-        let embedding = plan.model.embedding_of(token).unwrap();
+        let embedding = plan.model.embedding_of(token).unwrap().unwrap();
         let packed = pack(&program.inputs, &program.embedding, slots, &[embedding]).unwrap();
         let level = |value: &ValueId| graph.ty(*value).level;
         let inputs = packed.iter().zip(&graph.inputs).map(|(slots, value)| ClearCiphertext::fresh(slots, level(value)));

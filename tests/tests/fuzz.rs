@@ -54,16 +54,13 @@ fn forged(file: &[u8], random: &mut SplitMix) -> Vec<u8> {
     for _ in 0..=random.below(3) {
         header = change_message(&header, random);
     }
-    let blobs = &file[end.next_multiple_of(64)..];
-    let mut forged = [&file[..64], &header].concat();
-    forged.resize(forged.len().next_multiple_of(64), 0);
-    forged.extend(blobs);
+    let mut forged = [&file[..64], &header, &file[end..]].concat();
     let length = forged.len() as u64;
     forged[16..24].copy_from_slice(&length.to_le_bytes());
     forged[24..32].copy_from_slice(&(header.len() as u64).to_le_bytes());
     let mut hasher = blake3::Hasher::new();
     hasher.update(&forged[..32]);
-    hasher.update(&forged[64..]);
+    hasher.update(&forged[64..64 + header.len()]);
     forged[32..64].copy_from_slice(hasher.finalize().as_bytes());
     forged
 }
@@ -163,10 +160,11 @@ proptest! {
     fn changed_plans_never_panic(seed in any::<u64>()) {
         let mut random = SplitMix(seed);
         let (plan, client) = plans();
-        prop_assert!(Plan::from_bytes(&changed(plan, &mut random)).is_err());
+        let whole = Plan::from_bytes(&changed(plan, &mut random)).and_then(|plan| plan.check_all());
+        prop_assert!(whole.is_err());
         let forged = forged(plan, &mut random);
         if let Ok(server) = Plan::from_bytes(&forged) {
-            prop_assert!(server.to_bytes().is_ok());
+            prop_assert_eq!(server.to_bytes().is_ok(), server.check_all().is_ok());
             let client = ClientPlan::from_bytes(client).expect("a valid plan");
             let _ = use_plans(&Plans { server, client });
         }
@@ -176,9 +174,10 @@ proptest! {
     fn changed_client_files_never_panic(seed in any::<u64>()) {
         let mut random = SplitMix(seed);
         let (plan, client) = plans();
-        prop_assert!(ClientPlan::from_bytes(&changed(client, &mut random)).is_err());
+        let whole = ClientPlan::from_bytes(&changed(client, &mut random)).and_then(|client| client.check_all());
+        prop_assert!(whole.is_err());
         if let Ok(client) = ClientPlan::from_bytes(&forged(client, &mut random)) {
-            prop_assert!(client.to_bytes().is_ok());
+            prop_assert_eq!(client.to_bytes().is_ok(), client.check_all().is_ok());
             let server = Plan::from_bytes(plan).expect("a valid plan");
             let _ = use_plans(&Plans { server, client });
         }

@@ -118,7 +118,7 @@ fn a_tied_head_checks_all_logits() {
     let embedding = model.weights.iter().position(|weight| weight.name == "embed_tokens").expect("an embedding");
     let head = model.weights.iter().position(|weight| weight.name == "lm_head").expect("a head");
     let hidden = model.hyperparameters.hidden;
-    let values = model.weights[embedding].values[..vocabulary * hidden].to_vec();
+    let values = model.weights[embedding].load().expect("it is there")[..vocabulary * hidden].to_vec();
     for index in [embedding, head] {
         let name = model.weights[index].name.clone();
         model.weights[index] = cachemir_ir::tensor::Weight::new(name, vec![vocabulary, hidden], values.clone());

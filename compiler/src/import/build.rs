@@ -2,6 +2,7 @@
 
 use cachemir_ir::graph::{Origin, ValueId};
 use cachemir_ir::tensor::{CacheKind, Hyperparameters, TensorModel, TensorOp, TensorType, Weight, WeightId, verify};
+use cachemir_ir::text::hash_of;
 
 use super::companions::Companions;
 use super::recognise::{Attention, Decoder, Layer, Linear, Norm, RopeSource};
@@ -126,7 +127,7 @@ impl Builder<'_, '_> {
     /// Whether embedding and head are one matrix: the same values, or without values the same initialiser.
     fn is_tied(&self, embedding: WeightId, head: WeightId) -> bool {
         let (embedding, head) = (self.model.weight(embedding), self.model.weight(head));
-        if self.shapes_only && embedding.values.is_empty() {
+        if self.shapes_only && embedding.weights.is_none() {
             let specialised = &self.decoder.specialised;
             let roots = [&self.decoder.structure.embedding.weight, &self.decoder.structure.head]
                 .map(|linear| specialised.root(linear.weight));
@@ -234,18 +235,29 @@ impl Builder<'_, '_> {
     }
 
     fn matrix(&mut self, name: &str, linear: &Linear) -> Result<WeightId, Error> {
-        let values = if self.shapes_only { Vec::new() } else { linear.values(&self.decoder.specialised)? };
-        self.weight(name, vec![linear.outputs(), linear.inputs], values, linear.node)
+        let shape = vec![linear.outputs(), linear.inputs];
+        if self.shapes_only {
+            return self.weight(name, shape, Vec::new(), linear.node);
+        }
+        let weights = linear.weights(&self.decoder.specialised)?;
+        let values = weights.load(name)?;
+        self.check_finite(name, &values, linear.node)?;
+        let hash = hash_of(&values);
+        self.model.weights.push(Weight { name: name.to_owned(), shape, weights: Some(weights), hash });
+        Ok(WeightId(self.model.weights.len() as u32 - 1))
     }
 
-    /// Adds a weight that a node reads.
+    /// Adds a weight that a node reads, in memory.
     fn weight(&mut self, name: &str, shape: Vec<usize>, values: Vec<f32>, node: usize) -> Result<WeightId, Error> {
-        if let Some(value) = values.iter().find(|value| !value.is_finite()) {
-            let message = format!("its weight `{name}` holds the value {value}");
-            return Err(self.decoder.specialised.not_llama(node, message));
-        }
+        self.check_finite(name, &values, node)?;
         self.model.weights.push(Weight::new(name.to_owned(), shape, values));
         Ok(WeightId(self.model.weights.len() as u32 - 1))
+    }
+
+    fn check_finite(&self, name: &str, values: &[f32], node: usize) -> Result<(), Error> {
+        let Some(value) = values.iter().find(|value| !value.is_finite()) else { return Ok(()) };
+        let message = format!("its weight `{name}` holds the value {value}");
+        Err(self.decoder.specialised.not_llama(node, message))
     }
 
     fn vector(&mut self, op: TensorOp, inputs: &[ValueId], width: usize, node: usize, name: String) -> ValueId {

@@ -213,23 +213,38 @@ pub(super) fn tensor_ranges(
     Ok(TensorRanges { softmaxes: plans, ranges: seen, everyday })
 }
 
-/// The inputs of a call on these tokens.
-pub(super) fn embed(model: &TensorModel, program: &SlotProgram, tokens: &[u32]) -> Result<Vec<Vec<f64>>, Error> {
-    let graph = &model.graph;
-    let weight = graph.body.ops.iter().find_map(|&op| match graph.node(op).op {
-        TensorOp::Embedding { weight } => Some(model.weight(weight)),
-        _ => None,
-    });
-    let rows = weight.map_or(0, tensor::Weight::rows);
-    let embedding = |&token: &u32| {
-        weight.filter(|_| (token as usize) < rows).map(|weight| weight.row(token as usize)).ok_or_else(|| {
-            let message = format!("calibration token {token} is not in the vocabulary of {rows}");
-            Error::Ir(cachemir_ir::Error::Execution(message))
-        })
-    };
-    let embeddings = tokens.iter().map(embedding).collect::<Result<Vec<_>, _>>()?;
-    let packed = pack(&program.inputs, &program.embedding, program.slots as usize, &embeddings);
-    Ok(packed.expect("a chunk's tokens have slots"))
+/// The embedding of a model.
+pub(super) struct Embedding {
+    entries: Arc<[f32]>,
+    width: usize,
+}
+
+impl Embedding {
+    /// Reads it.
+    pub(super) fn of(model: &TensorModel) -> Result<Self, Error> {
+        let graph = &model.graph;
+        let weight = graph.body.ops.iter().find_map(|&op| match graph.node(op).op {
+            TensorOp::Embedding { weight } => Some(model.weight(weight)),
+            _ => None,
+        });
+        let none = || Error::Ir(cachemir_ir::Error::Execution("the model has no embedding".to_owned()));
+        let weight = weight.ok_or_else(none)?;
+        Ok(Self { entries: weight.load()?, width: weight.columns() })
+    }
+
+    /// The inputs of a call on these tokens.
+    pub(super) fn embed(&self, program: &SlotProgram, tokens: &[u32]) -> Result<Vec<Vec<f64>>, Error> {
+        let rows = self.entries.len() / self.width.max(1);
+        let embedding = |&token: &u32| {
+            self.entries.chunks_exact(self.width.max(1)).nth(token as usize).ok_or_else(|| {
+                let message = format!("calibration token {token} is not in the vocabulary of {rows}");
+                Error::Ir(cachemir_ir::Error::Execution(message))
+            })
+        };
+        let embeddings = tokens.iter().map(embedding).collect::<Result<Vec<_>, _>>()?;
+        let packed = pack(&program.inputs, &program.embedding, program.slots as usize, &embeddings);
+        Ok(packed.expect("a chunk's tokens have slots"))
+    }
 }
 
 /// Calls that [`run`] makes for all of these sequences behind a prefix of so many tokens, about.
@@ -240,7 +255,7 @@ fn calls(shape: &Shape, prefix: usize, sequences: &[Vec<u32>]) -> usize {
 
 /// Runs a sequence by decoding and, from an empty state again, by prefill.
 fn run(
-    model: &TensorModel,
+    embedding: &Embedding,
     shape: &Shape,
     program: &SlotProgram,
     interpreter: &mut Interpreter<'_>,
@@ -252,7 +267,7 @@ fn run(
     let first = program.prefix.len();
     interpreter.reset();
     for (position, &token) in sequence.iter().enumerate().skip(first) {
-        let input = embed(model, program, &[token])?;
+        let input = embedding.embed(program, &[token])?;
         interpreter.call_with("decode", position as i64, 1, &input, decode)?;
         progress.one();
     }
@@ -263,11 +278,11 @@ fn run(
     // A prefill begins at a multiple of the chunk: tokens ahead of the first one go in one by one.
     let aligned = first.next_multiple_of(shape.chunk).min(sequence.len());
     for (position, &token) in sequence.iter().enumerate().take(aligned).skip(first) {
-        interpreter.call_with("decode", position as i64, 1, &embed(model, program, &[token])?, decode)?;
+        interpreter.call_with("decode", position as i64, 1, &embedding.embed(program, &[token])?, decode)?;
     }
     for (index, tokens) in sequence[aligned..].chunks(shape.chunk).enumerate() {
         let position = aligned + index * shape.chunk;
-        let input = embed(model, program, tokens)?;
+        let input = embedding.embed(program, tokens)?;
         interpreter.call_with("prefill", position as i64, tokens.len() as i64, &input, prefill)?;
         progress.one();
     }
@@ -332,13 +347,13 @@ pub(super) fn site_ranges(
     observer: &dyn Observer,
 ) -> Result<SiteRanges, Error> {
     let progress = Parts::begin(observer, Pass::SlotRanges, calls(shape, program.prefix.len(), sequences));
-    let prepared = Arc::new(Prepared::new(program));
+    let (prepared, embedding) = (Arc::new(Prepared::new(program)), Embedding::of(model)?);
     let parts: Vec<Result<Vec<SiteRanges>, Error>> = sequences
         .par_iter()
         .map(|sequence| {
             let mut interpreter = Interpreter::of(Arc::clone(&prepared));
             let [mut decode, mut prefill] = [0, 1].map(|entry| Recorder::new(&uses[entry], shape.slots));
-            run(model, shape, program, &mut interpreter, sequence, [&mut decode, &mut prefill], &progress)?;
+            run(&embedding, shape, program, &mut interpreter, sequence, [&mut decode, &mut prefill], &progress)?;
             Ok(vec![decode.ranges, prefill.ranges])
         })
         .collect();
@@ -362,14 +377,14 @@ pub(super) fn magnitudes(
 ) -> Result<(), Error> {
     let progress = Parts::begin(observer, Pass::Magnitudes, calls(shape, program.prefix.len(), sequences));
     let names: Vec<&'static str> = program.entries.iter().map(|entry| entry.kind.name()).collect();
-    let prepared = Arc::new(Prepared::new(program));
+    let (prepared, embedding) = (Arc::new(Prepared::new(program)), Embedding::of(model)?);
     let parts: Vec<Result<Vec<Vec<f64>>, Error>> = sequences
         .par_iter()
         .map(|sequence| {
             let mut interpreter = Interpreter::of(Arc::clone(&prepared));
             let mut none = [cachemir_ir::slots_interpreter::NoHooks, cachemir_ir::slots_interpreter::NoHooks];
             let [decode, prefill] = &mut none;
-            run(model, shape, program, &mut interpreter, sequence, [decode, prefill], &progress)?;
+            run(&embedding, shape, program, &mut interpreter, sequence, [decode, prefill], &progress)?;
             Ok(names.iter().map(|name| interpreter.max_abs(name).to_vec()).collect())
         })
         .collect();

@@ -11,6 +11,8 @@
 //! for the largest singular value σ of the head's weights W·diag(γ) and its bias b. Rotary embedding turns both, by cosines
 //! and sines whose own length is a factor. Every slot of scores holds a whole inner product or zero.
 
+use std::sync::Arc;
+
 use cachemir_ir::tensor::{Range, RopeTable, TensorModel};
 use nalgebra::DMatrix;
 use rayon::prelude::*;
@@ -18,6 +20,7 @@ use rayon::prelude::*;
 use super::plan::{SiteRanges, Step};
 use super::roles::{Roles, Weighted};
 use super::{Site, tables::Map};
+use crate::Error;
 use crate::approximate::SLACK;
 
 /// By how much slots that do not matter may exceed those that do.
@@ -31,27 +34,27 @@ pub(super) fn holds(step: &Step, derived: Range) -> bool {
 }
 
 /// Adds what is known to the ranges of scores, gates and up-projections.
-pub(super) fn add(model: &TensorModel, roles: &Roles, ranges: &mut SiteRanges) {
+pub(super) fn add(model: &TensorModel, roles: &Roles, ranges: &mut SiteRanges) -> Result<(), Error> {
     let found: Vec<[(Site, f64); 3]> = roles
         .layers
         .par_iter()
         .enumerate()
-        .map(|(layer, layer_roles)| {
+        .map(|(layer, layer_roles)| -> Result<_, Error> {
             let linear = |map: Map| &layer_roles.linears[map as usize];
-            let gamma = |norm: usize| &model.weight(roles.norms[norm].gamma.weight).values;
-            let score =
-                |scale: f64| scale * largest_score(model, linear(Map::Query), linear(Map::Key), gamma(2 * layer));
-            let entry = |map: Map| largest_entry(model, linear(map), gamma(2 * layer + 1));
-            [
-                (Site::Scores { layer }, score(layer_roles.scale)),
-                (Site::Gate { layer }, entry(Map::Gate)),
-                (Site::Up { layer }, entry(Map::Up)),
-            ]
+            let gamma = |norm: usize| model.weight(roles.norms[norm].gamma.weight).load();
+            let (first, second) = (gamma(2 * layer)?, gamma(2 * layer + 1)?);
+            let score = largest_score(model, linear(Map::Query), linear(Map::Key), &first)?;
+            Ok([
+                (Site::Scores { layer }, layer_roles.scale * score),
+                (Site::Gate { layer }, largest_entry(model, linear(Map::Gate), &second)?),
+                (Site::Up { layer }, largest_entry(model, linear(Map::Up), &second)?),
+            ])
         })
-        .collect();
+        .collect::<Result<_, _>>()?;
     for (site, bound) in found.into_iter().flatten() {
         ranges.entry(site).or_default().derived = Some(Range { min: -bound, max: bound });
     }
+    Ok(())
 }
 
 /// The greatest length of a norm's result of this width without its weights.
@@ -59,30 +62,34 @@ fn longest_norm(width: usize) -> f64 {
     (1.0 + SLACK) * (width as f64).sqrt()
 }
 
+/// The bias of a linear layer; empty where it has none.
+fn bias_of(model: &TensorModel, linear: &Weighted) -> Result<Arc<[f32]>, Error> {
+    Ok(linear.bias.map_or_else(|| Ok(Arc::default()), |bias| model.weight(bias).load())?)
+}
+
 /// The largest entry that a linear layer after a norm can give.
-fn largest_entry(model: &TensorModel, linear: &Weighted, gamma: &[f32]) -> f64 {
-    let bias = linear.bias.map_or(&[][..], |bias| &model.weight(bias).values);
-    let bias = bias.iter().fold(0.0f64, |most, value| most.max(f64::from(value.abs())));
-    longest_norm(gamma.len()) * longest_row(&model.weight(linear.weight).values, gamma) + bias
+fn largest_entry(model: &TensorModel, linear: &Weighted, gamma: &[f32]) -> Result<f64, Error> {
+    let bias = bias_of(model, linear)?.iter().fold(0.0f64, |most, value| most.max(f64::from(value.abs())));
+    let row = longest_row(&model.weight(linear.weight).load()?, gamma);
+    Ok(longest_norm(gamma.len()) * row + bias)
 }
 
 /// The largest product of a query and a key of its head, ahead of the factor of the scores.
-fn largest_score(model: &TensorModel, query: &Weighted, key: &Weighted, gamma: &[f32]) -> f64 {
+fn largest_score(model: &TensorModel, query: &Weighted, key: &Weighted, gamma: &[f32]) -> Result<f64, Error> {
     let dim = model.hyperparameters.head_dim;
-    let lengths = |linear: &Weighted| -> Vec<f64> {
-        let rows = model.weight(linear.weight).values.chunks_exact(dim * gamma.len());
-        let bias = linear.bias.map(|bias| &model.weight(bias).values);
+    let lengths = |linear: &Weighted| -> Result<Vec<f64>, Error> {
+        let (weights, bias) = (model.weight(linear.weight).load()?, bias_of(model, linear)?);
         let length = |(head, rows): (usize, &[f32])| {
-            let bias = bias.map_or(&[][..], |bias| &bias[head * dim..(head + 1) * dim]);
+            let bias = bias.get(head * dim..(head + 1) * dim).unwrap_or(&[]);
             let bias = bias.iter().map(|b| f64::from(*b).powi(2)).sum::<f64>().sqrt();
             longest_norm(gamma.len()) * largest_singular_value(rows, gamma) + bias
         };
-        rows.enumerate().map(length).collect()
+        Ok(weights.chunks_exact(dim * gamma.len()).enumerate().map(length).collect())
     };
-    let (queries, keys) = (lengths(query), lengths(key));
+    let (queries, keys) = (lengths(query)?, lengths(key)?);
     let group = (queries.len() / keys.len().max(1)).max(1);
     let products = queries.iter().enumerate().map(|(head, query)| query * keys.get(head / group).unwrap_or(&0.0));
-    products.fold(0.0, f64::max) * rope_factor(&model.rope).powi(2)
+    Ok(products.fold(0.0, f64::max) * rope_factor(&model.rope).powi(2))
 }
 
 /// The most that rotary embedding makes a vector longer.

@@ -319,19 +319,21 @@ impl<'m> Survey<'m> {
         let context = model.hyperparameters.context;
         let sequences = calibrate::excerpt(text, prefix.tokens.len(), context, options.calibration_tokens);
         let calibrated = !sequences.is_empty();
-        let pack = |plan: &Plan| build(shape, roles, plan, prefix, tables::tables(model, roles, plan));
+        let pack = |plan: &Plan| -> Result<_, Error> {
+            Ok(build(shape, roles, plan, prefix, tables::tables(model, roles, plan)?))
+        };
         let mut ranges = seen.ranges.clone();
         if calibrated {
-            let (program, uses) = pack(&Plan::provisional(&model.hyperparameters, roles, &seen.softmaxes));
+            let (program, uses) = pack(&Plan::provisional(&model.hyperparameters, roles, &seen.softmaxes))?;
             ranges = calibrate::site_ranges(model, shape, &program, &uses, &sequences, ranges, observer)?;
-            derived::add(model, roles, &mut ranges);
+            derived::add(model, roles, &mut ranges)?;
         }
         observer.begin(Pass::Approximate);
         let plan = Plan::new(&model.hyperparameters, roles, &seen.softmaxes, &ranges, &seen.everyday, options);
         if let Some(step) = plan.steps().into_iter().find(|step| step.approximation.error > step.tolerated) {
             return Err(imprecise(step, roles));
         }
-        let (mut program, uses) = pack(&plan);
+        let (mut program, uses) = pack(&plan)?;
         if calibrated {
             calibrate::magnitudes(model, shape, &mut program, &sequences, options, observer).map_err(|error| {
                 match error {

@@ -1,12 +1,14 @@
-//! Tables of a program: raw weights with norms' factors and the plan's constants folded in, and rotary constants.
+//! Tables of a program: weights as they are stored, with norms' factors and the plan's constants to be folded in when they are
+//! read, and rotary constants.
 
 use cachemir_ir::expression::TableId;
 use cachemir_ir::program::Table;
 use cachemir_ir::tensor::{TensorModel, Weight};
-use rayon::prelude::*;
+use cachemir_ir::weights::Region;
 
 use super::plan::{LayerPlan, Plan};
 use super::roles::Roles;
+use crate::Error;
 
 /// Index of a layer's linear maps, in the order of [`super::roles::LayerRoles::linears`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,26 +85,32 @@ pub(super) fn scale_offset(plan: &Plan, layer: usize, stage: usize, context: usi
 }
 
 /// All tables. Weights are shapes only where the model has no more.
-pub(super) fn tables(model: &TensorModel, roles: &Roles, plan: &Plan) -> Vec<Table> {
+///
+/// # Errors
+/// Those of reading the norms' factors.
+pub(super) fn tables(model: &TensorModel, roles: &Roles, plan: &Plan) -> Result<Vec<Table>, Error> {
     let layers = roles.layers.len();
     let root_width = (model.hyperparameters.hidden as f64).sqrt();
-    let gamma = |index: usize| &model.weight(roles.norms[index].gamma.weight).values;
-    let mut tables: Vec<Table> = (0..layers * MAPS.len())
-        .into_par_iter()
-        .map(|index| {
-            let (layer, map) = (index / MAPS.len(), MAPS[index % MAPS.len()]);
-            let weight = model.weight(roles.layers[layer].linears[map as usize].weight);
+    let gamma = |index: usize| -> Result<Option<Region>, Error> {
+        let weight = model.weight(roles.norms[index].gamma.weight);
+        Ok(weight.weights.as_ref().map(|_| weight.load()).transpose()?.map(Region::of_numbers))
+    };
+    let gammas = (0..=2 * layers).map(gamma).collect::<Result<Vec<_>, _>>()?;
+    let mut tables = Vec::with_capacity(layers * MAPS.len() + 4);
+    for (layer, layer_roles) in roles.layers.iter().enumerate() {
+        for map in MAPS {
+            let weight = model.weight(layer_roles.linears[map as usize].weight);
             let Factors { input, output } = factors(plan, layer, map, root_width);
             let norm = match map {
-                Map::Query | Map::Key | Map::Value => Some(2 * layer),
-                Map::Gate | Map::Up => Some(2 * layer + 1),
+                Map::Query | Map::Key | Map::Value => gammas[2 * layer].clone(),
+                Map::Gate | Map::Up => gammas[2 * layer + 1].clone(),
                 Map::Output | Map::Down => None,
             };
-            folded(weight, weight.name.clone(), norm.map(gamma), input * output)
-        })
-        .collect();
+            tables.push(folded(weight, weight.name.clone(), norm, input * output)?);
+        }
+    }
     let head = model.weight(roles.head.weight);
-    tables.push(folded(head, "lm_head".into(), Some(gamma(2 * layers)), root_width));
+    tables.push(folded(head, "lm_head".into(), gammas[2 * layers].clone(), root_width)?);
     let rope = &model.rope;
     for (name, values) in [("rope.cosines", &rope.cosines), ("rope.sines", &rope.sines)] {
         let shape = vec![rope.positions() as u32, rope.pairs as u32];
@@ -120,10 +128,10 @@ pub(super) fn tables(model: &TensorModel, roles: &Roles, plan: &Plan) -> Vec<Tab
         if let Some(bias) = linear.bias.map(|bias| model.weight(bias)) {
             let (layer, map) = (index / MAPS.len(), MAPS[index % MAPS.len()]);
             let factor = factors(plan, layer, map, root_width).output;
-            tables.push(folded(bias, bias.name.clone(), None, factor));
+            tables.push(folded(bias, bias.name.clone(), None, factor)?);
         }
     }
-    tables
+    Ok(tables)
 }
 
 /// What a linear map's operand is divided by, and what its result is multiplied by.
@@ -156,16 +164,14 @@ fn silu_bound(constants: &super::plan::LayerPlan) -> f64 {
 const BIAS: f64 = 0.1;
 
 /// factor·W·diag(γ). Where only the shape of W is known, its entries have the variance 1/width, and those of γ are one.
-fn folded(weight: &Weight, name: String, gamma: Option<&Vec<f32>>, factor: f64) -> Table {
+fn folded(weight: &Weight, name: String, gamma: Option<Region>, factor: f64) -> Result<Table, Error> {
     let columns = weight.columns().max(1);
     let shape: Vec<u32> = weight.shape.iter().map(|&extent| extent as u32).collect();
-    if weight.values.is_empty() {
+    let Some(weights) = &weight.weights else {
         let deviation = if shape.len() == 1 { BIAS } else { 1.0 / (columns as f64).sqrt() };
-        return Table::of_shape(name, shape, deviation * factor.abs());
-    }
-    let entry = |(index, &value): (usize, &f32)| {
-        let gamma = gamma.map_or(1.0, |gamma| f64::from(gamma[index % columns]));
-        (f64::from(value) * gamma * factor) as f32
+        return Ok(Table::of_shape(name, shape, deviation * factor.abs()));
     };
-    Table::new(name, shape, weight.values.iter().enumerate().map(entry).collect())
+    let misfit = |problem| cachemir_ir::Error::Execution(format!("`{name}` cannot be scaled: {problem}"));
+    let folded = weights.folded(gamma, factor).map_err(misfit)?;
+    Ok(Table::stored(name, shape, folded))
 }

@@ -45,6 +45,12 @@ pub const CODES: &[Code] = &[
                       tool that wrote or changed the file.",
     },
     Code {
+        code: "C0106",
+        title: "the model's weights changed while it was compiled",
+        explanation: "A file of the model was changed, cut off or moved after the compiler had begun to read it. Let the export or the \
+                      copy come to its end, and compile again.",
+    },
+    Code {
         code: "C0201",
         title: "the model has operations that no Llama decoder has",
         explanation: "The model uses operations that are not part of a Llama decoder. Supported are decoders of the Llama family \
@@ -171,6 +177,14 @@ pub const CODES: &[Code] = &[
         explanation: "The plan was compiled with `--shapes-only`: from the model's graph, without its weights. It tells what a \
                       model of this shape costs, `cachemirc inspect` shows it, and `cachemir-run bench layer` measures one of \
                       its layers with random weights, but it cannot take tokens in. Compile the model with its weights.",
+    },
+    Code {
+        code: "CMR-R007",
+        title: "the plan's weights are not those that it was compiled with",
+        explanation: "Weights are checked when they are used for the first time. A plan that was compiled with `--weights reference` \
+                      reads them from the model's own files, which have to stay where they were from the plan's folder, and as they \
+                      were: put the file back whose bytes have the hash that the message names, or compile the model again. Weights \
+                      inside a plan were altered or cut off after it was opened: copy or compile it again.",
     },
     Code {
         code: "CMR-R010",

@@ -19,7 +19,7 @@ pub(crate) use expression::{integer, vector};
 use crate::ckks::{CiphertextType, CkksOp};
 use crate::cost::CostTable;
 use crate::graph::{Graph, OpId, ValueId};
-use crate::program::{EntryKind, Placement, Program, RangeCheck};
+use crate::program::{Contents, EntryKind, Placement, Program, RangeCheck};
 use crate::slots::{SlotOp, SlotType};
 use crate::tensor::TensorModel;
 use crate::text::types::fields;
@@ -103,9 +103,9 @@ fn dump_program<O: TextOp>(program: &Program<O, O::Type>, extra: Extra<'_, O>) -
     document.field("logits", &placement(&program.logits));
     document.field("prefix_tokens", &program.prefix.clone().into());
     let tables = program.tables.iter().enumerate().map(|(id, table)| {
-        let contents = match table.deviation {
-            None => ("blake3", hexadecimal(&hash_of(&table.values)).into()),
-            Some(deviation) => ("deviation", float(deviation)),
+        let contents = match &table.contents {
+            Contents::Stored(weights) => ("blake3", hexadecimal(&weights.hash()).into()),
+            Contents::Unknown { deviation } => ("deviation", float(*deviation)),
         };
         let shape = table.shape.clone().into();
         fields([("id", id.into()), ("name", table.name.as_str().into()), ("shape", shape), contents])

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::graph::Region;
 use crate::tensor::{CacheKind, Hyperparameters, RopeTable, TensorModel, TensorOp, TensorType, Weight, WeightId};
+use crate::weights::Weights;
 
 /// What the schema says against a document.
 fn faults(document: &Value) -> Vec<String> {
@@ -113,8 +114,10 @@ fn tensor_dumps_follow_the_schema_and_text_is_read_back() {
     check(&dump_model(&model), model.graph.nodes.len());
     let text = crate::text::print_model(&model);
     let find = |hash: &[u8; 32]| {
-        let weights = model.weights.iter().map(|weight| &weight.values);
-        weights.chain([&model.rope.cosines, &model.rope.sines]).find(|values| hash_of(values) == *hash).cloned()
+        let weights =
+            model.weights.iter().find(|weight| weight.hash == *hash).and_then(|weight| weight.weights.clone());
+        let rope = [&model.rope.cosines, &model.rope.sines].into_iter().find(|values| hash_of(values) == *hash);
+        weights.or_else(|| rope.cloned().map(Weights::from))
     };
     assert_eq!(crate::text::parse_model(&text, &find).unwrap(), model, "{text}");
 }

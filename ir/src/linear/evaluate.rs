@@ -1,15 +1,19 @@
 //! Linear maps in the clear: by their diagonals as on ciphertexts, or, as operands are zero where they hold no entry, by
 //! rows of the weights as they are.
 
-use super::{Diagonal, Linear, Output, Parts, Scheme, Sizes, SlotAlgebra};
+use super::{Diagonal, Linear, Matrices, Output, Parts, Scheme, Sizes, SlotAlgebra, table};
+use crate::Error;
 use crate::expression::Environment;
 use crate::program::Table;
+use crate::weights::Kept;
 
 /// Vectors in the clear, multiplied by diagonals.
 struct Clear<'a> {
     linear: &'a Linear,
     tables: &'a [Table],
     environment: &'a Environment,
+    /// Those of the output that is being computed.
+    matrices: Option<Matrices>,
 }
 
 fn rotated(part: &[f64], by: i64) -> Vec<f64> {
@@ -23,7 +27,7 @@ fn add_product(sum: &mut [f64], a: &[f64], weights: &[f32]) {
 
 impl SlotAlgebra for Clear<'_> {
     type Value = Parts;
-    type Error = std::convert::Infallible;
+    type Error = Error;
 
     fn rotate(&mut self, a: &Parts, by: &[i64]) -> Result<Vec<Parts>, Self::Error> {
         let turn = |&by: &i64| Parts {
@@ -51,7 +55,13 @@ impl SlotAlgebra for Clear<'_> {
     fn weigh(&mut self, terms: &[(&Parts, Diagonal)]) -> Result<Parts, Self::Error> {
         let mut sum: Option<Parts> = None;
         for (a, diagonal) in terms {
-            let factor = self.linear.diagonal(a.real.len() as u32, self.tables, *diagonal);
+            let known = self.matrices.take().filter(|matrices| matrices.output() == diagonal.output);
+            let matrices = match known {
+                Some(known) => known,
+                None => self.linear.load(diagonal.output, self.tables)?,
+            };
+            let factor = self.linear.diagonals(a.real.len() as u32, &matrices, &[*diagonal]).remove(0);
+            self.matrices = Some(matrices);
             let zero = || vec![0.0; a.real.len()];
             let sum =
                 sum.get_or_insert_with(|| Parts { real: zero(), imaginary: factor.imaginary.as_ref().map(|_| zero()) });
@@ -71,17 +81,26 @@ impl SlotAlgebra for Clear<'_> {
     }
 
     fn add_bias(&mut self, mut a: Parts, output: u32, matrix: u32) -> Result<Parts, Self::Error> {
-        let bias = self.linear.bias(a.real.len() as u32, self.environment, self.tables, output, matrix);
+        let bias = self.linear.bias(a.real.len() as u32, self.environment, self.tables, output, matrix)?;
         a.real.iter_mut().zip(bias).for_each(|(a, b)| *a += b);
         Ok(a)
     }
 }
 
 impl Linear {
-    /// All results of a real operand, slots that hold no entry included.
-    pub fn evaluate(&self, x: &[f64], tables: &[Table], environment: &Environment) -> Vec<Vec<f64>> {
+    /// All results of a real operand, slots that hold no entry included. Matrices are kept with what else is loaded.
+    ///
+    /// # Errors
+    /// Those of [`Table::load`].
+    pub fn evaluate(
+        &self,
+        x: &[f64],
+        tables: &[Table],
+        environment: &Environment,
+        kept: &Kept,
+    ) -> Result<Vec<Vec<f64>>, Error> {
         match self.entries_of(x) {
-            Some(entries) => self.evaluate_entries(x.len() as u32, &entries, tables, environment),
+            Some(entries) => self.evaluate_entries(x.len() as u32, &entries, tables, environment, kept),
             None => self.evaluate_by_diagonals(x, tables, environment),
         }
     }
@@ -92,11 +111,11 @@ impl Linear {
         x: &[f64],
         tables: &[Table],
         environment: &Environment,
-    ) -> Vec<Vec<f64>> {
-        let mut algebra = Clear { linear: self, tables, environment };
+    ) -> Result<Vec<Vec<f64>>, Error> {
+        let mut algebra = Clear { linear: self, tables, environment, matrices: None };
         let operand = Parts { real: x.to_vec(), imaginary: None };
-        let Ok(results) = self.apply(x.len() as u32, environment, &mut algebra, &operand);
-        results.into_iter().map(|result| result.real).collect()
+        let results = self.apply(x.len() as u32, environment, &mut algebra, &operand)?;
+        Ok(results.into_iter().map(|result| result.real).collect())
     }
 
     /// By feature of the operand: its entries, one for each of the unit's vectors. `None` where slots that hold no feature
@@ -123,30 +142,31 @@ impl Linear {
         entries: &[f64],
         tables: &[Table],
         environment: &Environment,
-    ) -> Vec<Vec<f64>> {
+        kept: &Kept,
+    ) -> Result<Vec<Vec<f64>>, Error> {
         let mut results = Vec::with_capacity(self.results());
         for (number, output) in (0..).zip(&self.outputs) {
             let landing = output.landing.as_ref().map(|landing| landing.evaluate(environment));
             let reduction = Self::reduction(self.sizes(slots, output), landing);
             for (index, matrix) in (0..).zip(&output.matrices) {
-                let weights = &tables[matrix.weights.0 as usize].values;
-                let mut sum = self.partial_products(slots, output, weights, entries);
+                let weights = table(tables, matrix.weights)?.load_kept(kept)?;
+                let mut sum = self.partial_products(slots, output, &weights, entries);
                 for by in &reduction {
                     let turned = rotated(&sum, by * i64::from(self.unit));
                     sum.iter_mut().zip(turned).for_each(|(sum, turned)| *sum += turned);
                 }
                 if matrix.bias.is_some() {
-                    let bias = self.bias(slots, environment, tables, number, index);
+                    let bias = self.bias(slots, environment, tables, number, index)?;
                     sum.iter_mut().zip(bias).for_each(|(sum, bias)| *sum += bias);
                 }
                 results.push(sum);
             }
         }
-        results
+        Ok(results)
     }
 
     /// What is in the slots ahead of the reduction: slot o·s_out + r holds the part of row o's product that is over the
-    /// positions of one residue modulo R = min(s_out, P_in), the same as [`Linear::diagonal`] brings there. With d = o·s_out/s_in
+    /// positions of one residue modulo R = min(s_out, P_in), the same as [`Linear::diagonals`] bring there. With d = o·s_out/s_in
     /// these are the positions ≡ d + r; or, with α = P_in/P_out, those ≡ α·o + q + α·i where r = q·s_in + i, or ≡ α·o + r where the spread is
     /// shared.
     fn partial_products(&self, slots: u32, output: &Output, weights: &[f32], entries: &[f64]) -> Vec<f64> {

@@ -28,9 +28,11 @@ mod steps;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use crate::Error;
 use crate::expression::{Environment, Integer, TableId};
 use crate::program::Table;
 use crate::rotations::{Sharing, additions};
@@ -94,11 +96,25 @@ pub struct Parts {
 
 /// The values of a diagonal in all slots: weights as their table has them, or half of them.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Weights {
+pub struct Factor {
     /// Of the first matrix.
     pub real: Vec<f32>,
     /// Of the second matrix of a complex output.
     pub imaginary: Option<Vec<f32>>,
+}
+
+/// The entries of an output's matrices, held while diagonals are made of them.
+#[derive(Clone, Debug)]
+pub struct Matrices {
+    output: u32,
+    entries: Vec<Arc<[f32]>>,
+}
+
+impl Matrices {
+    /// The output whose matrices they are.
+    pub fn output(&self) -> u32 {
+        self.output
+    }
 }
 
 /// What a linear map is computed with.
@@ -345,30 +361,34 @@ impl Linear {
         self.outputs.iter().map(babies).max().unwrap_or(1) + 2
     }
 
-    /// The values of a diagonal in all slots. The matrices of a complex output are halved, for [`SlotAlgebra::parts`].
-    pub fn diagonal(&self, slots: u32, tables: &[Table], diagonal: Diagonal) -> Weights {
-        self.diagonals(slots, tables, &[diagonal]).remove(0)
+    /// Reads the matrices of an output.
+    ///
+    /// # Errors
+    /// Those of [`Table::load`].
+    pub fn load(&self, output: u32, tables: &[Table]) -> Result<Matrices, Error> {
+        let matrices = self.outputs[output as usize].matrices.iter();
+        let entries = matrices.map(|matrix| table(tables, matrix.weights)?.load()).collect::<Result<_, _>>()?;
+        Ok(Matrices { output, entries })
     }
 
-    /// [`diagonal`](Self::diagonal) for several of one output, on all cores. Neighbouring diagonals take neighbouring entries
-    /// of a row, so that each line of the cache that is read serves several.
+    /// The values of several diagonals of an output in all slots, made on all cores. The matrices of a complex output are
+    /// halved, for [`SlotAlgebra::parts`]. Neighbouring diagonals take neighbouring entries of a row, so that each line of the
+    /// cache that is read serves several.
     ///
     /// # Panics
     /// Where a table is shorter than [`problems`](Self::problems) allows.
-    pub fn diagonals(&self, slots: u32, tables: &[Table], wanted: &[Diagonal]) -> Vec<Weights> {
-        let Some(first) = wanted.first() else { return Vec::new() };
-        let output = &self.outputs[first.output as usize];
+    pub fn diagonals(&self, slots: u32, matrices: &Matrices, wanted: &[Diagonal]) -> Vec<Factor> {
+        let output = &self.outputs[matrices.output as usize];
         let columns = positions_of(&self.input);
         let rows = positions_of(&output.order);
         let width = self.input.features.width() as usize;
         let unit = self.unit as usize;
-        let weights = |matrix: &Matrix| tables[matrix.weights.0 as usize].values.as_slice();
-        let (real, imaginary) = (weights(&output.matrices[0]), output.matrices.get(1).map(weights));
+        let (real, imaginary) = (&matrices.entries[0], matrices.entries.get(1));
         let factor = if imaginary.is_some() { 0.5 } else { 1.0 };
         let zeros = || vec![0.0; slots as usize];
-        let part = |wanted: &[Diagonal]| -> Vec<Weights> {
-            let empty = |_: &Diagonal| Weights { real: zeros(), imaginary: imaginary.map(|_| zeros()) };
-            let mut found: Vec<Weights> = wanted.iter().map(empty).collect();
+        let part = |wanted: &[Diagonal]| -> Vec<Factor> {
+            let empty = |_: &Diagonal| Factor { real: zeros(), imaginary: imaginary.map(|_| zeros()) };
+            let mut found: Vec<Factor> = wanted.iter().map(empty).collect();
             self.for_each_entry(slots, output, wanted, |diagonal, group, row, column| {
                 let (row, column) = (rows[row as usize], columns[column as usize]);
                 if row == NOTHING || column == NOTHING {
@@ -428,11 +448,21 @@ impl Linear {
     }
 
     /// The bias of a matrix in the slots of its result.
-    pub fn bias(&self, slots: u32, environment: &Environment, tables: &[Table], output: u32, matrix: u32) -> Vec<f64> {
+    ///
+    /// # Errors
+    /// Those of [`Table::load`].
+    pub fn bias(
+        &self,
+        slots: u32,
+        environment: &Environment,
+        tables: &[Table],
+        output: u32,
+        matrix: u32,
+    ) -> Result<Vec<f64>, Error> {
         let mut values = vec![0.0; slots as usize];
         let output = &self.outputs[output as usize];
-        let Some(bias) = output.matrices[matrix as usize].bias else { return values };
-        let entries = &tables[bias.0 as usize].values;
+        let Some(bias) = output.matrices[matrix as usize].bias else { return Ok(values) };
+        let entries = table(tables, bias)?.values()?;
         let stride = slots / output.order.positions;
         let (first, count) = match &output.landing {
             Some(landing) => (landing.evaluate(environment), 1),
@@ -444,6 +474,10 @@ impl Linear {
                 values[position * stride as usize + inner as usize] = f64::from(entries[entry as usize]);
             }
         }
-        values
+        Ok(values)
     }
+}
+
+fn table(tables: &[Table], id: TableId) -> Result<&Table, Error> {
+    tables.get(id.0 as usize).ok_or_else(|| Error::Execution(format!("there is no table {id}")))
 }

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::weights::Kept;
 
 fn table(name: &str, shape: [u32; 2], seed: f32) -> Table {
     let count = shape[0] * shape[1];
@@ -47,8 +48,8 @@ fn check(slots: u32, unit: u32, input: u32, outputs: &[u32], pair: bool, landing
         }
     }
     let environment = Environment::new(0, 1);
-    let found = linear.evaluate(&x, &tables, &environment);
-    let by_diagonals = linear.evaluate_by_diagonals(&x, &tables, &environment);
+    let found = linear.evaluate(&x, &tables, &environment, &Kept::default()).unwrap();
+    let by_diagonals = linear.evaluate_by_diagonals(&x, &tables, &environment).unwrap();
     for (slot, (a, b)) in found.iter().flatten().zip(by_diagonals.iter().flatten()).enumerate() {
         if (a - b).abs() > 1e-9 {
             return Err(format!("slot {slot}: {a}, by diagonals {b}"));
@@ -56,14 +57,14 @@ fn check(slots: u32, unit: u32, input: u32, outputs: &[u32], pair: bool, landing
     }
     for (result, (output, matrix)) in found.iter().zip(linear.matrices()) {
         let rows = output.order.features.width();
-        let (weights, bias) = (&tables[matrix.weights.0 as usize].values, matrix.bias.unwrap());
+        let (weights, bias) = (tables[matrix.weights.0 as usize].load().unwrap(), matrix.bias.unwrap());
         let stride = slots / output.order.positions;
         for row in 0..rows {
             for vector in 0..unit {
                 let dense: f64 = (0..input)
                     .map(|column| f64::from(weights[(row * input + column) as usize]) * entry(column, vector))
                     .sum();
-                let dense = dense + f64::from(tables[bias.0 as usize].values[row as usize]);
+                let dense = dense + f64::from(tables[bias.0 as usize].values().unwrap()[row as usize]);
                 let slot = row * stride + vector + landing.unwrap_or(0) as u32;
                 let found = result[slot as usize];
                 if (found - dense).abs() > 1e-9 {

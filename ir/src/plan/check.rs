@@ -152,10 +152,10 @@ fn shared(parameters: &Parameters, keys: &KeyManifest, model: &ClientModel, shap
         })?;
     }
     let entries = u64::from(model.vocabulary) * u64::from(model.hidden);
-    let complete = model.embedding.len() as u64 == entries || !model.has_weights();
-    require(complete && entries > 0, || {
+    let found = model.embedding.as_ref().map_or(entries, |embedding| embedding.entries() as u64);
+    require(found == entries && entries > 0, || {
         let (vocabulary, hidden) = (model.vocabulary, model.hidden);
-        format!("its embedding has {} entries, not {vocabulary}·{hidden}", model.embedding.len())
+        format!("its embedding has {found} entries, not {vocabulary}·{hidden}")
     })?;
     for token in &model.eos {
         require(*token < model.vocabulary, || format!("special token {token} is not in its vocabulary"))?;

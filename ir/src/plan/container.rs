@@ -1,4 +1,4 @@
-//! The outer shape of plan files: magic, version, checksum, header, aligned blobs.
+//! The outer shape of plan files: magic, version, checksum, header, blobs.
 //!
 //! | offset | bytes | contents |
 //! |---|---|---|
@@ -7,22 +7,31 @@
 //! | 12 | 4 | zero |
 //! | 16 | 8 | length of the file |
 //! | 24 | 8 | length of the header |
-//! | 32 | 32 | BLAKE3 of all bytes of the file but these 32 |
+//! | 32 | 32 | BLAKE3 of the bytes ahead of it and of the header |
 //! | 64 | | header: a protobuf message whose field 1 lists the blobs |
-//! | multiples of 64 | | blobs, with zeros between |
+//! | behind the header | | blobs, one after the other |
+//!
+//! The header has the hash of each blob, so that the checksum stands for all bytes. Opening a file reads and checks the
+//! header alone; a blob's hash is checked when it is read ([`Region`]). Every blob is used by the header, and no byte is
+//! outside of header and blobs: a file is sound as a whole where all that its plan uses is.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use bytes::Bytes;
 use prost::Message;
 
 use super::wire;
 use crate::Error;
+use crate::weights::{DataFile, Region};
 
 /// The version of the format that is written, and the only one that is read.
 pub const FORMAT_VERSION: u32 = 11;
 
 const FIXED_LENGTH: usize = 64;
-const ALIGNMENT: usize = 64;
 
 /// What a plan's file begins with.
 pub const PLAN_MAGIC: [u8; 8] = *b"CMIRPLAN";
@@ -66,64 +75,134 @@ pub(super) trait Header: Message + Default {
 /// Blobs to be written; equal ones once.
 #[derive(Default)]
 pub(super) struct Blobs {
-    contents: Vec<Vec<u8>>,
+    contents: Vec<Region>,
     by_hash: BTreeMap<[u8; 32], u32>,
+    /// The folder from which on files are named that regions lie in; without it, regions are embedded.
+    referring_from: Option<PathBuf>,
 }
 
 impl Blobs {
+    /// Blobs that stay in the files that they lie in, for a plan in this folder.
+    pub(super) fn referring(folder: PathBuf) -> Self {
+        Self { referring_from: Some(folder), ..Self::default() }
+    }
+
     /// Adds a blob and returns its index.
-    pub(super) fn add(&mut self, bytes: Vec<u8>) -> u32 {
+    pub(super) fn add(&mut self, region: &Region) -> u32 {
         let next = self.contents.len() as u32;
-        let index = *self.by_hash.entry(*blake3::hash(&bytes).as_bytes()).or_insert(next);
+        let index = *self.by_hash.entry(region.hash()).or_insert(next);
         if index == next {
-            self.contents.push(bytes);
+            self.contents.push(region.clone());
         }
         index
     }
 
+    /// Adds bytes.
+    pub(super) fn add_bytes(&mut self, bytes: Vec<u8>) -> u32 {
+        self.add(&Region::of_bytes(bytes.into(), None))
+    }
+
     /// Adds numbers as little-endian bytes.
     pub(super) fn add_floats(&mut self, values: &[f32]) -> u32 {
-        self.add(values.iter().flat_map(|value| value.to_le_bytes()).collect())
+        self.add(&Region::of_numbers(values))
     }
 }
 
-fn aligned(length: usize) -> usize {
-    length.next_multiple_of(ALIGNMENT)
+/// How the path of a file is written into a plan in a folder: relative where both have a folder in common.
+fn reference(folder: &Path, file: &Path) -> Result<String, Error> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::File { action: "read", path, source }
+    };
+    let folder = folder.canonicalize().map_err(failed(folder))?;
+    let found = file.canonicalize().map_err(failed(file))?;
+    let common = folder.components().zip(found.components()).take_while(|(a, b)| a == b).count();
+    // The root alone, or a drive, is nothing in common.
+    let written: PathBuf =
+        if folder.components().take(common).any(|part| matches!(part, std::path::Component::Normal(_))) {
+            let up = folder.components().skip(common).map(|_| std::path::Component::ParentDir);
+            up.chain(found.components().skip(common)).collect()
+        } else {
+            found
+        };
+    written.to_str().map(str::to_owned).ok_or_else(|| {
+        Error::Plan(format!("the path {} is no text, by which it could refer to it; embed the weights", file.display()))
+    })
 }
 
-/// The file's bytes.
-pub(super) fn write<H: Header>(kind: Kind, mut header: H, blobs: &Blobs) -> Vec<u8> {
-    // Offsets count from the first blob, so that they do not depend on the header's length.
-    let mut offset = 0;
+/// A file that is ready to be written.
+pub(super) struct Sealed {
+    /// All bytes ahead of the blobs.
+    head: Vec<u8>,
+    /// Blobs that follow.
+    embedded: Vec<Region>,
+    /// The length of all.
+    length: u64,
+}
+
+/// Puts a file together, but for the bytes of its blobs.
+pub(super) fn seal<H: Header>(kind: Kind, mut header: H, blobs: &Blobs) -> Result<Sealed, Error> {
     let mut list = Vec::with_capacity(blobs.contents.len());
-    for bytes in &blobs.contents {
-        let hash = blake3::hash(bytes).as_bytes().to_vec();
-        list.push(wire::Blob { offset: offset as u64, length: bytes.len() as u64, hash });
-        offset = aligned(offset + bytes.len());
+    let mut embedded = Vec::new();
+    for region in &blobs.contents {
+        let (length, hash) = (region.length(), region.hash().to_vec());
+        list.push(match (&blobs.referring_from, region.file()) {
+            (Some(folder), Some((file, offset))) => {
+                wire::Blob { length, hash, file: Some(reference(folder, file.path())?), offset }
+            }
+            _ => {
+                embedded.push(region.clone());
+                wire::Blob { length, hash, file: None, offset: 0 }
+            }
+        });
     }
     header.set_blobs(list);
     let encoded = header.encode_to_vec();
-    let mut file = Vec::with_capacity(aligned(FIXED_LENGTH + encoded.len()) + offset);
-    file.extend_from_slice(&kind.magic());
-    file.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
-    file.resize(FIXED_LENGTH, 0);
-    file.extend_from_slice(&encoded);
-    for bytes in &blobs.contents {
-        file.resize(aligned(file.len()), 0);
-        file.extend_from_slice(bytes);
-    }
-    let length = file.len() as u64;
-    file[16..24].copy_from_slice(&length.to_le_bytes());
-    file[24..32].copy_from_slice(&(encoded.len() as u64).to_le_bytes());
-    let sum = computed_checksum(&file);
-    file[32..64].copy_from_slice(&sum);
-    file
+    let length = (FIXED_LENGTH + encoded.len()) as u64 + embedded.iter().map(Region::length).sum::<u64>();
+    let mut head = Vec::with_capacity(FIXED_LENGTH + encoded.len());
+    head.extend_from_slice(&kind.magic());
+    head.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+    head.resize(16, 0);
+    head.extend_from_slice(&length.to_le_bytes());
+    head.extend_from_slice(&(encoded.len() as u64).to_le_bytes());
+    head.resize(FIXED_LENGTH, 0);
+    head.extend_from_slice(&encoded);
+    let sum = computed_checksum(&head);
+    head[32..64].copy_from_slice(&sum);
+    Ok(Sealed { head, embedded, length })
 }
 
-fn computed_checksum(file: &[u8]) -> [u8; 32] {
+impl Sealed {
+    /// The checksum that the file carries.
+    pub(super) fn checksum(&self) -> [u8; 32] {
+        number(&self.head, 32)
+    }
+
+    /// All bytes.
+    pub(super) fn to_bytes(&self) -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::with_capacity(usize::try_from(self.length).unwrap_or(0));
+        bytes.extend_from_slice(&self.head);
+        for region in &self.embedded {
+            bytes.extend_from_slice(&region.read("plan")?);
+        }
+        Ok(bytes)
+    }
+
+    /// Writes all bytes, with one blob at a time in memory. `failed` makes an error of what writing fails with.
+    pub(super) fn write(&self, to: &mut dyn Write, failed: impl Fn(io::Error) -> Error) -> Result<(), Error> {
+        to.write_all(&self.head).map_err(&failed)?;
+        for region in &self.embedded {
+            to.write_all(&region.read("plan")?).map_err(&failed)?;
+        }
+        Ok(())
+    }
+}
+
+/// The checksum of a file that begins with these bytes, up to the end of its header.
+fn computed_checksum(head: &[u8]) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(&file[..32]);
-    hasher.update(&file[FIXED_LENGTH..]);
+    hasher.update(&head[..32]);
+    hasher.update(&head[FIXED_LENGTH..]);
     *hasher.finalize().as_bytes()
 }
 
@@ -133,70 +212,162 @@ fn number<const N: usize>(file: &[u8], offset: usize) -> [u8; N] {
     bytes
 }
 
-/// Checks magic, version and length, and returns the checksum that the file carries.
-pub(super) fn checksum(kind: Kind, file: &[u8]) -> Result<[u8; 32], Error> {
+/// A file to be read.
+pub(super) enum Source {
+    /// Its contents.
+    Memory(Bytes),
+    /// The file.
+    File(Arc<DataFile>),
+}
+
+impl Source {
+    fn failed(file: &DataFile) -> impl FnOnce(io::Error) -> Error {
+        let path = file.path().to_owned();
+        move |source| Error::File { action: "read", path, source }
+    }
+
+    fn length(&self) -> Result<u64, Error> {
+        match self {
+            Self::Memory(bytes) => Ok(bytes.len() as u64),
+            Self::File(file) => Ok(file.state().map_err(Self::failed(file))?.0),
+        }
+    }
+
+    /// Bytes that are there.
+    fn read(&self, offset: u64, length: u64) -> Result<Bytes, Error> {
+        match self {
+            Self::Memory(bytes) => Ok(bytes.slice(offset as usize..(offset + length) as usize)),
+            Self::File(file) => Ok(file.read(offset, length).map_err(Self::failed(file))?.0.into()),
+        }
+    }
+
+    fn region(&self, offset: u64, length: u64, hash: [u8; 32]) -> Region {
+        match self {
+            Self::Memory(bytes) => Region::promised(bytes.slice(offset as usize..(offset + length) as usize), hash),
+            Self::File(file) => Region::in_file(Arc::clone(file), offset, length, hash),
+        }
+    }
+
+    /// The folder from which on the file names others.
+    fn folder(&self) -> &Path {
+        match self {
+            Self::Memory(_) => Path::new(""),
+            Self::File(file) => file.path().parent().unwrap_or(Path::new("")),
+        }
+    }
+}
+
+/// Checks magic, version and length of a file of which this is the beginning, and returns what is ahead of the header.
+fn fixed(kind: Kind, begin: &[u8], length: u64) -> Result<[u8; FIXED_LENGTH], Error> {
     let name = kind.name();
-    if !file.starts_with(&kind.magic()[..kind.magic().len().min(file.len())]) || file.is_empty() {
+    if !begin.starts_with(&kind.magic()[..kind.magic().len().min(begin.len())]) || begin.is_empty() {
         return Err(Error::NotAPlan { expected: name });
     }
-    if file.len() < FIXED_LENGTH {
-        return Err(Error::PlanLength { kind: name, expected: FIXED_LENGTH as u64, found: file.len() as u64 });
-    }
-    let version = u32::from_le_bytes(number(file, 8));
+    let Some(begin) = begin.first_chunk::<FIXED_LENGTH>() else {
+        return Err(Error::PlanLength { kind: name, expected: FIXED_LENGTH as u64, found: length });
+    };
+    let version = u32::from_le_bytes(number(begin, 8));
     if version != FORMAT_VERSION {
         return Err(Error::PlanVersion { kind: name, found: version, supported: FORMAT_VERSION });
     }
-    let expected = u64::from_le_bytes(number(file, 16));
-    if expected != file.len() as u64 {
-        return Err(Error::PlanLength { kind: name, expected, found: file.len() as u64 });
+    let expected = u64::from_le_bytes(number(begin, 16));
+    if expected != length {
+        return Err(Error::PlanLength { kind: name, expected, found: length });
     }
-    Ok(number(file, 32))
+    Ok(*begin)
 }
 
-/// The blobs of a file.
-pub(super) struct BlobsRead<'f>(Vec<&'f [u8]>);
+/// The checksum that a file with these contents carries. Magic, version and length are checked.
+pub(super) fn checksum(kind: Kind, file: &[u8]) -> Result<[u8; 32], Error> {
+    Ok(number(&fixed(kind, file, file.len() as u64)?, 32))
+}
 
-impl BlobsRead<'_> {
+impl Source {
+    /// What is ahead of the header, with magic, version and length checked.
+    fn fixed(&self, kind: Kind) -> Result<[u8; FIXED_LENGTH], Error> {
+        let length = self.length()?;
+        fixed(kind, &self.read(0, length.min(FIXED_LENGTH as u64))?, length)
+    }
+
+    /// The checksum that the file carries. Magic, version and length are checked.
+    pub(super) fn checksum(&self, kind: Kind) -> Result<[u8; 32], Error> {
+        Ok(number(&self.fixed(kind)?, 32))
+    }
+}
+
+/// The blobs of a file, and which of them were used.
+pub(super) struct BlobsRead(Vec<(Region, Cell<bool>)>);
+
+impl BlobsRead {
     /// The blob of an index.
-    pub(super) fn get(&self, index: u32) -> Result<&[u8], Error> {
-        let found = self.0.get(index as usize).copied();
-        found.ok_or_else(|| Error::Plan(format!("it names blob {index} and has {}", self.0.len())))
+    pub(super) fn get(&self, index: u32) -> Result<&Region, Error> {
+        let found = self.0.get(index as usize);
+        let (region, used) =
+            found.ok_or_else(|| Error::Plan(format!("it names blob {index} and has {}", self.0.len())))?;
+        used.set(true);
+        Ok(region)
+    }
+
+    /// The bytes of a blob, checked.
+    pub(super) fn bytes(&self, index: u32, name: &str) -> Result<Bytes, Error> {
+        self.get(index)?.read(name)
     }
 
     /// The numbers in a blob, of which there must be `expected`.
-    pub(super) fn floats(&self, index: u32, expected: u64) -> Result<Vec<f32>, Error> {
-        let bytes = self.get(index)?;
-        if Some(bytes.len() as u64) != expected.checked_mul(4) {
-            return Err(Error::Plan(format!("blob {index} has {} bytes for {expected} numbers", bytes.len())));
+    pub(super) fn floats(&self, index: u32, expected: u64, name: &str) -> Result<Vec<f32>, Error> {
+        let length = self.get(index)?.length();
+        if Some(length) != expected.checked_mul(4) {
+            return Err(Error::Plan(format!("blob {index} has {length} bytes for {expected} numbers")));
         }
-        Ok(bytes.chunks_exact(4).map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect())
+        let bytes = self.bytes(index, name)?;
+        let (words, _) = bytes.as_chunks::<4>();
+        Ok(words.iter().map(|word| f32::from_le_bytes(*word)).collect())
+    }
+
+    /// Fails where a blob was not asked for.
+    pub(super) fn check_used(&self) -> Result<(), Error> {
+        match self.0.iter().position(|(_, used)| !used.get()) {
+            Some(index) => Err(Error::Plan(format!("nothing uses its blob {index}"))),
+            None => Ok(()),
+        }
     }
 }
 
-/// Checks everything about a file that does not depend on what its header means.
-pub(super) fn read<H: Header>(kind: Kind, file: &[u8]) -> Result<(H, BlobsRead<'_>), Error> {
-    let stored = checksum(kind, file)?;
-    if stored != computed_checksum(file) {
+/// Reads the header of a file, and checks everything about the file that depends neither on what its header means nor on
+/// what is in its blobs.
+pub(super) fn read<H: Header>(kind: Kind, source: &Source) -> Result<(H, BlobsRead), Error> {
+    let begin = source.fixed(kind)?;
+    let length = u64::from_le_bytes(number(&begin, 16));
+    let malformed = || Error::Plan("its parts do not fill the file".to_owned());
+    let mut end = u64::from_le_bytes(number(&begin, 24))
+        .checked_add(FIXED_LENGTH as u64)
+        .filter(|end| *end <= length)
+        .ok_or(Error::PlanAltered { kind: kind.name() })?;
+    let head = source.read(0, end)?;
+    if number::<32>(&head, 32) != computed_checksum(&head) {
         return Err(Error::PlanAltered { kind: kind.name() });
     }
-    let malformed = || Error::Plan("its parts overlap or lie outside the file".to_owned());
-    let end = usize::try_from(u64::from_le_bytes(number(file, 24)))
-        .ok()
-        .and_then(|length| length.checked_add(FIXED_LENGTH))
-        .filter(|end| *end <= file.len())
-        .ok_or_else(malformed)?;
-    let header = H::decode(&file[FIXED_LENGTH..end])
+    let header = H::decode(&head[FIXED_LENGTH..])
         .map_err(|error| Error::Plan(format!("its header cannot be decoded: {error}")))?;
-    let first = aligned(end);
     let mut blobs = Vec::with_capacity(header.blobs().len());
-    for blob in header.blobs() {
-        let start = usize::try_from(blob.offset).ok().and_then(|offset| offset.checked_add(first));
-        let range = start.and_then(|start| Some(start..start.checked_add(usize::try_from(blob.length).ok()?)?));
-        let bytes = range.and_then(|range| file.get(range)).ok_or_else(malformed)?;
-        if blob.hash != blake3::hash(bytes).as_bytes() {
-            return Err(Error::PlanAltered { kind: kind.name() });
-        }
-        blobs.push(bytes);
+    let mut files: BTreeMap<String, Arc<DataFile>> = BTreeMap::new();
+    for wire::Blob { length: size, hash, file, offset } in header.blobs() {
+        let hash = hash.as_slice().try_into().map_err(|_| Error::Plan("a blob has no 32-byte hash".to_owned()))?;
+        let region = match file {
+            Some(path) => {
+                let file = files.entry(path.clone()).or_insert_with(|| DataFile::new(source.folder().join(path)));
+                Region::in_file(Arc::clone(file), *offset, *size, hash)
+            }
+            None => {
+                let start = end;
+                end = start.checked_add(*size).filter(|end| *end <= length).ok_or_else(malformed)?;
+                source.region(start, *size, hash)
+            }
+        };
+        blobs.push((region, Cell::new(false)));
+    }
+    if end != length {
+        return Err(malformed());
     }
     Ok((header, BlobsRead(blobs)))
 }

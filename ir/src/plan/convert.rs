@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::container::{Blobs, BlobsRead};
+use super::stored::{weights_from_wire, weights_to_wire};
 use super::{
     Approximation, CallCounts, ChatTemplate, CkksProgram, ClientModel, ClientPlan, EntryInterface, Guard, MaskCount,
     Measure, NormCheck, Others, Plan, Provenance, wire,
@@ -15,7 +16,7 @@ use crate::graph::{Definition, Node, OpId, Origin, OriginId, Region, Value, Valu
 use crate::manifest::{BootstrapVariant, KeyManifest};
 use crate::operations::{Call, Operations};
 use crate::parameters::{KeyGadget, Parameters};
-use crate::program::{Affine, EmbeddingForm, Entry, EntryKind, Placement, Program, RangeCheck, State, Table};
+use crate::program::{Affine, Contents, EmbeddingForm, Entry, EntryKind, Placement, Program, RangeCheck, State, Table};
 use crate::slots::Layout;
 use crate::text::cursor::Cursor;
 use crate::text::expression::read_vector;
@@ -176,10 +177,10 @@ fn keys_from_wire(keys: wire::Keys) -> KeyManifest {
 fn model_to_wire(model: &ClientModel, blobs: &mut Blobs) -> wire::Model {
     wire::Model {
         name: model.name.clone(),
-        tokenizer_blob: model.tokenizer.as_ref().map(|tokenizer| blobs.add(tokenizer.clone())),
+        tokenizer_blob: model.tokenizer.as_ref().map(|tokenizer| blobs.add_bytes(tokenizer.clone())),
         vocabulary: model.vocabulary,
         hidden: model.hidden,
-        embedding_blob: model.has_weights().then(|| blobs.add_floats(&model.embedding)),
+        embedding: model.embedding.as_ref().map(|embedding| weights_to_wire(embedding, blobs)),
         eos: model.eos.clone(),
         chat: model.chat.clone().map(|ChatTemplate { source, tokens }| wire::ChatTemplate { source, tokens }),
         guard: Some(guard_to_wire(&model.guard, blobs)),
@@ -210,13 +211,13 @@ fn guard_to_wire(guard: &Guard, blobs: &mut Blobs) -> wire::Guard {
     wire::Guard { low, high, zeros: guard.zeros.clone(), norm: guard.norm.as_ref().map(norm), noise_gain }
 }
 
-fn guard_from_wire(guard: wire::Guard, width: u64, blobs: &BlobsRead<'_>) -> Result<Guard, Error> {
+fn guard_from_wire(guard: wire::Guard, width: u64, blobs: &BlobsRead) -> Result<Guard, Error> {
     let norm = |norm: wire::NormCheck| {
         let rows = if norm.embedding { width } else { norm.others.len() as u64 };
-        let factors = blobs.floats(norm.others_blob, rows * width)?;
+        let factors = blobs.floats(norm.others_blob, rows * width, "guard")?;
         Ok(NormCheck {
             tokens: norm.tokens,
-            triangle: blobs.floats(norm.triangle_blob, width * (width + 1) / 2)?,
+            triangle: blobs.floats(norm.triangle_blob, width * (width + 1) / 2, "guard")?,
             length: [norm.shortest, norm.longest],
             gain: norm.gain,
             others: if norm.embedding { Others::Embedding(factors) } else { Others::Rows(norm.others, factors) },
@@ -228,15 +229,16 @@ fn guard_from_wire(guard: wire::Guard, width: u64, blobs: &BlobsRead<'_>) -> Res
     Ok(Guard { logits: [low, high], zeros, norm: guard.norm.map(norm).transpose()?, noise_gain })
 }
 
-fn model_from_wire(model: wire::Model, blobs: &BlobsRead<'_>) -> Result<ClientModel, Error> {
-    let entries = u64::from(model.vocabulary) * u64::from(model.hidden);
+fn model_from_wire(model: wire::Model, blobs: &BlobsRead) -> Result<ClientModel, Error> {
+    let embedding = model.embedding.map(|embedding| weights_from_wire(embedding, "embedding", blobs)).transpose()?;
+    let tokenizer = model.tokenizer_blob.map(|blob| blobs.bytes(blob, "tokenizer")).transpose()?;
     Ok(ClientModel {
         name: model.name,
-        tokenizer: model.tokenizer_blob.map(|blob| blobs.get(blob).map(<[u8]>::to_vec)).transpose()?,
+        tokenizer: tokenizer.map(|bytes| bytes.to_vec()),
         chat: model.chat.map(|wire::ChatTemplate { source, tokens }| ChatTemplate { source, tokens }),
         vocabulary: model.vocabulary,
         hidden: model.hidden,
-        embedding: model.embedding_blob.map_or(Ok(Vec::new()), |blob| blobs.floats(blob, entries))?,
+        embedding,
         eos: model.eos,
         guard: guard_from_wire(required(model.guard, "guard")?, u64::from(model.hidden), blobs)?,
     })
@@ -340,8 +342,11 @@ fn program_to_wire(program: &CkksProgram, blobs: &mut Blobs) -> wire::Program {
     let tables = program.tables.iter().map(|table| wire::Table {
         name: table.name.clone(),
         shape: table.shape.clone(),
-        blob: table.deviation.is_none().then(|| blobs.add_floats(&table.values)),
-        deviation: table.deviation,
+        weights: table.weights().map(|weights| weights_to_wire(weights, blobs)),
+        deviation: match table.contents {
+            Contents::Stored(_) => None,
+            Contents::Unknown { deviation } => Some(deviation),
+        },
     });
     let states = program.states.iter().map(|state| wire::State {
         name: state.name.clone(),
@@ -361,16 +366,15 @@ fn program_to_wire(program: &CkksProgram, blobs: &mut Blobs) -> wire::Program {
     }
 }
 
-fn program_from_wire(program: wire::Program, blobs: &BlobsRead<'_>) -> Result<CkksProgram, Error> {
+fn program_from_wire(program: wire::Program, blobs: &BlobsRead) -> Result<CkksProgram, Error> {
     let mut tables = Vec::with_capacity(program.tables.len());
-    for table in program.tables {
-        let wire::Table { name, shape, blob, deviation } = table;
-        let mut table = Table { name, shape, values: Vec::new(), deviation };
-        if let Some(blob) = blob {
-            let entries = table.entries().ok_or_else(|| Error::Plan(format!("table `{}` is too large", table.name)))?;
-            table.values = blobs.floats(blob, entries as u64)?;
-        }
-        tables.push(table);
+    for wire::Table { name, shape, weights, deviation } in program.tables {
+        let contents = match (weights, deviation) {
+            (Some(weights), None) => Contents::Stored(weights_from_wire(weights, &name, blobs)?),
+            (None, Some(deviation)) => Contents::Unknown { deviation },
+            _ => return Err(Error::Plan(format!("table `{name}` has not either weights or a deviation"))),
+        };
+        tables.push(Table { name, shape, contents });
     }
     let mut states = Vec::with_capacity(program.states.len());
     for state in program.states {
@@ -535,7 +539,7 @@ pub(super) fn plan_to_wire(plan: &Plan, blobs: &mut Blobs) -> wire::PlanHeader {
     }
 }
 
-pub(super) fn plan_from_wire(header: wire::PlanHeader, blobs: &BlobsRead<'_>) -> Result<Plan, Error> {
+pub(super) fn plan_from_wire(header: wire::PlanHeader, blobs: &BlobsRead) -> Result<Plan, Error> {
     let provenance = required(header.provenance, "provenance")?;
     Ok(Plan {
         parameters: parameters_from_wire(required(header.parameters, "parameter set")?),
@@ -578,7 +582,7 @@ pub(super) fn client_to_wire(plan: &ClientPlan, blobs: &mut Blobs) -> wire::Clie
     }
 }
 
-pub(super) fn client_from_wire(header: wire::ClientHeader, blobs: &BlobsRead<'_>) -> Result<ClientPlan, Error> {
+pub(super) fn client_from_wire(header: wire::ClientHeader, blobs: &BlobsRead) -> Result<ClientPlan, Error> {
     let (embedding, inputs, logits) = packing_from_wire(header.client)?;
     let interface = |entry: wire::EntryInterface| {
         Ok(EntryInterface {

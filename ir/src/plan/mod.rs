@@ -2,25 +2,29 @@
 //!
 //! `plan.bin` is the server's: parameters, the ckks program with its weights, the key manifest, provenance, and the
 //! client's part. Its sibling `plan.client` holds all that key generation and a client need and nothing else. Both carry
-//! a format version and a checksum over every byte ([`container`]); a plan of another version, a truncated or an altered
-//! one is refused with a message that says so. The same plan always gives the same bytes.
+//! a format version, and a checksum that stands for every byte ([`container`]); a plan of another version, a truncated or an
+//! altered one is refused with a message that says so. The same plan always gives the same bytes.
 //!
 //! Ops, types and expressions are stored in their text syntax ([`crate::text`]) inside protobuf messages, so that one
-//! grammar is read and checked; weights are little-endian `f32` blobs, aligned for memory mapping and stored once for
-//! equal contents. A plan that was compiled from shapes alone has neither embedding nor weights, and says of each table how
-//! large its entries would be.
+//! grammar is read and checked. Weights are stored in the form that their exporter gave them ([`crate::weights`]), once for
+//! equal contents: inside the plan, or in the exporter's files, which it then names ([`Storage`]). Opening a plan reads none
+//! of them; each is checked when it is used for the first time, and all at once by [`Plan::check_all`]. A plan that was
+//! compiled from shapes alone has neither embedding nor weights, and says of each table how large its entries would be.
 
 mod check;
 mod container;
 mod convert;
 mod file;
 mod guard;
+mod stored;
 mod summary;
 #[cfg(test)]
 pub(crate) mod tests;
 mod wire;
 
 use std::collections::BTreeMap;
+
+use bytes::Bytes;
 
 pub use container::{CLIENT_MAGIC, FORMAT_VERSION, PLAN_MAGIC};
 pub use file::client_path;
@@ -32,6 +36,7 @@ use crate::ckks::{CiphertextType, CkksOp, Levels};
 use crate::manifest::KeyManifest;
 use crate::parameters::Parameters;
 use crate::program::{EmbeddingForm, EntryKind, Placement, Program, RangeCheck};
+use crate::weights::Weights;
 
 /// A program of the ckks stage.
 pub type CkksProgram = Program<CkksOp, CiphertextType>;
@@ -49,8 +54,8 @@ pub struct ClientModel {
     pub vocabulary: u32,
     /// Width of the embedding.
     pub hidden: u32,
-    /// The embedding, `[vocabulary][hidden]`, row-major and unscaled; empty in a plan that has no weights.
-    pub embedding: Vec<f32>,
+    /// The embedding, `[vocabulary][hidden]`, unscaled; `None` in a plan that has no weights.
+    pub embedding: Option<Weights>,
     /// Tokens that end a text.
     pub eos: Vec<u32>,
     /// What decrypted logits are checked against.
@@ -70,15 +75,44 @@ impl ClientModel {
     /// Whether the plan has weights. One that was compiled from shapes alone takes no tokens: it can be looked at, and its
     /// layers can be measured.
     pub fn has_weights(&self) -> bool {
-        !self.embedding.is_empty()
+        self.embedding.is_some()
     }
 
-    /// The embedding of a token.
-    pub fn embedding_of(&self, token: u32) -> Option<&[f32]> {
-        let width = self.hidden as usize;
-        let start = (token as usize).checked_mul(width)?;
-        self.embedding.get(start..start.checked_add(width)?)
+    /// The embeddings of all tokens, `[vocabulary][hidden]`, held from the first use on; none in a plan without weights.
+    ///
+    /// # Errors
+    /// Those of [`Weights::load`].
+    pub fn embeddings(&self) -> Result<&[f32], Error> {
+        self.embedding.as_ref().map_or(Ok(&[]), |embedding| embedding.values(EMBEDDING))
     }
+
+    /// The embedding of a token, if there is such a token.
+    ///
+    /// # Errors
+    /// Those of [`Weights::load`].
+    pub fn embedding_of(&self, token: u32) -> Result<Option<&[f32]>, Error> {
+        let width = self.hidden as usize;
+        let range = (token as usize).checked_mul(width).and_then(|start| Some(start..start.checked_add(width)?));
+        let embeddings = self.embeddings()?;
+        Ok(range.and_then(|range| embeddings.get(range)))
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        self.embedding.as_ref().map_or(Ok(()), |embedding| embedding.check(EMBEDDING))
+    }
+}
+
+/// What messages call the embedding.
+const EMBEDDING: &str = "embedding";
+
+/// Where a written plan has its weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Storage {
+    /// Inside.
+    #[default]
+    Embed,
+    /// In the files of the exporter, as far as they are in such.
+    Reference,
 }
 
 /// Where a plan comes from.
@@ -201,20 +235,46 @@ impl Plan {
         }
     }
 
-    /// The file's contents. Fails where the plan would be refused by [`Plan::from_bytes`].
-    pub fn to_bytes(&self) -> Result<Vec<u8>, Error> {
+    fn sealed(&self, mut blobs: container::Blobs) -> Result<container::Sealed, Error> {
         check::plan(self)?;
-        let mut blobs = container::Blobs::default();
         let header = convert::plan_to_wire(self, &mut blobs);
-        Ok(container::write(container::Kind::Server, header, &blobs))
+        container::seal(container::Kind::Server, header, &blobs)
     }
 
-    /// Reads and checks a file's contents. Any bytes are either a valid plan or refused; nothing panics.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
-        let (header, blobs) = container::read(container::Kind::Server, bytes)?;
+    /// The file's contents, weights inside. Fails where the plan would be refused by [`Plan::from_bytes`], and where weights
+    /// cannot be read.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, Error> {
+        self.sealed(container::Blobs::default())?.to_bytes()
+    }
+
+    /// The checksum of [`Plan::to_bytes`], for which no weights are read.
+    pub fn hash(&self) -> Result<[u8; 32], Error> {
+        Ok(self.sealed(container::Blobs::default())?.checksum())
+    }
+
+    fn open(source: &container::Source) -> Result<Self, Error> {
+        let (header, blobs) = container::read(container::Kind::Server, source)?;
         let plan = convert::plan_from_wire(header, &blobs)?;
+        blobs.check_used()?;
         check::plan(&plan)?;
         Ok(plan)
+    }
+
+    /// Reads a file's contents, and checks all but the bytes of weights. Any bytes are either a valid plan or refused, here
+    /// or by [`Plan::check_all`] and the first use; nothing panics.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
+        Self::open(&container::Source::Memory(Bytes::copy_from_slice(bytes)))
+    }
+
+    /// Reads all weights and checks their hashes.
+    ///
+    /// # Errors
+    /// Those of [`Weights::load`].
+    pub fn check_all(&self) -> Result<(), Error> {
+        for table in self.program.tables.iter() {
+            table.weights().map_or(Ok(()), |weights| weights.check(&table.name))?;
+        }
+        self.model.check()
     }
 
     /// The hash of a file's contents: the checksum that they carry.
@@ -224,20 +284,39 @@ impl Plan {
 }
 
 impl ClientPlan {
-    /// The file's contents. Fails where the plan would be refused by [`ClientPlan::from_bytes`].
-    pub fn to_bytes(&self) -> Result<Vec<u8>, Error> {
+    fn sealed(&self) -> Result<container::Sealed, Error> {
         check::client(self)?;
         let mut blobs = container::Blobs::default();
         let header = convert::client_to_wire(self, &mut blobs);
-        Ok(container::write(container::Kind::Client, header, &blobs))
+        container::seal(container::Kind::Client, header, &blobs)
     }
 
-    /// Reads and checks a file's contents. Any bytes are either a valid plan or refused; nothing panics.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
-        let (header, blobs) = container::read(container::Kind::Client, bytes)?;
+    /// The file's contents. Fails where the plan would be refused by [`ClientPlan::from_bytes`], and where the embedding cannot
+    /// be read.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, Error> {
+        self.sealed()?.to_bytes()
+    }
+
+    fn open(source: &container::Source) -> Result<Self, Error> {
+        let (header, blobs) = container::read(container::Kind::Client, source)?;
         let plan = convert::client_from_wire(header, &blobs)?;
+        blobs.check_used()?;
         check::client(&plan)?;
         Ok(plan)
+    }
+
+    /// Reads a file's contents, and checks all but the bytes of the embedding. Any bytes are either a valid plan or refused,
+    /// here or by [`ClientPlan::check_all`] and the first use; nothing panics.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
+        Self::open(&container::Source::Memory(Bytes::copy_from_slice(bytes)))
+    }
+
+    /// Reads the embedding and checks its hash.
+    ///
+    /// # Errors
+    /// Those of [`Weights::load`].
+    pub fn check_all(&self) -> Result<(), Error> {
+        self.model.check()
     }
 
     /// The entry point of the given name, `decode` or `prefill`.

@@ -9,6 +9,7 @@ use crate::graph::{Origin, Region};
 use crate::operations::{Call, Operations};
 use crate::program::{EmbeddingForm, Entry, State, Table};
 use crate::slots::{Chebyshev, Domain, Fill, Layout, StateId, WriteMode};
+use crate::weights::{Encoding, Float, Floats, Integers, Orientation, Region, Stored, Weights, Zeros};
 
 /// A small plan that uses every part of the format.
 pub(crate) fn example() -> Plan {
@@ -70,7 +71,7 @@ pub(crate) fn example() -> Plan {
             }),
             vocabulary: 3,
             hidden: 3,
-            embedding: vec![0.5; 9],
+            embedding: Some(vec![0.5; 9].into()),
             eos: vec![2],
             guard: Guard {
                 logits: [-2.5, 7.0],
@@ -137,8 +138,8 @@ fn plans_round_trip_and_are_reproducible() {
     let client = plan.client(Plan::hash_of(&bytes).unwrap());
     assert_eq!(ClientPlan::from_bytes(&client.to_bytes().unwrap()).unwrap(), client);
     assert_eq!(client.entry("decode").unwrap().input_levels, [4]);
-    assert_eq!(client.model.embedding_of(2), Some(&[0.5_f32; 3][..]));
-    assert_eq!(client.model.embedding_of(3), None);
+    assert_eq!(client.model.embedding_of(2).unwrap(), Some(&[0.5_f32; 3][..]));
+    assert_eq!(client.model.embedding_of(3).unwrap(), None);
     let mut other = plan.clone();
     other.model.tokenizer = None;
     other.model.chat = None;
@@ -177,7 +178,7 @@ fn both_files_say_where_prefill_pays() {
 fn without_weights() -> Plan {
     let mut plan = example();
     plan.program.tables = vec![Table::of_shape("w", [2, 3], 0.25)].into();
-    plan.model.embedding.clear();
+    plan.model.embedding = None;
     plan
 }
 
@@ -209,17 +210,20 @@ fn every_truncation_and_every_flipped_bit_is_refused() {
     let mut longer = bytes.clone();
     longer.push(0);
     assert!(matches!(Plan::from_bytes(&longer), Err(Error::PlanLength { .. })));
+    let header = 64 + u64::from_le_bytes(bytes[24..32].try_into().unwrap()) as usize;
     for offset in 0..bytes.len() {
         let mut altered = bytes.clone();
         altered[offset] ^= 1 << (offset % 8);
-        let error = Plan::from_bytes(&altered).unwrap_err();
+        let opened = Plan::from_bytes(&altered);
         let expected = match offset {
             0..8 => "plan-magic",
             8..12 => "plan-version",
             16..24 => "plan-length",
-            _ => "plan-altered",
+            _ if offset < header => "plan-altered",
+            _ => "weights-changed",
         };
-        assert_eq!(error.code(), expected, "byte {offset}");
+        assert!(opened.is_err() || offset >= header, "byte {offset}");
+        assert_eq!(opened.and_then(|plan| plan.check_all()).unwrap_err().code(), expected, "byte {offset}");
     }
 }
 
@@ -251,6 +255,92 @@ fn files_are_written_in_pairs_and_whole() {
     assert_eq!(Plan::read(&path).unwrap_err().code(), "plan-file");
 }
 
+/// The example with a table of every encoding, folded.
+fn with_stored_weights() -> Plan {
+    let mut plan = example();
+    let region = |bytes: &[u8]| Region::of_bytes(bytes.to_vec().into(), None);
+    let floats = |bytes: &[u8], kind| Floats { region: region(bytes), kind };
+    let one = |region: Region, encoding, orientation, outputs| {
+        let extents = if orientation == Orientation::InputsFirst { [3, 2] } else { [2, 3] };
+        Weights::new(Stored { region, encoding, extents, orientation, outputs, scale: 0.5 }).unwrap()
+    };
+    let halves = [0, 60, 0, 61, 0, 62, 0, 188, 0, 189, 0, 190];
+    let scales = || floats(&[0, 60, 0, 61], Float::F16);
+    let integers = |zeros| {
+        let integers = Integers { bits: 4, signed: false, row_length: 4, block: [1, 3], scales: scales(), zeros };
+        one(region(&[0x21, 0x03, 0x65, 0x07]), Encoding::Integers(integers), Orientation::OutputsFirst, None)
+    };
+    let gamma = Region::of_numbers(vec![1.0, 2.0, 3.0]);
+    let weights = [
+        one(region(&halves), Encoding::Float(Float::F16), Orientation::InputsFirst, Some(vec![1, 0])),
+        one(region(&halves), Encoding::Float(Float::Bf16), Orientation::OutputsFirst, None),
+        integers(Zeros::All(8)),
+        integers(Zeros::Integers { region: region(&[0x21, 0x43]), row_length: 2 }),
+        integers(Zeros::Floats(floats(&[0, 60, 0, 61], Float::Bf16))),
+    ];
+    let tables = (0..).zip(weights).map(|(number, weights)| {
+        let folded = weights.folded(Some(gamma.clone()), 1.5 + f64::from(number)).unwrap();
+        Table::stored(format!("w{number}"), [2, 3], folded)
+    });
+    plan.program.tables = tables.collect::<Vec<_>>().into();
+    plan
+}
+
+#[test]
+fn stored_weights_survive_as_they_are_and_equal_ones_are_written_once() {
+    let plan = with_stored_weights();
+    let bytes = plan.to_bytes().unwrap();
+    let back = Plan::from_bytes(&bytes).unwrap();
+    back.check_all().unwrap();
+    assert_eq!(back, plan);
+    assert_eq!(bytes, back.to_bytes().unwrap());
+    for (a, b) in back.program.tables.iter().zip(plan.program.tables.iter()) {
+        assert_eq!(a.load().unwrap(), b.load().unwrap(), "{}", a.name);
+    }
+    let two = Plan {
+        program: CkksProgram { tables: plan.program.tables[..2].to_vec().into(), ..plan.program.clone() },
+        ..plan
+    };
+    let more = bytes.len() - two.to_bytes().unwrap().len();
+    assert!(more < 300, "three tables of 4 bytes and what is said of them take {more}");
+}
+
+#[test]
+fn files_are_opened_without_their_weights_and_name_others_from_their_folder_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let values = [1.0f32, -2.0, 0.5, 1e-9, 0.0, 7.0].map(f32::to_le_bytes).concat();
+    std::fs::write(&data, [&[9; 10], values.as_slice()].concat()).unwrap();
+    let region = Region::of_file(crate::weights::DataFile::new(&data), 10, 24).unwrap();
+    let mut plan = example();
+    let known = plan.program.tables[0].weights().unwrap().stored().clone();
+    let weights = Weights::new(Stored { region, ..known }).unwrap();
+    plan.program.tables = vec![Table::stored("w", [2, 3], weights)].into();
+    assert_eq!(plan, example(), "it does not matter where the bytes are");
+    let [inside, beside] = ["inside.bin", "beside.bin"].map(|name| folder.path().join(name));
+    plan.write(&inside).unwrap();
+    plan.write_with(&beside, Storage::Reference).unwrap();
+    assert_eq!(std::fs::read(&inside).unwrap(), example().to_bytes().unwrap());
+    assert_ne!(Plan::hash_of_file(&inside).unwrap(), Plan::hash_of_file(&beside).unwrap());
+    assert_eq!(plan.hash().unwrap(), Plan::hash_of_file(&inside).unwrap());
+    for path in [&inside, &beside] {
+        let read = Plan::read(path).unwrap();
+        read.check_all().unwrap();
+        assert_eq!(read, plan);
+        assert_eq!(ClientPlan::read(&client_path(path)).unwrap().plan_hash, Plan::hash_of_file(path).unwrap());
+    }
+    std::fs::write(&data, [0; 34]).unwrap();
+    let read = Plan::read(&beside).unwrap();
+    assert_eq!(read.program.tables[0].load().unwrap_err().code(), "weights-changed");
+    assert_eq!(read.check_all().unwrap_err().code(), "weights-changed");
+    Plan::read(&inside).unwrap().check_all().unwrap();
+    // Weights inside are altered.
+    let mut bytes = std::fs::read(&inside).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&inside, bytes).unwrap();
+    assert_eq!(Plan::read(&inside).and_then(|plan| plan.check_all()).unwrap_err().code(), "weights-changed");
+}
+
 #[test]
 fn plans_that_make_no_sense_are_not_written() {
     let refuse = |change: fn(&mut Plan), expected: &str| {
@@ -278,7 +368,7 @@ fn plans_that_make_no_sense_are_not_written() {
     refuse(|plan| plan.program.entries[0].graph.values[2].ty.max_abs = f64::NAN, "bound NaN");
     refuse(|plan| plan.program.inputs[0].scale = f64::INFINITY, "scale");
     refuse(|plan| drop(plan.program.entries.pop()), "decode");
-    refuse(|plan| plan.model.embedding.clear(), "lacks other weights");
+    refuse(|plan| plan.model.embedding = None, "lacks other weights");
     refuse(|plan| plan.program.tables = vec![Table::of_shape("w", [2, 3], 0.1)].into(), "lacks other weights");
     refuse(|plan| plan.program.tables = vec![Table::of_shape("w", [2, 3], f64::NAN)].into(), "deviation NaN");
 }
@@ -288,9 +378,11 @@ fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
     if bytes.len() >= 64 {
         let length = bytes.len() as u64;
         bytes[16..24].copy_from_slice(&length.to_le_bytes());
+        let header = u64::from_le_bytes(bytes[24..32].try_into().unwrap());
+        let end = header.saturating_add(64).min(length) as usize;
         let mut hasher = blake3::Hasher::new();
         hasher.update(&bytes[..32]);
-        hasher.update(&bytes[64..]);
+        hasher.update(&bytes[64..end]);
         bytes[32..64].copy_from_slice(hasher.finalize().as_bytes());
     }
     bytes
@@ -301,7 +393,8 @@ proptest! {
 
     #[test]
     fn forged_files_do_not_panic(changes in prop::collection::vec((0_usize..4000, any::<u8>()), 1..4), cut in 0_usize..4000) {
-        let mut bytes = with_prefill().to_bytes().unwrap();
+        let plan = if cut % 2 == 0 { with_prefill() } else { with_stored_weights() };
+        let mut bytes = plan.to_bytes().unwrap();
         for (offset, byte) in changes {
             let offset = 24 + offset % (bytes.len() - 24);
             bytes[offset] = byte;
@@ -310,7 +403,7 @@ proptest! {
             bytes.truncate(64 + cut % (bytes.len() - 64));
         }
         if let Ok(plan) = Plan::from_bytes(&sealed(bytes)) {
-            prop_assert!(plan.to_bytes().is_ok());
+            prop_assert_eq!(plan.to_bytes().is_ok(), plan.check_all().is_ok());
         }
     }
 

@@ -76,15 +76,17 @@ impl Header for ClientHeader {
     }
 }
 
-/// Bytes behind the header. The offset counts from the first blob.
+/// Bytes behind the header, one blob after the other; or, with a path from the plan's folder on, bytes of another file.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Blob {
-    #[prost(uint64, tag = "1")]
-    pub(super) offset: u64,
     #[prost(uint64, tag = "2")]
     pub(super) length: u64,
     #[prost(bytes = "vec", tag = "3")]
     pub(super) hash: Vec<u8>,
+    #[prost(string, optional, tag = "4")]
+    pub(super) file: Option<String>,
+    #[prost(uint64, tag = "5")]
+    pub(super) offset: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -143,17 +145,79 @@ pub(super) struct Program {
     pub(super) prefix: Vec<u32>,
 }
 
-/// A table: a blob, or a deviation where the plan has shapes only.
+/// A table: its weights, or a deviation where the plan has shapes only.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Table {
     #[prost(string, tag = "1")]
     pub(super) name: String,
     #[prost(uint32, repeated, tag = "2")]
     pub(super) shape: Vec<u32>,
-    #[prost(uint32, optional, tag = "3")]
-    pub(super) blob: Option<u32>,
     #[prost(double, optional, tag = "4")]
     pub(super) deviation: Option<f64>,
+    #[prost(message, optional, tag = "5")]
+    pub(super) weights: Option<Weights>,
+}
+
+/// Stored weights. A kind of numbers is 1, 2 or 3 for single precision, half precision and bfloat16.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Weights {
+    #[prost(uint32, tag = "1")]
+    pub(super) blob: u32,
+    /// A kind of numbers, unless they are integers.
+    #[prost(uint32, tag = "2")]
+    pub(super) kind: u32,
+    #[prost(message, optional, tag = "3")]
+    pub(super) integers: Option<Integers>,
+    #[prost(uint64, tag = "4")]
+    pub(super) rows: u64,
+    #[prost(uint64, tag = "5")]
+    pub(super) columns: u64,
+    #[prost(bool, tag = "6")]
+    pub(super) inputs_first: bool,
+    /// The outputs that are used; all where absent.
+    #[prost(message, optional, tag = "7")]
+    pub(super) outputs: Option<Outputs>,
+    #[prost(double, tag = "8")]
+    pub(super) scale: f64,
+    #[prost(double, tag = "9")]
+    pub(super) factor: f64,
+    /// Single precision, for each input.
+    #[prost(uint32, optional, tag = "10")]
+    pub(super) gamma_blob: Option<u32>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Outputs {
+    #[prost(uint32, repeated, tag = "1")]
+    pub(super) outputs: Vec<u32>,
+}
+
+/// Zero points are numbers of a kind, integers, or one for all.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Integers {
+    #[prost(uint32, tag = "1")]
+    pub(super) bits: u32,
+    #[prost(bool, tag = "2")]
+    pub(super) signed: bool,
+    #[prost(uint64, tag = "3")]
+    pub(super) row_length: u64,
+    #[prost(uint64, tag = "4")]
+    pub(super) block_rows: u64,
+    #[prost(uint64, tag = "5")]
+    pub(super) block_columns: u64,
+    #[prost(uint32, tag = "6")]
+    pub(super) scales_blob: u32,
+    #[prost(uint32, tag = "7")]
+    pub(super) scales_kind: u32,
+    #[prost(sint32, tag = "8")]
+    pub(super) zero: i32,
+    #[prost(uint32, optional, tag = "9")]
+    pub(super) zeros_blob: Option<u32>,
+    /// A kind of numbers, unless they are integers.
+    #[prost(uint32, tag = "10")]
+    pub(super) zeros_kind: u32,
+    #[prost(uint64, tag = "11")]
+    pub(super) zeros_row_length: u64,
 }
 
 /// A state array; the layout and the initial vector in text.
@@ -314,8 +378,8 @@ pub(super) struct Model {
     pub(super) vocabulary: u32,
     #[prost(uint32, tag = "4")]
     pub(super) hidden: u32,
-    #[prost(uint32, optional, tag = "5")]
-    pub(super) embedding_blob: Option<u32>,
+    #[prost(message, optional, tag = "11")]
+    pub(super) embedding: Option<Weights>,
     #[prost(uint32, repeated, tag = "7")]
     pub(super) eos: Vec<u32>,
     #[prost(message, optional, tag = "9")]

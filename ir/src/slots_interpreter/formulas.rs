@@ -154,11 +154,8 @@ impl Formulas {
                 None => vec![*value; self.slots],
             }),
             Plain::Table(id, index) => {
-                let table = tables
-                    .get(*id)
-                    .ok_or_else(|| Error::Execution(format!("there is no table {id}")))?
-                    .values
-                    .as_slice();
+                let table =
+                    tables.get(*id).ok_or_else(|| Error::Execution(format!("there is no table {id}")))?.values()?;
                 let index = match self.values(*index, environment) {
                     Values::Number(value) => Arc::new(vec![value; self.slots]),
                     Values::Slots(values) => values,

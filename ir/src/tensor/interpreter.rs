@@ -3,11 +3,13 @@
 
 use std::ops::Range;
 use std::slice::Chunks;
+use std::sync::Arc;
 
 use super::products::{dot, products};
-use super::{CacheKind, TensorModel, TensorOp};
+use super::{CacheKind, TensorModel, TensorOp, WeightId};
 use crate::Error;
 use crate::graph::{Node, ValueId};
+use crate::weights::Kept;
 
 /// The caches of one session.
 #[derive(Clone, Debug)]
@@ -32,6 +34,8 @@ impl Session {
 #[derive(Clone, Debug)]
 pub struct Interpreter<'m> {
     model: &'m TensorModel,
+    /// Entries of weights, which every token uses; shared by forks.
+    entries: Arc<Kept>,
     sessions: Vec<Session>,
     /// By token fed last: its session and its position.
     places: Vec<(usize, usize)>,
@@ -53,6 +57,7 @@ impl<'m> Interpreter<'m> {
         let session = Session { keys: vec![Vec::new(); layers], values: vec![Vec::new(); layers], position: 0 };
         Ok(Self {
             model,
+            entries: Arc::default(),
             sessions: vec![session],
             places: Vec::new(),
             last: vec![Vec::new(); model.graph.values.len()],
@@ -115,13 +120,15 @@ impl<'m> Interpreter<'m> {
     #[must_use]
     pub fn fork(&self, count: usize) -> Self {
         let sessions = vec![self.sessions[0].clone(); count];
-        Self { model: self.model, sessions, places: Vec::new(), last: vec![Vec::new(); self.last.len()] }
+        let entries = Arc::clone(&self.entries);
+        Self { model: self.model, entries, sessions, places: Vec::new(), last: vec![Vec::new(); self.last.len()] }
     }
 
     /// Feeds one token and returns the logits of the next.
     ///
     /// # Errors
-    /// [`Error::Execution`] if the token is not in the vocabulary or the context is full.
+    /// [`Error::Execution`] if the token is not in the vocabulary or the context is full, and those of
+    /// [`Weight::load`](super::Weight::load).
     pub fn step(&mut self, token: u32) -> Result<Vec<f64>, Error> {
         Ok(self.feed(&[token])?.last().cloned().unwrap_or_default())
     }
@@ -130,7 +137,8 @@ impl<'m> Interpreter<'m> {
     /// them.
     ///
     /// # Errors
-    /// [`Error::Execution`] if a token is not in the vocabulary or the context has no room for them.
+    /// [`Error::Execution`] if a token is not in the vocabulary or the context has no room for them, and those of
+    /// [`Weight::load`](super::Weight::load).
     pub fn feed(&mut self, tokens: &[u32]) -> Result<&[Vec<f64>], Error> {
         self.feed_each(&[(0, tokens)])
     }
@@ -159,37 +167,43 @@ impl<'m> Interpreter<'m> {
         let model = self.model;
         for &op in &model.graph.body.ops {
             let node = model.graph.node(op);
-            let result = self.evaluate(node, &tokens);
+            let result = self.evaluate(node, &tokens)?;
             self.last[node.results[0].index()] = result;
         }
         Ok(&self.last[model.graph.body.yields[0].index()])
     }
 
-    fn evaluate(&mut self, node: &Node<TensorOp>, tokens: &[u32]) -> Vec<Vec<f64>> {
-        let model = self.model;
+    fn evaluate(&mut self, node: &Node<TensorOp>, tokens: &[u32]) -> Result<Vec<Vec<f64>>, Error> {
+        let (model, kept) = (self.model, &self.entries);
+        let entries = |weight: WeightId| model.weight(weight).load_kept(kept);
         let operand = |index: usize| self.last[node.inputs[index].index()].as_slice();
         let each = |f: &dyn Fn(&[f64]) -> Vec<f64>| operand(0).iter().map(|x| f(x)).collect();
         let pairs = |f: fn(f64, f64) -> f64| {
             let pair = |(a, b): (&Vec<f64>, &Vec<f64>)| a.iter().zip(b).map(|(a, b)| f(*a, *b)).collect();
             operand(0).iter().zip(operand(1)).map(pair).collect()
         };
-        match node.op {
+        Ok(match node.op {
             TensorOp::Embedding { weight } => {
+                let (entries, width) = (entries(weight)?, model.weight(weight).columns());
                 let row =
-                    |token: &u32| model.weight(weight).row(*token as usize).iter().map(|&x| f64::from(x)).collect();
+                    |token: &u32| entries[*token as usize * width..][..width].iter().map(|&x| f64::from(x)).collect();
                 tokens.iter().map(row).collect()
             }
-            TensorOp::RmsNorm { weight, epsilon } => each(&|x| {
-                let factor = 1.0 / (mean_square(x) + epsilon).sqrt();
-                x.iter().zip(&model.weight(weight).values).map(|(x, &gamma)| x * factor * f64::from(gamma)).collect()
-            }),
+            TensorOp::RmsNorm { weight, epsilon } => {
+                let gamma = entries(weight)?;
+                each(&|x| {
+                    let factor = 1.0 / (mean_square(x) + epsilon).sqrt();
+                    x.iter().zip(&*gamma).map(|(x, &gamma)| x * factor * f64::from(gamma)).collect()
+                })
+            }
             TensorOp::Linear { weight, bias: None } | TensorOp::LmHead { weight } => {
-                products(model.weight(weight), operand(0))
+                products(&entries(weight)?, model.weight(weight).columns(), operand(0))
             }
             TensorOp::Linear { weight, bias: Some(bias) } => {
-                let mut results = products(model.weight(weight), operand(0));
+                let mut results = products(&entries(weight)?, model.weight(weight).columns(), operand(0));
+                let bias = entries(bias)?;
                 for result in &mut results {
-                    result.iter_mut().zip(&model.weight(bias).values).for_each(|(sum, &bias)| *sum += f64::from(bias));
+                    result.iter_mut().zip(&*bias).for_each(|(sum, &bias)| *sum += f64::from(bias));
                 }
                 results
             }
@@ -248,7 +262,7 @@ impl<'m> Interpreter<'m> {
             TensorOp::Silu => each(&|x| x.iter().map(|x| x / (1.0 + (-x).exp())).collect()),
             TensorOp::Mul => pairs(|a, b| a * b),
             TensorOp::Add => pairs(|a, b| a + b),
-        }
+        })
     }
 
     /// A value of cache type in a session.

@@ -34,8 +34,12 @@ pub use ranges::{Range, Ranges, SoftmaxRanges};
 pub use verifier::verify;
 
 use std::fmt;
+use std::sync::Arc;
 
+use crate::Error;
 use crate::graph::{Definition, Graph, OpId, ValueId};
+use crate::text::hash_of;
+use crate::weights::{Kept, Weights};
 
 /// Index of a weight in [`TensorModel::weights`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -150,30 +154,50 @@ impl Hyperparameters {
     }
 }
 
-/// A parameter of the model.
-#[derive(Clone, Debug, PartialEq)]
+/// A parameter of the model. Two are equal where name, shape and hash are, and both have entries or none.
+#[derive(Clone, Debug)]
 pub struct Weight {
     /// Unique name, e.g. `layers.0.self_attn.q_proj`.
     pub name: String,
     /// `[out, in]` for a matrix, `[width]` for a norm's factors and for biases, `[vocabulary, hidden]` for embedding and output head.
     pub shape: Vec<usize>,
-    /// Entries in row-major order; empty if the model was loaded for its shapes only.
-    pub values: Vec<f32>,
-    /// BLAKE3 hash of the entries as little-endian bytes.
+    /// Where its entries are, in row-major order; `None` if the model was loaded for its shapes only.
+    pub weights: Option<Weights>,
+    /// BLAKE3 hash of the entries in single precision as little-endian bytes, however they are stored.
     pub hash: [u8; 32],
 }
 
+impl PartialEq for Weight {
+    fn eq(&self, other: &Self) -> bool {
+        let whole = |weight: &Self| weight.weights.is_some();
+        (&self.name, &self.shape, self.hash, whole(self)) == (&other.name, &other.shape, other.hash, whole(other))
+    }
+}
+
 impl Weight {
-    /// A weight with its hash. `values` has as many entries as `shape` says, or none.
+    /// A weight in memory. `values` has as many entries as `shape` says, or none.
     pub fn new(name: String, shape: Vec<usize>, values: Vec<f32>) -> Self {
-        let mut hasher = blake3::Hasher::new();
-        let mut bytes = Vec::with_capacity(4 * 4096);
-        for chunk in values.chunks(4096) {
-            bytes.clear();
-            bytes.extend(chunk.iter().flat_map(|value| value.to_le_bytes()));
-            hasher.update(&bytes);
-        }
-        Self { name, shape, values, hash: *hasher.finalize().as_bytes() }
+        let hash = hash_of(&values);
+        let columns = shape.last().copied().unwrap_or(1);
+        let weights = (!values.is_empty()).then(|| Weights::of_matrix(values, columns));
+        Self { name, shape, weights, hash }
+    }
+
+    /// The entries in row-major order, read for as long as they are held.
+    ///
+    /// # Errors
+    /// Those of [`Weights::load`], and [`Error::Execution`] where the model was loaded for its shapes only.
+    pub fn load(&self) -> Result<Arc<[f32]>, Error> {
+        self.known()?.load(&self.name)
+    }
+
+    fn load_kept(&self, kept: &Kept) -> Result<Arc<[f32]>, Error> {
+        kept.load(&self.name, self.known()?)
+    }
+
+    fn known(&self) -> Result<&Weights, Error> {
+        let missing = || Error::Execution(format!("only the shape of the weight `{}` is known", self.name));
+        self.weights.as_ref().ok_or_else(missing)
     }
 
     /// Number of outputs of a matrix, or the width of a norm's factors or of a bias.
@@ -184,11 +208,6 @@ impl Weight {
     /// Number of inputs of a matrix; 1 for a norm's factors and for a bias.
     pub fn columns(&self) -> usize {
         self.shape.get(1).copied().unwrap_or(1)
-    }
-
-    /// Row `index` of a matrix: the weights of one output.
-    pub fn row(&self, index: usize) -> &[f32] {
-        &self.values[index * self.columns()..(index + 1) * self.columns()]
     }
 }
 
@@ -263,7 +282,7 @@ impl TensorModel {
 
     /// Whether the parameters' values are here, not only their shapes.
     pub fn has_values(&self) -> bool {
-        self.weights.iter().all(|weight| !weight.values.is_empty())
+        self.weights.iter().all(|weight| weight.weights.is_some())
     }
 
     /// Number of weights of linear layers and the output head: those of the program's linear maps, of which each has a table.

@@ -12,8 +12,6 @@ use std::array::from_fn;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::Weight;
-
 /// Parts of a sum, which a processor adds at once.
 const LANES: usize = 8;
 
@@ -36,15 +34,15 @@ pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
     sums.iter().sum::<f64>() + rest
 }
 
-/// W·x for each x.
-pub(super) fn products(weight: &Weight, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
-    let (rows, columns) = (weight.rows(), weight.columns());
+/// W·x for each x, for W of so many columns.
+pub(super) fn products(weights: &[f32], columns: usize, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    let rows = weights.len() / columns.max(1);
     let arch = Arch::new();
     let block = |weights| arch.dispatch(Rows { weights, columns, x });
     let blocks: Vec<Vec<f64>> = if rows * columns * x.len() < PARALLEL {
-        weight.values.chunks(ROWS * columns).map(block).collect()
+        weights.chunks((ROWS * columns).max(1)).map(block).collect()
     } else {
-        weight.values.par_chunks(ROWS * columns).map(block).collect()
+        weights.par_chunks((ROWS * columns).max(1)).map(block).collect()
     };
     let mut results = vec![Vec::with_capacity(rows); x.len()];
     for block in blocks {
@@ -134,21 +132,25 @@ fn tile_products<S: Simd, const R: usize, const X: usize>(simd: S, rows: [&[f64]
 
 #[cfg(test)]
 mod tests {
-    use super::{Weight, dot, products};
+    use super::{dot, products};
 
     #[test]
     fn products_are_those_of_vectors_one_by_one_to_the_bit() {
         let number = |index: usize| ((index * 7919 + 13) % 1009) as f64 / 1009.0 - 0.5;
         for (rows, columns, vectors) in [(1, 1, 1), (7, 13, 3), (64, 64, 4), (70, 33, 5), (515, 130, 9)] {
-            let values = (0..rows * columns).map(|index| number(index) as f32).collect();
-            let weight = Weight::new("w".to_owned(), vec![rows, columns], values);
+            let weights: Vec<f32> = (0..rows * columns).map(|index| number(index) as f32).collect();
             let x: Vec<Vec<f64>> =
                 (0..vectors).map(|x| (0..columns).map(|index| number(index + 31 * x)).collect()).collect();
-            let got = products(&weight, &x);
+            let got = products(&weights, columns, &x);
             for (x, got) in x.iter().zip(&got) {
-                assert_eq!(got, &products(&weight, std::slice::from_ref(x))[0], "{rows}·{columns}, {vectors}");
+                assert_eq!(
+                    got,
+                    &products(&weights, columns, std::slice::from_ref(x))[0],
+                    "{rows}·{columns}, {vectors}"
+                );
                 for (row, got) in got.iter().enumerate() {
-                    let wide: Vec<f64> = weight.row(row).iter().map(|&value| f64::from(value)).collect();
+                    let wide: Vec<f64> =
+                        weights[row * columns..][..columns].iter().map(|&value| f64::from(value)).collect();
                     assert!((got - dot(&wide, x)).abs() < 1e-12, "row {row} of {rows}·{columns}");
                 }
             }

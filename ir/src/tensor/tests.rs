@@ -151,26 +151,30 @@ fn nth(model: &TensorModel, number: usize) -> (&Weight, Option<&Weight>) {
 /// x·Wᵀ + b for the weight of the given number.
 fn apply(model: &TensorModel, number: usize, x: &Matrix) -> Matrix {
     let (weight, bias) = nth(model, number);
+    let entries = weight.load().expect("it is in memory");
+    let bias = bias.map(|bias| bias.load().expect("it is in memory"));
     let row = |x: &Vec<f64>, output: usize| {
-        let sum: f64 = (0..weight.columns()).map(|i| x[i] * f64::from(weight.row(output)[i])).sum();
-        sum + bias.map_or(0.0, |bias| f64::from(bias.values[output]))
+        let row = &entries[output * weight.columns()..];
+        let sum: f64 = (0..weight.columns()).map(|i| x[i] * f64::from(row[i])).sum();
+        sum + bias.as_ref().map_or(0.0, |bias| f64::from(bias[output]))
     };
     x.iter().map(|x| (0..weight.rows()).map(|output| row(x, output)).collect()).collect()
 }
 
 fn normalise(model: &TensorModel, weight: usize, x: &Matrix) -> Matrix {
-    let gamma = &nth(model, weight).0.values;
+    let gamma = nth(model, weight).0.load().expect("it is in memory");
     let row = |x: &Vec<f64>| {
         let mean: f64 = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
-        x.iter().zip(gamma).map(|(x, &gamma)| f64::from(gamma) * x / (mean + EPSILON).sqrt()).collect()
+        x.iter().zip(&*gamma).map(|(x, &gamma)| f64::from(gamma) * x / (mean + EPSILON).sqrt()).collect()
     };
     x.iter().map(row).collect()
 }
 
 /// Logits of every position, with full attention matrices and complex rotations in place of a cache.
 fn whole_text(model: &TensorModel, tokens: &[u32]) -> Matrix {
-    let x: Matrix =
-        tokens.iter().map(|&t| model.weights[0].row(t as usize).iter().map(|&e| f64::from(e)).collect()).collect();
+    let (embedding, width) = (model.weights[0].load().expect("it is in memory"), model.weights[0].columns());
+    let row = |&t: &u32| embedding[t as usize * width..][..width].iter().map(|&e| f64::from(e)).collect();
+    let x: Matrix = tokens.iter().map(row).collect();
     let u = normalise(model, 1, &x);
     let turn = |vectors: Matrix| -> Matrix {
         let turned = vectors.into_iter().enumerate().map(|(p, vector)| {
@@ -326,6 +330,6 @@ fn the_content_hash_sees_weights_and_ops_but_no_origins() {
     let biased = model_with(1, true);
     let mut other = biased.clone();
     let bias = other.weights.iter_mut().find(|weight| weight.name.starts_with(BIAS)).expect("a bias");
-    *bias = Weight::new(bias.name.clone(), bias.shape.clone(), vec![0.5; bias.values.len()]);
+    *bias = Weight::new(bias.name.clone(), bias.shape.clone(), vec![0.5; bias.rows()]);
     assert_ne!(other.content_hash(), biased.content_hash());
 }

@@ -3,6 +3,7 @@
 use super::{CacheKind, TensorModel, TensorOp, TensorType};
 use crate::Error;
 use crate::graph::Node;
+use crate::weights::Weights;
 
 /// Checks that the graph is well formed, that every op's operands, results and weights have the shapes that it needs,
 /// that each layer's key and value cache is appended to exactly once, and that the graph maps a token to the logits.
@@ -17,12 +18,9 @@ pub fn verify(model: &TensorModel) -> Result<(), Error> {
         problems.extend(verify_shape(model));
         for weight in &model.weights {
             let expected = weight.shape.iter().product::<usize>();
-            if !weight.values.is_empty() && weight.values.len() != expected {
-                problems.push(format!(
-                    "{} has {} values, its shape needs {expected}",
-                    weight.name,
-                    weight.values.len()
-                ));
+            let found = weight.weights.as_ref().map_or(expected, Weights::entries);
+            if found != expected {
+                problems.push(format!("{} has {found} values, its shape needs {expected}", weight.name));
             }
         }
         let mut appends = vec![[0_u32; 2]; shape.layers];

@@ -25,7 +25,7 @@
 //! A line holds results with their names, `=`, mnemonic, operands, attributes, `:`, the results' types and, behind `;`,
 //! the op's id and the ONNX node it was made from. Slots of placements are runs `first:step:number`. A line that starts with
 //! `;` is a comment; problems found by a verifier are printed as such below their op. Weights appear as hashes of their
-//! contents: reading asks the caller for the numbers.
+//! stored form: reading asks the caller for them.
 
 // Appending formatted pieces to a string reads better than `write!`, whose error cannot occur here.
 #![allow(clippy::format_push_string)]
@@ -43,11 +43,12 @@ mod tensor_ops;
 pub(crate) mod tests;
 pub(crate) mod types;
 
-pub use parse::{FindValues, parse, parse_model};
+pub use parse::{FindWeights, parse, parse_model};
 pub use print::{hash_of, hexadecimal, print, print_model, print_with_problems};
 pub use stage::{TextOp, TextType};
 
 use crate::program::Table;
+use crate::weights::Weights;
 
 /// A number for people: three significant digits.
 pub fn short(value: f64) -> String {
@@ -66,8 +67,8 @@ pub fn counted(count: usize, thing: &str) -> String {
     format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Finds values among tables, for [`parse`].
-pub fn values_of(tables: &[Table]) -> impl Fn(&[u8; 32]) -> Option<Vec<f32>> {
-    let by_hash: Vec<_> = tables.iter().map(|table| (hash_of(&table.values), table)).collect();
-    move |hash| by_hash.iter().find(|(known, _)| known == hash).map(|(_, table)| table.values.clone())
+/// Finds entries among tables, for [`parse`].
+pub fn weights_of(tables: &[Table]) -> impl Fn(&[u8; 32]) -> Option<Weights> {
+    let known: Vec<_> = tables.iter().filter_map(Table::weights).map(|weights| (weights.hash(), weights)).collect();
+    move |hash| known.iter().find(|(known, _)| known == hash).map(|(_, weights)| (*weights).clone())
 }

@@ -11,12 +11,13 @@ use crate::graph::{Definition, Graph, MAXIMUM_NESTING, Node, OpId, Origin, Origi
 use crate::program::{Affine, EmbeddingForm, Entry, EntryKind, Placement, Program, RangeCheck, State, Table};
 use crate::slots::Layout;
 use crate::tensor::{Hyperparameters, RopeTable, TensorModel, TensorOp, Weight};
+use crate::weights::Weights;
 
-/// Finds the numbers that have a hash: text holds hashes, never weights.
-pub type FindValues<'f> = &'f dyn Fn(&[u8; 32]) -> Option<Vec<f32>>;
+/// Finds the weights that have a hash: text holds hashes, never weights.
+pub type FindWeights<'f> = &'f dyn Fn(&[u8; 32]) -> Option<Weights>;
 
 /// Reads a program of the stage whose ops are `O`.
-pub fn parse<O: TextOp>(text: &str, find: FindValues<'_>) -> Result<Program<O, O::Type>, Error> {
+pub fn parse<O: TextOp>(text: &str, find: FindWeights<'_>) -> Result<Program<O, O::Type>, Error> {
     let mut lines = Lines::new(text);
     header(&mut lines, O::STAGE)?;
     let slots = field(&mut lines, "slots", Cursor::integer)?;
@@ -56,8 +57,8 @@ pub fn parse<O: TextOp>(text: &str, find: FindValues<'_>) -> Result<Program<O, O
                     Table::of_shape(name, shape, line.float()?)
                 } else {
                     line.expect_word("blake3")?;
-                    let values = values(&mut line, &name, find)?;
-                    Table::new(name, shape, values)
+                    let weights = weights(&mut line, &name, find)?;
+                    Table::stored(name, shape, weights)
                 };
                 Arc::make_mut(&mut program.tables).push(table);
             }
@@ -93,27 +94,28 @@ pub fn parse<O: TextOp>(text: &str, find: FindValues<'_>) -> Result<Program<O, O
 }
 
 /// Reads a recognised model.
-pub fn parse_model(text: &str, find: FindValues<'_>) -> Result<TensorModel, Error> {
+pub fn parse_model(text: &str, find: FindWeights<'_>) -> Result<TensorModel, Error> {
     let mut lines = Lines::new(text);
     header(&mut lines, TensorOp::STAGE)?;
     let hyperparameters = field(&mut lines, "hidden", hyperparameters)?;
     let rope = field(&mut lines, "rope", |line| {
         let pairs = line.integer()?;
         line.expect_word("cosines")?;
-        let cosines = values(line, "rope", find)?;
+        let cosines = weights(line, "rope", find)?.load("rope")?.to_vec();
         line.expect_word("sines")?;
-        Ok(RopeTable { pairs, cosines, sines: values(line, "rope", find)? })
+        Ok(RopeTable { pairs, cosines, sines: weights(line, "rope", find)?.load("rope")?.to_vec() })
     })?;
-    let mut weights = Vec::new();
+    let mut model_weights = Vec::new();
     let mut step = None;
     while let Some(mut line) = lines.next() {
         match line.word()? {
             "weight" => {
-                let name = declared(&mut line, "w", weights.len())?;
+                let name = declared(&mut line, "w", model_weights.len())?;
                 let shape = shape(&mut line)?.into_iter().map(|extent| extent as usize).collect();
                 line.expect_word("blake3")?;
                 let hash = hash(&mut line.clone())?;
-                weights.push(Weight { values: values(&mut line, &name, find)?, name, shape, hash });
+                let weights = Some(self::weights(&mut line, &name, find)?);
+                model_weights.push(Weight { weights, name, shape, hash });
                 line.finish()?;
             }
             "step" if step.is_none() => step = Some(graph(&mut line, &mut lines)?),
@@ -121,7 +123,7 @@ pub fn parse_model(text: &str, find: FindValues<'_>) -> Result<TensorModel, Erro
         }
     }
     let graph = step.ok_or_else(|| lines.end("a step"))?;
-    Ok(TensorModel { hyperparameters, rope, weights, graph })
+    Ok(TensorModel { hyperparameters, rope, weights: model_weights, graph })
 }
 
 /// The lines that are neither empty nor comments.
@@ -214,7 +216,7 @@ fn hash(line: &mut Cursor<'_>) -> Result<[u8; 32], Error> {
     Ok(hash)
 }
 
-fn values(line: &mut Cursor<'_>, name: &str, find: FindValues<'_>) -> Result<Vec<f32>, Error> {
+fn weights(line: &mut Cursor<'_>, name: &str, find: FindWeights<'_>) -> Result<Weights, Error> {
     let hash = hash(line)?;
     find(&hash).ok_or_else(|| line.error(format!("there are no values for `{name}` with hash {}", hexadecimal(&hash))))
 }

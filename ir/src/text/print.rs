@@ -3,11 +3,11 @@
 use super::cursor::{write_float, write_name};
 use super::{TextOp, TextType};
 use crate::graph::{Graph, OpId, Origin, OriginId, Region, ValueId};
-use crate::program::{EntryKind, Placement, Program};
+use crate::program::{Contents, EntryKind, Placement, Program};
 use crate::tensor::TensorModel;
 use crate::verify::Problem;
 
-/// Hash of numbers as little-endian bytes, by which text and JSON name a table's contents.
+/// Hash of numbers as little-endian bytes, by which text and JSON name numbers in memory.
 pub fn hash_of(values: &[f32]) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
     let mut bytes = Vec::with_capacity(4 * 4096);
@@ -54,11 +54,11 @@ pub fn print_with_problems<O: TextOp>(program: &Program<O, O::Type>, problems: &
     for (index, table) in program.tables.iter().enumerate() {
         declaration(&mut out, "table t", index, &table.name);
         out.push_str(&format!(" {:?} ", table.shape));
-        match table.deviation {
-            None => out.push_str(&format!("blake3 {}", hexadecimal(&hash_of(&table.values)))),
-            Some(deviation) => {
+        match &table.contents {
+            Contents::Stored(weights) => out.push_str(&format!("blake3 {}", hexadecimal(&weights.hash()))),
+            Contents::Unknown { deviation } => {
                 out.push_str("deviation ");
-                write_float(&mut out, deviation);
+                write_float(&mut out, *deviation);
             }
         }
         out.push('\n');

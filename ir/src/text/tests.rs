@@ -142,7 +142,7 @@ fn slots_programs_round_trip() {
     let program = slots_example();
     crate::verify::slots(&program, false).unwrap();
     let text = print(&program);
-    let back = parse::<SlotOp>(&text, &values_of(&program.tables)).unwrap();
+    let back = parse::<SlotOp>(&text, &weights_of(&program.tables)).unwrap();
     assert_eq!(back, program, "{text}");
     assert_eq!(print(&back), text);
     assert!(text.contains("embedding token_stride 1 slots 0:4:3 1:4:3 31:-1:3 7:0:1\n"), "{text}");
@@ -152,7 +152,7 @@ fn slots_programs_round_trip() {
 fn ckks_programs_round_trip() {
     let program = crate::plan::tests::example().program;
     let text = print(&program);
-    assert_eq!(parse::<CkksOp>(&text, &values_of(&program.tables)).unwrap(), program, "{text}");
+    assert_eq!(parse::<CkksOp>(&text, &weights_of(&program.tables)).unwrap(), program, "{text}");
     assert!(
         text.contains("bootstrap %2 real magnitude 2^0 times 0.5 keep s % 4 == 0 : level 16 junk stride 4 max 0.75")
     );
@@ -174,7 +174,7 @@ fn text_without_op_ids_numbers_ops_in_order() {
 fn errors_name_the_line() {
     let program = slots_example();
     let text = print(&program);
-    let refused = |text: &str| parse::<SlotOp>(text, &values_of(&program.tables)).unwrap_err().to_string();
+    let refused = |text: &str| parse::<SlotOp>(text, &weights_of(&program.tables)).unwrap_err().to_string();
     let line = 1 + text.lines().position(|line| line.contains(" rotate ")).unwrap();
     let message = refused(&text.replace("by (pos", "by (position"));
     assert!(message.starts_with(&format!("line {line}: ")) && message.contains("pos, count"), "{message}");
@@ -196,7 +196,7 @@ fn problems_are_printed_below_their_ops() {
     assert_eq!(lines[error].trim(), "; error: state_write: there is no state array c0");
     assert!(lines[error - 1].contains("state_write"));
     // Problems are comments, so the text is still read.
-    assert_eq!(parse::<SlotOp>(&text, &values_of(&program.tables)).unwrap(), program);
+    assert_eq!(parse::<SlotOp>(&text, &weights_of(&program.tables)).unwrap(), program);
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn compacting_keeps_the_meaning_and_drops_the_dead() {
     graph.compact();
     assert_eq!(*graph, once);
     let text = print(&program);
-    assert_eq!(parse::<SlotOp>(&text, &values_of(&program.tables)).unwrap(), program);
+    assert_eq!(parse::<SlotOp>(&text, &weights_of(&program.tables)).unwrap(), program);
 }
 
 proptest! {
@@ -232,7 +232,7 @@ proptest! {
         let start = floor(offset % text.len());
         let end = floor((start + length).min(text.len())).max(start);
         let altered = format!("{}{insert}{}", &text[..start], &text[end..]);
-        if let Ok(read) = parse::<SlotOp>(&altered, &values_of(&program.tables)) {
+        if let Ok(read) = parse::<SlotOp>(&altered, &weights_of(&program.tables)) {
             let _ = crate::verify::slots(&read, false);
         }
     }

@@ -184,7 +184,8 @@ impl<'p, C: Cipher> Client<'p, C> {
                 short(value)
             ))
         });
-        let refused = refused.or_else(|| guard::refusal(&model.guard, &slots, &logits, &model.embedding, self.noise));
+        let embeddings = model.embeddings()?;
+        let refused = refused.or_else(|| guard::refusal(&model.guard, &slots, &logits, embeddings, self.noise));
         match refused {
             None => Ok(logits),
             Some(message) => Err(Error::OutOfRange { position: position + count - 1, message, first: None }),

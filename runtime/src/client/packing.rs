@@ -9,7 +9,7 @@ use crate::Error;
 /// The slots of each input for the embeddings of consecutive tokens.
 pub fn pack(plan: &ClientPlan, tokens: &[u32]) -> Result<Vec<Vec<f64>>, Error> {
     let embedding = |&token: &u32| {
-        plan.model.embedding_of(token).ok_or_else(|| {
+        plan.model.embedding_of(token)?.ok_or_else(|| {
             let tokens = plan.model.vocabulary;
             Error::Tokenizer(format!("token {token} has no embedding: the model has {tokens} tokens"))
         })
@@ -49,7 +49,7 @@ mod tests {
                 chat: None,
                 vocabulary: 2,
                 hidden: 2,
-                embedding: vec![1.0, 2.0, 3.0, 4.0],
+                embedding: Some(vec![1.0, 2.0, 3.0, 4.0].into()),
                 eos: vec![],
                 guard: Guard::of_logits(-1.0, 1.0),
             },

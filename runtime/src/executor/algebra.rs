@@ -1,6 +1,7 @@
 //! What the executor asks of a representation of ciphertexts.
 
 use cachemir_ir::ckks::{Bootstrap, CiphertextType};
+use cachemir_ir::linear::Factor;
 use cachemir_ir::slots::Chebyshev;
 
 use crate::Error;
@@ -44,6 +45,28 @@ pub trait Algebra: Sync {
 
     /// As [`encode_factor`](Self::encode_factor), for complex values.
     fn encode_complex_factor(&self, real: &[f64], imaginary: &[f64], level: u32) -> Result<Self::Plaintext, Error>;
+
+    /// Encodes a diagonal of a linear map whose operand has the given level.
+    fn encode_weights(&self, factor: &Factor, level: u32) -> Result<Self::Plaintext, Error> {
+        let wide = |part: &[f32]| part.iter().copied().map(f64::from).collect::<Vec<_>>();
+        match &factor.imaginary {
+            None => self.encode_factor(&wide(&factor.real), level),
+            Some(imaginary) => self.encode_complex_factor(&wide(&factor.real), &wide(imaginary), level),
+        }
+    }
+
+    /// Σ a·diagonal over one or more terms of one level, a product, for diagonals that are used once.
+    fn sum_of_weights(&self, terms: &[(&Self::Ciphertext, &Factor)]) -> Result<Self::Ciphertext, Error> {
+        let mut sum: Option<Self::Ciphertext> = None;
+        for (a, factor) in terms {
+            let plain = self.encode_weights(factor, self.level(a).0)?;
+            match &mut sum {
+                None => sum = Some(self.multiply_plain(a, &plain)?),
+                Some(sum) => self.multiply_plain_accumulate(sum, &[(*a, &plain)])?,
+            }
+        }
+        sum.ok_or_else(|| Error::execution("a sum of no products"))
+    }
 
     /// Encodes a summand of ciphertexts of the given level and scale.
     fn encode_summand(&self, values: &[f64], level: u32, product: bool) -> Result<Self::Plaintext, Error>;

@@ -8,8 +8,10 @@ use cachemir_ckks::circuits::polynomials::{EvaluationPlan, Polynomial};
 use cachemir_ckks::{Ciphertext, CkksError, Digits, EvaluationKeys, Evaluator, Plaintext, Ring};
 use cachemir_hal::{Backend, HalError};
 use cachemir_ir::ckks::{Bootstrap, CiphertextType, polynomial_depth};
+use cachemir_ir::linear::Factor;
 use cachemir_ir::slots::Chebyshev;
 use num_complex::Complex64;
+use rayon::prelude::*;
 
 use super::Algebra;
 use crate::Error;
@@ -155,6 +157,22 @@ impl<B: Backend> Algebra for Encrypted<B> {
     fn encode_complex_factor(&self, real: &[f64], imaginary: &[f64], level: u32) -> Result<Plaintext<B>, Error> {
         let values: Vec<Complex64> = real.iter().zip(imaginary).map(|(&re, &im)| Complex64::new(re, im)).collect();
         Ok(self.evaluator.encoder().encode(&values, level as usize, self.canonical_scale(level))?)
+    }
+
+    fn sum_of_weights(&self, terms: &[(&Ciphertext<B>, &Factor)]) -> Result<Ciphertext<B>, Error> {
+        let level = terms.first().map_or(0, |(a, _)| a.level() as u32);
+        let scale = self.canonical_scale(level);
+        let integers = |(_, factor): &(&Ciphertext<B>, &Factor)| {
+            let imaginary = factor.imaginary.as_deref().unwrap_or(&[]).iter().copied().chain(std::iter::repeat(0.0));
+            let values = factor.real.iter().zip(imaginary);
+            let values: Vec<Complex64> = values.map(|(&re, im)| Complex64::new(re.into(), im.into())).collect();
+            self.evaluator.encoder().integers(&values, scale)
+        };
+        let integers: Vec<_> = terms.par_iter().map(integers).collect::<Result<_, _>>()?;
+        let pairs: Vec<_> = terms.iter().zip(&integers).map(|((a, _), integers)| (*a, integers)).collect();
+        let mut sum = self.evaluator.zero(level as usize, self.scale(level, true), self.slots)?;
+        self.evaluator.mul_integers_accumulate(&mut sum, &pairs, scale)?;
+        Ok(sum)
     }
 
     fn encode_summand(&self, values: &[f64], level: u32, product: bool) -> Result<Plaintext<B>, Error> {

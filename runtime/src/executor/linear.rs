@@ -1,10 +1,10 @@
-//! Linear maps on the ciphertexts of an [`Algebra`]: one decomposition for all babies, a rescale for each giant, whose
-//! diagonals are encoded on all cores unless they are kept.
+//! Linear maps on the ciphertexts of an [`Algebra`]: one decomposition for all babies, a rescale for each giant. Its
+//! diagonals are encoded on all cores and kept, or used once and not encoded as a whole where there is no room for them.
 
 use std::sync::Arc;
 
 use cachemir_ir::graph::OpId;
-use cachemir_ir::linear::{Diagonal, Linear, SlotAlgebra, Weights};
+use cachemir_ir::linear::{Diagonal, Factor, Linear, Matrices, SlotAlgebra};
 use rayon::prelude::*;
 
 use super::plaintexts::Part;
@@ -16,35 +16,49 @@ pub(super) struct Running<'c, 'a, 'p, A: Algebra> {
     pub(super) call: &'c Call<'a, 'p, A>,
     pub(super) op: OpId,
     pub(super) linear: &'a Linear,
+    /// The matrices of the output that is being computed, from the first of its diagonals on that is not kept encoded.
+    pub(super) matrices: Option<Matrices>,
 }
 
-impl<A: Algebra> Running<'_, '_, '_, A> {
-    fn algebra(&self) -> &A {
+impl<'c, A: Algebra> Running<'c, '_, '_, A> {
+    fn algebra(&self) -> &'c A {
         &self.call.executor.algebra
     }
 
     /// Encoded diagonals of one output for an operand of this level.
-    fn diagonals(&self, wanted: &[Diagonal], level: u32) -> Result<Vec<Arc<A::Plaintext>>, Error> {
-        let (algebra, program) = (self.algebra(), self.call.executor.program);
-        let encode = |weights: Weights| {
-            let wide = |part: Vec<f32>| part.into_iter().map(f64::from).collect::<Vec<_>>();
-            match weights.imaginary {
-                None => algebra.encode_factor(&wide(weights.real), level),
-                Some(imaginary) => algebra.encode_complex_factor(&wide(weights.real), &wide(imaginary), level),
-            }
-        };
-        let parts: Vec<Part> = wanted.iter().copied().map(Part::Diagonal).collect();
-        self.call.kept(
+    fn diagonals(&mut self, wanted: &[Diagonal], level: u32) -> Result<Vec<Arc<A::Plaintext>>, Error> {
+        let (call, linear, matrices) = (self.call, self.linear, &mut self.matrices);
+        call.kept(
             self.op,
-            &parts,
+            &parts(wanted),
             |_| false,
             |missing| {
                 let wanted: Vec<Diagonal> = missing.iter().map(|&place| wanted[place]).collect();
-                let weights = self.linear.diagonals(program.slots, &program.tables, &wanted);
-                weights.into_par_iter().map(encode).collect()
+                let factors = factors(call, linear, matrices, &wanted)?;
+                factors.par_iter().map(|factor| call.executor.algebra.encode_weights(factor, level)).collect()
             },
         )
     }
+}
+
+fn parts(diagonals: &[Diagonal]) -> Vec<Part> {
+    diagonals.iter().copied().map(Part::Diagonal).collect()
+}
+
+/// Diagonals of one output, made of its matrices, which are read unless they are the ones at hand.
+fn factors<A: Algebra>(
+    call: &Call<'_, '_, A>,
+    linear: &Linear,
+    matrices: &mut Option<Matrices>,
+    wanted: &[Diagonal],
+) -> Result<Vec<Factor>, Error> {
+    let program = call.executor.program;
+    let output = wanted.first().map_or(0, |diagonal| diagonal.output);
+    let matrices = match matrices.take().filter(|known| known.output() == output) {
+        Some(known) => matrices.insert(known),
+        None => matrices.insert(linear.load(output, &program.tables)?),
+    };
+    Ok(linear.diagonals(program.slots, matrices, wanted))
 }
 
 impl<A: Algebra> SlotAlgebra for Running<'_, '_, '_, A> {
@@ -74,6 +88,13 @@ impl<A: Algebra> SlotAlgebra for Running<'_, '_, '_, A> {
         let algebra = self.algebra();
         let level = terms.first().map_or(0, |(a, _)| algebra.level(a).0);
         let diagonals: Vec<Diagonal> = terms.iter().map(|(_, diagonal)| *diagonal).collect();
+        if !self.call.keeps(self.op, &parts(&diagonals)) {
+            let factors = factors(self.call, self.linear, &mut self.matrices, &diagonals)?;
+            let terms: Vec<_> = terms.iter().map(|(a, _)| *a).zip(&factors).collect();
+            let mut sum = algebra.sum_of_weights(&terms)?;
+            algebra.rescale_assign(&mut sum)?;
+            return Ok(sum);
+        }
         let plains = self.diagonals(&diagonals, level)?;
         let terms: Vec<_> = terms.iter().zip(&plains).map(|((a, _), plain)| (*a, plain.as_ref())).collect();
         let Some(((first, plain), rest)) = terms.split_first() else {
@@ -103,7 +124,7 @@ impl<A: Algebra> SlotAlgebra for Running<'_, '_, '_, A> {
             self.linear.vectors.mentions(variable) || landing.as_ref().is_some_and(|landing| landing.mentions(variable))
         };
         let plain = self.call.kept_one(self.op, Part::Bias { output, matrix }, mentions, || {
-            let bias = self.linear.bias(program.slots, &self.call.environment, &program.tables, output, matrix);
+            let bias = self.linear.bias(program.slots, &self.call.environment, &program.tables, output, matrix)?;
             let (level, product) = algebra.level(&a);
             algebra.encode_summand(&bias, level, product)
         })?;

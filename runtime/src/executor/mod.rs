@@ -389,7 +389,8 @@ impl<'a, A: Algebra> Call<'a, '_, A> {
         let operand = node.inputs.first().ok_or_else(|| Error::execution("an operand is missing"))?;
         let x = self.value(*operand)?;
         let slots = self.executor.program.slots;
-        let results = linear.apply(slots, &self.environment, &mut Running { call: self, op, linear }, &*x)?;
+        let running = &mut Running { call: self, op, linear, matrices: None };
+        let results = linear.apply(slots, &self.environment, running, &*x)?;
         let site = Site { graph: self.graph, op, environment: &self.environment };
         self.observer.after(site, &results.iter().collect::<Vec<_>>())?;
         for (&value, result) in node.results.iter().zip(results) {
@@ -541,6 +542,15 @@ impl<'a, A: Algebra> Call<'a, '_, A> {
         encode: impl FnOnce() -> Result<A::Plaintext, Error>,
     ) -> Result<Arc<A::Plaintext>, Error> {
         Ok(self.kept(op, &[part], mentions, |_| Ok(vec![encode()?]))?.remove(0))
+    }
+
+    /// Whether plaintexts of an op that mention no variables are to be encoded whole: they are kept already, some of them at
+    /// least, or there may be room for them and another call that uses them.
+    fn keeps(&self, op: OpId, parts: &[Part]) -> bool {
+        let known = self.executor.plaintexts.lock().unwrap_or_else(PoisonError::into_inner);
+        let repeats = self.executor.program.entries[self.entry].kind == EntryKind::Decode;
+        let key = |&part: &Part| Key::new(self.entry, op, part, |_| false, &self.environment);
+        repeats && !known.is_full() || parts.iter().any(|part| known.get(&key(part)).is_some())
     }
 
     /// Several plaintexts of an op, of formulas that mention the same variables. `encode` is given the places of those

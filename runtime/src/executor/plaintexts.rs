@@ -60,11 +60,13 @@ pub(crate) struct Plaintexts<P> {
     kept: HashMap<Key, (Arc<P>, usize)>,
     used_bytes: usize,
     budget_bytes: usize,
+    /// Whether one of this call was refused for want of room.
+    full: bool,
 }
 
 impl<P> Plaintexts<P> {
     pub(crate) fn new(budget_bytes: usize) -> Self {
-        Self { kept: HashMap::new(), used_bytes: 0, budget_bytes }
+        Self { kept: HashMap::new(), used_bytes: 0, budget_bytes, full: false }
     }
 
     pub(crate) fn get(&self, key: &Key) -> Option<Arc<P>> {
@@ -73,9 +75,15 @@ impl<P> Plaintexts<P> {
 
     /// Keeps a vector if the budget has room for it.
     pub(crate) fn offer(&mut self, key: Key, plain: &Arc<P>, bytes: usize) {
+        self.full |= self.used_bytes + bytes > self.budget_bytes;
         if self.used_bytes + bytes <= self.budget_bytes && self.kept.insert(key, (Arc::clone(plain), bytes)).is_none() {
             self.used_bytes += bytes;
         }
+    }
+
+    /// Whether there was no room for a vector of this call.
+    pub(crate) fn is_full(&self) -> bool {
+        self.full
     }
 
     /// Drops the vectors that only the call that ends could use: those of its position, and all of its entry point's
@@ -83,6 +91,7 @@ impl<P> Plaintexts<P> {
     pub(crate) fn end_call(&mut self, entry: usize, repeats: bool) {
         self.kept.retain(|key, _| key.position.is_none() && (repeats || key.entry != entry));
         self.used_bytes = self.kept.values().map(|(_, bytes)| bytes).sum();
+        self.full = false;
     }
 
     pub(crate) fn used_bytes(&self) -> usize {

@@ -152,7 +152,7 @@ fn a_loop_of_rotations_and_products() {
     let schedule = Schedule::new(&program.entries[0].graph);
     assert!(schedule.is_hoisted(ValueId(0)), "a value that a loop rotates is decomposed once");
     assert_eq!(schedule.accumulates(OpId(1)), Some(0));
-    let (x, w) = (input(), &program.tables[0].values);
+    let (x, w) = (input(), program.tables[0].values().unwrap());
     for position in [0, 3, 7] {
         let outputs = run(&program, position, &mut States::new(&program)).unwrap();
         assert_near(&outputs[0], |slot| {
@@ -222,7 +222,8 @@ fn elements_hold_what_is_public_until_they_are_written_and_are_added_to_then() {
     let index = || Integer::Variable(State::INDEX);
     let from_table = Vector::Table(TableId(0), Integer::slot() + index() * SLOTS);
     program.states[0].initial = Some(from_table.masked(index().less(2)));
-    let public = |slot: usize| f64::from(program.tables[0].values[slot] + program.tables[0].values[SLOTS + slot]);
+    let table = program.tables[0].values().unwrap();
+    let public = |slot: usize| f64::from(table[slot] + table[SLOTS + slot]);
     let mut states = States::new(&program);
     for position in 0..5 {
         let outputs = run(&program, position, &mut states).unwrap();

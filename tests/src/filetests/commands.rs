@@ -9,8 +9,9 @@ use cachemir_ir::parameters::Parameters;
 use cachemir_ir::program::{Entry, Program, State};
 use cachemir_ir::slots::SlotOp;
 use cachemir_ir::slots_interpreter::{Interpreter, SlotProgram};
-use cachemir_ir::text::{TextOp, hash_of, parse, print, print_with_problems};
+use cachemir_ir::text::{TextOp, parse, print, print_with_problems};
 use cachemir_ir::verify;
+use cachemir_ir::weights::Weights;
 
 use super::Found;
 use super::calls::{Call, Outcome, answer, difference};
@@ -38,8 +39,9 @@ fn is_ckks(text: &str) -> bool {
 }
 
 /// The tables that files may name by hash: 0, 1, …, n-1 for any n up to 64.
-fn find(hash: &[u8; 32]) -> Option<Vec<f32>> {
-    (1..=64_u8).map(|length| (0..length).map(f32::from).collect()).find(|values: &Vec<f32>| hash_of(values) == *hash)
+fn find(hash: &[u8; 32]) -> Option<Weights> {
+    let tables = (1..=64_u8).map(|length| (0..length).map(f32::from).collect::<Vec<f32>>());
+    tables.map(Weights::from).find(|weights| weights.hash() == *hash)
 }
 
 fn read<O: TextOp>(text: &str) -> Result<Program<O, O::Type>, String> {
@@ -122,7 +124,7 @@ fn expand(test: &Test<'_>, text: &str) -> Result<Found, String> {
     let mut settings = test.settings()?;
     let environment = Environment::new(settings.required("pos")?, settings.required("count")?);
     settings.finish()?;
-    Ok(Found::Below(expanded(&slots_program(text)?, &environment)))
+    expanded(&slots_program(text)?, &environment).map(Found::Below).map_err(|error| error.to_string())
 }
 
 /// The program of the ckks stage, whose levels, scales and bounds agree.

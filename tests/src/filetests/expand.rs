@@ -1,7 +1,6 @@
 //! Linear maps as the rotations, products and sums that ciphertexts take.
 
-use std::convert::Infallible;
-
+use cachemir_ir::Error;
 use cachemir_ir::expression::Environment;
 use cachemir_ir::graph::ValueId;
 use cachemir_ir::linear::{Diagonal, Linear, SlotAlgebra};
@@ -15,20 +14,21 @@ use super::calls::written;
 const MOST_SLOTS_LISTED: u32 = 32;
 
 /// All linear maps of a program, for a call.
-pub(super) fn expanded(program: &SlotProgram, environment: &Environment) -> String {
+pub(super) fn expanded(program: &SlotProgram, environment: &Environment) -> Result<String, Error> {
     let mut out = String::new();
     for entry in &program.entries {
         let graph = &entry.graph;
-        graph.for_each_op(|id, _| {
-            let node = graph.node(id);
+        let mut maps = Vec::new();
+        graph.for_each_op(|id, _| maps.extend(matches!(graph.node(id).op, SlotOp::Linear(_)).then_some(graph.node(id))));
+        for node in maps {
             if let SlotOp::Linear(linear) = &node.op {
                 let (slots, tables) = (program.slots, program.tables.as_slice());
                 let mut listing = Listing { linear, slots, tables, environment, out: &mut out, vectors: 0 };
-                listing.all(&node.inputs, &node.results);
+                listing.all(&node.inputs, &node.results)?;
             }
-        });
+        }
     }
-    out
+    Ok(out)
 }
 
 struct Listing<'a> {
@@ -42,12 +42,12 @@ struct Listing<'a> {
 }
 
 impl Listing<'_> {
-    fn all(&mut self, operands: &[ValueId], results: &[ValueId]) {
+    fn all(&mut self, operands: &[ValueId], results: &[ValueId]) -> Result<(), Error> {
         let operand = operands.first().map_or_else(String::new, ToString::to_string);
-        let Ok(found) = self.linear.apply(self.slots, self.environment, self, &operand);
-        for (result, found) in results.iter().zip(found) {
+        for (result, found) in results.iter().zip(self.linear.apply(self.slots, self.environment, self, &operand)?) {
             *self.out += &format!("{result} = {found}\n");
         }
+        Ok(())
     }
 
     /// Names for so many results of an op.
@@ -65,35 +65,41 @@ impl Listing<'_> {
 
 impl SlotAlgebra for Listing<'_> {
     type Value = String;
-    type Error = Infallible;
+    type Error = Error;
 
-    fn rotate(&mut self, a: &String, by: &[i64]) -> Result<Vec<String>, Infallible> {
+    fn rotate(&mut self, a: &String, by: &[i64]) -> Result<Vec<String>, Error> {
         let amounts: Vec<String> = by.iter().map(|by| by.rem_euclid(i64::from(self.slots)).to_string()).collect();
         Ok(self.push(by.len(), &format!("rotate {a} by {}", amounts.join(", "))))
     }
 
-    fn add(&mut self, a: &String, b: String) -> Result<String, Infallible> {
+    fn add_rotations(&mut self, a: &String, by: &[i64]) -> Result<String, Error> {
+        let amounts: Vec<String> = by.iter().map(|by| by.rem_euclid(i64::from(self.slots)).to_string()).collect();
+        Ok(self.push(1, &format!("sum of {a} and its rotations by {}", amounts.join(", "))).remove(0))
+    }
+
+    fn add(&mut self, a: &String, b: String) -> Result<String, Error> {
         Ok(self.push(1, &format!("add {a}, {b}")).remove(0))
     }
 
-    fn weigh(&mut self, terms: &[(&String, Diagonal)]) -> Result<String, Infallible> {
+    fn weigh(&mut self, terms: &[(&String, Diagonal)]) -> Result<String, Error> {
         let term = |(a, diagonal): &(&String, Diagonal)| {
-            let weights = self.linear.diagonal(self.slots, self.tables, *diagonal);
+            let matrices = self.linear.load(diagonal.output, self.tables)?;
+            let weights = self.linear.diagonals(self.slots, &matrices, &[*diagonal]).remove(0);
             let imaginary = weights.imaginary.map(|values| format!(" + i·{}", self.numbers(&values)));
-            format!("{a} by {}{}", self.numbers(&weights.real), imaginary.unwrap_or_default())
+            Ok(format!("{a} by {}{}", self.numbers(&weights.real), imaginary.unwrap_or_default()))
         };
-        let terms: Vec<String> = terms.iter().map(term).collect();
+        let terms: Vec<String> = terms.iter().map(term).collect::<Result<_, Error>>()?;
         Ok(self.push(1, &format!("sum of products {}", terms.join(", "))).remove(0))
     }
 
-    fn parts(&mut self, z: String) -> Result<[String; 2], Infallible> {
+    fn parts(&mut self, z: String) -> Result<[String; 2], Error> {
         let mut parts = self.push(2, &format!("twice the parts of {z}"));
         let imaginary = parts.remove(1);
         Ok([parts.remove(0), imaginary])
     }
 
-    fn add_bias(&mut self, a: String, output: u32, matrix: u32) -> Result<String, Infallible> {
-        let bias = self.linear.bias(self.slots, self.environment, self.tables, output, matrix);
+    fn add_bias(&mut self, a: String, output: u32, matrix: u32) -> Result<String, Error> {
+        let bias = self.linear.bias(self.slots, self.environment, self.tables, output, matrix)?;
         Ok(self.push(1, &format!("add {a}, {}", self.numbers(&bias))).remove(0))
     }
 }

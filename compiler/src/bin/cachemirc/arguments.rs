@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use cachemir_compiler::import::DEFAULT_CONTEXT;
 use cachemir_ir::parameters::PRESETS;
+use cachemir_ir::plan::Storage;
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -95,6 +96,9 @@ pub(crate) struct CompileArguments {
     /// Compile the graph alone, whose weights may be missing: tells what a model of this shape would cost, by assumed ranges
     #[arg(long, conflicts_with_all = ["calibrate", "public_prefix", "chat", "tokenizer"])]
     pub(crate) shapes_only: bool,
+    /// Where the plan has its weights
+    #[arg(long, value_enum, default_value = "embed")]
+    pub(crate) weights: Weights,
     /// Parameter set
     #[arg(long, value_name = "NAME", default_value = PRESETS[0].name, value_parser = presets())]
     pub(crate) params: String,
@@ -140,6 +144,23 @@ pub(crate) enum Schema {
     Dump,
     /// What `compile --json` and `inspect --json` print
     Summary,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Weights {
+    /// Inside, in the form in which the model's files have them: the plan can go anywhere
+    Embed,
+    /// In the model's files, which have to stay as they are and where they are, from the plan's folder on
+    Reference,
+}
+
+impl From<Weights> for Storage {
+    fn from(weights: Weights) -> Self {
+        match weights {
+            Weights::Embed => Self::Embed,
+            Weights::Reference => Self::Reference,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -73,7 +73,7 @@ fn compile(arguments: &CompileArguments, quiet: bool) -> Result<(), Error> {
     if let Some(folder) = &arguments.dump_dir {
         dump_stages(&compilation, arguments, folder)?;
     }
-    compilation.plan.write(&output)?;
+    compilation.plan.write_with(&output, arguments.weights.into())?;
     let client = client_path(&output);
     if arguments.json {
         let mut object = summary::json(&compilation.plan);

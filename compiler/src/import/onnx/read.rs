@@ -1,7 +1,7 @@
 //! From the file's messages to one graph over value numbers.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytes::Bytes;
 use prost::Message;
@@ -12,6 +12,7 @@ use super::proto::type_proto::Value as TypeValue;
 use super::proto::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto,
 };
+use super::tensor::Files;
 use super::{Attribute, Initializer, Name, OnnxGraph, OnnxInput, OnnxNode, Subgraph, limits};
 use crate::Error;
 use crate::import::dense::{Data, Dense, Kind};
@@ -35,6 +36,7 @@ pub(super) fn file(path: &Path) -> Result<OnnxGraph, Error> {
     // Raw tensor data stays in this buffer, which the initialisers share.
     let bytes = Bytes::from(std::fs::read(path).map_err(failed)?);
     let budget = limits::check(&bytes).map_err(not_onnx)?;
+    let files = Files::of(path, &bytes);
     let mut model = ModelProto::decode(bytes).map_err(|error| not_onnx(error.to_string()))?;
     let opset = model.opset_import.iter().find(|opset| matches!(opset.domain(), "" | "ai.onnx"));
     let opset = opset.map_or(i64::MAX, OperatorSetIdProto::version);
@@ -45,7 +47,6 @@ pub(super) fn file(path: &Path) -> Result<OnnxGraph, Error> {
         return Err(not_onnx(format!("IR version {} is older than 3", model.ir_version())));
     }
     let functions = model.functions.iter().map(|function| (key(function), function)).collect();
-    let folder = path.parent().unwrap_or_else(|| Path::new("")).to_owned();
     let result = OnnxGraph {
         nodes: Vec::new(),
         inputs: Vec::new(),
@@ -54,7 +55,7 @@ pub(super) fn file(path: &Path) -> Result<OnnxGraph, Error> {
         names: Vec::new(),
         notes: BTreeSet::new(),
     };
-    Reader { folder, functions, opset, depth: 0, budget, result }.model(graph)
+    Reader { files, functions, opset, depth: 0, budget, result }.model(graph)
 }
 
 /// Domain, name and overload of a function.
@@ -95,7 +96,7 @@ impl<'s> Scope<'s> {
 }
 
 struct Reader<'m> {
-    folder: PathBuf,
+    files: Files,
     functions: BTreeMap<Key<'m>, &'m FunctionProto>,
     /// Version of ONNX's own operator set.
     opset: i64,
@@ -150,12 +151,12 @@ impl Reader<'_> {
     fn initializers(&mut self, scope: &mut Scope<'_>, graph: &mut GraphProto) -> Result<(), Error> {
         for tensor in std::mem::take(&mut graph.initializer) {
             let name = tensor.name().to_owned();
-            let initializer = Initializer::new(name.clone(), tensor, &self.folder)?;
+            let initializer = Initializer::new(name.clone(), tensor, &self.files)?;
             self.store(scope, &name, initializer)?;
         }
         for tensor in std::mem::take(&mut graph.sparse_initializer) {
             let name = tensor.values.as_ref().map(|values| values.name().to_owned()).unwrap_or_default();
-            let initializer = Initializer::sparse(name.clone(), tensor, &self.folder)?;
+            let initializer = Initializer::sparse(name.clone(), tensor, &self.files)?;
             self.store(scope, &name, initializer)?;
         }
         Ok(())
@@ -306,13 +307,11 @@ impl Reader<'_> {
             AttributeType::Floats => Attribute::Floats(proto.floats.clone()),
             AttributeType::String => Attribute::Text(String::from_utf8_lossy(proto.s()).into_owned()),
             AttributeType::Tensor => match &proto.t {
-                Some(tensor) => Attribute::Tensor(Initializer::new(node.name.clone(), tensor.clone(), &self.folder)?),
+                Some(tensor) => Attribute::Tensor(Initializer::new(node.name.clone(), tensor.clone(), &self.files)?),
                 None => Attribute::Other,
             },
             AttributeType::SparseTensor => match &proto.sparse_tensor {
-                Some(tensor) => {
-                    Attribute::Tensor(Initializer::sparse(node.name.clone(), tensor.clone(), &self.folder)?)
-                }
+                Some(tensor) => Attribute::Tensor(Initializer::sparse(node.name.clone(), tensor.clone(), &self.files)?),
                 None => Attribute::Other,
             },
             AttributeType::Graph => match &proto.g {

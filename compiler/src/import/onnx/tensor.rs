@@ -1,9 +1,15 @@
 //! Tensors stored with a model: in the file itself, as raw bytes or typed fields, or in a region of another file.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+
+use bytes::Bytes;
+use cachemir_ir::weights::{DataFile, Region};
 
 use super::proto::tensor_proto::DataLocation;
 use super::proto::{SparseTensorProto, StringStringEntryProto, TensorProto};
@@ -19,10 +25,10 @@ const MOST_SPARSE_ENTRIES: usize = 1 << 24;
 /// Where an initialiser's values are.
 #[derive(Clone, Debug)]
 enum Source {
-    /// In the model file, as raw bytes or as typed fields.
-    Inline(Arc<TensorProto>),
+    /// In the model file, as raw bytes, and where these lie in the file; or as typed fields.
+    Inline(Arc<TensorProto>, Option<(Arc<DataFile>, u64)>),
     /// In a region of another file; without a length, as long as the shape asks.
-    External { file: PathBuf, offset: u64, length: Option<u64> },
+    External { file: Arc<DataFile>, offset: u64, length: Option<u64> },
     /// At hand.
     Values(Arc<Dense>),
 }
@@ -35,6 +41,40 @@ pub(in crate::import) struct Initializer {
     pub(in crate::import) kind: Kind,
     data_type: i32,
     source: Source,
+}
+
+/// The model's file, and the data files in its folder.
+pub(super) struct Files {
+    folder: PathBuf,
+    model: Arc<DataFile>,
+    /// Where in memory the model's bytes are, which raw values are parts of.
+    memory: Range<usize>,
+    data: RefCell<BTreeMap<PathBuf, Arc<DataFile>>>,
+}
+
+impl Files {
+    /// Those of a model with these bytes.
+    pub(super) fn of(model: &Path, bytes: &Bytes) -> Self {
+        let start = bytes.as_ptr().addr();
+        Self {
+            folder: model.parent().unwrap_or_else(|| Path::new("")).to_owned(),
+            model: DataFile::new(model),
+            memory: start..start + bytes.len(),
+            data: RefCell::default(),
+        }
+    }
+
+    /// Where raw values lie in the model's file.
+    fn place(&self, raw: &Bytes) -> Option<(Arc<DataFile>, u64)> {
+        let start = raw.as_ptr().addr();
+        let inside = self.memory.contains(&start) && start + raw.len() <= self.memory.end;
+        inside.then(|| (Arc::clone(&self.model), (start - self.memory.start) as u64))
+    }
+
+    fn data(&self, relative: &Path) -> Arc<DataFile> {
+        let path = self.folder.join(relative);
+        Arc::clone(self.data.borrow_mut().entry(path).or_insert_with_key(|path| DataFile::new(path)))
+    }
 }
 
 fn bad(tensor: &str, message: impl Into<String>) -> Error {
@@ -53,16 +93,17 @@ fn shape(name: &str, dims: &[i64]) -> Result<Vec<usize>, Error> {
 }
 
 impl Initializer {
-    /// A tensor of a file in the given folder, under a name for messages.
-    pub(super) fn new(name: String, tensor: TensorProto, folder: &Path) -> Result<Self, Error> {
+    /// A tensor of a model, under a name for messages.
+    pub(super) fn new(name: String, tensor: TensorProto, files: &Files) -> Result<Self, Error> {
         let shape = shape(&name, &tensor.dims)?;
         let data_type = tensor.data_type();
         let kind =
             Kind::of_onnx(data_type).ok_or_else(|| bad(&name, format!("element type {data_type} is not supported")))?;
         let source = if tensor.data_location() == DataLocation::External {
-            external(&name, &tensor, folder)?
+            external(&name, &tensor, files)?
         } else {
-            Source::Inline(Arc::new(tensor))
+            let place = tensor.raw_data.as_ref().and_then(|raw| files.place(raw));
+            Source::Inline(Arc::new(tensor), place)
         };
         Ok(Self { name, shape, kind, data_type, source })
     }
@@ -74,7 +115,7 @@ impl Initializer {
     }
 
     /// A sparse tensor, written out.
-    pub(super) fn sparse(name: String, tensor: SparseTensorProto, folder: &Path) -> Result<Self, Error> {
+    pub(super) fn sparse(name: String, tensor: SparseTensorProto, files: &Files) -> Result<Self, Error> {
         let shape = shape(&name, &tensor.dims)?;
         let count: usize = shape.iter().product();
         if count > MOST_SPARSE_ENTRIES {
@@ -83,8 +124,8 @@ impl Initializer {
         let (Some(values), Some(indices)) = (tensor.values, tensor.indices) else {
             return Err(bad(&name, "a sparse tensor has no values or indices"));
         };
-        let values = Self::new(name.clone(), values, folder)?.decode()?;
-        let indices = Self::new(name.clone(), indices, folder)?.decode()?;
+        let values = Self::new(name.clone(), values, files)?.decode()?;
+        let indices = Self::new(name.clone(), indices, files)?.decode()?;
         let wrong = || bad(&name, "indices and values of a sparse tensor do not fit");
         // Positions in order, or a row of coordinates for each value.
         let strides = match *indices.shape.as_slice() {
@@ -106,7 +147,7 @@ impl Initializer {
     /// Bytes of the values that a copy of the message would copy.
     pub(super) fn copied_bytes(&self) -> u64 {
         match &self.source {
-            Source::Inline(tensor) => {
+            Source::Inline(tensor, _) => {
                 let wide = tensor.double_data.len() + tensor.int64_data.len() + tensor.uint64_data.len();
                 8 * (wide + tensor.dims.len()) as u64 + 4 * (tensor.float_data.len() + tensor.int32_data.len()) as u64
             }
@@ -123,7 +164,7 @@ impl Initializer {
     /// The data file that the values lie in and that cannot be opened, if so.
     pub(in crate::import) fn missing_file(&self) -> Option<&Path> {
         match &self.source {
-            Source::External { file, .. } if !file.is_file() => Some(file),
+            Source::External { file, .. } if !file.path().is_file() => Some(file.path()),
             _ => None,
         }
     }
@@ -133,30 +174,57 @@ impl Initializer {
         let bad = |message: String| bad(&self.name, message);
         match &self.source {
             Source::Values(values) => Ok(values.as_ref().clone()),
-            Source::Inline(tensor) => match &tensor.raw_data {
+            Source::Inline(tensor, _) => match &tensor.raw_data {
                 Some(raw) if !raw.is_empty() => Dense::from_raw(self.shape.clone(), self.data_type, raw).map_err(bad),
                 _ => self.decode_fields(tensor).map_err(bad),
             },
             Source::External { file, offset, length } => {
-                let missing = |_| Error::MissingExternalData { tensor: self.name.clone(), path: file.clone() };
-                let mut source = File::open(file).map_err(missing)?;
-                let size = source.metadata().map_err(missing)?.len();
-                let wanted = dense::byte_count(self.data_type, self.len());
-                let length = length.unwrap_or(wanted);
-                if length != wanted {
-                    return Err(bad(format!("{length} bytes of external data for {} values", self.len())));
-                }
-                if offset.checked_add(length).is_none_or(|end| end > size) {
-                    return Err(bad(format!(
-                        "its region of {length} bytes at {offset} exceeds {} of {size} bytes",
-                        file.display()
-                    )));
-                }
-                let failed = |source| Error::Read { path: file.clone(), source };
+                let length = self.check_external(file, *offset, *length)?;
+                let failed = |source| Error::Read { path: file.path().to_owned(), source };
+                let mut source = File::open(file.path()).map_err(failed)?;
                 source.seek(SeekFrom::Start(*offset)).map_err(failed)?;
                 let mut bytes = vec![0; length as usize];
                 source.read_exact(&mut bytes).map_err(failed)?;
                 Dense::from_raw(self.shape.clone(), self.data_type, &bytes).map_err(bad)
+            }
+        }
+    }
+
+    /// The length of a region of a data file, which has to be there.
+    fn check_external(&self, file: &DataFile, offset: u64, length: Option<u64>) -> Result<u64, Error> {
+        let path = file.path();
+        let missing = |_| Error::MissingExternalData { tensor: self.name.clone(), path: path.to_owned() };
+        let size = std::fs::metadata(path).map_err(missing)?.len();
+        let wanted = dense::byte_count(self.data_type, self.len());
+        let length = length.unwrap_or(wanted);
+        if length != wanted {
+            return Err(bad(&self.name, format!("{length} bytes of external data for {} values", self.len())));
+        }
+        if offset.checked_add(length).is_none_or(|end| end > size) {
+            let message =
+                format!("its region of {length} bytes at {offset} exceeds {} of {size} bytes", path.display());
+            return Err(bad(&self.name, message));
+        }
+        Ok(length)
+    }
+
+    /// The number of the element type in `TensorProto.DataType`; 0 for values that were not read from a file.
+    pub(in crate::import) fn data_type(&self) -> i32 {
+        self.data_type
+    }
+
+    /// The raw bytes of the values, where they are in the model's file or in a data file; `None` for others.
+    pub(in crate::import) fn region(&self) -> Result<Option<Region>, Error> {
+        match &self.source {
+            Source::Values(_) => Ok(None),
+            Source::Inline(tensor, place) => {
+                let raw = tensor.raw_data.as_ref().filter(|raw| !raw.is_empty());
+                Ok(raw.map(|raw| Region::of_bytes(raw.clone(), place.clone())))
+            }
+            Source::External { file, offset, length } => {
+                let length = self.check_external(file, *offset, *length)?;
+                let failed = |source| Error::Read { path: file.path().to_owned(), source };
+                Region::of_file(Arc::clone(file), *offset, length).map(Some).map_err(failed)
             }
         }
     }
@@ -189,7 +257,7 @@ impl Initializer {
 }
 
 /// The place of a tensor in another file of the model's folder.
-fn external(name: &str, tensor: &TensorProto, folder: &Path) -> Result<Source, Error> {
+fn external(name: &str, tensor: &TensorProto, files: &Files) -> Result<Source, Error> {
     let field =
         |key: &str| tensor.external_data.iter().find(|entry| entry.key() == key).map(StringStringEntryProto::value);
     let number = |key: &str| match field(key).map(str::parse::<u64>) {
@@ -203,5 +271,5 @@ fn external(name: &str, tensor: &TensorProto, folder: &Path) -> Result<Source, E
         return Err(bad(name, format!("its external data `{location}` is outside the model's folder")));
     }
     let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?);
-    Ok(Source::External { file: folder.join(relative), offset, length })
+    Ok(Source::External { file: files.data(relative), offset, length })
 }

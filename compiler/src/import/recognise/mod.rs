@@ -15,6 +15,7 @@ mod mask;
 mod norm;
 mod order;
 mod rope;
+mod stored;
 
 pub(super) use attention::Attention;
 pub(super) use diagnose::unsupported_feature;

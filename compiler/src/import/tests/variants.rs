@@ -377,14 +377,15 @@ fn integers_without_zero_points_have_those_of_their_type() {
     let with = |part: &str, integers: &dyn Fn(i8) -> f32| {
         let mut model = usual.clone();
         for weight in model.weights.iter_mut().filter(|weight| weight.name.contains(part)) {
-            let values = quantised(&weight.values, SCALE).into_iter().map(|value| integers(value) * SCALE).collect();
+            let values = quantised(&weight.load().expect("it is there"), SCALE);
+            let values = values.into_iter().map(|value| integers(value) * SCALE).collect();
             *weight = Weight::new(weight.name.clone(), weight.shape.clone(), values);
         }
         model
     };
     let weight = |part: &str| usual.weights.iter().find(|weight| weight.name.contains(part)).expect("a weight");
     // Rows of the embedding: signed integers, unsigned ones around zero, and bytes around eight.
-    let embedding = quantised(&weight("embed_tokens").values, SCALE);
+    let embedding = quantised(&weight("embed_tokens").load().expect("it is there"), SCALE);
     let unsigned: Vec<i8> = embedding.iter().map(|value| value + 8).collect();
     for (data_type, columns, stored, shift) in [(22, 64, &embedding, 0), (21, 64, &unsigned, 8), (2, 32, &unsigned, 0)]
     {
@@ -404,7 +405,8 @@ fn integers_without_zero_points_have_those_of_their_type() {
     let model = changed("optimum", |graph| {
         for (layer, place) in graph.named("o_proj/MatMul").into_iter().enumerate() {
             let weight = weight(&format!("layers.{layer}.self_attn.o_proj"));
-            let unsigned: Vec<i8> = quantised(&weight.values, SCALE).iter().map(|value| value + 8).collect();
+            let unsigned: Vec<i8> =
+                quantised(&weight.load().expect("it is there"), SCALE).iter().map(|value| value + 8).collect();
             let [blocks, scales] = ["blocks", "scales"].map(|part| format!("{part}{layer}"));
             graph.0.initializer.push(raw_tensor(&blocks, 2, &[64, 2, 16], packed(&unsigned)));
             graph.floats(&scales, &[128], &[SCALE; 128]);

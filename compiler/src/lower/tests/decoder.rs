@@ -9,7 +9,7 @@ use cachemir_ir::tensor::{
     self, CacheKind, Hyperparameters, RopeTable, TensorModel, TensorOp, TensorType, Weight, WeightId,
 };
 
-use super::super::calibrate::{Recorder, embed};
+use super::super::calibrate::{Embedding, Recorder};
 use super::super::plan::{Plan, SoftmaxPlan};
 use super::super::prefix::Prefix;
 use super::super::roles::Roles;
@@ -130,7 +130,7 @@ fn check_model(slots: usize, model: &TensorModel, squarings: usize) {
     let roles = Roles::new(model).unwrap();
     let softmaxes = vec![SoftmaxPlan { reference: 1.0, exponents: vec![0.5; squarings + 1] }; h.layers];
     let plan = Plan::provisional(h, &roles, &softmaxes);
-    let (program, uses) = build(&shape, &roles, &plan, &Prefix::default(), tables(model, &roles, &plan));
+    let (program, uses) = build(&shape, &roles, &plan, &Prefix::default(), tables(model, &roles, &plan).unwrap());
     for entry in &program.entries {
         assert_eq!(entry.graph.verify_structure(), Vec::<String>::new());
     }
@@ -181,7 +181,7 @@ fn check_model(slots: usize, model: &TensorModel, squarings: usize) {
     let mut interpreter = Interpreter::new(&program);
     let [mut decode, mut prefill] = [0, 1].map(|entry| Recorder::new(&uses[entry], slots));
     for (position, &token) in tokens.iter().enumerate() {
-        let input = embed(model, &program, &[token]).unwrap();
+        let input = Embedding::of(model).unwrap().embed(&program, &[token]).unwrap();
         let got = interpreter.call_with("decode", position as i64, 1, &input, &mut decode).unwrap();
         compare(&got, position, "decode");
         compare_arguments(&got, 0, position..position + 1);
@@ -192,28 +192,28 @@ fn check_model(slots: usize, model: &TensorModel, squarings: usize) {
     let prompt = prompt.min(36);
     let mut done = 0;
     for chunk in tokens[..prompt].chunks(shape.chunk) {
-        let input = embed(model, &program, chunk).unwrap();
+        let input = Embedding::of(model).unwrap().embed(&program, chunk).unwrap();
         let got = interpreter.call_with("prefill", done as i64, chunk.len() as i64, &input, &mut prefill).unwrap();
         compare_arguments(&got, 1, done..done + chunk.len());
         done += chunk.len();
         compare(&got, done - 1, "prefill");
     }
     for position in done..40 {
-        let input = embed(model, &program, &tokens[position..=position]).unwrap();
+        let input = Embedding::of(model).unwrap().embed(&program, &tokens[position..=position]).unwrap();
         let got = interpreter.call_with("decode", position as i64, 1, &input, &mut decode).unwrap();
         compare(&got, position, "decode after prefill");
     }
     // Behind a public prefix: single tokens up to the next chunk, a chunk, single tokens.
     for begun in [1, 19] {
         let prefix = Prefix::new(model, &tokens[..begun]).unwrap();
-        let (program, uses) = build(&shape, &roles, &plan, &prefix, tables(model, &roles, &plan));
+        let (program, uses) = build(&shape, &roles, &plan, &prefix, tables(model, &roles, &plan).unwrap());
         let mut interpreter = Interpreter::new(&program);
         let [mut decode, mut prefill] = [0, 1].map(|entry| Recorder::new(&uses[entry], slots));
         let mut position = begun;
         while position < 40 {
             let is_chunk = position % shape.chunk == 0 && position < 36;
             let (name, count) = if is_chunk { ("prefill", shape.chunk.min(40 - position)) } else { ("decode", 1) };
-            let input = embed(model, &program, &tokens[position..position + count]).unwrap();
+            let input = Embedding::of(model).unwrap().embed(&program, &tokens[position..position + count]).unwrap();
             let hooks = if is_chunk { &mut prefill } else { &mut decode };
             let got = interpreter.call_with(name, position as i64, count as i64, &input, hooks).unwrap();
             position += count;

@@ -6,7 +6,7 @@ use cachemir_ir::slots_interpreter::Interpreter;
 use cachemir_ir::tensor;
 use cachemir_ir::tokenizer::Tokenizer;
 
-use super::super::calibrate::embed;
+use super::super::calibrate::Embedding;
 use super::super::{LowerOptions, Shape, SlotProgram, Survey};
 use crate::calibration::Calibration;
 use crate::import::{ImportOptions, ImportedModel, load};
@@ -92,7 +92,7 @@ fn generate(slots: usize) {
                 for &token in tokens {
                     want = reference.step(token).unwrap();
                 }
-                let input = embed(model, &program, tokens).unwrap();
+                let input = Embedding::of(model).unwrap().embed(&program, tokens).unwrap();
                 let entry = if with_prefill { "prefill" } else { "decode" };
                 outputs = interpreter.call(entry, position, tokens.len() as i64, &input).unwrap();
                 position += tokens.len() as i64;
@@ -102,7 +102,7 @@ fn generate(slots: usize) {
                 worst = worst.max(divergence(&want, &got));
                 assert_eq!(argmax(&got), next);
                 want = reference.step(next).unwrap();
-                let input = embed(model, &program, &[next]).unwrap();
+                let input = Embedding::of(model).unwrap().embed(&program, &[next]).unwrap();
                 outputs = interpreter.call("decode", position, 1, &input).unwrap();
                 position += 1;
             }
