@@ -9,7 +9,7 @@ use cachemir_ir::manifest::KeyManifest;
 use cachemir_ir::operations::middle;
 use cachemir_ir::parameters::{PRESETS, Parameters};
 use cachemir_ir::plan::{CallCounts, ClientModel, Guard, Plan, Provenance};
-use cachemir_ir::program::{Entry, Program};
+use cachemir_ir::program::{Entry, EntryPoint, Program};
 use cachemir_ir::slots::{SlotOp, SlotType};
 use cachemir_ir::tensor::TensorModel;
 use cachemir_ir::text::counted;
@@ -188,7 +188,7 @@ fn keep_prefill_that_pays(program: &mut Program<CkksOp, CiphertextType>, costs: 
     let mut pays = costs.prefill_pays(program);
     let is_used = |entry: &Entry<_, _>| entry.kind.chunk().is_none_or(|chunk| pays.iter().any(|&least| least <= chunk));
     program.entries.retain(is_used);
-    if program.entry("prefill").is_none() {
+    if program.entry(EntryPoint::Prefill).is_none() {
         pays.clear();
     }
     pays
@@ -212,7 +212,7 @@ fn plan(
     let tokenizer = imported.tokenizer.as_ref();
     let embedding = model.weight_named("embed_tokens").and_then(|weight| weight.weights.clone());
     let middle = i64::from(middle(program.context));
-    let predicted_ns_per_token = costs.predict(&program, "decode", middle);
+    let predicted_ns_per_token = costs.predict(&program, EntryPoint::Decode, middle);
     let recorded = [
         ("context", program.context.to_string()),
         ("params", options.parameters.clone()),
@@ -281,7 +281,7 @@ mod tests {
         let ops = &mut program.entries[1].graph.body.ops;
         *ops = ops.repeat(5);
         assert_eq!(keep_prefill_that_pays(&mut program, &costs), [0; 0]);
-        assert!(program.entries.len() == 1 && program.entry("decode").is_some());
+        assert!(program.entries.len() == 1 && program.entry(EntryPoint::Decode).is_some());
         assert_eq!(keep_prefill_that_pays(&mut program, &costs), [0; 0]);
     }
 }

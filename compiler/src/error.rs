@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use cachemir_ir::program::EntryPoint;
+
 /// An error of the compiler.
 ///
 /// Codes starting with `C01` are about the ONNX file, `C02` about the model in it, `C03` about the files beside it,
@@ -138,7 +140,7 @@ pub enum Error {
     #[error("the {entry} program does not fit the parameters at {}: {}", .cause.origin, .cause.message)]
     Infeasible {
         /// `decode` or `prefill`.
-        entry: &'static str,
+        entry: EntryPoint,
         /// The op that does not fit.
         cause: crate::placement::Infeasible,
     },

@@ -47,7 +47,7 @@ fn ns_per_token(sketch: &Sketch, levels: Levels, costs: &CostTable) -> Option<f6
         let tokens = kind.chunk().unwrap_or(1);
         let position = middle(placed.context) / tokens * tokens;
         let of_layer = |(layer, ns): (Option<u32>, f64)| layer.map_or(1.0, |_| sketch.layers_per_layer) * ns;
-        costs.predict_layers(&placed, kind.name(), position.into()).into_iter().map(of_layer).sum::<f64>()
+        costs.predict_layers(&placed, kind.entry(), position.into()).into_iter().map(of_layer).sum::<f64>()
     };
     let calls: Vec<_> = placed.entries.iter().map(|entry| (entry.kind, call_ns(entry.kind))).collect();
     Some(token_ns(&calls))

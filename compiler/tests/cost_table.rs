@@ -7,6 +7,7 @@ use cachemir_compiler::summary;
 use cachemir_ir::cost::{CostTable, linear_weights};
 use cachemir_ir::operations::middle;
 use cachemir_ir::parameters::Parameters;
+use cachemir_ir::program::EntryPoint;
 
 fn compiled(cost_table: Option<PathBuf>) -> Compilation {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tinystories2l_bounded/onnx/optimum/model.onnx");
@@ -42,11 +43,11 @@ fn the_table_that_is_given_places_predicts_and_is_named() {
     assert_eq!(usual.plan.provenance.options["cost_table"], "built-in");
     assert!(plan.provenance.predicted_ns_per_token < usual.plan.provenance.predicted_ns_per_token);
     // Everything that is predicted is so by this table.
-    let at_middle = table.predict(&plan.program, "decode", middle(plan.program.context).into());
+    let at_middle = table.predict(&plan.program, EntryPoint::Decode, middle(plan.program.context).into());
     assert_eq!(plan.provenance.predicted_ns_per_token, at_middle);
     let predictions = table.predictions(&plan.program);
     for counts in &plan.counts {
-        let (name, call) = (counts.call.kind.name(), counts.call);
+        let (name, call) = (counts.call.kind.entry(), counts.call);
         let ns = predictions.call_ns(name, call.position.into(), call.tokens.into());
         assert_eq!(counts.predicted_ns, ns.round() as u64, "{call:?}");
     }

@@ -6,6 +6,7 @@
 //! [`expression::Integer`] expressions, plaintext vectors as [`expression::Vector`] expressions over the slot index.
 //!
 //! ```
+//! use cachemir_ir::program::EntryPoint;
 //! use cachemir_ir::slots::SlotOp;
 //! use cachemir_ir::slots_interpreter::Interpreter;
 //! use cachemir_ir::{text, verify};
@@ -34,8 +35,8 @@
 //! assert_eq!(text::print(&program), source);
 //!
 //! let mut interpreter = Interpreter::new(&program);
-//! interpreter.call("decode", 0, 1, &[vec![1.0, 2.0]])?;
-//! assert_eq!(interpreter.call("decode", 1, 1, &[vec![0.5, -2.0]])?, [[1.5, 0.0]]);
+//! interpreter.call(EntryPoint::Decode, 0, 1, &[vec![1.0, 2.0]])?;
+//! assert_eq!(interpreter.call(EntryPoint::Decode, 1, 1, &[vec![0.5, -2.0]])?, [[1.5, 0.0]]);
 //! # Ok::<(), cachemir_ir::Error>(())
 //! ```
 #![forbid(unsafe_code)]

@@ -47,7 +47,7 @@ impl Operations {
     pub fn of(program: &Program<CkksOp, CiphertextType>, call: Call) -> Self {
         let mut found = Self::default();
         let (position, tokens) = (i64::from(call.position), i64::from(call.tokens));
-        for_each_execution(program, call.kind.name(), position, tokens, &mut |graph, op, environment| {
+        for_each_execution(program, call.kind.entry(), position, tokens, &mut |graph, op, environment| {
             found.include(&graph.node(op).op, program.slots, environment);
         });
         found

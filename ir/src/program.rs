@@ -1,5 +1,6 @@
 //! Entry points over declared state: what a plan executes.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::Error;
@@ -111,6 +112,43 @@ impl State {
     pub const INDEX: Variable = Variable::Loop(0);
 }
 
+/// A program's entry points.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EntryPoint {
+    /// Takes one token in.
+    Decode,
+    /// Takes several in at once.
+    Prefill,
+}
+
+impl EntryPoint {
+    /// Both, by their names.
+    pub const ALL: [Self; 2] = [Self::Decode, Self::Prefill];
+
+    /// The name in text: `decode` or `prefill`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Decode => "decode",
+            Self::Prefill => "prefill",
+        }
+    }
+}
+
+impl std::str::FromStr for EntryPoint {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|point| point.name() == name);
+        found.ok_or_else(|| format!("`{name}` is no entry point; decode and prefill are"))
+    }
+}
+
+impl fmt::Display for EntryPoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// What an entry point does for the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EntryKind {
@@ -124,11 +162,11 @@ pub enum EntryKind {
 }
 
 impl EntryKind {
-    /// The entry point's name in text: `decode` or `prefill`.
-    pub fn name(self) -> &'static str {
+    /// Which entry point does this.
+    pub fn entry(self) -> EntryPoint {
         match self {
-            Self::Decode => "decode",
-            Self::Prefill { .. } => "prefill",
+            Self::Decode => EntryPoint::Decode,
+            Self::Prefill { .. } => EntryPoint::Prefill,
         }
     }
 
@@ -329,9 +367,9 @@ impl<O, T> Program<O, T> {
         self.tables.iter().all(|table| table.weights().is_some())
     }
 
-    /// The entry point of the given name.
-    pub fn entry(&self, name: &str) -> Option<&Entry<O, T>> {
-        self.entries.iter().find(|entry| entry.kind.name() == name)
+    /// An entry point, if the program has it.
+    pub fn entry(&self, wanted: EntryPoint) -> Option<&Entry<O, T>> {
+        self.entries.iter().find(|entry| entry.kind.entry() == wanted)
     }
 }
 

@@ -112,18 +112,18 @@ impl<'p> Interpreter<'p> {
     }
 
     /// By value of the named entry point: the largest absolute value of any slot in any call so far.
-    pub fn max_abs(&self, entry: &str) -> &[f64] {
+    pub fn max_abs(&self, entry: EntryPoint) -> &[f64] {
         self.index(entry).map_or(&[], |index| &self.max_abs[index])
     }
 
-    fn index(&self, entry: &str) -> Option<usize> {
-        self.prepared.program.entries.iter().position(|known| known.kind.name() == entry)
+    fn index(&self, entry: EntryPoint) -> Option<usize> {
+        self.prepared.program.entries.iter().position(|known| known.kind.entry() == entry)
     }
 
     /// Runs an entry point for `count` tokens from `position` on; returns the graph's outputs.
     pub fn call(
         &mut self,
-        entry: &str,
+        entry: EntryPoint,
         position: i64,
         count: i64,
         inputs: &[Vec<f64>],
@@ -134,7 +134,7 @@ impl<'p> Interpreter<'p> {
     /// [`Interpreter::call`], with hooks.
     pub fn call_with(
         &mut self,
-        entry: &str,
+        entry: EntryPoint,
         position: i64,
         count: i64,
         inputs: &[Vec<f64>],
@@ -493,7 +493,7 @@ fn evaluate_polynomial(polynomial: &Chebyshev, operand: &[f64], mask: Option<&[f
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::program::{EmbeddingForm, Entry, EntryKind, Placement, State};
+    use crate::program::{EmbeddingForm, Entry, EntryKind, EntryPoint, Placement, State};
     use crate::slots::{Domain, Fill, Layout, StateId};
 
     const TYPE: SlotType =
@@ -546,11 +546,20 @@ mod tests {
         let program = program(graph);
         let mut interpreter = Interpreter::new(&program);
         let x = vec![1.0, 2.0, 3.0, 4.0];
-        assert_eq!(interpreter.call("decode", 0, 1, std::slice::from_ref(&x)).unwrap(), [[1.0, 0.0, 3.0, 4.0]]);
-        assert_eq!(interpreter.call("decode", 1, 1, std::slice::from_ref(&x)).unwrap(), [[4.0, 0.0, 10.0, 9.0]]);
-        assert_eq!(interpreter.call("decode", 4, 1, std::slice::from_ref(&x)).unwrap(), [[11.0, 0.0, 13.0, 14.0]]);
-        assert_eq!(interpreter.max_abs("decode")[2], 14.0);
-        assert!(interpreter.call("decode", 8, 1, &[x]).is_err());
+        assert_eq!(
+            interpreter.call(EntryPoint::Decode, 0, 1, std::slice::from_ref(&x)).unwrap(),
+            [[1.0, 0.0, 3.0, 4.0]]
+        );
+        assert_eq!(
+            interpreter.call(EntryPoint::Decode, 1, 1, std::slice::from_ref(&x)).unwrap(),
+            [[4.0, 0.0, 10.0, 9.0]]
+        );
+        assert_eq!(
+            interpreter.call(EntryPoint::Decode, 4, 1, std::slice::from_ref(&x)).unwrap(),
+            [[11.0, 0.0, 13.0, 14.0]]
+        );
+        assert_eq!(interpreter.max_abs(EntryPoint::Decode)[2], 14.0);
+        assert!(interpreter.call(EntryPoint::Decode, 8, 1, &[x]).is_err());
     }
 
     #[test]
@@ -562,9 +571,9 @@ mod tests {
         graph.body.yields = push(&mut graph, SlotOp::Polynomial { polynomial: polynomial.clone(), mask }, vec![x], 1);
         let program = program(graph);
         let mut interpreter = Interpreter::new(&program);
-        let got = interpreter.call("decode", 0, 1, &[vec![1.0, -1.5, 2.0, 0.0]]).unwrap();
+        let got = interpreter.call(EntryPoint::Decode, 0, 1, &[vec![1.0, -1.5, 2.0, 0.0]]).unwrap();
         let want = [polynomial.evaluate(1.0), polynomial.evaluate(-1.5), 0.0, 0.0];
         assert!(got[0].iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-12));
-        assert!(interpreter.call("decode", 0, 1, &[vec![1.0, 1.0, 2.1, 0.0]]).is_err());
+        assert!(interpreter.call(EntryPoint::Decode, 0, 1, &[vec![1.0, 1.0, 2.1, 0.0]]).is_err());
     }
 }

@@ -17,7 +17,7 @@ use crate::ckks::{self, CiphertextType, CkksOp, Levels};
 use crate::expression::{Integer, Variable, Vector};
 use crate::graph::{Definition, Graph, OpId, Region, ValueId};
 use crate::linear::Linear;
-use crate::program::{Contents, Program, State};
+use crate::program::{Contents, EntryPoint, Program, State};
 use crate::slots::{Chebyshev, Layout, SlotOp, SlotType, StateId};
 use crate::text::TextOp;
 
@@ -25,7 +25,7 @@ use crate::text::TextOp;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// The entry point's name, if the problem is in one.
-    pub entry: Option<&'static str>,
+    pub entry: Option<EntryPoint>,
     /// The op, if the problem is at one.
     pub op: Option<OpId>,
     /// The ONNX node that the op was made from.
@@ -87,7 +87,7 @@ pub fn ckks_problems(program: &Program<CkksOp, CiphertextType>, levels: Levels) 
                 && (ty.level > levels.output || ty.product)
             {
                 let message = format!("input {input} is no fresh ciphertext up to level {}", levels.output);
-                found.push(Problem { entry: Some(entry.kind.name()), op: None, origin: None, message });
+                found.push(Problem { entry: Some(entry.kind.entry()), op: None, origin: None, message });
             }
         }
     }
@@ -329,7 +329,7 @@ fn problems<O: Checked<Type: Bounded>>(
     }
     for entry in &program.entries {
         let graph = &entry.graph;
-        let name = Some(entry.kind.name());
+        let name = Some(entry.kind.entry());
         let structure = graph.verify_structure();
         if !structure.is_empty() {
             let problem = |message| Problem { entry: name, op: None, origin: None, message };

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cachemir_ir::cost::CostTable;
+use cachemir_ir::program::EntryPoint;
 
 use crate::Error;
 use crate::client::sampling::Sampling;
@@ -38,7 +39,7 @@ impl Stop {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
     /// `prefill` or `decode`.
-    pub entry: &'static str,
+    pub entry: EntryPoint,
     /// Position of its first token.
     pub position: usize,
     /// Number of its tokens.
@@ -69,8 +70,8 @@ pub fn steps(from: usize, to: usize, prefill: Option<Prefill<'_>>) -> Vec<Step> 
     let mut position = from;
     while position < to {
         let step = match prefill.and_then(|prefill| prefill.count(position, to - position)) {
-            Some(count) => Step { entry: "prefill", position, count },
-            None => Step { entry: "decode", position, count: 1 },
+            Some(count) => Step { entry: EntryPoint::Prefill, position, count },
+            None => Step { entry: EntryPoint::Decode, position, count: 1 },
         };
         position += step.count;
         steps.push(step);
@@ -218,7 +219,7 @@ mod tests {
 
     #[test]
     fn prompts_go_in_by_chunks_and_single_tokens() {
-        let (p, d) = ("prefill", "decode");
+        let (p, d) = (EntryPoint::Prefill, EntryPoint::Decode);
         let of = |chunk| Some(Prefill { chunk, pays: &[2; 3] });
         assert_eq!(plan(0, 5, of(16)), [(p, 0, 5)]);
         assert_eq!(plan(0, 33, of(16)), [(p, 0, 16), (p, 16, 16), (d, 32, 1)]);
@@ -229,7 +230,7 @@ mod tests {
 
     #[test]
     fn prefill_is_used_where_it_pays() {
-        let (p, d) = ("prefill", "decode");
+        let (p, d) = (EntryPoint::Prefill, EntryPoint::Decode);
         let prefill = Some(Prefill { chunk: 4, pays: &[2, 3, 5, 4] });
         assert_eq!(plan(0, 6, prefill), [(p, 0, 4), (d, 4, 1), (d, 5, 1)], "two tokens at position 4 do not pay");
         assert_eq!(plan(0, 7, prefill), [(p, 0, 4), (p, 4, 3)]);

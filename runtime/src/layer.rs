@@ -17,7 +17,7 @@ use cachemir_ir::graph::ValueId;
 use cachemir_ir::layer::{Layer, Part};
 use cachemir_ir::manifest::KeyManifest;
 use cachemir_ir::plan::Plan;
-use cachemir_ir::program::{Contents, Table, pack};
+use cachemir_ir::program::{Contents, EntryPoint, Table, pack};
 use cachemir_ir::text::TextOp;
 use cachemir_ir::weights::Weights;
 use rand::{Rng, SeedableRng};
@@ -30,7 +30,7 @@ use crate::client::Cipher;
 use crate::executor::{Algebra, CkksProgram, Clear, ClearCiphertext, Executor, Observer, Site, States};
 
 /// The entry point that layers are cut out of.
-const DECODE: &str = "decode";
+const DECODE: EntryPoint = EntryPoint::Decode;
 
 /// Which layer, and what it has to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use cachemir_ckks::UniformHalves;
 use cachemir_ckks::ring::sampling::Seed;
 use cachemir_hal::CpuBackend;
+use cachemir_ir::program::EntryPoint;
 use zeroize::Zeroizing;
 
 use crate::check::{Findings, Probe, RangeCheck, Watch};
@@ -320,7 +321,7 @@ where
         let inputs = self.client.encrypt(step.entry, tokens)?;
         let mut observer = Both { listener, watch: &mut self.watch };
         let outputs = match step.entry {
-            "prefill" => self.server.prefill(&mut self.session, inputs, step.count, &mut observer)?,
+            EntryPoint::Prefill => self.server.prefill(&mut self.session, inputs, step.count, &mut observer)?,
             _ => self.server.decode(&mut self.session, inputs, &mut observer)?,
         };
         self.client.decrypt(step.entry, step.position, step.count, &outputs).map_err(|error| match error {

@@ -10,7 +10,7 @@ use cachemir_ir::cost::CostTable;
 use cachemir_ir::graph::ValueId;
 use cachemir_ir::layer::Part;
 use cachemir_ir::plan::Plan;
-use cachemir_ir::program::pack;
+use cachemir_ir::program::{EntryPoint, pack};
 use cachemir_runtime::Error;
 use cachemir_runtime::client::{ClearCipher, Client, SecretCipher, Texts};
 use cachemir_runtime::executor::{Clear, ClearCiphertext, Executor, Observer, Site, States};
@@ -51,14 +51,14 @@ fn a_layer_gives_what_it_gives_inside_the_program() {
     let tokens: Vec<u32> = (0..6).map(|index| 7 * index + 3).collect();
     let slots = program.slots as usize;
     let executor = Executor::new(Clear::new(slots, plan.levels()), program, plan.levels(), 0).unwrap();
-    let graph = &program.entry("decode").unwrap().graph;
+    let graph = &program.entry(EntryPoint::Decode).unwrap().graph;
     let (mut states, mut seen) = (States::new(program), Seen(vec![None; graph.values.len()]));
     for (position, &token) in tokens.iter().enumerate() {
         let embedding = plan.model.embedding_of(token).unwrap().unwrap();
         let packed = pack(&program.inputs, &program.embedding, slots, &[embedding]).unwrap();
         let level = |value: &ValueId| graph.ty(*value).level;
         let inputs = packed.iter().zip(&graph.inputs).map(|(slots, value)| ClearCiphertext::fresh(slots, level(value)));
-        executor.call("decode", position, 1, inputs.collect(), &mut states, &mut seen).unwrap();
+        executor.call(EntryPoint::Decode, position, 1, inputs.collect(), &mut states, &mut seen).unwrap();
     }
     for number in 0..program.layers() {
         let options = Options { layer: Some(number), position: Some(5), seed: 0 };

@@ -1,7 +1,7 @@
 //! The ckks stage in the clear, for tests.
 
 use cachemir_ir::ckks::{CiphertextType, CkksOp, Levels};
-use cachemir_ir::program::Program;
+use cachemir_ir::program::{EntryPoint, Program};
 use cachemir_runtime::Error;
 use cachemir_runtime::check::{BoundCheck, RangeCheck};
 use cachemir_runtime::executor::{Clear, ClearCiphertext, Executor, States};
@@ -29,7 +29,7 @@ impl<'p> ClearSession<'p> {
     /// Where a slot leaves its interval, its magnitude or the bound of its type.
     pub fn call(
         &mut self,
-        entry: &str,
+        entry: EntryPoint,
         position: i64,
         count: i64,
         inputs: &[Vec<f64>],

@@ -11,6 +11,7 @@ use cachemir_compiler::import::{ImportOptions, load};
 use cachemir_compiler::{CompileOptions, compile};
 use cachemir_ir::chat;
 use cachemir_ir::plan::{ChatTemplate, ClientPlan, Plan};
+use cachemir_ir::program::EntryPoint;
 use cachemir_runtime::client::{ClearCipher, Client, Prompt, SavedClient, TextStream, Texts, Tokenizer};
 use cachemir_runtime::executor::{Clear, Executor};
 use cachemir_runtime::server::Server;
@@ -83,8 +84,8 @@ fn use_plans(plans: &Plans) -> Result<(), cachemir_runtime::Error> {
     let mut session = server.open();
     let tokens = Texts::new(&plans.client)?.prompt_tokens(&[], &Prompt::Tokens(vec![1, 2]))?;
     for (position, &token) in tokens.iter().enumerate() {
-        let outputs = server.decode(&mut session, client.encrypt("decode", &[token])?, &mut ())?;
-        client.decrypt("decode", position, 1, &outputs)?;
+        let outputs = server.decode(&mut session, client.encrypt(EntryPoint::Decode, &[token])?, &mut ())?;
+        client.decrypt(EntryPoint::Decode, position, 1, &outputs)?;
     }
     Ok(())
 }
@@ -98,7 +99,7 @@ fn saved() -> &'static (Vec<u8>, Vec<u8>) {
         let server = server(sound());
         let mut session = server.open();
         let client = Client::new(&client, ClearCipher).expect("a client");
-        server.decode(&mut session, client.encrypt("decode", &[3]).expect("inputs"), &mut ()).expect("a token");
+        server.decode(&mut session, client.encrypt(EntryPoint::Decode, &[3]).expect("inputs"), &mut ()).expect("a token");
         let path = folder.path().join("session");
         server.save(&session, &path).expect("it is writable");
         let key = SavedClient::path(&path);
@@ -196,7 +197,7 @@ proptest! {
         if let Ok(mut session) = server.load(&path) {
             let client = ClientPlan::from_bytes(&plans().1).expect("a valid plan");
             let client = Client::new(&client, ClearCipher).expect("a client");
-            let _ = server.decode(&mut session, client.encrypt("decode", &[3]).expect("inputs"), &mut ());
+            let _ = server.decode(&mut session, client.encrypt(EntryPoint::Decode, &[3]).expect("inputs"), &mut ());
         }
         std::fs::write(&path, changed(key, &mut random)).expect("it is writable");
         prop_assert!(SavedClient::read(&path).is_err());

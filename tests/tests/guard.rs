@@ -7,6 +7,7 @@ use cachemir_compiler::calibration::Calibration;
 use cachemir_compiler::guard::guard;
 use cachemir_compiler::{Compilation, CompileOptions, compile};
 use cachemir_ir::plan::{ClientPlan, Guard, Others, Plan};
+use cachemir_ir::program::EntryPoint;
 use cachemir_ir::tensor::{Interpreter, TensorModel};
 use cachemir_runtime::Error;
 use cachemir_runtime::client::{ClearCipher, Client};
@@ -54,7 +55,7 @@ fn output(client: &Client<'_, ClearCipher>, logits: &[f64]) -> ClearCiphertext {
 }
 
 fn refusal(client: &Client<'_, ClearCipher>, output: ClearCiphertext) -> String {
-    match client.decrypt("decode", 9, 1, &[output]) {
+    match client.decrypt(EntryPoint::Decode, 9, 1, &[output]) {
         Err(error @ Error::OutOfRange { position: 9, .. }) => {
             assert_eq!(error.code(), "CMR-R051");
             let text = error.to_string();
@@ -73,7 +74,7 @@ fn exact_logits_of_any_text_pass() {
         let tokens = (0..12).map(|step| (start * 131 + step * 53 + 7) % 512);
         for logits in exact(model, tokens) {
             let passed =
-                client.decrypt("decode", 9, 1, &[output(&client, &logits)]).unwrap_or_else(|error| panic!("{error}"));
+                client.decrypt(EntryPoint::Decode, 9, 1, &[output(&client, &logits)]).unwrap_or_else(|error| panic!("{error}"));
             assert_eq!(passed, logits);
         }
     }
@@ -84,7 +85,7 @@ fn what_went_wrong_is_refused() {
     let (client, model) = (client(), &compiled().tensor);
     let logits = exact(model, [0, 378, 379, 260, 366]).pop().expect("five steps");
     let good = output(&client, &logits);
-    assert!(client.decrypt("decode", 9, 1, std::slice::from_ref(&good)).is_ok());
+    assert!(client.decrypt(EntryPoint::Decode, 9, 1, std::slice::from_ref(&good)).is_ok());
     let norm = client.plan().model.guard.norm.as_ref().expect("the model is small enough");
     let Others::Rows(others, _) = &norm.others else { panic!("the head is not tied") };
     let slot = |token: u32| client.plan().logits.index_to_slot[token as usize] as usize;

@@ -11,7 +11,7 @@ use cachemir_ir::cost::CostTable;
 use cachemir_ir::json;
 use cachemir_ir::manifest::KeyManifest;
 use cachemir_ir::plan::{ClientPlan, Plan};
-use cachemir_ir::program::pack;
+use cachemir_ir::program::{EntryPoint, pack};
 use cachemir_ir::slots::SlotOp;
 use cachemir_ir::slots_interpreter;
 use cachemir_ir::text::{hash_of, parse, parse_model, print, print_model, weights_of};
@@ -106,12 +106,12 @@ fn plans_are_reproducible_and_refuse_alterations() {
 fn prefill_pays_from_as_many_tokens_on_as_decoding_takes_longer_for() {
     let plan = &compiled().plan;
     let (program, costs) = (&plan.program, CostTable::built_in(&plan.parameters));
-    let chunk = program.entry("prefill").and_then(|entry| entry.kind.chunk()).expect("prefill pays");
+    let chunk = program.entry(EntryPoint::Prefill).and_then(|entry| entry.kind.chunk()).expect("prefill pays");
     assert_eq!(plan.prefill_pays.len(), program.context.div_ceil(chunk) as usize);
     for (start, &least) in (0..program.context).step_by(chunk as usize).zip(&plan.prefill_pays) {
-        let prefill = costs.predict(program, "prefill", start.into());
+        let prefill = costs.predict(program, EntryPoint::Prefill, start.into());
         let end = program.context.min(start + chunk);
-        let steps: Vec<f64> = (start..end).map(|position| costs.predict(program, "decode", position.into())).collect();
+        let steps: Vec<f64> = (start..end).map(|position| costs.predict(program, EntryPoint::Decode, position.into())).collect();
         for tokens in 2..=steps.len() {
             let faster = prefill < steps[..tokens].iter().sum();
             assert_eq!(faster, tokens >= least as usize, "{tokens} tokens at position {start}");
@@ -145,7 +145,7 @@ fn the_ckks_stage_means_what_the_slots_stage_means() {
     let mut after = ClearSession::new(&plan.program, plan.levels()).expect("the program fits");
     // "Once upon a time", with the token that starts a text.
     let prompt = [0, 378, 379, 260, 366];
-    let mut input = (0, packed(plan, &prompt), "prefill");
+    let mut input = (0, packed(plan, &prompt), EntryPoint::Prefill);
     let mut position = prompt.len() as i64;
     for _ in 0..4 {
         let (start, x, entry) = &input;
@@ -156,7 +156,7 @@ fn the_ckks_stage_means_what_the_slots_stage_means() {
         for (a, b) in expected.iter().zip(&found) {
             assert!((a - b).abs() < 1e-6 * size, "{entry} at {start}: {a} became {b}");
         }
-        input = (position, packed(plan, &[greedy(&found)]), "decode");
+        input = (position, packed(plan, &[greedy(&found)]), EntryPoint::Decode);
         position += 1;
     }
 }
@@ -168,7 +168,7 @@ fn two_hundred_steps_stay_within_all_bounds() {
     let mut session = ClearSession::new(&plan.program, plan.levels()).expect("the program fits");
     let mut token = 0;
     for position in 0..200_i64.min(i64::from(plan.program.context)) {
-        let result = session.call("decode", position, 1, &packed(plan, &[token]));
+        let result = session.call(EntryPoint::Decode, position, 1, &packed(plan, &[token]));
         let slots = result.unwrap_or_else(|error| panic!("position {position}: {error}"));
         token = greedy(&logits(plan, &slots[0]));
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use cachemir_ir::expression::Environment;
 use cachemir_ir::graph::{Definition, OpId};
-use cachemir_ir::program::pack;
+use cachemir_ir::program::{EntryPoint, pack};
 use cachemir_ir::slots::{SlotGraph, SlotOp};
 use cachemir_ir::slots_interpreter::{Hooks, Interpreter, Prepared};
 use cachemir_ir::tensor::{self, Range, TensorModel, TensorOp};
@@ -268,22 +268,22 @@ fn run(
     interpreter.reset();
     for (position, &token) in sequence.iter().enumerate().skip(first) {
         let input = embedding.embed(program, &[token])?;
-        interpreter.call_with("decode", position as i64, 1, &input, decode)?;
+        interpreter.call_with(EntryPoint::Decode, position as i64, 1, &input, decode)?;
         progress.one();
     }
-    if program.entry("prefill").is_none() {
+    if program.entry(EntryPoint::Prefill).is_none() {
         return Ok(());
     }
     interpreter.reset();
     // A prefill begins at a multiple of the chunk: tokens ahead of the first one go in one by one.
     let aligned = first.next_multiple_of(shape.chunk).min(sequence.len());
     for (position, &token) in sequence.iter().enumerate().take(aligned).skip(first) {
-        interpreter.call_with("decode", position as i64, 1, &embedding.embed(program, &[token])?, decode)?;
+        interpreter.call_with(EntryPoint::Decode, position as i64, 1, &embedding.embed(program, &[token])?, decode)?;
     }
     for (index, tokens) in sequence[aligned..].chunks(shape.chunk).enumerate() {
         let position = aligned + index * shape.chunk;
         let input = embedding.embed(program, tokens)?;
-        interpreter.call_with("prefill", position as i64, tokens.len() as i64, &input, prefill)?;
+        interpreter.call_with(EntryPoint::Prefill, position as i64, tokens.len() as i64, &input, prefill)?;
         progress.one();
     }
     Ok(())
@@ -376,7 +376,7 @@ pub(super) fn magnitudes(
     observer: &dyn Observer,
 ) -> Result<(), Error> {
     let progress = Parts::begin(observer, Pass::Magnitudes, calls(shape, program.prefix.len(), sequences));
-    let names: Vec<&'static str> = program.entries.iter().map(|entry| entry.kind.name()).collect();
+    let names: Vec<EntryPoint> = program.entries.iter().map(|entry| entry.kind.entry()).collect();
     let (prepared, embedding) = (Arc::new(Prepared::new(program)), Embedding::of(model)?);
     let parts: Vec<Result<Vec<Vec<f64>>, Error>> = sequences
         .par_iter()
@@ -385,7 +385,7 @@ pub(super) fn magnitudes(
             let mut none = [cachemir_ir::slots_interpreter::NoHooks, cachemir_ir::slots_interpreter::NoHooks];
             let [decode, prefill] = &mut none;
             run(&embedding, shape, program, &mut interpreter, sequence, [decode, prefill], &progress)?;
-            Ok(names.iter().map(|name| interpreter.max_abs(name).to_vec()).collect())
+            Ok(names.iter().map(|name| interpreter.max_abs(*name).to_vec()).collect())
         })
         .collect();
     let mut most: Vec<Vec<f64>> = program.entries.iter().map(|entry| vec![0.0; entry.graph.values.len()]).collect();

@@ -21,7 +21,7 @@ mod tests;
 use cachemir_ir::ckks::{CiphertextType, CkksGraph, CkksOp, Levels};
 use cachemir_ir::cost::{CostTable, token_ns};
 use cachemir_ir::graph::OpId;
-use cachemir_ir::program::{Entry, EntryKind, Program, State};
+use cachemir_ir::program::{Entry, EntryKind, EntryPoint, Program, State};
 use cachemir_ir::slots::{SlotOp, SlotType};
 use rayon::prelude::*;
 
@@ -35,7 +35,7 @@ use steps::{Part, Prices, parts};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Infeasible {
     /// `decode` or `prefill`.
-    pub entry: &'static str,
+    pub entry: EntryPoint,
     /// Op type and name of the ONNX node that the op comes from.
     pub origin: String,
     /// What does not fit.
@@ -233,7 +233,7 @@ impl<'a> Placer<'a> {
 }
 
 fn infeasible(entry: &Entry<SlotOp, SlotType>, misfit: Misfit) -> Infeasible {
-    Infeasible { entry: entry.kind.name(), origin: entry.graph.origin_text(misfit.op), message: misfit.message }
+    Infeasible { entry: entry.kind.entry(), origin: entry.graph.origin_text(misfit.op), message: misfit.message }
 }
 
 /// Number of bootstraps in execution order of one entry point, loops counted once.

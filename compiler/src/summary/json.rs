@@ -19,7 +19,7 @@ pub fn json(plan: &Plan) -> Value {
     let call = |counts: &CallCounts| {
         let CallCounts { call, operations, masks, predicted_ns } = counts;
         json!({
-            "entry": call.kind.name(),
+            "entry": call.kind.entry().name(),
             "position": call.position,
             "tokens": call.tokens,
             "operations": operations,

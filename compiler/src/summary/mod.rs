@@ -33,7 +33,7 @@ pub fn counts(
             let operations = Operations::of(program, call);
             let environment = Environment::new(call.position.into(), call.tokens.into());
             let reasons = slots
-                .entry(call.kind.name())
+                .entry(call.kind.entry())
                 .map(|packed| lower::counts(&packed.graph, slots.slots as usize, &environment).masks_unfused);
             let mut masks: Vec<MaskCount> = reasons
                 .into_iter()
@@ -43,7 +43,7 @@ pub fn counts(
             let named: u64 = masks.iter().map(|mask| mask.count).sum();
             masks.push(MaskCount { reason: REFRESH_REASON.to_owned(), count: operations.masks.saturating_sub(named) });
             masks.retain(|mask| mask.count > 0);
-            let predicted_ns = predictions.call_ns(call.kind.name(), call.position.into(), call.tokens.into());
+            let predicted_ns = predictions.call_ns(call.kind.entry(), call.position.into(), call.tokens.into());
             CallCounts { call, operations, masks, predicted_ns: predicted_ns.round() as u64 }
         })
         .collect()

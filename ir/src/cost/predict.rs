@@ -8,7 +8,7 @@ use super::table::CostTable;
 use crate::ckks::{CiphertextType, CkksGraph, CkksOp};
 use crate::expression::Environment;
 use crate::graph::{OpId, Region};
-use crate::program::{Entry, EntryKind, Program};
+use crate::program::{Entry, EntryKind, EntryPoint, Program};
 
 /// Share of the work that threads divide among them, as measured on two cores.
 const PARALLEL_SHARE: f64 = 0.8;
@@ -38,7 +38,7 @@ pub fn token_ns(calls: &[(EntryKind, f64)]) -> f64 {
 impl CostTable {
     /// Predicted time of a call from `position` on, in nanoseconds on one thread: a decode step, or a prefill of a whole
     /// chunk; 0 for an entry point that the program does not have.
-    pub fn predict(&self, program: &Program<CkksOp, CiphertextType>, entry: &str, position: i64) -> f64 {
+    pub fn predict(&self, program: &Program<CkksOp, CiphertextType>, entry: EntryPoint, position: i64) -> f64 {
         self.predict_layers(program, entry, position).values().sum()
     }
 
@@ -46,7 +46,7 @@ impl CostTable {
     pub fn predict_layers(
         &self,
         program: &Program<CkksOp, CiphertextType>,
-        entry: &str,
+        entry: EntryPoint,
         position: i64,
     ) -> BTreeMap<Option<u32>, f64> {
         self.priced(program, entry).map_or_else(BTreeMap::new, |entry| entry.layers(position))
@@ -54,11 +54,11 @@ impl CostTable {
 
     /// Predictions for all entry points of a program, whose ops are priced once.
     pub fn predictions<'p>(&self, program: &'p Program<CkksOp, CiphertextType>) -> Predictions<'p> {
-        let entries = program.entries.iter().filter_map(|entry| self.priced(program, entry.kind.name()));
+        let entries = program.entries.iter().filter_map(|entry| self.priced(program, entry.kind.entry()));
         Predictions(entries.collect())
     }
 
-    fn priced<'p>(&self, program: &'p Program<CkksOp, CiphertextType>, entry: &str) -> Option<PricedEntry<'p>> {
+    fn priced<'p>(&self, program: &'p Program<CkksOp, CiphertextType>, entry: EntryPoint) -> Option<PricedEntry<'p>> {
         let entry = program.entry(entry)?;
         let graph = &entry.graph;
         let price = |index: usize| self.node_ns(graph, OpId(index as u32), program.slots);
@@ -69,7 +69,7 @@ impl CostTable {
     /// them one by one, from 2 to the chunk's length, and one more than that where it never is. The prefill is priced
     /// with a whole chunk, than which fewer tokens are hardly cheaper. Empty for a program without prefill.
     pub fn prefill_pays(&self, program: &Program<CkksOp, CiphertextType>) -> Vec<u32> {
-        let [decode, prefill] = ["decode", "prefill"].map(|name| self.priced(program, name));
+        let [decode, prefill] = [EntryPoint::Decode, EntryPoint::Prefill].map(|name| self.priced(program, name));
         let (Some(decode), Some(prefill)) = (decode, prefill) else { return Vec::new() };
         let chunk = prefill.entry.kind.chunk().unwrap_or(1).max(1);
         let least = |start: u32| {
@@ -91,8 +91,8 @@ pub struct Predictions<'p>(Vec<PricedEntry<'p>>);
 
 impl Predictions<'_> {
     /// Time of a call that takes `count` tokens in from `position` on; 0 for an entry point that the program does not have.
-    pub fn call_ns(&self, entry: &str, position: i64, count: i64) -> f64 {
-        let found = self.0.iter().find(|priced| priced.entry.kind.name() == entry);
+    pub fn call_ns(&self, entry: EntryPoint, position: i64, count: i64) -> f64 {
+        let found = self.0.iter().find(|priced| priced.entry.kind.entry() == entry);
         found.map_or(0.0, |priced| priced.layers_of(position, count).values().sum())
     }
 }
@@ -117,7 +117,7 @@ impl PricedEntry<'_> {
     fn layers_of(&self, position: i64, count: i64) -> BTreeMap<Option<u32>, f64> {
         let Self { program, entry, ns } = self;
         let mut layers = BTreeMap::new();
-        for_each_execution(program, entry.kind.name(), position, count, &mut |graph, op, _| {
+        for_each_execution(program, entry.kind.entry(), position, count, &mut |graph, op, _| {
             *layers.entry(graph.node(op).layer).or_insert(0.0) += ns[op.index()];
         });
         layers
@@ -135,7 +135,7 @@ pub type Visit<'v> = &'v mut dyn FnMut(&CkksGraph, OpId, &Environment);
 /// multiple of the number of slots does nothing, and is not visited.
 pub fn for_each_execution(
     program: &Program<CkksOp, CiphertextType>,
-    entry: &str,
+    entry: EntryPoint,
     position: i64,
     count: i64,
     visit: Visit<'_>,
@@ -172,19 +172,19 @@ mod tests {
         let program = &plan.program;
         let reads = |position| {
             let mut reads = 0;
-            for_each_execution(program, "decode", position, 1, &mut |graph, op, _| {
+            for_each_execution(program, EntryPoint::Decode, position, 1, &mut |graph, op, _| {
                 reads += u32::from(matches!(graph.node(op).op, CkksOp::StateRead { .. }));
             });
             reads
         };
         assert_eq!((reads(0), reads(15)), (1, 2));
         let table = CostTable::built_in(&plan.parameters);
-        assert!(table.predict(program, "decode", 0) > table.bootstrap_ns(false, program.slots));
-        assert!(table.predict(program, "decode", 15) > table.predict(program, "decode", 0));
-        assert_eq!(table.predict(program, "prefill", 0), 0.0);
+        assert!(table.predict(program, EntryPoint::Decode, 0) > table.bootstrap_ns(false, program.slots));
+        assert!(table.predict(program, EntryPoint::Decode, 15) > table.predict(program, EntryPoint::Decode, 0));
+        assert_eq!(table.predict(program, EntryPoint::Prefill, 0), 0.0);
         let predictions = table.predictions(program);
-        assert_eq!(predictions.call_ns("decode", 15, 1), table.predict(program, "decode", 15));
-        assert_eq!(predictions.call_ns("prefill", 0, 1), 0.0);
+        assert_eq!(predictions.call_ns(EntryPoint::Decode, 15, 1), table.predict(program, EntryPoint::Decode, 15));
+        assert_eq!(predictions.call_ns(EntryPoint::Prefill, 0, 1), 0.0);
     }
 
     #[test]

@@ -124,7 +124,7 @@ fn dump_program<O: TextOp>(program: &Program<O, O::Type>, extra: Extra<'_, O>) -
     });
     document.list("states", states);
     let entries = program.entries.iter().map(|entry| {
-        let mut object = fields([("entry", entry.kind.name().into())]);
+        let mut object = fields([("entry", entry.kind.entry().name().into())]);
         if let EntryKind::Prefill { chunk } = entry.kind {
             object.insert("chunk_tokens".to_owned(), chunk.into());
         }

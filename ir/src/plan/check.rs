@@ -4,7 +4,7 @@ use super::{CkksProgram, ClientModel, ClientPlan, Guard, Others, Plan};
 use crate::Error;
 use crate::manifest::KeyManifest;
 use crate::parameters::Parameters;
-use crate::program::{EmbeddingForm, EntryKind, Placement, RangeCheck};
+use crate::program::{EmbeddingForm, EntryKind, EntryPoint, Placement, RangeCheck};
 use crate::verify;
 
 /// The most tokens, slots of a placement, and similar sizes that a plan may declare.
@@ -65,7 +65,7 @@ pub(super) fn client(plan: &ClientPlan) -> Result<(), Error> {
     shared(&plan.parameters, &plan.keys, &plan.model, &shape)?;
     let top = plan.parameters.levels().output;
     for entry in &plan.entries {
-        let name = entry.kind.name();
+        let name = entry.kind.entry();
         let (inputs, outputs) = (entry.input_levels.len(), entry.output_levels.len());
         require(inputs == shape.inputs.len() && outputs == shape.outputs, || {
             format!("entry `{name}` has {inputs} inputs and {outputs} outputs, unlike what the client packs and reads")
@@ -83,7 +83,7 @@ fn outputs(program: &CkksProgram) -> Result<usize, Error> {
     for entry in &program.entries {
         let (inputs, found) = (entry.graph.inputs.len(), entry.graph.body.yields.len());
         require(inputs == program.inputs.len() && found == outputs, || {
-            format!("entry `{}` has {inputs} inputs and {found} outputs, unlike what is declared", entry.kind.name())
+            format!("entry `{}` has {inputs} inputs and {found} outputs, unlike what is declared", entry.kind.entry())
         })?;
     }
     Ok(outputs)
@@ -109,10 +109,10 @@ fn shared(parameters: &Parameters, keys: &KeyManifest, model: &ClientModel, shap
         format!("{slots} slots are no power of two up to {}, which its parameters offer", parameters.maximum_slots())
     })?;
     require((1..=MAXIMUM_CONTEXT).contains(&context), || format!("a context of {context} tokens is out of range"))?;
-    let mut names: Vec<&str> = shape.kinds.iter().map(|kind| kind.name()).collect();
+    let mut names: Vec<EntryPoint> = shape.kinds.iter().map(|kind| kind.entry()).collect();
     names.sort_unstable();
     names.dedup();
-    require(names.len() == shape.kinds.len() && names.contains(&"decode"), || {
+    require(names.len() == shape.kinds.len() && names.contains(&EntryPoint::Decode), || {
         "it must have one entry `decode` and at most one entry `prefill`".to_owned()
     })?;
     let mut most_tokens = 1;

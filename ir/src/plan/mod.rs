@@ -35,7 +35,7 @@ use crate::Error;
 use crate::ckks::{CiphertextType, CkksOp, Levels};
 use crate::manifest::KeyManifest;
 use crate::parameters::Parameters;
-use crate::program::{EmbeddingForm, EntryKind, Placement, Program, RangeCheck};
+use crate::program::{EmbeddingForm, EntryKind, EntryPoint, Placement, Program, RangeCheck};
 use crate::weights::Weights;
 
 /// A program of the ckks stage.
@@ -319,8 +319,8 @@ impl ClientPlan {
         self.model.check()
     }
 
-    /// The entry point of the given name, `decode` or `prefill`.
-    pub fn entry(&self, name: &str) -> Option<&EntryInterface> {
-        self.entries.iter().find(|entry| entry.kind.name() == name)
+    /// What is known of an entry point, if the server has it.
+    pub fn entry(&self, wanted: EntryPoint) -> Option<&EntryInterface> {
+        self.entries.iter().find(|entry| entry.kind.entry() == wanted)
     }
 }

@@ -7,7 +7,7 @@ use crate::ckks::{Bootstrap, CkksGraph};
 use crate::expression::{Integer, TableId, Vector};
 use crate::graph::{Origin, Region};
 use crate::operations::{Call, Operations};
-use crate::program::{EmbeddingForm, Entry, State, Table};
+use crate::program::{EmbeddingForm, Entry, EntryPoint, State, Table};
 use crate::slots::{Chebyshev, Domain, Fill, Layout, StateId, WriteMode};
 use crate::weights::{Encoding, Float, Floats, Integers, Orientation, Region, Stored, Weights, Zeros};
 
@@ -137,7 +137,7 @@ fn plans_round_trip_and_are_reproducible() {
     assert_eq!(back, plan);
     let client = plan.client(Plan::hash_of(&bytes).unwrap());
     assert_eq!(ClientPlan::from_bytes(&client.to_bytes().unwrap()).unwrap(), client);
-    assert_eq!(client.entry("decode").unwrap().input_levels, [4]);
+    assert_eq!(client.entry(EntryPoint::Decode).unwrap().input_levels, [4]);
     assert_eq!(client.model.embedding_of(2).unwrap(), Some(&[0.5_f32; 3][..]));
     assert_eq!(client.model.embedding_of(3).unwrap(), None);
     let mut other = plan.clone();

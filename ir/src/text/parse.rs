@@ -8,7 +8,9 @@ use super::expression::read_vector;
 use super::{TextOp, TextType, hexadecimal};
 use crate::Error;
 use crate::graph::{Definition, Graph, MAXIMUM_NESTING, Node, OpId, Origin, OriginId, Region, Value, ValueId};
-use crate::program::{Affine, EmbeddingForm, Entry, EntryKind, Placement, Program, RangeCheck, State, Table};
+use crate::program::{
+    Affine, EmbeddingForm, Entry, EntryKind, EntryPoint, Placement, Program, RangeCheck, State, Table,
+};
 use crate::slots::Layout;
 use crate::tensor::{Hyperparameters, RopeTable, TensorModel, TensorOp, Weight};
 use crate::weights::Weights;
@@ -73,10 +75,9 @@ pub fn parse<O: TextOp>(text: &str, find: FindWeights<'_>) -> Result<Program<O, 
                 program.states.push(State { name, capacity, layout, level, initial });
             }
             "entry" => {
-                let kind = match line.word()? {
-                    "decode" => EntryKind::Decode,
-                    "prefill" => EntryKind::Prefill { chunk: line.integer()? },
-                    other => return Err(line.error(format!("`{other}` is no entry point; decode and prefill are"))),
+                let kind = match line.word()?.parse().map_err(|message: String| line.error(message))? {
+                    EntryPoint::Decode => EntryKind::Decode,
+                    EntryPoint::Prefill => EntryKind::Prefill { chunk: line.integer()? },
                 };
                 program.entries.push(Entry { kind, graph: graph(&mut line, &mut lines)?, checks: vec![] });
                 continue;

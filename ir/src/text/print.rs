@@ -76,11 +76,11 @@ pub fn print_with_problems<O: TextOp>(program: &Program<O, O::Type>, problems: &
         out.push('\n');
     }
     for entry in &program.entries {
-        out.push_str(&format!("\nentry {}", entry.kind.name()));
+        out.push_str(&format!("\nentry {}", entry.kind.entry()));
         if let EntryKind::Prefill { chunk } = entry.kind {
             out.push_str(&format!(" {chunk}"));
         }
-        let mine: Vec<&Problem> = problems.iter().filter(|problem| problem.entry == Some(entry.kind.name())).collect();
+        let mine: Vec<&Problem> = problems.iter().filter(|problem| problem.entry == Some(entry.kind.entry())).collect();
         graph(&mut out, &entry.graph, &mine);
         for check in &entry.checks {
             out.push_str("check ");

@@ -12,6 +12,7 @@ mod tokenizer;
 
 use cachemir_ir::chat;
 use cachemir_ir::plan::{ClientPlan, EntryInterface};
+use cachemir_ir::program::EntryPoint;
 use cachemir_ir::text::short;
 
 pub(crate) use cipher::check_levels;
@@ -154,8 +155,8 @@ impl<'p, C: Cipher> Client<'p, C> {
         &self.cipher
     }
 
-    /// Encrypts the embeddings of tokens for an entry point, `decode` or `prefill`.
-    pub fn encrypt(&self, entry: &str, tokens: &[u32]) -> Result<Vec<C::Ciphertext>, Error> {
+    /// Encrypts the embeddings of tokens for an entry point.
+    pub fn encrypt(&self, entry: EntryPoint, tokens: &[u32]) -> Result<Vec<C::Ciphertext>, Error> {
         let interface = self.interface(entry)?;
         let packed = packing::pack(self.plan, tokens)?;
         packed.iter().zip(&interface.input_levels).map(|(slots, &level)| self.cipher.encrypt(slots, level)).collect()
@@ -166,7 +167,7 @@ impl<'p, C: Cipher> Client<'p, C> {
     /// model can give.
     pub fn decrypt(
         &self,
-        entry: &str,
+        entry: EntryPoint,
         position: usize,
         count: usize,
         outputs: &[C::Ciphertext],
@@ -192,7 +193,7 @@ impl<'p, C: Cipher> Client<'p, C> {
         }
     }
 
-    fn interface(&self, entry: &str) -> Result<&EntryInterface, Error> {
+    fn interface(&self, entry: EntryPoint) -> Result<&EntryInterface, Error> {
         self.plan.entry(entry).ok_or_else(|| Error::PlanInvalid(format!("the plan has no entry point {entry}")))
     }
 }

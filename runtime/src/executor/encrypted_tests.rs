@@ -6,7 +6,7 @@ use cachemir_ir::graph::Region;
 use cachemir_ir::linear::{Features, Linear, Matrix, Order, Output};
 use cachemir_ir::manifest::KeyManifest;
 use cachemir_ir::parameters::Parameters;
-use cachemir_ir::program::{EmbeddingForm, Entry, EntryKind, Placement, Program, State, Table};
+use cachemir_ir::program::{EmbeddingForm, Entry, EntryKind, EntryPoint, Placement, Program, State, Table};
 use cachemir_ir::slots::{Chebyshev, StateId, WriteMode};
 use std::ops::ControlFlow;
 
@@ -124,7 +124,7 @@ fn encrypted_execution_agrees_with_that_in_the_clear_and_survives_a_restart() {
     for position in 0..3 {
         let values = input(position);
         let input = vec![pair.encrypt(&values, 16).unwrap()];
-        let outputs = server.executor().call("decode", position, 1, input, &mut session.states, &mut watch).unwrap();
+        let outputs = server.executor().call(EntryPoint::Decode, position, 1, input, &mut session.states, &mut watch).unwrap();
         session.position += 1;
         for (index, output) in outputs.iter().enumerate() {
             for (slot, (found, exact)) in pair.decrypt(output).unwrap().iter().zip(&output.1.slots).enumerate() {
@@ -159,7 +159,7 @@ fn the_first_value_that_decrypts_to_something_else_is_named() {
     values[3] += 0.75;
     let mut probe = Probe::new(Arc::clone(&cipher));
     let inputs = vec![(cipher.encrypt(&values, 16).unwrap(), exact)];
-    server.executor().call("decode", 0, 1, inputs, &mut session.states, &mut probe).unwrap();
+    server.executor().call(EntryPoint::Decode, 0, 1, inputs, &mut session.states, &mut probe).unwrap();
     let first = probe.first_wrong().unwrap();
     // The first op that makes a value: the rotation within the sum.
     assert!(first.contains("(@0 at position 0)"), "{first}");

@@ -24,7 +24,7 @@ use cachemir_ir::ckks::{self, CiphertextType, CkksGraph, CkksOp, Levels};
 use cachemir_ir::expression::{Environment, Integer, Variable, Vector};
 use cachemir_ir::graph::{OpId, Region, ValueId};
 use cachemir_ir::linear::Linear;
-use cachemir_ir::program::{EntryKind, Program, State};
+use cachemir_ir::program::{EntryKind, EntryPoint, Program, State};
 use cachemir_ir::rotations::additions_at;
 use cachemir_ir::slots::{StateId, WriteMode};
 
@@ -121,7 +121,7 @@ impl<'p, A: Algebra> Executor<'p, A> {
         for entry in &program.entries {
             let problems = entry.graph.verify_structure();
             if !problems.is_empty() {
-                return Err(Error::execution(format!("{}: {}", entry.kind.name(), problems.join("; "))));
+                return Err(Error::execution(format!("{}: {}", entry.kind.entry(), problems.join("; "))));
             }
         }
         let schedules = program.entries.iter().map(|entry| Schedule::new(&entry.graph)).collect();
@@ -172,7 +172,7 @@ impl<'p, A: Algebra> Executor<'p, A> {
     /// When the call fails or is interrupted, the states are as they were before it.
     pub fn call(
         &self,
-        entry: &str,
+        entry: EntryPoint,
         position: usize,
         count: usize,
         inputs: Vec<A::Ciphertext>,
@@ -183,7 +183,7 @@ impl<'p, A: Algebra> Executor<'p, A> {
             .program
             .entries
             .iter()
-            .position(|candidate| candidate.kind.name() == entry)
+            .position(|candidate| candidate.kind.entry() == entry)
             .ok_or_else(|| Error::execution(format!("the plan has no entry point {entry}")))?;
         let graph = &self.program.entries[index].graph;
         if inputs.len() != graph.inputs.len() {

@@ -3,7 +3,7 @@
 use cachemir_ir::ckks::{Bootstrap, CiphertextType, CkksGraph, CkksOp, Levels};
 use cachemir_ir::expression::{Integer, TableId, Vector};
 use cachemir_ir::graph::{OpId, Region, ValueId};
-use cachemir_ir::program::{EmbeddingForm, Entry, EntryKind, Placement, Program, State, Table};
+use cachemir_ir::program::{EmbeddingForm, Entry, EntryKind, EntryPoint, Placement, Program, State, Table};
 use cachemir_ir::slots::{Chebyshev, Domain, Fill, Layout, StateId, WriteMode};
 use num_complex::Complex64;
 
@@ -79,7 +79,7 @@ fn run(
 ) -> Result<Vec<Vec<Complex64>>, Error> {
     let executor = Executor::new(Clear::new(SLOTS, LEVELS), program, LEVELS, 1 << 20)?;
     let inputs = vec![ClearCiphertext::fresh(&input(), 9)];
-    let outputs = executor.call("decode", position, 1, inputs, states, &mut ())?;
+    let outputs = executor.call(EntryPoint::Decode, position, 1, inputs, states, &mut ())?;
     Ok(outputs.into_iter().map(|output| output.slots).collect())
 }
 
@@ -253,7 +253,7 @@ fn a_failed_call_leaves_the_state_as_it_was() {
     }
     let executor = Executor::new(Clear::new(SLOTS, LEVELS), &program, LEVELS, 0).unwrap();
     let inputs = vec![ClearCiphertext::fresh(&input(), 9)];
-    let stopped = executor.call("decode", 1, 1, inputs, &mut states, &mut Stop);
+    let stopped = executor.call(EntryPoint::Decode, 1, 1, inputs, &mut states, &mut Stop);
     assert!(matches!(stopped, Err(Error::Interrupted)));
     assert_eq!(states.arrays()[0][0], before);
 }
@@ -264,7 +264,7 @@ fn plaintexts_are_kept_unless_they_depend_on_the_position() {
     let executor = Executor::new(Clear::new(SLOTS, LEVELS), &program, LEVELS, 3 * SLOTS * 8).unwrap();
     let call = || {
         let inputs = vec![ClearCiphertext::fresh(&input(), 9)];
-        executor.call("decode", 2, 1, inputs, &mut States::new(&program), &mut ()).unwrap()
+        executor.call(EntryPoint::Decode, 2, 1, inputs, &mut States::new(&program), &mut ()).unwrap()
     };
     let first = call();
     assert_eq!(executor.plaintext_bytes(), 3 * SLOTS * 8, "three of four diagonals fit the budget");
@@ -273,7 +273,7 @@ fn plaintexts_are_kept_unless_they_depend_on_the_position() {
     let dependent = self::program(cache());
     let executor = Executor::new(Clear::new(SLOTS, LEVELS), &dependent, LEVELS, 1 << 20).unwrap();
     let inputs = vec![ClearCiphertext::fresh(&input(), 9)];
-    executor.call("decode", 2, 1, inputs, &mut States::new(&dependent), &mut ()).unwrap();
+    executor.call(EntryPoint::Decode, 2, 1, inputs, &mut States::new(&dependent), &mut ()).unwrap();
     assert_eq!(executor.plaintext_bytes(), 0);
 }
 

@@ -7,6 +7,8 @@ mod session;
 
 pub use session::{SavedSession, Session};
 
+use cachemir_ir::program::EntryPoint;
+
 use crate::Error;
 use crate::executor::{Algebra, Executor, Observer};
 
@@ -40,7 +42,7 @@ impl<'p, A: Algebra> Server<'p, A> {
         count: usize,
         observer: &mut dyn Observer<A::Ciphertext>,
     ) -> Result<Vec<A::Ciphertext>, Error> {
-        self.call("prefill", session, inputs, count, observer)
+        self.call(EntryPoint::Prefill, session, inputs, count, observer)
     }
 
     /// Runs one token at the session's position through `decode`, and returns its logits.
@@ -50,12 +52,12 @@ impl<'p, A: Algebra> Server<'p, A> {
         inputs: Vec<A::Ciphertext>,
         observer: &mut dyn Observer<A::Ciphertext>,
     ) -> Result<Vec<A::Ciphertext>, Error> {
-        self.call("decode", session, inputs, 1, observer)
+        self.call(EntryPoint::Decode, session, inputs, 1, observer)
     }
 
     fn call(
         &self,
-        entry: &str,
+        entry: EntryPoint,
         session: &mut Session<A::Ciphertext>,
         inputs: Vec<A::Ciphertext>,
         count: usize,

@@ -2,7 +2,7 @@
 //! for each output. `_` in an answer stands for a slot of which nothing is said.
 
 use cachemir_ir::Error;
-use cachemir_ir::program::Program;
+use cachemir_ir::program::{EntryPoint, Program};
 use cachemir_ir::text::cursor::Cursor;
 
 /// Slots of each output, or why there are none.
@@ -10,7 +10,7 @@ pub(super) type Outcome = Result<Vec<Vec<f64>>, String>;
 
 /// A call of an entry point.
 pub(super) struct Call {
-    pub(super) entry: String,
+    pub(super) entry: EntryPoint,
     pub(super) position: i64,
     pub(super) count: i64,
     inputs: Vec<(String, Vec<f64>)>,
@@ -20,7 +20,7 @@ impl Call {
     /// Reads what follows `call`.
     pub(super) fn read(text: &str) -> Result<Self, String> {
         let read = |cursor: &mut Cursor<'_>| -> Result<Self, Error> {
-            let entry = cursor.word()?.to_owned();
+            let entry = cursor.word()?.parse().map_err(|message: String| cursor.error(message))?;
             let mut number = |key: &str| -> Result<i64, Error> {
                 cursor.expect_word(key)?;
                 cursor.expect("=")?;
@@ -40,7 +40,7 @@ impl Call {
 
     /// The slots of the entry point's inputs, in their order.
     pub(super) fn inputs<O, T>(&self, program: &Program<O, T>) -> Result<Vec<Vec<f64>>, String> {
-        let entry = program.entry(&self.entry).ok_or_else(|| format!("there is no entry point `{}`", self.entry))?;
+        let entry = program.entry(self.entry).ok_or_else(|| format!("there is no entry point `{}`", self.entry))?;
         let names = entry.graph.inputs.iter().map(|input| &entry.graph.values[input.index()].name);
         let names: Vec<&String> = names.collect();
         if !self.inputs.iter().map(|(name, _)| name).eq(names.iter().copied()) {

@@ -111,12 +111,12 @@ fn evaluate(test: &Test<'_>, text: &str) -> Result<Found, String> {
 
 fn slots_call(interpreter: &mut Interpreter<'_>, program: &SlotProgram, call: &Call) -> Result<Outcome, String> {
     let inputs = call.inputs(program)?;
-    Ok(interpreter.call(&call.entry, call.position, call.count, &inputs).map_err(|error| error.to_string()))
+    Ok(interpreter.call(call.entry, call.position, call.count, &inputs).map_err(|error| error.to_string()))
 }
 
 fn placed_call(session: &mut ClearSession<'_>, program: &CkksProgram, call: &Call) -> Result<Outcome, String> {
     let inputs = call.inputs(program)?;
-    Ok(session.call(&call.entry, call.position, call.count, &inputs).map_err(|error| error.to_string()))
+    Ok(session.call(call.entry, call.position, call.count, &inputs).map_err(|error| error.to_string()))
 }
 
 fn expand(test: &Test<'_>, text: &str) -> Result<Found, String> {
@@ -201,7 +201,7 @@ fn place(test: &Test<'_>, text: &str) -> Result<Found, String> {
 }
 
 fn entry<'p>(program: &'p CkksProgram, name: &str) -> Result<&'p Entry<CkksOp, CiphertextType>, String> {
-    program.entry(name).ok_or_else(|| format!("there is no entry point `{name}`"))
+    program.entry(name.parse()?).ok_or_else(|| format!("there is no entry point `{name}`"))
 }
 
 /// The levels of values, by the names of those that have one.

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use cachemir_ir::expression::Environment;
 use cachemir_ir::graph::{Graph, Origin, ValueId};
+use cachemir_ir::program::EntryPoint;
 use cachemir_ir::slots_interpreter::Interpreter;
 use cachemir_ir::tensor::{
     self, CacheKind, Hyperparameters, RopeTable, TensorModel, TensorOp, TensorType, Weight, WeightId,
@@ -165,7 +166,7 @@ fn check_model(slots: usize, model: &TensorModel, squarings: usize) {
     };
     let seen = Calibration { text: vec![tokens.clone()], ..Calibration::default() };
     let guard = guard(model, &seen, &program.logits, slots, 1.0).unwrap();
-    let compare = |got: &[Vec<f64>], position: usize, entry: &str| {
+    let compare = |got: &[Vec<f64>], position: usize, entry: EntryPoint| {
         for &slot in &guard.zeros {
             let got = got[slot as usize / slots][slot as usize % slots];
             assert!(got.abs() < 1e-9, "{entry} at {position}: {got} in slot {slot}, which stands for no token");
@@ -182,8 +183,8 @@ fn check_model(slots: usize, model: &TensorModel, squarings: usize) {
     let [mut decode, mut prefill] = [0, 1].map(|entry| Recorder::new(&uses[entry], slots));
     for (position, &token) in tokens.iter().enumerate() {
         let input = Embedding::of(model).unwrap().embed(&program, &[token]).unwrap();
-        let got = interpreter.call_with("decode", position as i64, 1, &input, &mut decode).unwrap();
-        compare(&got, position, "decode");
+        let got = interpreter.call_with(EntryPoint::Decode, position as i64, 1, &input, &mut decode).unwrap();
+        compare(&got, position, EntryPoint::Decode);
         compare_arguments(&got, 0, position..position + 1);
     }
     // A prefill of whole chunks and a part of one, then decoding.
@@ -193,14 +194,15 @@ fn check_model(slots: usize, model: &TensorModel, squarings: usize) {
     let mut done = 0;
     for chunk in tokens[..prompt].chunks(shape.chunk) {
         let input = Embedding::of(model).unwrap().embed(&program, chunk).unwrap();
-        let got = interpreter.call_with("prefill", done as i64, chunk.len() as i64, &input, &mut prefill).unwrap();
+        let got =
+            interpreter.call_with(EntryPoint::Prefill, done as i64, chunk.len() as i64, &input, &mut prefill).unwrap();
         compare_arguments(&got, 1, done..done + chunk.len());
         done += chunk.len();
-        compare(&got, done - 1, "prefill");
+        compare(&got, done - 1, EntryPoint::Prefill);
     }
     for position in done..40 {
         let input = Embedding::of(model).unwrap().embed(&program, &tokens[position..=position]).unwrap();
-        let got = interpreter.call_with("decode", position as i64, 1, &input, &mut decode).unwrap();
+        let got = interpreter.call_with(EntryPoint::Decode, position as i64, 1, &input, &mut decode).unwrap();
         compare(&got, position, "decode after prefill");
     }
     // Behind a public prefix: single tokens up to the next chunk, a chunk, single tokens.
@@ -212,7 +214,8 @@ fn check_model(slots: usize, model: &TensorModel, squarings: usize) {
         let mut position = begun;
         while position < 40 {
             let is_chunk = position % shape.chunk == 0 && position < 36;
-            let (name, count) = if is_chunk { ("prefill", shape.chunk.min(40 - position)) } else { ("decode", 1) };
+            let (name, count) =
+                if is_chunk { (EntryPoint::Prefill, shape.chunk.min(40 - position)) } else { (EntryPoint::Decode, 1) };
             let input = Embedding::of(model).unwrap().embed(&program, &tokens[position..position + count]).unwrap();
             let hooks = if is_chunk { &mut prefill } else { &mut decode };
             let got = interpreter.call_with(name, position as i64, count as i64, &input, hooks).unwrap();

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use cachemir_ir::program::EntryPoint;
 use cachemir_ir::slots_interpreter::Interpreter;
 use cachemir_ir::tensor;
 use cachemir_ir::tokenizer::Tokenizer;
@@ -93,7 +94,7 @@ fn generate(slots: usize) {
                     want = reference.step(token).unwrap();
                 }
                 let input = Embedding::of(model).unwrap().embed(&program, tokens).unwrap();
-                let entry = if with_prefill { "prefill" } else { "decode" };
+                let entry = if with_prefill { EntryPoint::Prefill } else { EntryPoint::Decode };
                 outputs = interpreter.call(entry, position, tokens.len() as i64, &input).unwrap();
                 position += tokens.len() as i64;
             }
@@ -103,7 +104,7 @@ fn generate(slots: usize) {
                 assert_eq!(argmax(&got), next);
                 want = reference.step(next).unwrap();
                 let input = Embedding::of(model).unwrap().embed(&program, &[next]).unwrap();
-                outputs = interpreter.call("decode", position, 1, &input).unwrap();
+                outputs = interpreter.call(EntryPoint::Decode, position, 1, &input).unwrap();
                 position += 1;
             }
         }

@@ -4,7 +4,7 @@ use cachemir_ckks::{CkksError, Ring};
 use cachemir_hal::Backend;
 use cachemir_ir::cost::Predictions;
 use cachemir_ir::operations::{Call, Operations};
-use cachemir_ir::program::EntryKind;
+use cachemir_ir::program::{EntryKind, EntryPoint};
 use cachemir_runtime::Error;
 use cachemir_runtime::executor::CkksProgram;
 use cachemir_runtime::generation::Step;
@@ -34,7 +34,7 @@ pub(crate) fn steps_ns(predictions: &Predictions<'_>, steps: &[Step]) -> f64 {
 
 /// Mean time that is predicted of decode steps at these positions, in nanoseconds on one thread; `None` for none.
 pub(crate) fn decode_ns(predictions: &Predictions<'_>, positions: &[usize]) -> Option<f64> {
-    let total: f64 = positions.iter().map(|&position| predictions.call_ns("decode", position as i64, 1)).sum();
+    let total: f64 = positions.iter().map(|&position| predictions.call_ns(EntryPoint::Decode, position as i64, 1)).sum();
     (!positions.is_empty()).then(|| total / positions.len() as f64)
 }
 

@@ -117,7 +117,8 @@ fn products_with_integer_polynomials_are_those_with_their_plaintexts() {
     for slots in [512, 8] {
         let a: Vec<_> = (0..3).map(|seed| fixture.encrypt(&random_slots(512, seed))).collect();
         let scale = a[0].scale();
-        let integers: Vec<_> = (3..6).map(|seed| encoder.integers(&random_slots(slots, seed), scale).unwrap()).collect();
+        let integers: Vec<_> =
+            (3..6).map(|seed| encoder.integers(&random_slots(slots, seed), scale).unwrap()).collect();
         let plain: Vec<_> = integers.iter().map(|p| encoder.lift(p, slots, fixture.top(), scale).unwrap()).collect();
         let mut sum = evaluator.zero(fixture.top(), scale * scale, 512).unwrap();
         let mut expected = sum.duplicate(&fixture.ring).unwrap();
