@@ -1,5 +1,5 @@
-//! Calls of entry points, `call ENTRY pos=P count=C NAME=[…]… -> [[…], …]`: a list of slots for each input, by its name, and
-//! for each output. `_` in an answer stands for a slot of which nothing is said.
+//! Calls of entry points, `call ENTRY pos=P count=C NAME=[…]… -> [[…], …]`: a list of slots for each input, by its name,
+//! and for each output. `_` in an answer stands for a slot of which nothing is said.
 
 use cachemir_ir::Error;
 use cachemir_ir::program::{EntryPoint, Program};

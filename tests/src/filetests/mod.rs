@@ -1,8 +1,8 @@
 //! Programs in text that carry commands and what these must find: `tests/filetests/*.cmir`, in the grammar that
 //! `tests/README.md` has.
 //!
-//! [`rerun`] runs a file's commands and gives the file as it should be: all that is written by hand stays as it is, and each
-//! expectation is what was found. A file passes exactly if it does not change.
+//! [`rerun`] runs a file's commands and gives the file as it should be: all that is written by hand stays as it is, and
+//! each expectation is what was found. A file passes exactly if it does not change.
 
 mod calls;
 mod commands;

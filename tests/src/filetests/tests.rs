@@ -29,7 +29,7 @@ fn what_is_right_stays_as_it_is() {
         "; Twice.\n;\n; test print",
         "; Twice,\n; or the sum.\n;\n; test evaluate\n; call decode pos=0 count=1 x=[1, -0.5] -> [[2.0, -1]]",
         ";\n; test evaluate within=0.1\n; call decode pos=0 count=1 x=[1, -0.5] -> [[2.05, _]]",
-        ";\n; test print\n; test place levels=3 input=1\n; bootstraps decode -> 0\n; inputs decode -> x 0\n; refused -> no",
+        ";\n; test print\n; test place levels=3 input=1\n; bootstraps decode -> 0\n; refused -> no",
     ] {
         let file = file(header);
         assert_eq!(rerun(&file).unwrap(), file);
