@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use cachemir_compiler::compile::{CompileOptions, compile};
 use cachemir_ir::plan::Plan;
-use cachemir_ir::program::{Contents, Table};
+use cachemir_ir::table::{Contents, Table};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tinystories2l_bounded")

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::ops;
 
 use crate::Error;
-use crate::program::Table;
+use crate::table::Table;
 
 /// An integer known to the server when it runs an entry point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

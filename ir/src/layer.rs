@@ -311,7 +311,8 @@ mod tests {
     use super::*;
     use crate::ckks::Levels;
     use crate::expression::Integer;
-    use crate::program::{State, Table};
+    use crate::program::State;
+    use crate::table::Table;
     use crate::slots::{Domain, Fill, Layout, WriteMode};
     use crate::verify;
 

@@ -50,6 +50,7 @@ pub mod error;
 pub mod expression;
 pub mod files;
 pub mod graph;
+pub mod hashes;
 pub mod json;
 pub mod layer;
 pub mod linear;
@@ -62,6 +63,7 @@ pub mod program;
 pub mod rotations;
 pub mod slots;
 pub mod slots_interpreter;
+pub mod table;
 pub mod tensor;
 pub mod text;
 #[cfg(feature = "tokenizer")]

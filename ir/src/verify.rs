@@ -17,7 +17,8 @@ use crate::ckks::{self, CiphertextType, CkksOp, Levels};
 use crate::expression::{Integer, Variable, Vector};
 use crate::graph::{Definition, Graph, OpId, Region, ValueId};
 use crate::linear::Linear;
-use crate::program::{Contents, EntryPoint, Program, State};
+use crate::program::{EntryPoint, Program, State};
+use crate::table::Contents;
 use crate::slots::{Chebyshev, Layout, SlotOp, SlotType, StateId};
 use crate::text::TextOp;
 

@@ -14,7 +14,8 @@ use cachemir_ir::plan::{ClientPlan, Plan};
 use cachemir_ir::program::{EntryPoint, pack};
 use cachemir_ir::slots::SlotOp;
 use cachemir_ir::slots_interpreter;
-use cachemir_ir::text::{hash_of, parse, parse_model, print, print_model, weights_of};
+use cachemir_ir::text::{parse, parse_model, print, print_model, weights_of};
+use cachemir_ir::hashes::hash_of;
 use cachemir_ir::weights::Weights;
 use cachemir_tests::{ClearSession, assert_golden, rounded};
 

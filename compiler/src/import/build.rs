@@ -2,7 +2,7 @@
 
 use cachemir_ir::graph::{Origin, ValueId};
 use cachemir_ir::tensor::{CacheKind, Hyperparameters, TensorModel, TensorOp, TensorType, Weight, WeightId, verify};
-use cachemir_ir::text::hash_of;
+use cachemir_ir::hashes::hash_of;
 
 use super::companions::Companions;
 use super::recognise::{Attention, Decoder, Layer, Linear, Norm, RopeSource};

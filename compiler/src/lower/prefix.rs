@@ -5,7 +5,8 @@
 //! begin behind it.
 
 use cachemir_ir::expression::{Integer, TableId, Vector};
-use cachemir_ir::program::{State, Table};
+use cachemir_ir::program::State;
+use cachemir_ir::table::Table;
 use cachemir_ir::tensor::{CacheKind, Interpreter, TensorModel};
 
 use super::shape::{Shape, all};

@@ -2,7 +2,7 @@
 //! read, and rotary constants.
 
 use cachemir_ir::expression::TableId;
-use cachemir_ir::program::Table;
+use cachemir_ir::table::Table;
 use cachemir_ir::tensor::{TensorModel, Weight};
 use cachemir_ir::weights::Region;
 

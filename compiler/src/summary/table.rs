@@ -3,7 +3,8 @@
 use cachemir_ir::diagnostics::wrapped;
 use cachemir_ir::operations::{Call, Operations, middle};
 use cachemir_ir::plan::{Approximation, CallCounts, Measure, Plan};
-use cachemir_ir::program::{EntryKind, Table};
+use cachemir_ir::program::EntryKind;
+use cachemir_ir::table::Table;
 use cachemir_ir::text::{counted, short};
 
 /// Narrowest width that text is broken for.

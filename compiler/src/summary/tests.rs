@@ -7,7 +7,8 @@ use cachemir_ir::manifest::KeyManifest;
 use cachemir_ir::operations::{Operations, typical_calls};
 use cachemir_ir::parameters::Parameters;
 use cachemir_ir::plan::{Approximation, CallCounts, ClientModel, Guard, MaskCount, Measure, Plan, Provenance};
-use cachemir_ir::program::{EmbeddingForm, Entry, EntryKind, Placement, Program, State, Table};
+use cachemir_ir::program::{EmbeddingForm, Entry, EntryKind, Placement, Program, State};
+use cachemir_ir::table::Table;
 use cachemir_ir::slots::{Domain, Fill, Layout};
 use serde_json::Value;
 

@@ -7,6 +7,7 @@ use crate::ckks::{CiphertextType, CkksGraph, CkksOp, polynomial_depth};
 use crate::expression::{Environment, Integer, Variable, Vector};
 use crate::graph::OpId;
 use crate::linear::{Linear, Step};
+use crate::parameters::Parameters;
 use crate::program::Program;
 use crate::rotations;
 
@@ -23,6 +24,11 @@ pub fn linear_weights(program: &Program<CkksOp, CiphertextType>) -> u64 {
 }
 
 impl CostTable {
+    /// The built-in table for a program.
+    pub fn of_program(parameters: &Parameters, program: &Program<CkksOp, CiphertextType>) -> Self {
+        Self::built_in(parameters).for_weights(linear_weights(program))
+    }
+
     /// Time of one pass of a loop at its results' level, its body aside: what the body gives is added to the sums.
     pub fn pass_ns(&self, level: u32) -> f64 {
         self.ns(CostKind::Add, f64::from(level))
@@ -110,7 +116,6 @@ mod tests {
     use super::*;
     use crate::expression::TableId;
     use crate::linear::{Features, Matrix, Order, Output};
-    use crate::parameters::Parameters;
 
     #[test]
     fn weights_that_are_not_held_are_encoded_at_each_use() {

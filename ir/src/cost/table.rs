@@ -11,11 +11,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::price::linear_weights;
 use crate::Error;
-use crate::ckks::{CiphertextType, CkksOp};
 use crate::parameters::Parameters;
-use crate::program::Program;
 
 /// Version of the table's JSON form.
 pub const COST_TABLE_VERSION: u32 = 2;
@@ -145,11 +142,6 @@ impl CostTable {
     #[must_use]
     pub fn for_weights(self, weights: u64) -> Self {
         Self { weights_streamed: weights > MOST_WEIGHTS_HELD, ..self }
-    }
-
-    /// The built-in table for a program.
-    pub fn of_program(parameters: &Parameters, program: &Program<CkksOp, CiphertextType>) -> Self {
-        Self::built_in(parameters).for_weights(linear_weights(program))
     }
 
     /// The same table for a machine on which a transform of the ring's degree takes so many nanoseconds.

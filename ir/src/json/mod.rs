@@ -19,11 +19,12 @@ pub(crate) use expression::{integer, vector};
 use crate::ckks::{CiphertextType, CkksOp};
 use crate::cost::CostTable;
 use crate::graph::{Graph, OpId, ValueId};
-use crate::program::{Contents, EntryKind, Placement, Program, RangeCheck};
+use crate::program::{EntryKind, Placement, Program, RangeCheck};
+use crate::table::Contents;
 use crate::slots::{SlotOp, SlotType};
 use crate::tensor::TensorModel;
-use crate::text::types::fields;
-use crate::text::{TextOp, TextType, hash_of, hexadecimal};
+use crate::text::{TextOp, TextType};
+use crate::hashes::{hash_of, hexadecimal};
 
 /// The JSON schema (draft 2020-12) of the documents.
 pub const SCHEMA: &str = include_str!("cachemir-ir.schema.json");
@@ -198,6 +199,11 @@ fn ops<O: TextOp>(graph: &Graph<O, O::Type>, extra: Extra<'_, O>) -> Vec<Map<Str
         list.push(object);
     });
     list
+}
+
+/// A JSON object of these fields.
+pub(crate) fn fields<const N: usize>(entries: [(&str, Value); N]) -> Map<String, Value> {
+    entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 /// A document under construction, with one object a line.

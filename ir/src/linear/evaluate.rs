@@ -4,7 +4,7 @@
 use super::{Diagonal, Linear, Matrices, Output, Parts, Scheme, Sizes, SlotAlgebra, table};
 use crate::Error;
 use crate::expression::Environment;
-use crate::program::Table;
+use crate::table::Table;
 use crate::weights::Kept;
 
 /// Vectors in the clear, multiplied by diagonals.

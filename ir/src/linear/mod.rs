@@ -34,7 +34,7 @@ use rayon::prelude::*;
 
 use crate::Error;
 use crate::expression::{Environment, Integer, TableId};
-use crate::program::Table;
+use crate::table::Table;
 use crate::rotations::{Sharing, additions};
 
 pub use features::{Features, Heads, Order, Padded};

@@ -22,9 +22,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use prost::Message;
 
-use super::wire;
+use super::wire::{self, Header};
 use crate::Error;
 use crate::weights::{DataFile, Region};
 
@@ -61,15 +60,6 @@ impl Kind {
             Self::Client => "client plan",
         }
     }
-}
-
-/// A header message, with the list of blobs as its first field.
-pub(super) trait Header: Message + Default {
-    /// Where the blobs are.
-    fn blobs(&self) -> &[wire::Blob];
-
-    /// Sets where the blobs are.
-    fn set_blobs(&mut self, blobs: Vec<wire::Blob>);
 }
 
 /// Blobs to be written; equal ones once.

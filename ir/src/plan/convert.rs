@@ -16,7 +16,8 @@ use crate::graph::{Definition, Node, OpId, Origin, OriginId, Region, Value, Valu
 use crate::manifest::{BootstrapVariant, KeyManifest};
 use crate::operations::{Call, Operations};
 use crate::parameters::{KeyGadget, Parameters};
-use crate::program::{Affine, Contents, EmbeddingForm, Entry, EntryKind, Placement, Program, RangeCheck, State, Table};
+use crate::program::{Affine, EmbeddingForm, Entry, EntryKind, Placement, Program, RangeCheck, State};
+use crate::table::{Contents, Table};
 use crate::slots::Layout;
 use crate::text::cursor::Cursor;
 use crate::text::expression::read_vector;

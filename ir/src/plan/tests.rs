@@ -7,7 +7,8 @@ use crate::ckks::{Bootstrap, CkksGraph};
 use crate::expression::{Integer, TableId, Vector};
 use crate::graph::{Origin, Region};
 use crate::operations::{Call, Operations};
-use crate::program::{EmbeddingForm, Entry, EntryPoint, State, Table};
+use crate::program::{EmbeddingForm, Entry, EntryPoint, State};
+use crate::table::Table;
 use crate::slots::{Chebyshev, Domain, Fill, Layout, StateId, WriteMode};
 use crate::weights::{Encoding, Float, Floats, Integers, Orientation, Region, Stored, Weights, Zeros};
 

@@ -4,7 +4,14 @@ use std::collections::BTreeMap;
 
 use prost::Message;
 
-use super::container::Header;
+/// A header message, with the list of blobs as its first field.
+pub(super) trait Header: Message + Default {
+    /// Where the blobs are.
+    fn blobs(&self) -> &[Blob];
+
+    /// Sets where the blobs are.
+    fn set_blobs(&mut self, blobs: Vec<Blob>);
+}
 
 /// Header of the server's file.
 #[derive(Clone, PartialEq, Message)]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::Error;
 use crate::expression::{Environment, Integer, Operator, Variable, Vector};
-use crate::program::Table;
+use crate::table::Table;
 
 /// An interned expression.
 #[derive(Clone, Debug)]

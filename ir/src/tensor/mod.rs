@@ -38,7 +38,7 @@ use std::sync::Arc;
 
 use crate::Error;
 use crate::graph::{Definition, Graph, OpId, ValueId};
-use crate::text::hash_of;
+use crate::hashes::hash_of;
 use crate::weights::{Kept, Weights};
 
 /// Index of a weight in [`TensorModel::weights`].

@@ -13,10 +13,9 @@ use serde_json::{Map, Value};
 
 use super::cursor::Cursor;
 use super::expression::read_integer;
-use super::types::fields;
 use crate::Error;
 use crate::expression::TableId;
-use crate::json;
+use crate::json::{self, fields};
 use crate::linear::{Features, Heads, Linear, Matrix, Order, Output, Padded};
 
 fn features_name(features: &Features) -> &'static str {

@@ -44,10 +44,10 @@ pub(crate) mod tests;
 pub(crate) mod types;
 
 pub use parse::{FindWeights, parse, parse_model};
-pub use print::{hash_of, hexadecimal, print, print_model, print_with_problems};
+pub use print::{print, print_model, print_with_problems};
 pub use stage::{TextOp, TextType};
 
-use crate::program::Table;
+use crate::table::Table;
 use crate::weights::Weights;
 
 /// A number for people: three significant digits.

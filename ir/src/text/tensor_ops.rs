@@ -3,10 +3,9 @@
 use serde_json::{Map, Value};
 
 use super::cursor::Cursor;
-use super::types::fields;
 use super::{TextOp, TextType};
 use crate::Error;
-use crate::json;
+use crate::json::{self, fields};
 use crate::tensor::{TensorOp, TensorType};
 
 impl TextOp for TensorOp {

@@ -8,7 +8,7 @@ use super::expression::{read_integer, read_vector};
 use crate::Error;
 use crate::ckks::CiphertextType;
 use crate::expression::{Integer, Vector};
-use crate::json;
+use crate::json::{self, fields};
 use crate::slots::{Chebyshev, Domain, Fill, Layout, SlotType, StateId, WriteMode};
 
 const FILLS: [(Fill, &str); 4] =
@@ -96,11 +96,6 @@ impl TextType for CiphertextType {
         fields.insert("max_abs".to_owned(), json::float(self.max_abs));
         fields
     }
-}
-
-/// A JSON object of these fields.
-pub(crate) fn fields<const N: usize>(entries: [(&str, Value); N]) -> Map<String, Value> {
-    entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 /// Steps of a rotate and sum: ` by 1, 2, 4`.

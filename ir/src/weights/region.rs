@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use crate::Error;
-use crate::text::{hash_of, hexadecimal};
+use crate::hashes::{hash_of, hexadecimal};
 
 /// A file that regions lie in, opened when the first of them is read.
 #[derive(Debug)]

@@ -171,7 +171,7 @@ fn factors_have_to_fit() {
     assert_eq!(weights.folded(None, 1.0).unwrap(), weights);
     assert_ne!(weights.folded(None, 2.0).unwrap(), weights);
     assert_ne!(weights.folded(None, 2.0).unwrap().hash(), weights.hash());
-    assert_eq!(weights.hash(), crate::text::hash_of(&[1.0; 6]));
+    assert_eq!(weights.hash(), crate::hashes::hash_of(&[1.0; 6]));
 }
 
 #[test]
@@ -218,8 +218,8 @@ fn files_are_checked_when_they_are_read_first_and_when_they_were_written_to() {
     let error = anew().load("layers.0.q").unwrap_err();
     assert_eq!(error.code(), "weights-changed");
     let text = error.to_string();
-    let expected = crate::text::hexadecimal(&hash);
-    let found = crate::text::hexadecimal(&crate::text::hash_of(&[1.0, 3.0]));
+    let expected = crate::hashes::hexadecimal(&hash);
+    let found = crate::hashes::hexadecimal(&crate::hashes::hash_of(&[1.0, 3.0]));
     for part in ["layers.0.q", path.to_str().unwrap(), &expected, &found, "compile the model again"] {
         assert!(text.contains(part), "{text} lacks {part}");
     }

@@ -6,7 +6,8 @@ use cachemir_ir::graph::Region;
 use cachemir_ir::linear::{Features, Linear, Matrix, Order, Output};
 use cachemir_ir::manifest::KeyManifest;
 use cachemir_ir::parameters::Parameters;
-use cachemir_ir::program::{EmbeddingForm, Entry, EntryKind, EntryPoint, Placement, Program, State, Table};
+use cachemir_ir::program::{EmbeddingForm, Entry, EntryKind, EntryPoint, Placement, Program, State};
+use cachemir_ir::table::Table;
 use cachemir_ir::slots::{Chebyshev, StateId, WriteMode};
 use std::ops::ControlFlow;
 

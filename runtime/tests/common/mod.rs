@@ -8,7 +8,8 @@ use cachemir_ir::graph::{Region, ValueId};
 use cachemir_ir::manifest::KeyManifest;
 use cachemir_ir::parameters::Parameters;
 use cachemir_ir::plan::{ClientModel, Guard, Plan, Provenance};
-use cachemir_ir::program::{EmbeddingForm, Entry, EntryKind, Placement, Program, State, Table};
+use cachemir_ir::program::{EmbeddingForm, Entry, EntryKind, Placement, Program, State};
+use cachemir_ir::table::Table;
 use cachemir_ir::slots::{Domain, Fill, Layout, StateId, WriteMode};
 
 /// Width of the embedding and number of tokens.

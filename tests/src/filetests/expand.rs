@@ -4,7 +4,7 @@ use cachemir_ir::Error;
 use cachemir_ir::expression::Environment;
 use cachemir_ir::graph::ValueId;
 use cachemir_ir::linear::{Diagonal, Linear, SlotAlgebra};
-use cachemir_ir::program::Table;
+use cachemir_ir::table::Table;
 use cachemir_ir::slots::SlotOp;
 use cachemir_ir::slots_interpreter::SlotProgram;
 

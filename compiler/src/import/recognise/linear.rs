@@ -1,10 +1,7 @@
 //! Linear layers: a product with a constant matrix, in the forms that exporters write it.
 
-use cachemir_ir::weights::Weights;
-
 use super::diagnose::Part;
 use super::order::{Order, order_of_operand};
-use super::stored::stored;
 use super::{Recogniser, Signal, Value};
 use crate::Error;
 use crate::import::dense::Dense;
@@ -76,16 +73,8 @@ impl Linear {
         !self.biases.is_empty()
     }
 
-    /// The weights as `[out, in]`: where they are stored if they are stored as such, else in memory.
-    pub(in crate::import) fn weights(&self, specialised: &Specialised<'_>) -> Result<Weights, Error> {
-        if let Some(weights) = stored(self, specialised)?.and_then(|stored| Weights::new(stored).ok()) {
-            return Ok(weights);
-        }
-        Ok(Weights::of_matrix(self.values(specialised)?, self.inputs))
-    }
-
     /// The weights as `[out, in]`, row-major, with their factor.
-    fn values(&self, specialised: &Specialised<'_>) -> Result<Vec<f32>, Error> {
+    pub(super) fn values(&self, specialised: &Specialised<'_>) -> Result<Vec<f32>, Error> {
         let stored = match self.orientation {
             Orientation::Quantised { bits, block, first, scales, zero } => {
                 self.dequantised(specialised, (bits, block), [first, scales, zero])?

@@ -1,7 +1,7 @@
 //! Where the matrix of a linear layer is stored, if its bytes are in a file as they are: transposed or not, in floating-point
 //! numbers or in integers with scales. Matrices that nodes compute are not.
 
-use cachemir_ir::weights::{Encoding, Float, Floats, Integers, Orientation as Lying, Region, Stored, Zeros};
+use cachemir_ir::weights::{Encoding, Float, Floats, Integers, Orientation as Lying, Region, Stored, Weights, Zeros};
 
 use super::linear::{Linear, Orientation};
 use crate::Error;
@@ -10,8 +10,18 @@ use crate::import::evaluate::cast_kind;
 use crate::import::onnx::{Initializer, Name, OnnxNode};
 use crate::import::specialise::Specialised;
 
+impl Linear {
+    /// The weights as `[out, in]`: where they are stored if they are stored as such, else in memory.
+    pub(in crate::import) fn weights(&self, specialised: &Specialised<'_>) -> Result<Weights, Error> {
+        if let Some(weights) = stored(self, specialised)?.and_then(|stored| Weights::new(stored).ok()) {
+            return Ok(weights);
+        }
+        Ok(Weights::of_matrix(self.values(specialised)?, self.inputs))
+    }
+}
+
 /// The stored matrix of a layer; `None` where it has to be computed, or where something about it is odd.
-pub(super) fn stored(linear: &Linear, specialised: &Specialised<'_>) -> Result<Option<Stored>, Error> {
+fn stored(linear: &Linear, specialised: &Specialised<'_>) -> Result<Option<Stored>, Error> {
     let (outputs, inputs) = (linear.stored_outputs, linear.inputs);
     let found = match linear.orientation {
         Orientation::Quantised { bits, block, first, scales, zero } => {

@@ -20,7 +20,7 @@ use crate::parameters::Parameters;
 use crate::ring::Ring;
 use crate::ring::sampling::Seed;
 use crate::ring::serialization::{HEADER_BYTES, Kind, Reader, Writer, read_whole, row_bytes};
-use crate::rlwe::generator::seeded_pair;
+use crate::rlwe::pairs::seeded_pair;
 
 const FIELD_BYTES: usize = 16;
 

@@ -14,6 +14,7 @@ use crate::ring::{Ring, UniformHalves};
 use crate::rlwe::keys::{
     EvaluationKeys, KeyManifest, KeyRole, KeySwitchKey, PublicKey, RequiredKey, switching_key_bytes,
 };
+use crate::rlwe::pairs::pair;
 use crate::rlwe::secret::{SecretKey, SecretResidues};
 use crate::rlwe::serialization::EvaluationKeysWriter;
 
@@ -30,24 +31,6 @@ pub(crate) fn errors<B: Backend>(
     let mut buffer = ring.backend().lift_signed(&wide, limbs)?;
     ring.backend().forward_ntt(&mut buffer, limbs)?;
     Ok(buffer)
-}
-
-/// The pair (b, a) of two single polynomials.
-fn pair<B: Backend>(ring: &Ring<B>, b: &B::Buffer, a: &B::Buffer, limbs: usize) -> Result<B::Buffer, CkksError> {
-    let mut pair = ring.backend().zeros(2, limbs)?;
-    ring.backend().copy_into(&mut pair, 0, 0, b, 0..1, 0..limbs)?;
-    ring.backend().copy_into(&mut pair, 1, 0, a, 0..1, 0..limbs)?;
-    Ok(pair)
-}
-
-/// The pair (b, a) modulo q_0 ⋯ q_level of which a is expanded from a public seed.
-pub(crate) fn seeded_pair<B: Backend>(
-    ring: &Ring<B>,
-    b: &B::Buffer,
-    seed: &Seed,
-    level: usize,
-) -> Result<B::Buffer, CkksError> {
-    pair(ring, b, &ring.backend().expand_uniform(seed, 1, ring.chain(level))?, level + 1)
 }
 
 /// A fresh encryption of zero modulo q_0 ⋯ q_level under a secret, (-a·s + e, a), and the public seed of a.

@@ -13,6 +13,7 @@
 
 pub mod generator;
 pub mod keys;
+pub(crate) mod pairs;
 pub mod secret;
 pub mod serialization;
 pub mod switching;

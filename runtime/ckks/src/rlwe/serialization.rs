@@ -37,7 +37,7 @@ use crate::parameters::Parameters;
 use crate::ring::sampling::Seed;
 use crate::ring::serialization::{HEADER_BYTES, Kind, Reader, Writer, read_whole, row_bytes};
 use crate::ring::{Ring, UniformHalves};
-use crate::rlwe::generator::seeded_pair;
+use crate::rlwe::pairs::seeded_pair;
 use crate::rlwe::keys::{EvaluationKeys, KeyManifest, KeyRole, KeySwitchKey, PublicKey, RequiredKey};
 
 /// Bytes of a serialised key-switching key that reaches `level`.
