@@ -117,17 +117,17 @@ impl Calibration {
         Ok(this)
     }
 
-    /// Text alone, some of it continued by the model up to the context.
+    /// Text alone, the beginning of it continued by the model up to the context.
     ///
     /// # Errors
     /// Tokens that are not in the vocabulary, and logits that are no numbers.
     pub fn of_text(model: &TensorModel, text: Vec<Vec<u32>>) -> Result<Self, Error> {
         let context = model.hyperparameters.context;
-        let starts = text.iter().filter(|sequence| !sequence.is_empty()).take(CONTINUATIONS);
-        let starts: Vec<Beginning> = starts.map(|tokens| Beginning::Tokens(tokens.clone())).collect();
-        let mut long = continued(model, &starts, |_| context)?;
-        long.extend(text);
-        Ok(Self { text: long, ..Self::default() })
+        let mut sequences = text.into_iter().filter(|sequence| !sequence.is_empty());
+        let starts: Vec<Beginning> = sequences.by_ref().take(CONTINUATIONS).map(Beginning::Tokens).collect();
+        let mut text = continued(model, &starts, |_| context)?;
+        text.extend(sequences);
+        Ok(Self { text, ..Self::default() })
     }
 
     /// All sequences.

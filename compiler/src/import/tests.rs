@@ -204,9 +204,8 @@ fn calibration_text_stays_in_the_measured_ranges() {
         |wanted: fn(&Node<TensorOp>) -> bool| graph.body.ops.iter().copied().filter(move |&op| wanted(graph.node(op)));
     // Bounds are those of ranges.json over more text, with some room.
     for op in find(|node| node.op == TensorOp::Softmax) {
-        let seen = ranges.softmax(op);
-        assert!(seen.row_spread.min >= 0.0 && seen.row_spread.max < 17.0, "{seen:?}");
-        assert!(seen.log_sum_exp.min >= seen.row_max.min && seen.log_sum_exp.max < 12.0, "{seen:?}");
+        let seen = ranges.row_spread(op);
+        assert!(seen.min >= 0.0 && seen.max > 5.0 && seen.max < 17.0, "{seen:?}");
     }
     for op in find(|node| matches!(node.op, TensorOp::RmsNorm { .. })) {
         let seen = ranges.mean_square(op);

@@ -79,23 +79,37 @@ impl Rows {
             self.scores.include(x);
         }
         let powers = EXPONENTS.map(|exponent| (row.len() as f64).powf(exponent));
-        for (index, sums) in self.sums.iter_mut().enumerate() {
-            let divisor = f64::from(2u32 << index);
-            let mut y: Vec<f64> = row.iter().map(|x| (x / divisor).exp()).collect();
+        // exp(x/2^k) for the largest k, then its squares.
+        let divisor = f64::from(1u32 << MOST_SQUARINGS);
+        let mut roots: Vec<f64> = row.iter().map(|x| (x / divisor).exp()).collect();
+        let mut y = Vec::with_capacity(row.len());
+        for sums in self.sums.iter_mut().rev() {
+            y.clone_from(&roots);
+            roots.iter_mut().for_each(|root| *root *= *root);
             let stages = sums.len();
             for (stage, ranges) in sums.iter_mut().enumerate() {
-                let sum: f64 = y.iter().sum();
+                let sum = sum(&y);
                 for (range, power) in ranges.iter_mut().zip(powers) {
                     range.include(sum * power);
                 }
                 if stage + 1 < stages {
-                    for y in &mut y {
-                        *y = (*y / sum).powi(2);
-                    }
+                    let factor = 1.0 / sum;
+                    y.iter_mut().for_each(|y| *y = (*y * factor).powi(2));
                 }
             }
         }
     }
+}
+
+/// The sum of all numbers, by several sums at a time.
+fn sum(numbers: &[f64]) -> f64 {
+    const LANES: usize = 8;
+    let (blocks, rest) = numbers.as_chunks::<LANES>();
+    let mut sums = [0.0; LANES];
+    for block in blocks {
+        sums.iter_mut().zip(block).for_each(|(sum, number)| *sum += number);
+    }
+    sums.iter().chain(rest).sum()
 }
 
 /// The number of the power that makes the ratio of a sum's largest to its smallest value least.

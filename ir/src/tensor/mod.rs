@@ -30,7 +30,7 @@ mod verifier;
 
 pub use interpreter::{Interpreter, PORTION, mean_square, read};
 pub use op::{CacheKind, TensorOp};
-pub use ranges::{Range, Ranges, SoftmaxRanges};
+pub use ranges::{Range, Ranges};
 pub use verifier::verify;
 
 use std::fmt;

@@ -1,8 +1,8 @@
 //! Ranges of every value over calibration text.
 //!
 //! Approximations are chosen on intervals; the intervals come from running text through the model in the clear and
-//! widening what was seen by a margin. Besides the entries of each value, the derived quantities that the non-linear
-//! functions work on are recorded: mean squares of norms, and maximum, spread and log-sum-exp of softmax rows.
+//! widening what was seen by a margin. Besides the entries of each value, mean squares of norms and spreads of softmax rows are
+//! recorded.
 
 use super::interpreter::{mean_square, read};
 use super::{Interpreter, TensorModel, TensorOp};
@@ -61,17 +61,6 @@ impl Range {
     }
 }
 
-/// What was seen at one softmax, over all its rows.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct SoftmaxRanges {
-    /// Largest entry of a row.
-    pub row_max: Range,
-    /// Largest minus smallest entry of a row.
-    pub row_spread: Range,
-    /// ln Σ exp(x) of a row: with c subtracted from each entry, the sum of exponentials is exp of this minus c.
-    pub log_sum_exp: Range,
-}
-
 /// Ranges of a model's values, by the ids of its graph.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ranges {
@@ -79,7 +68,7 @@ pub struct Ranges {
     pub tokens: usize,
     values: Vec<Range>,
     mean_squares: Vec<Range>,
-    softmaxes: Vec<SoftmaxRanges>,
+    row_spreads: Vec<Range>,
 }
 
 impl Ranges {
@@ -90,7 +79,7 @@ impl Ranges {
             tokens: 0,
             values: vec![Range::default(); model.graph.values.len()],
             mean_squares: vec![Range::default(); ops],
-            softmaxes: vec![SoftmaxRanges::default(); ops],
+            row_spreads: vec![Range::default(); ops],
         }
     }
 
@@ -122,16 +111,11 @@ impl Ranges {
                     interpreter.fed(node.inputs[0]).iter().for_each(|x| seen.include(mean_square(x)));
                 }
                 TensorOp::Softmax => {
-                    let seen = &mut self.softmaxes[op.index()];
+                    let seen = &mut self.row_spreads[op.index()];
                     for row in interpreter.rows(node.inputs[0]) {
                         let mut range = Range::default();
-                        for &x in row {
-                            range.include(x);
-                        }
-                        seen.row_max.include(range.max);
-                        seen.row_spread.include(range.max - range.min);
-                        let sum: f64 = row.iter().map(|x| (x - range.max).exp()).sum();
-                        seen.log_sum_exp.include(range.max + sum.ln());
+                        row.iter().for_each(|&x| range.include(x));
+                        seen.include(range.max - range.min);
                     }
                 }
                 _ => {}
@@ -149,8 +133,8 @@ impl Ranges {
         self.mean_squares[op.index()]
     }
 
-    /// Ranges of the rows at a softmax; empty for other ops.
-    pub fn softmax(&self, op: OpId) -> SoftmaxRanges {
-        self.softmaxes[op.index()]
+    /// Range of the largest minus the smallest entry of a softmax's rows; empty for other ops.
+    pub fn row_spread(&self, op: OpId) -> Range {
+        self.row_spreads[op.index()]
     }
 }
