@@ -9,7 +9,7 @@ use std::fmt;
 use crate::ckks::{CiphertextType, CkksGraph, CkksOp};
 use crate::expression::{TableId, Vector};
 use crate::graph::{Definition, OpId, Region, ValueId};
-use crate::program::{EmbeddingForm, Entry, EntryKind, Placement, Program};
+use crate::program::{EmbeddingForm, Entry, EntryKind, EntryPoint, Placement, Program};
 use crate::slots::StateId;
 
 /// A program of the ckks stage.
@@ -121,13 +121,13 @@ impl fmt::Display for Part {
 impl CkksProgram {
     /// Number of decoder layers of the entry point `decode`.
     pub fn layers(&self) -> u32 {
-        let nodes = self.entry(EntryKind::Decode.name()).map_or(&[][..], |entry| &entry.graph.nodes);
+        let nodes = self.entry(EntryPoint::Decode).map_or(&[][..], |entry| &entry.graph.nodes);
         nodes.iter().filter_map(|node| node.layer).max().map_or(0, |last| last + 1)
     }
 
     /// A decoder layer of the entry point `decode`; `None` if there is none of this number.
     pub fn layer(&self, layer: u32) -> Option<Layer> {
-        let whole = &self.entry(EntryKind::Decode.name())?.graph;
+        let whole = &self.entry(EntryPoint::Decode)?.graph;
         let ops = members(whole, layer);
         if ops.is_empty() {
             return None;
@@ -312,8 +312,8 @@ mod tests {
     use crate::ckks::Levels;
     use crate::expression::Integer;
     use crate::program::State;
-    use crate::table::Table;
     use crate::slots::{Domain, Fill, Layout, WriteMode};
+    use crate::table::Table;
     use crate::verify;
 
     const LEVELS: Levels = Levels { output: 8, bootstrap_input: 2 };

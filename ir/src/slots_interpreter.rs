@@ -15,7 +15,7 @@ use crate::Error;
 use crate::chebyshev;
 use crate::expression::{Environment, Integer, Variable, Vector};
 use crate::graph::{OpId, Region, ValueId};
-use crate::program::Program;
+use crate::program::{EntryPoint, Program};
 use crate::slots::{Chebyshev, SlotGraph, SlotOp, SlotType, StateId, WriteMode};
 use crate::weights::Kept;
 use formulas::{Formulas, Plain};
@@ -493,7 +493,7 @@ fn evaluate_polynomial(polynomial: &Chebyshev, operand: &[f64], mask: Option<&[f
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::program::{EmbeddingForm, Entry, EntryKind, EntryPoint, Placement, State};
+    use crate::program::{EmbeddingForm, Entry, EntryKind, Placement, State};
     use crate::slots::{Domain, Fill, Layout, StateId};
 
     const TYPE: SlotType =

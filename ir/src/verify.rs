@@ -18,8 +18,8 @@ use crate::expression::{Integer, Variable, Vector};
 use crate::graph::{Definition, Graph, OpId, Region, ValueId};
 use crate::linear::Linear;
 use crate::program::{EntryPoint, Program, State};
-use crate::table::Contents;
 use crate::slots::{Chebyshev, Layout, SlotOp, SlotType, StateId};
+use crate::table::Contents;
 use crate::text::TextOp;
 
 /// What is wrong, and where.

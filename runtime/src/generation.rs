@@ -213,7 +213,7 @@ impl<'a> Meter<'a> {
 mod tests {
     use super::*;
 
-    fn plan(from: usize, to: usize, prefill: Option<Prefill<'_>>) -> Vec<(&'static str, usize, usize)> {
+    fn plan(from: usize, to: usize, prefill: Option<Prefill<'_>>) -> Vec<(EntryPoint, usize, usize)> {
         steps(from, to, prefill).into_iter().map(|step| (step.entry, step.position, step.count)).collect()
     }
 

@@ -39,7 +39,7 @@ impl Plans {
         let path = path.as_ref();
         let failed = |path: &Path| {
             let path = path.to_owned();
-            move |source| match source {
+            move |source: cachemir_ir::Error| match source {
                 cachemir_ir::Error::File { source, .. } => Error::PlanUnreadable { path, source },
                 other => Error::PlanInvalid(format!("{}: {other}", path.display())),
             }

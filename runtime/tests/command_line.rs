@@ -8,6 +8,7 @@ use std::process::{Command, Output};
 use cachemir_ir::cost::CostTable;
 use cachemir_ir::parameters::Parameters;
 use cachemir_ir::program::{Affine, Placement, RangeCheck};
+use cachemir_ir::program::EntryPoint;
 use cachemir_runtime::generation::Step;
 use cachemir_runtime::{Listener, Plans, Prompt, Session};
 use serde_json::Value;
@@ -123,7 +124,7 @@ fn a_measured_cost_table_is_one_that_the_compiler_reads() {
 }
 
 /// The entry points of the calls that are made.
-struct Calls(Vec<&'static str>);
+struct Calls(Vec<EntryPoint>);
 
 impl Listener for Calls {
     fn step(&mut self, step: Step) {
@@ -144,9 +145,9 @@ fn a_prompt_is_read_by_prefill_where_the_plan_says_that_it_pays() {
         (calls.0, logits)
     };
     let (calls, by_prefill) = read(2);
-    assert_eq!(calls, ["prefill", "prefill"]);
+    assert_eq!(calls, [EntryPoint::Prefill; 2]);
     let (calls, by_decoding) = read(3);
-    assert_eq!(calls, ["decode", "decode", "prefill"]);
+    assert_eq!(calls, [EntryPoint::Decode, EntryPoint::Decode, EntryPoint::Prefill]);
     assert!(by_prefill.iter().zip(&by_decoding).all(|(a, b)| (a - b).abs() < 1e-9), "{by_prefill:?}, {by_decoding:?}");
 }
 

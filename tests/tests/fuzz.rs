@@ -99,7 +99,9 @@ fn saved() -> &'static (Vec<u8>, Vec<u8>) {
         let server = server(sound());
         let mut session = server.open();
         let client = Client::new(&client, ClearCipher).expect("a client");
-        server.decode(&mut session, client.encrypt(EntryPoint::Decode, &[3]).expect("inputs"), &mut ()).expect("a token");
+        server
+            .decode(&mut session, client.encrypt(EntryPoint::Decode, &[3]).expect("inputs"), &mut ())
+            .expect("a token");
         let path = folder.path().join("session");
         server.save(&session, &path).expect("it is writable");
         let key = SavedClient::path(&path);

@@ -73,8 +73,9 @@ fn exact_logits_of_any_text_pass() {
         // Tokens in an order that no text and no calibration has.
         let tokens = (0..12).map(|step| (start * 131 + step * 53 + 7) % 512);
         for logits in exact(model, tokens) {
-            let passed =
-                client.decrypt(EntryPoint::Decode, 9, 1, &[output(&client, &logits)]).unwrap_or_else(|error| panic!("{error}"));
+            let passed = client
+                .decrypt(EntryPoint::Decode, 9, 1, &[output(&client, &logits)])
+                .unwrap_or_else(|error| panic!("{error}"));
             assert_eq!(passed, logits);
         }
     }

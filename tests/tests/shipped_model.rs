@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use cachemir_compiler::{Compilation, CompileOptions, compile};
 use cachemir_ir::ckks::CkksOp;
 use cachemir_ir::cost::CostTable;
+use cachemir_ir::hashes::hash_of;
 use cachemir_ir::json;
 use cachemir_ir::manifest::KeyManifest;
 use cachemir_ir::plan::{ClientPlan, Plan};
@@ -15,7 +16,6 @@ use cachemir_ir::program::{EntryPoint, pack};
 use cachemir_ir::slots::SlotOp;
 use cachemir_ir::slots_interpreter;
 use cachemir_ir::text::{parse, parse_model, print, print_model, weights_of};
-use cachemir_ir::hashes::hash_of;
 use cachemir_ir::weights::Weights;
 use cachemir_tests::{ClearSession, assert_golden, rounded};
 
@@ -112,7 +112,8 @@ fn prefill_pays_from_as_many_tokens_on_as_decoding_takes_longer_for() {
     for (start, &least) in (0..program.context).step_by(chunk as usize).zip(&plan.prefill_pays) {
         let prefill = costs.predict(program, EntryPoint::Prefill, start.into());
         let end = program.context.min(start + chunk);
-        let steps: Vec<f64> = (start..end).map(|position| costs.predict(program, EntryPoint::Decode, position.into())).collect();
+        let steps: Vec<f64> =
+            (start..end).map(|position| costs.predict(program, EntryPoint::Decode, position.into())).collect();
         for tokens in 2..=steps.len() {
             let faster = prefill < steps[..tokens].iter().sum();
             assert_eq!(faster, tokens >= least as usize, "{tokens} tokens at position {start}");
@@ -151,8 +152,8 @@ fn the_ckks_stage_means_what_the_slots_stage_means() {
     for _ in 0..4 {
         let (start, x, entry) = &input;
         let count = position - start;
-        let expected = logits(plan, &before.call(entry, *start, count, x).unwrap()[0]);
-        let found = logits(plan, &after.call(entry, *start, count, x).unwrap()[0]);
+        let expected = logits(plan, &before.call(*entry, *start, count, x).unwrap()[0]);
+        let found = logits(plan, &after.call(*entry, *start, count, x).unwrap()[0]);
         let size = expected.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
         for (a, b) in expected.iter().zip(&found) {
             assert!((a - b).abs() < 1e-6 * size, "{entry} at {start}: {a} became {b}");

@@ -130,17 +130,24 @@ fn to_integers(graph: &mut GraphProto, narrow: bool) {
 #[test]
 fn narrow_models_make_narrow_plans_with_the_entries_of_wide_ones() {
     // The embedding stays as it is where products alone are changed.
-    for (name, change, part) in
-        [("bfloat16", to_bfloat16 as fn(&mut GraphProto, bool), 0.55), ("int4", to_integers, 0.22)]
-    {
+    for (name, change, part) in [
+        ("bfloat16", to_bfloat16 as fn(&mut GraphProto, bool), 0.55),
+        ("int4", to_integers as fn(&mut GraphProto, bool), 0.22),
+    ] {
         let [narrow, wide] = [true, false].map(|narrow| changed(|graph| change(graph, narrow)));
-        assert!(narrow.tensor.content_hash() != [0; 32], "{name}");
         let hashes = |compilation: &Compilation| -> Vec<_> {
             compilation.tensor.weights.iter().map(|weight| (weight.name.clone(), weight.hash)).collect()
         };
         assert_eq!(hashes(&narrow), hashes(&wide), "{name}");
         let [narrow, wide] = [narrow, wide].map(|compilation| compilation.plan);
-        assert!(narrow.program.entries == wide.program.entries, "{name}: the programs differ");
+        let entries = |plan: &Plan| {
+            let mut entries = plan.program.entries.clone();
+            // Products with integers have another name in ONNX.
+            let origins = entries.iter_mut().flat_map(|entry| &mut entry.graph.origins);
+            origins.for_each(|origin| origin.op_type.clear());
+            entries
+        };
+        assert!(entries(&narrow) == entries(&wide), "{name}: the programs differ");
         for (a, b) in narrow.program.tables.iter().zip(wide.program.tables.iter()) {
             assert_eq!(a.name, b.name);
             let (a, b) = (a.load().expect("it is there"), b.load().expect("it is there"));
@@ -174,7 +181,7 @@ fn text(plans: &Plans) -> Result<Vec<u32>, cachemir_runtime::Error> {
 fn a_plan_that_refers_to_the_model_gives_the_same_text_until_the_model_changes() {
     let target = tempfile::tempdir().expect("a folder");
     let [models, plans] = ["models", "plans"].map(|name| target.path().join(name));
-    [&models, &plans].map(|folder| std::fs::create_dir(folder).expect("it is writable"));
+    [&models, &plans].into_iter().for_each(|folder| std::fs::create_dir(folder).expect("it is writable"));
     let data = models.join("model.onnx.data");
     for name in ["model.onnx", "model.onnx.data"] {
         std::fs::copy(folder().join("onnx/genai_fp32").join(name), models.join(name)).expect("it is writable");

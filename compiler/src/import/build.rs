@@ -1,8 +1,8 @@
 //! Builds the tensor stage from a recognised decoder.
 
 use cachemir_ir::graph::{Origin, ValueId};
-use cachemir_ir::tensor::{CacheKind, Hyperparameters, TensorModel, TensorOp, TensorType, Weight, WeightId, verify};
 use cachemir_ir::hashes::hash_of;
+use cachemir_ir::tensor::{CacheKind, Hyperparameters, TensorModel, TensorOp, TensorType, Weight, WeightId, verify};
 
 use super::companions::Companions;
 use super::recognise::{Attention, Decoder, Layer, Linear, Norm, RopeSource};

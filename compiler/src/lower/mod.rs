@@ -37,8 +37,8 @@ use std::fmt;
 use cachemir_ir::expression::Vector;
 use cachemir_ir::graph::OpId;
 use cachemir_ir::program::{Entry, EntryKind, Placement, Program, State};
-use cachemir_ir::table::Table;
 use cachemir_ir::slots::{Chebyshev, Fill, SlotOp, SlotType};
+use cachemir_ir::table::Table;
 use cachemir_ir::tensor::{Hyperparameters, TensorModel};
 
 use crate::Error;

@@ -1,7 +1,7 @@
 //! A plan as a JSON object that [`SCHEMA`] describes.
 
-use cachemir_ir::plan::{CallCounts, Plan};
 use cachemir_ir::hashes::hexadecimal;
+use cachemir_ir::plan::{CallCounts, Plan};
 use serde_json::{Value, json};
 
 /// The JSON schema (draft 2020-12) of the object.

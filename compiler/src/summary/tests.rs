@@ -8,8 +8,8 @@ use cachemir_ir::operations::{Operations, typical_calls};
 use cachemir_ir::parameters::Parameters;
 use cachemir_ir::plan::{Approximation, CallCounts, ClientModel, Guard, MaskCount, Measure, Plan, Provenance};
 use cachemir_ir::program::{EmbeddingForm, Entry, EntryKind, Placement, Program, State};
-use cachemir_ir::table::Table;
 use cachemir_ir::slots::{Domain, Fill, Layout};
+use cachemir_ir::table::Table;
 use serde_json::Value;
 
 use super::{SCHEMA, json, table};
@@ -96,7 +96,7 @@ pub(crate) fn plan() -> Plan {
             chat: None,
             vocabulary: 4,
             hidden: 4,
-            embedding: vec![0.5; 16],
+            embedding: Some(vec![0.5; 16].into()),
             guard: Guard::of_logits(-1.0, 1.0),
             eos: vec![1],
         },

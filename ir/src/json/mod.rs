@@ -19,12 +19,12 @@ pub(crate) use expression::{integer, vector};
 use crate::ckks::{CiphertextType, CkksOp};
 use crate::cost::CostTable;
 use crate::graph::{Graph, OpId, ValueId};
+use crate::hashes::{hash_of, hexadecimal};
 use crate::program::{EntryKind, Placement, Program, RangeCheck};
-use crate::table::Contents;
 use crate::slots::{SlotOp, SlotType};
+use crate::table::Contents;
 use crate::tensor::TensorModel;
 use crate::text::{TextOp, TextType};
-use crate::hashes::{hash_of, hexadecimal};
 
 /// The JSON schema (draft 2020-12) of the documents.
 pub const SCHEMA: &str = include_str!("cachemir-ir.schema.json");

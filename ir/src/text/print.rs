@@ -2,8 +2,8 @@
 
 use super::cursor::{write_float, write_name};
 use super::{TextOp, TextType};
-use crate::hashes::{hash_of, hexadecimal};
 use crate::graph::{Graph, OpId, Origin, OriginId, Region, ValueId};
+use crate::hashes::{hash_of, hexadecimal};
 use crate::program::{EntryKind, Placement, Program};
 use crate::table::Contents;
 use crate::tensor::TensorModel;

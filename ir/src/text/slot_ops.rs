@@ -7,8 +7,8 @@ use super::cursor::{Cursor, write_name};
 use super::expression::{read_integer, read_vector};
 use super::linear::{json_linear, read_linear, write_linear};
 use super::types::{
-    json_kept, json_polynomial, json_state, json_sum, json_write, read_kept, read_polynomial, read_state,
-    read_steps, read_sum, read_write, write_kept, write_polynomial, write_state, write_steps, write_sum, write_write,
+    json_kept, json_polynomial, json_state, json_sum, json_write, read_kept, read_polynomial, read_state, read_steps,
+    read_sum, read_write, write_kept, write_polynomial, write_state, write_steps, write_sum, write_write,
 };
 use crate::Error;
 use crate::json::{self, fields};

@@ -8,8 +8,8 @@ use crate::expression::{Integer, TableId, Vector};
 use crate::graph::{Graph, Origin, Region};
 use crate::linear::{Features, Heads, Linear, Matrix, Order, Output, Padded};
 use crate::program::{Affine, EmbeddingForm, Entry, EntryKind, Placement, Program, RangeCheck, State};
-use crate::table::Table;
 use crate::slots::{Chebyshev, Domain, Fill, Layout, Purpose, SlotGraph, SlotOp, SlotType, StateId, WriteMode};
+use crate::table::Table;
 
 /// A pair with a bias in a unit of two, and two outputs of one matrix each, of which one lands.
 fn linear_examples() -> [Linear; 2] {

@@ -7,8 +7,8 @@ use cachemir_ir::linear::{Features, Linear, Matrix, Order, Output};
 use cachemir_ir::manifest::KeyManifest;
 use cachemir_ir::parameters::Parameters;
 use cachemir_ir::program::{EmbeddingForm, Entry, EntryKind, EntryPoint, Placement, Program, State};
-use cachemir_ir::table::Table;
 use cachemir_ir::slots::{Chebyshev, StateId, WriteMode};
+use cachemir_ir::table::Table;
 use std::ops::ControlFlow;
 
 use super::tests::{push, push_sum, push_write, ty};
@@ -125,7 +125,8 @@ fn encrypted_execution_agrees_with_that_in_the_clear_and_survives_a_restart() {
     for position in 0..3 {
         let values = input(position);
         let input = vec![pair.encrypt(&values, 16).unwrap()];
-        let outputs = server.executor().call(EntryPoint::Decode, position, 1, input, &mut session.states, &mut watch).unwrap();
+        let outputs =
+            server.executor().call(EntryPoint::Decode, position, 1, input, &mut session.states, &mut watch).unwrap();
         session.position += 1;
         for (index, output) in outputs.iter().enumerate() {
             for (slot, (found, exact)) in pair.decrypt(output).unwrap().iter().zip(&output.1.slots).enumerate() {

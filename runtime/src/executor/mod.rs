@@ -389,8 +389,11 @@ impl<'a, A: Algebra> Call<'a, '_, A> {
         let operand = node.inputs.first().ok_or_else(|| Error::execution("an operand is missing"))?;
         let x = self.value(*operand)?;
         let slots = self.executor.program.slots;
-        let running = &mut Running { call: self, op, linear, matrices: None };
-        let results = linear.apply(slots, &self.environment, running, &*x)?;
+        // Matrices are dropped with it.
+        let results = {
+            let mut running = Running { call: self, op, linear, matrices: None };
+            linear.apply(slots, &self.environment, &mut running, &*x)?
+        };
         let site = Site { graph: self.graph, op, environment: &self.environment };
         self.observer.after(site, &results.iter().collect::<Vec<_>>())?;
         for (&value, result) in node.results.iter().zip(results) {

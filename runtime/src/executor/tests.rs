@@ -4,8 +4,8 @@ use cachemir_ir::ckks::{Bootstrap, CiphertextType, CkksGraph, CkksOp, Levels};
 use cachemir_ir::expression::{Integer, TableId, Vector};
 use cachemir_ir::graph::{OpId, Region, ValueId};
 use cachemir_ir::program::{EmbeddingForm, Entry, EntryKind, EntryPoint, Placement, Program, State};
-use cachemir_ir::table::Table;
 use cachemir_ir::slots::{Chebyshev, Domain, Fill, Layout, StateId, WriteMode};
+use cachemir_ir::table::Table;
 use num_complex::Complex64;
 
 use super::*;

@@ -9,8 +9,8 @@ use cachemir_ir::manifest::KeyManifest;
 use cachemir_ir::parameters::Parameters;
 use cachemir_ir::plan::{ClientModel, Guard, Plan, Provenance};
 use cachemir_ir::program::{EmbeddingForm, Entry, EntryKind, Placement, Program, State};
-use cachemir_ir::table::Table;
 use cachemir_ir::slots::{Domain, Fill, Layout, StateId, WriteMode};
+use cachemir_ir::table::Table;
 
 /// Width of the embedding and number of tokens.
 pub(crate) const WIDTH: usize = 4;
@@ -156,7 +156,7 @@ pub(crate) fn write_changed_plan(folder: &Path, context: u32, change: impl FnOnc
             chat: None,
             vocabulary: WIDTH as u32,
             hidden: WIDTH as u32,
-            embedding: embedding(),
+            embedding: Some(embedding().into()),
             eos: vec![3],
             guard: Guard::of_logits(-400.0, 400.0),
         },

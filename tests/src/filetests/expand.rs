@@ -4,9 +4,9 @@ use cachemir_ir::Error;
 use cachemir_ir::expression::Environment;
 use cachemir_ir::graph::ValueId;
 use cachemir_ir::linear::{Diagonal, Linear, SlotAlgebra};
-use cachemir_ir::table::Table;
 use cachemir_ir::slots::SlotOp;
 use cachemir_ir::slots_interpreter::SlotProgram;
+use cachemir_ir::table::Table;
 
 use super::calls::written;
 
@@ -19,7 +19,8 @@ pub(super) fn expanded(program: &SlotProgram, environment: &Environment) -> Resu
     for entry in &program.entries {
         let graph = &entry.graph;
         let mut maps = Vec::new();
-        graph.for_each_op(|id, _| maps.extend(matches!(graph.node(id).op, SlotOp::Linear(_)).then_some(graph.node(id))));
+        graph
+            .for_each_op(|id, _| maps.extend(matches!(graph.node(id).op, SlotOp::Linear(_)).then_some(graph.node(id))));
         for node in maps {
             if let SlotOp::Linear(linear) = &node.op {
                 let (slots, tables) = (program.slots, program.tables.as_slice());

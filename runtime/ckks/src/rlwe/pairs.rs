@@ -7,7 +7,12 @@ use crate::ring::Ring;
 use crate::ring::sampling::Seed;
 
 /// The pair (b, a) of two single polynomials.
-pub(crate) fn pair<B: Backend>(ring: &Ring<B>, b: &B::Buffer, a: &B::Buffer, limbs: usize) -> Result<B::Buffer, CkksError> {
+pub(crate) fn pair<B: Backend>(
+    ring: &Ring<B>,
+    b: &B::Buffer,
+    a: &B::Buffer,
+    limbs: usize,
+) -> Result<B::Buffer, CkksError> {
     let mut pair = ring.backend().zeros(2, limbs)?;
     ring.backend().copy_into(&mut pair, 0, 0, b, 0..1, 0..limbs)?;
     ring.backend().copy_into(&mut pair, 1, 0, a, 0..1, 0..limbs)?;

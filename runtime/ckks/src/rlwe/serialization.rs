@@ -37,8 +37,8 @@ use crate::parameters::Parameters;
 use crate::ring::sampling::Seed;
 use crate::ring::serialization::{HEADER_BYTES, Kind, Reader, Writer, read_whole, row_bytes};
 use crate::ring::{Ring, UniformHalves};
-use crate::rlwe::pairs::seeded_pair;
 use crate::rlwe::keys::{EvaluationKeys, KeyManifest, KeyRole, KeySwitchKey, PublicKey, RequiredKey};
+use crate::rlwe::pairs::seeded_pair;
 
 /// Bytes of a serialised key-switching key that reaches `level`.
 pub fn serialised_switching_key_bytes(parameters: &Parameters, level: usize, gadget: Gadget) -> u64 {

@@ -34,7 +34,8 @@ pub(crate) fn steps_ns(predictions: &Predictions<'_>, steps: &[Step]) -> f64 {
 
 /// Mean time that is predicted of decode steps at these positions, in nanoseconds on one thread; `None` for none.
 pub(crate) fn decode_ns(predictions: &Predictions<'_>, positions: &[usize]) -> Option<f64> {
-    let total: f64 = positions.iter().map(|&position| predictions.call_ns(EntryPoint::Decode, position as i64, 1)).sum();
+    let total: f64 =
+        positions.iter().map(|&position| predictions.call_ns(EntryPoint::Decode, position as i64, 1)).sum();
     (!positions.is_empty()).then(|| total / positions.len() as f64)
 }
 

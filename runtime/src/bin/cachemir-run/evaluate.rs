@@ -18,7 +18,7 @@ use serde_json::json;
 
 use crate::arguments::{Backend, Evaluate};
 use crate::opening::{self, NOTHING_ENCRYPTED, security};
-use crate::output::{self, Screen, ScreenOptions, note};
+use crate::output::{self, Screen, note};
 
 use scores::{Scores, compare, surprise};
 

@@ -1,3 +1,5 @@
+use cachemir_hal::Backend;
+
 use super::*;
 use crate::error::CkksError;
 use crate::rlwe::keys::KeyRole;
