@@ -49,10 +49,11 @@ pub fn check_writable(path: &Path, kind: &[u8]) -> io::Result<()> {
     check_folder(folder_of(path), path)
 }
 
-/// Fails where no file could be made in a folder, which is made where there is none.
+/// Fails where no file could be made in a folder, nor the folder where there is none. Nothing is left behind.
 pub fn check_writable_folder(folder: &Path) -> io::Result<()> {
-    std::fs::create_dir_all(folder)?;
-    check_folder(folder, &folder.join("file"))
+    // The nearest that is there; a relative path begins in the current folder.
+    let there = folder.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("."));
+    check_folder(there, &there.join("file"))
 }
 
 fn check_folder(folder: &Path, target: &Path) -> io::Result<()> {
@@ -166,7 +167,7 @@ mod tests {
         let below = check_writable(&file.join("below"), b"k").unwrap_err().to_string();
         assert!(below.contains("there is no folder") && !below.contains("partial"), "{below}");
         check_writable_folder(&folder.path().join("new/folder")).unwrap();
-        assert!(folder.path().join("new/folder").is_dir());
+        assert!(!new("new").exists());
         assert!(check_writable_folder(&file).is_err());
     }
 

@@ -7,8 +7,8 @@ use std::process::{Command, Output};
 
 use cachemir_ir::cost::CostTable;
 use cachemir_ir::parameters::Parameters;
-use cachemir_ir::program::{Affine, Placement, RangeCheck};
 use cachemir_ir::program::EntryPoint;
+use cachemir_ir::program::{Affine, Placement, RangeCheck};
 use cachemir_runtime::generation::Step;
 use cachemir_runtime::{Listener, Plans, Prompt, Session};
 use serde_json::Value;

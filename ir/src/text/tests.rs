@@ -179,7 +179,7 @@ fn errors_name_the_line() {
     let line = 1 + text.lines().position(|line| line.contains(" rotate ")).unwrap();
     let message = refused(&text.replace("by (pos", "by (position"));
     assert!(message.starts_with(&format!("line {line}: ")) && message.contains("pos, count"), "{message}");
-    assert!(refused(&text.replace("= rotate", "= turn")).contains("`turn` is no op of the slots stage"));
+    assert!(refused(&text.replace("= rotate ", "= turn ")).contains("`turn` is no op of the slots stage"));
     assert!(refused("cachemir ckks\n").starts_with("line 1: expected `slots`"));
     assert!(refused(text.trim_end().trim_end_matches('}')).contains("end of the text"));
     let unknown = parse::<SlotOp>(&text, &|_| None).unwrap_err().to_string();

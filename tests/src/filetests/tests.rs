@@ -76,13 +76,13 @@ fn what_is_not_of_the_grammar_fails() {
         (";\n; test evaluate", "nothing is asked"),
         (";\n; test evaluate\n; cal decode", "does not answer `cal`"),
         (";\n; test evaluate\n; call decode pos=0 x=[1, 2]", "expected `count`"),
-        (";\n; test evaluate\n; call decoed pos=0 count=1 x=[1, 2]", "no entry point `decoed`"),
+        (";\n; test evaluate\n; call decoed pos=0 count=1 x=[1, 2]", "`decoed` is no entry point"),
         (";\n; test evaluate\n; call decode pos=0 count=1 y=[1, 2]", "in this order: [\"x\"]"),
         (";\n; test evaluate\n; call decode pos=0 count=1 x=[1]", "`x` has 1 slots instead of 2"),
         (";\n; test place levels=16\n; refused -> no", "`input=…` is missing"),
         (";\n; test place levels=16 input=3", "nothing is asked"),
         (";\n; test place levels=16 input=3\n; bootstrap decode -> 0", "does not answer `bootstrap`"),
-        (";\n; test place levels=16 input=3\n; bootstraps decoed -> 0", "no entry point `decoed`"),
+        (";\n; test place levels=16 input=3\n; bootstraps decoed -> 0", "`decoed` is no entry point"),
         (";\n; test expand pos=0", "`count=…` is missing"),
     ] {
         let found = refused(header);
