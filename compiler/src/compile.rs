@@ -180,7 +180,7 @@ fn cost_table(path: Option<&Path>, parameters: &Parameters) -> Result<CostTable,
     let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
     CostTable::from_json(&String::from_utf8_lossy(&bytes))
         .and_then(|table| table.for_parameters(parameters))
-        .map_err(|source| Error::CostTable { path: path.to_owned(), source })
+        .map_err(|source| Error::CostTable { path: path.to_owned(), source: Box::new(source) })
 }
 
 /// [`CostTable::prefill_pays`]. A prefill that is nowhere faster than decoding leaves the program, as nothing uses it.

@@ -180,7 +180,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        source: cachemir_ir::Error,
+        source: Box<cachemir_ir::Error>,
     },
     /// A cost table that cannot be used.
     #[error("{}: {source}; `cachemir-run bench ops --threads 1 --emit-cost FILE` writes one", path.display())]
@@ -188,7 +188,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        source: cachemir_ir::Error,
+        source: Box<cachemir_ir::Error>,
     },
     /// An invariant of one of our stages is broken: a defect of the compiler.
     #[error(transparent)]

@@ -344,6 +344,12 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Slots rotated to the left.
+    fn rotated(&self, a: &[f64], by: &Integer) -> Vec<f64> {
+        let shift = by.evaluate(&self.environment).rem_euclid(self.slots() as i64) as usize;
+        [&a[shift..], &a[..shift]].concat()
+    }
+
     fn op(&mut self, op: OpId) -> Result<Vec<Slots>, Error> {
         let graph = self.graph;
         let node = graph.node(op);
@@ -377,17 +383,12 @@ impl Run<'_> {
             }
             SlotOp::Rotate { by } => {
                 let a = operand(self, 0)?;
-                let shift = by.evaluate(&self.environment).rem_euclid(self.slots() as i64) as usize;
-                let mut rotated = Vec::with_capacity(a.len());
-                rotated.extend_from_slice(&a[shift..]);
-                rotated.extend_from_slice(&a[..shift]);
-                Ok(vec![Rc::new(rotated)])
+                Ok(vec![Rc::new(self.rotated(&a, by))])
             }
             SlotOp::RotateAndSum { steps } => {
                 let mut sum = operand(self, 0)?.to_vec();
                 for step in steps {
-                    let shift = step.evaluate(&self.environment).rem_euclid(self.slots() as i64) as usize;
-                    let turned = [&sum[shift..], &sum[..shift]].concat();
+                    let turned = self.rotated(&sum, step);
                     sum.iter_mut().zip(turned).for_each(|(sum, turned)| *sum += turned);
                 }
                 Ok(vec![Rc::new(sum)])

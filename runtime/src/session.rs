@@ -322,7 +322,7 @@ where
         let mut observer = Both { listener, watch: &mut self.watch };
         let outputs = match step.entry {
             EntryPoint::Prefill => self.server.prefill(&mut self.session, inputs, step.count, &mut observer)?,
-            _ => self.server.decode(&mut self.session, inputs, &mut observer)?,
+            EntryPoint::Decode => self.server.decode(&mut self.session, inputs, &mut observer)?,
         };
         self.client.decrypt(step.entry, step.position, step.count, &outputs).map_err(|error| match error {
             // What went wrong first says more than what came of it.

@@ -85,7 +85,9 @@ impl Rows {
         let mut y = Vec::with_capacity(row.len());
         for sums in self.sums.iter_mut().rev() {
             y.clone_from(&roots);
-            roots.iter_mut().for_each(|root| *root *= *root);
+            for root in &mut roots {
+                *root *= *root;
+            }
             let stages = sums.len();
             for (stage, ranges) in sums.iter_mut().enumerate() {
                 let sum = sum(&y);
@@ -94,7 +96,9 @@ impl Rows {
                 }
                 if stage + 1 < stages {
                     let factor = 1.0 / sum;
-                    y.iter_mut().for_each(|y| *y = (*y * factor).powi(2));
+                    for y in &mut y {
+                        *y = (*y * factor).powi(2);
+                    }
                 }
             }
         }

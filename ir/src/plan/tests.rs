@@ -13,6 +13,7 @@ use crate::table::Table;
 use crate::weights::{Encoding, Float, Floats, Integers, Orientation, Region, Stored, Weights, Zeros};
 
 /// A small plan that uses every part of the format.
+#[allow(clippy::too_many_lines)]
 pub(crate) fn example() -> Plan {
     let layout = Layout { stride: 4, fill: Fill::Junk, domain: Domain::Real };
     let ty = |level, product| CiphertextType { level, product, layout, max_abs: 0.75 };

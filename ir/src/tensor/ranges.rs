@@ -114,7 +114,9 @@ impl Ranges {
                     let seen = &mut self.row_spreads[op.index()];
                     for row in interpreter.rows(node.inputs[0]) {
                         let mut range = Range::default();
-                        row.iter().for_each(|&x| range.include(x));
+                        for &x in row {
+                            range.include(x);
+                        }
                         seen.include(range.max - range.min);
                     }
                 }

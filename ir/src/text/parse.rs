@@ -116,7 +116,7 @@ pub fn parse_model(text: &str, find: FindWeights<'_>) -> Result<TensorModel, Err
                 line.expect_word("blake3")?;
                 let hash = hash(&mut line.clone())?;
                 let weights = Some(self::weights(&mut line, &name, find)?);
-                model_weights.push(Weight { weights, name, shape, hash });
+                model_weights.push(Weight { name, shape, weights, hash });
                 line.finish()?;
             }
             "step" if step.is_none() => step = Some(graph(&mut line, &mut lines)?),

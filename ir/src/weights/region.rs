@@ -86,6 +86,10 @@ enum Held {
     Numbers(Arc<[f32]>),
 }
 
+/// When a file was written to last, as far as its system knows; bytes in memory never were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Written(Option<SystemTime>);
+
 #[derive(Debug)]
 struct Inner {
     held: Held,
@@ -94,7 +98,7 @@ struct Inner {
     length: u64,
     hash: OnceLock<[u8; 32]>,
     /// When the file was written to last, at the time at which its hash was found right.
-    checked: Mutex<Option<Option<SystemTime>>>,
+    checked: Mutex<Option<Written>>,
 }
 
 /// Bytes with their hash; cheap to clone. Two are equal where length and hash are.
@@ -183,7 +187,7 @@ impl Region {
     }
 
     fn set_checked(&self, modified: Option<SystemTime>) {
-        *self.0.checked.lock().unwrap_or_else(PoisonError::into_inner) = Some(modified);
+        *self.0.checked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Written(modified));
     }
 
     /// The bytes. Their hash is checked the first time, and again where the file was written to since. `name` is what
@@ -208,7 +212,7 @@ impl Region {
             (Held::Nothing, None) => (Bytes::new(), None),
         };
         let known = *self.0.checked.lock().unwrap_or_else(PoisonError::into_inner);
-        if known != Some(modified) {
+        if known != Some(Written(modified)) {
             let found = *blake3::hash(&bytes).as_bytes();
             if found != self.hash() {
                 let place = match &self.0.file {

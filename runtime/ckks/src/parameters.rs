@@ -572,7 +572,8 @@ mod tests {
         // A row more that says the same changes nothing that is stored.
         let split = with(&|rows| rows.insert(1, KeyGadget { up_to_level: 3, ..rows[1] })).unwrap();
         assert_eq!(split.fingerprint(), preset.fingerprint());
-        let refused: [(usize, &dyn Fn(&mut Vec<KeyGadget>)); 5] = [
+        type Change<'c> = &'c dyn Fn(&mut Vec<KeyGadget>);
+        let refused: [(usize, Change<'_>); 5] = [
             (0, &|rows| rows.clear()),
             (29, &|rows| rows.truncate(9)),
             (29, &|rows| rows[9].digit_limbs = 7),

@@ -139,7 +139,7 @@ fn dump_stages(compilation: &Compilation, arguments: &CompileArguments, folder: 
 fn inspect(path: &Path, json: bool) -> Result<(), Error> {
     let plan = Plan::read(path).map_err(|source| match source {
         unreadable @ cachemir_ir::Error::File { .. } => Error::Ir(unreadable),
-        source => Error::Plan { path: path.to_owned(), source },
+        source => Error::Plan { path: path.to_owned(), source: Box::new(source) },
     })?;
     print(&if json {
         format!("{}\n", summary::json(&plan))
