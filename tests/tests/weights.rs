@@ -181,7 +181,9 @@ fn text(plans: &Plans) -> Result<Vec<u32>, cachemir_runtime::Error> {
 fn a_plan_that_refers_to_the_model_gives_the_same_text_until_the_model_changes() {
     let target = tempfile::tempdir().expect("a folder");
     let [models, plans] = ["models", "plans"].map(|name| target.path().join(name));
-    [&models, &plans].into_iter().for_each(|folder| std::fs::create_dir(folder).expect("it is writable"));
+    for folder in [&models, &plans] {
+        std::fs::create_dir(folder).expect("it is writable");
+    }
     let data = models.join("model.onnx.data");
     for name in ["model.onnx", "model.onnx.data"] {
         std::fs::copy(folder().join("onnx/genai_fp32").join(name), models.join(name)).expect("it is writable");

@@ -35,8 +35,8 @@ fn is_problem(line: &str) -> bool {
 pub fn rerun(text: &str) -> Result<String, String> {
     let lines: Vec<&str> = text.lines().collect();
     let is_input = |line: &&str| !line.is_empty() && !line.starts_with(';');
-    let first = lines.iter().position(|line| is_input(line)).ok_or("there is no program")?;
-    let last = lines.iter().rposition(|line| is_input(line)).unwrap_or(first);
+    let first = lines.iter().position(is_input).ok_or("there is no program")?;
+    let last = lines.iter().rposition(is_input).unwrap_or(first);
     let header = Header::read(&lines[..first])?;
     let stated = &lines[first..=last];
     let (mut tests, mut below, mut printed) = (String::new(), String::new(), None);
