@@ -139,7 +139,7 @@ pub enum Error {
     /// A program for which no choice of bootstraps leaves enough levels.
     #[error("the {entry} program does not fit the parameters at {}: {}", .cause.origin, .cause.message)]
     Infeasible {
-        /// `decode` or `prefill`.
+        /// The entry point.
         entry: EntryPoint,
         /// The op that does not fit.
         cause: crate::placement::Infeasible,

@@ -61,8 +61,8 @@ struct Collector<'p> {
     kind: EntryKind,
     slots: u32,
     context: u32,
-    /// Rotations of the amounts seen so far, by amount and the enclosing loops that matter.
-    known: BTreeMap<(Integer, Vec<Loop>), BTreeSet<u32>>,
+    /// Rotations by the steps seen so far, by steps and the enclosing loops that matter.
+    known: BTreeMap<(Vec<Integer>, Vec<Loop>), BTreeSet<u32>>,
     manifest: &'p mut KeyManifest,
 }
 
@@ -72,12 +72,8 @@ impl Collector<'_> {
             let node = self.graph.node(*op);
             let level = node.inputs.first().map_or(0, |input| self.graph.ty(*input).level);
             match &node.op {
-                CkksOp::Rotate { by } => {
-                    for rotation in self.rotations(by, loops) {
-                        self.manifest.rotations.entry(rotation).or_default().insert(level);
-                    }
-                }
-                CkksOp::RotateAndSum { steps } => self.rotations_summed(steps, level, loops),
+                CkksOp::Rotate { by } => self.rotations(std::slice::from_ref(by), level, loops),
+                CkksOp::RotateAndSum { steps } => self.rotations(steps, level, loops),
                 CkksOp::Linear(linear) => self.linear(linear, level, loops),
                 CkksOp::Conjugate => drop(self.manifest.conjugation.insert(level)),
                 CkksOp::Multiply => drop(self.manifest.relinearisation.insert(level)),
@@ -121,32 +117,22 @@ impl Collector<'_> {
         self.manifest.conjugation.extend(conjugation);
     }
 
-    fn rotations_summed(&mut self, steps: &[Integer], level: u32, loops: &[Loop]) {
+    /// The rotations of a rotate and sum by these steps; a rotation is one of a single step.
+    fn rotations(&mut self, steps: &[Integer], level: u32, loops: &[Loop]) {
         let expressions: Vec<&Integer> = steps.iter().collect();
-        let slots = i64::from(self.slots.max(1));
-        let mut found = BTreeSet::new();
-        self.for_each_environment(&expressions, &relevant(&expressions, loops), &mut |environment| {
-            let amounts = additions_at(steps, self.slots, environment).into_iter().flatten();
-            found.extend(amounts.map(|amount| amount.rem_euclid(slots) as u32).filter(|&amount| amount != 0));
-        });
-        for rotation in found {
-            self.manifest.rotations.entry(rotation).or_default().insert(level);
-        }
-    }
-
-    fn rotations(&mut self, by: &Integer, loops: &[Loop]) -> BTreeSet<u32> {
-        let key = (by.clone(), relevant(&[by], loops));
+        let key = (steps.to_vec(), relevant(&expressions, loops));
         if !self.known.contains_key(&key) {
+            let slots = i64::from(self.slots.max(1));
             let mut found = BTreeSet::new();
-            self.for_each_environment(&[by], &key.1, &mut |environment| {
-                let rotation = by.evaluate(environment).rem_euclid(i64::from(self.slots.max(1))) as u32;
-                if rotation != 0 {
-                    found.insert(rotation);
-                }
+            self.for_each_environment(&expressions, &key.1, &mut |environment| {
+                let amounts = additions_at(steps, self.slots, environment).into_iter().flatten();
+                found.extend(amounts.map(|amount| amount.rem_euclid(slots) as u32).filter(|&amount| amount != 0));
             });
             self.known.insert(key.clone(), found);
         }
-        self.known[&key].clone()
+        for &rotation in &self.known[&key] {
+            self.manifest.rotations.entry(rotation).or_default().insert(level);
+        }
     }
 
     /// Visits the values of all variables that the expressions, or the counts of the loops, mention.

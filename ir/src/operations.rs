@@ -10,7 +10,7 @@ use crate::cost::for_each_execution;
 use crate::expression::{Environment, Vector};
 use crate::linear::Step;
 use crate::program::{EntryKind, Program};
-use crate::rotations::{Sharing, rotations};
+use crate::rotations::rotations;
 
 /// A call of an entry point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ impl Operations {
             CkksOp::Rotate { .. } => self.rotations += 1,
             CkksOp::RotateAndSum { steps } => self.rotations += rotations(steps, slots, environment) as u64,
             CkksOp::Linear(linear) => linear.for_each_step(slots, environment, &mut |step, _| match step {
-                Step::Rotate { sharing, .. } => self.rotations += u64::from(sharing != Sharing::Joined),
+                Step::Rotate { sharing, .. } => self.rotations += u64::from(sharing.is_counted()),
                 Step::MultiplyPlain => self.plaintext_products += 1,
                 _ => {}
             }),

@@ -7,6 +7,12 @@
 
 use crate::expression::{Environment, Integer};
 
+/// Slots rotated to the left.
+pub fn rotated<T: Copy>(slots: &[T], by: i64) -> Vec<T> {
+    let by = by.rem_euclid(slots.len().max(1) as i64) as usize;
+    [&slots[by..], &slots[..by]].concat()
+}
+
 /// The additions by which the vector's rotations are summed: each turns a into a plus its rotations by some amounts. Two
 /// consecutive steps make one addition of three amounts, unless one of them is 0 modulo the number of slots.
 pub fn additions(steps: &[i64], slots: u32) -> Vec<Vec<i64>> {
@@ -60,6 +66,11 @@ impl Sharing {
         }
     }
 
+    /// Whether it counts as a rotation of the program.
+    pub fn is_counted(self) -> bool {
+        self != Self::Joined
+    }
+
     /// What a rotation costs as a fraction of one that shares nothing.
     pub fn relative_cost(self) -> f64 {
         match self {
@@ -78,11 +89,6 @@ pub fn relative_cost(steps: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn rotated(a: &[i64], by: i64) -> Vec<i64> {
-        let by = by.rem_euclid(a.len() as i64) as usize;
-        [&a[by..], &a[..by]].concat()
-    }
 
     #[test]
     fn additions_do_what_the_steps_do_one_by_one() {

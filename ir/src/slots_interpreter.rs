@@ -16,6 +16,7 @@ use crate::chebyshev;
 use crate::expression::{Environment, Integer, Variable, Vector};
 use crate::graph::{OpId, Region, ValueId};
 use crate::program::{EntryPoint, Program};
+use crate::rotations::rotated;
 use crate::slots::{Chebyshev, SlotGraph, SlotOp, SlotType, StateId, WriteMode};
 use crate::weights::Kept;
 use formulas::{Formulas, Plain};
@@ -111,7 +112,7 @@ impl<'p> Interpreter<'p> {
         self.state.iter().map(|array| array.iter().map(element).collect()).collect()
     }
 
-    /// By value of the named entry point: the largest absolute value of any slot in any call so far.
+    /// By value of an entry point: the largest absolute value of any slot in any call so far.
     pub fn max_abs(&self, entry: EntryPoint) -> &[f64] {
         self.index(entry).map_or(&[], |index| &self.max_abs[index])
     }
@@ -346,8 +347,7 @@ impl Run<'_> {
 
     /// Slots rotated to the left.
     fn rotated(&self, a: &[f64], by: &Integer) -> Vec<f64> {
-        let shift = by.evaluate(&self.environment).rem_euclid(self.slots() as i64) as usize;
-        [&a[shift..], &a[..shift]].concat()
+        rotated(a, by.evaluate(&self.environment))
     }
 
     fn op(&mut self, op: OpId) -> Result<Vec<Slots>, Error> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use cachemir_ir::expression::Environment;
 use cachemir_ir::graph::Region;
 use cachemir_ir::linear::Step;
-use cachemir_ir::rotations::{Sharing, rotations};
+use cachemir_ir::rotations::rotations;
 use cachemir_ir::slots::{Purpose, SlotGraph, SlotOp};
 
 /// Operations of one call, loops unrolled.
@@ -43,7 +43,7 @@ fn block(graph: &SlotGraph, region: &Region, slots: i64, environment: &mut Envir
             }
             SlotOp::Linear(linear) => linear.for_each_step(slots as u32, environment, &mut |step, _| match step {
                 Step::MultiplyPlain => total.plain_products += 1,
-                Step::Rotate { sharing, .. } => total.rotations += usize::from(sharing != Sharing::Joined),
+                Step::Rotate { sharing, .. } => total.rotations += usize::from(sharing.is_counted()),
                 _ => {}
             }),
             SlotOp::Multiply => total.ciphertext_products += 1,

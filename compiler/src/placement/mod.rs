@@ -34,7 +34,7 @@ use steps::{Part, Prices, parts};
 /// An op for which no choice of bootstraps leaves enough levels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Infeasible {
-    /// `decode` or `prefill`.
+    /// The entry point.
     pub entry: EntryPoint,
     /// Op type and name of the ONNX node that the op comes from.
     pub origin: String,

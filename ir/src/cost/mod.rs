@@ -5,11 +5,11 @@
 //! - [`predict`]: what calls, layers, sessions and keys take, and where a prefill pays.
 //!
 //! Placement, packing, summaries and the progress of runs ask here and nowhere else. What rotations that share something cost
-//! as a fraction of others is with them ([`crate::rotations`]), as linear maps choose their baby steps by it. Two kinds of figures are no prices of a
-//! program and lie where they are used: how much time a search gives up for something else (`cachemir_compiler`), and the
-//! engine's counts of transforms, by which it chooses between ways to compute one bootstrap (`cachemir_ckks::cost`). No
-//! figure of either kind, and none here, decides what a stored key means: that is part of the parameter set
-//! ([`Parameters::gadgets`](crate::parameters::Parameters::gadgets)).
+//! as a fraction of others is with them ([`crate::rotations`]), as linear maps choose their baby steps by it. Two kinds of
+//! figures are no prices of a program and lie where they are used: how much time a search gives up for something else
+//! (`cachemir_compiler`), and the engine's counts of transforms, by which it chooses between ways to compute one bootstrap
+//! (`cachemir_ckks::cost`). No figure of either kind, and none here, decides what a stored key means: that is part of the
+//! parameter set ([`Parameters::gadgets`](crate::parameters::Parameters::gadgets)).
 
 pub mod predict;
 pub mod price;

@@ -49,27 +49,30 @@ impl CostTable {
         entry: EntryPoint,
         position: i64,
     ) -> BTreeMap<Option<u32>, f64> {
-        self.priced(program, entry).map_or_else(BTreeMap::new, |entry| entry.layers(position))
+        program.entry(entry).map_or_else(BTreeMap::new, |entry| self.priced(program, entry).layers(position))
     }
 
     /// Predictions for all entry points of a program, whose ops are priced once.
     pub fn predictions<'p>(&self, program: &'p Program<CkksOp, CiphertextType>) -> Predictions<'p> {
-        let entries = program.entries.iter().filter_map(|entry| self.priced(program, entry.kind.entry()));
-        Predictions(entries.collect())
+        Predictions(program.entries.iter().map(|entry| self.priced(program, entry)).collect())
     }
 
-    fn priced<'p>(&self, program: &'p Program<CkksOp, CiphertextType>, entry: EntryPoint) -> Option<PricedEntry<'p>> {
-        let entry = program.entry(entry)?;
+    fn priced<'p>(
+        &self,
+        program: &'p Program<CkksOp, CiphertextType>,
+        entry: &'p Entry<CkksOp, CiphertextType>,
+    ) -> PricedEntry<'p> {
         let graph = &entry.graph;
         let price = |index: usize| self.node_ns(graph, OpId(index as u32), program.slots);
-        Some(PricedEntry { program, entry, ns: (0..graph.nodes.len()).map(price).collect() })
+        PricedEntry { program, entry, ns: (0..graph.nodes.len()).map(price).collect() }
     }
 
     /// For each multiple of the chunk: from how many tokens on a prefill there is predicted to be faster than decoding
     /// them one by one, from 2 to the chunk's length, and one more than that where it never is. The prefill is priced
     /// with a whole chunk, than which fewer tokens are hardly cheaper. Empty for a program without prefill.
     pub fn prefill_pays(&self, program: &Program<CkksOp, CiphertextType>) -> Vec<u32> {
-        let [decode, prefill] = [EntryPoint::Decode, EntryPoint::Prefill].map(|name| self.priced(program, name));
+        let [decode, prefill] = [EntryPoint::Decode, EntryPoint::Prefill]
+            .map(|entry| program.entry(entry).map(|entry| self.priced(program, entry)));
         let (Some(decode), Some(prefill)) = (decode, prefill) else { return Vec::new() };
         let chunk = prefill.entry.kind.chunk().unwrap_or(1).max(1);
         let least = |start: u32| {

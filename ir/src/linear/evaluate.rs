@@ -4,6 +4,7 @@
 use super::{Diagonal, Linear, Matrices, Output, Parts, Scheme, Sizes, SlotAlgebra, table};
 use crate::Error;
 use crate::expression::Environment;
+use crate::rotations::rotated;
 use crate::table::Table;
 use crate::weights::Kept;
 
@@ -14,11 +15,6 @@ struct Clear<'a> {
     environment: &'a Environment,
     /// Those of the output that is being computed.
     matrices: Option<Matrices>,
-}
-
-fn rotated(part: &[f64], by: i64) -> Vec<f64> {
-    let by = by.rem_euclid(part.len() as i64) as usize;
-    [&part[by..], &part[..by]].concat()
 }
 
 fn add_product(sum: &mut [f64], a: &[f64], weights: &[f32]) {

@@ -114,7 +114,7 @@ fn counted(slots: u32, input: u32, output: u32) -> (usize, usize) {
     let (mut products, mut rotations) = (0, 0);
     linear.for_each_step(slots, &Environment::new(0, 1), &mut |step, _| {
         products += usize::from(step == Step::MultiplyPlain);
-        rotations += usize::from(matches!(step, Step::Rotate { sharing, .. } if sharing != Sharing::Joined));
+        rotations += usize::from(matches!(step, Step::Rotate { sharing, .. } if sharing.is_counted()));
     });
     (products, rotations)
 }

@@ -325,9 +325,6 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
     /// Coefficient domain.
     fn lift_signed(&self, coefficients: &[i64], limbs: &[usize]) -> Result<Self::Buffer, HalError>;
 
-    /// As [`Backend::lift_signed`], for wide coefficients.
-    fn lift_signed_wide(&self, coefficients: &[i128], limbs: &[usize]) -> Result<Self::Buffer, HalError>;
-
     /// p(X^r) in the NTT domain, p given by N/r ≥ 2 signed coefficients: one word for r positions.
     fn lift_repeated(&self, coefficients: &[i64], limbs: &[usize]) -> Result<Self::Buffer, HalError>;
 

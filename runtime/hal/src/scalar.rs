@@ -421,10 +421,6 @@ impl Backend for ScalarBackend {
         self.lift("lift_signed", coefficients, limbs, Modulus::reduce_signed)
     }
 
-    fn lift_signed_wide(&self, coefficients: &[i128], limbs: &[usize]) -> Result<CpuBuffer, HalError> {
-        self.lift("lift_signed_wide", coefficients, limbs, Modulus::reduce_signed_wide)
-    }
-
     fn lift_repeated(&self, coefficients: &[i64], limbs: &[usize]) -> Result<CpuBuffer, HalError> {
         self.lift_subring("lift_repeated", coefficients, limbs, Modulus::reduce_signed)
     }

@@ -195,11 +195,11 @@ fn cases<B: Backend>() -> Vec<Case<B>> {
             let x = [signed(b, r), signed(b, r)].concat();
             b.download(&b.lift_signed(&x, LIMBS)?)
         }),
-        ("lift_signed_wide", |b, r| {
+        ("lift_repeated_wide, of all coefficients", |b, r| {
             let wide = |r: &mut Random| (i128::from(r.next()) << 64 | i128::from(r.next())).wrapping_neg();
-            let mut x: Vec<i128> = (0..2 * b.degree()).map(|i| wide(r) >> (i % 127)).collect();
+            let mut x: Vec<i128> = (0..b.degree()).map(|i| wide(r) >> (i % 127)).collect();
             x[..4].copy_from_slice(&[i128::MIN, i128::MAX, 0, -1]);
-            b.download(&b.lift_signed_wide(&x, LIMBS)?)
+            b.download(&b.lift_repeated_wide(&x, LIMBS)?)
         }),
         ("convert_basis, approximate", |b, r| {
             let x = operand(b, r, 2, LIMBS);

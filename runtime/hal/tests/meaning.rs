@@ -73,7 +73,9 @@ fn lifted_integers_are_congruent() {
     let wide: Vec<i128> =
         (0..16).map(|i| (i128::from(random.next() as i64) << 60 | i128::from(random.next())) >> (7 * i)).collect();
     let narrow: Vec<i64> = wide.iter().map(|x| *x as i64).collect();
-    let found_wide = b.download(&b.lift_signed_wide(&wide, LIMBS).unwrap()).unwrap();
+    let mut lifted_wide = b.lift_repeated_wide(&wide, LIMBS).unwrap();
+    b.inverse_ntt(&mut lifted_wide, LIMBS).unwrap();
+    let found_wide = b.download(&lifted_wide).unwrap();
     let found_narrow = b.download(&b.lift_signed(&narrow, LIMBS).unwrap()).unwrap();
     for (j, q) in basis(b, LIMBS).iter().enumerate() {
         for i in 0..16 {

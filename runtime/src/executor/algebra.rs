@@ -3,6 +3,7 @@
 use cachemir_ir::ckks::{Bootstrap, CiphertextType};
 use cachemir_ir::linear::Factor;
 use cachemir_ir::slots::Chebyshev;
+use rayon::prelude::*;
 
 use crate::Error;
 
@@ -55,17 +56,28 @@ pub trait Algebra: Sync {
         }
     }
 
-    /// Σ a·diagonal over one or more terms of one level, a product, for diagonals that are used once.
-    fn sum_of_weights(&self, terms: &[(&Self::Ciphertext, &Factor)]) -> Result<Self::Ciphertext, Error> {
-        let mut sum: Option<Self::Ciphertext> = None;
-        for (a, factor) in terms {
-            let plain = self.encode_weights(factor, self.level(a).0)?;
-            match &mut sum {
-                None => sum = Some(self.multiply_plain(a, &plain)?),
-                Some(sum) => self.multiply_plain_accumulate(sum, &[(*a, &plain)])?,
-            }
-        }
-        sum.ok_or_else(|| Error::execution("a sum of no products"))
+    /// Encodes diagonals of a linear map, on all cores.
+    fn encode_all(&self, factors: &[Factor], level: u32) -> Result<Vec<Self::Plaintext>, Error> {
+        factors.par_iter().map(|factor| self.encode_weights(factor, level)).collect()
+    }
+
+    /// Σ a·plain over one or more terms of one level, a product.
+    fn sum_of_products(&self, terms: &[(&Self::Ciphertext, &Self::Plaintext)]) -> Result<Self::Ciphertext, Error> {
+        let ((first, plain), rest) = terms.split_first().ok_or_else(|| Error::execution("a sum of no products"))?;
+        let mut sum = self.multiply_plain(first, plain)?;
+        self.multiply_plain_accumulate(&mut sum, rest)?;
+        Ok(sum)
+    }
+
+    /// Σ a·diagonal, for as many diagonals of a linear map, which are used once, as operands of the given level.
+    fn sum_of_weights(
+        &self,
+        operands: &[&Self::Ciphertext],
+        factors: &[Factor],
+        level: u32,
+    ) -> Result<Self::Ciphertext, Error> {
+        let plains = self.encode_all(factors, level)?;
+        self.sum_of_products(&operands.iter().copied().zip(&plains).collect::<Vec<_>>())
     }
 
     /// Encodes a summand of ciphertexts of the given level and scale.

@@ -159,17 +159,21 @@ impl<B: Backend> Algebra for Encrypted<B> {
         Ok(self.evaluator.encoder().encode(&values, level as usize, self.canonical_scale(level))?)
     }
 
-    fn sum_of_weights(&self, terms: &[(&Ciphertext<B>, &Factor)]) -> Result<Ciphertext<B>, Error> {
-        let level = terms.first().map_or(0, |(a, _)| a.level() as u32);
+    fn sum_of_weights(
+        &self,
+        operands: &[&Ciphertext<B>],
+        factors: &[Factor],
+        level: u32,
+    ) -> Result<Ciphertext<B>, Error> {
         let scale = self.canonical_scale(level);
-        let integers = |(_, factor): &(&Ciphertext<B>, &Factor)| {
+        let integers = |factor: &Factor| {
             let imaginary = factor.imaginary.as_deref().unwrap_or(&[]).iter().copied().chain(std::iter::repeat(0.0));
             let values = factor.real.iter().zip(imaginary);
             let values: Vec<Complex64> = values.map(|(&re, im)| Complex64::new(re.into(), im.into())).collect();
             self.evaluator.encoder().integers(&values, scale)
         };
-        let integers: Vec<_> = terms.par_iter().map(integers).collect::<Result<_, _>>()?;
-        let pairs: Vec<_> = terms.iter().zip(&integers).map(|((a, _), integers)| (*a, integers)).collect();
+        let integers: Vec<_> = factors.par_iter().map(integers).collect::<Result<_, _>>()?;
+        let pairs: Vec<_> = operands.iter().copied().zip(&integers).collect();
         let mut sum = self.evaluator.zero(level as usize, self.scale(level, true), self.slots)?;
         self.evaluator.mul_integers_accumulate(&mut sum, &pairs, scale)?;
         Ok(sum)

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use cachemir_ir::graph::OpId;
 use cachemir_ir::linear::{Diagonal, Factor, Linear, Matrices, SlotAlgebra};
-use rayon::prelude::*;
 
 use super::plaintexts::Part;
 use super::{Algebra, Call};
@@ -25,40 +24,30 @@ impl<'c, A: Algebra> Running<'c, '_, '_, A> {
         &self.call.executor.algebra
     }
 
-    /// Encoded diagonals of one output for an operand of this level.
-    fn diagonals(&mut self, wanted: &[Diagonal], level: u32) -> Result<Vec<Arc<A::Plaintext>>, Error> {
-        let (call, linear, matrices) = (self.call, self.linear, &mut self.matrices);
+    /// Diagonals of one output, made of its matrices, which are read unless they are the ones at hand.
+    fn factors(&mut self, wanted: &[Diagonal]) -> Result<Vec<Factor>, Error> {
+        let program = self.call.executor.program;
+        let output = wanted.first().map_or(0, |diagonal| diagonal.output);
+        let matrices = match self.matrices.take().filter(|known| known.output() == output) {
+            Some(known) => self.matrices.insert(known),
+            None => self.matrices.insert(self.linear.load(output, &program.tables)?),
+        };
+        Ok(self.linear.diagonals(program.slots, matrices, wanted))
+    }
+
+    /// Diagonals of one output, encoded for an operand of this level and kept.
+    fn encoded(&mut self, wanted: &[Diagonal], parts: &[Part], level: u32) -> Result<Vec<Arc<A::Plaintext>>, Error> {
+        let (call, op) = (self.call, self.op);
         call.kept(
-            self.op,
-            &parts(wanted),
+            op,
+            parts,
             |_| false,
             |missing| {
                 let wanted: Vec<Diagonal> = missing.iter().map(|&place| wanted[place]).collect();
-                let factors = factors(call, linear, matrices, &wanted)?;
-                factors.par_iter().map(|factor| call.executor.algebra.encode_weights(factor, level)).collect()
+                call.executor.algebra.encode_all(&self.factors(&wanted)?, level)
             },
         )
     }
-}
-
-fn parts(diagonals: &[Diagonal]) -> Vec<Part> {
-    diagonals.iter().copied().map(Part::Diagonal).collect()
-}
-
-/// Diagonals of one output, made of its matrices, which are read unless they are the ones at hand.
-fn factors<A: Algebra>(
-    call: &Call<'_, '_, A>,
-    linear: &Linear,
-    matrices: &mut Option<Matrices>,
-    wanted: &[Diagonal],
-) -> Result<Vec<Factor>, Error> {
-    let program = call.executor.program;
-    let output = wanted.first().map_or(0, |diagonal| diagonal.output);
-    let matrices = match matrices.take().filter(|known| known.output() == output) {
-        Some(known) => matrices.insert(known),
-        None => matrices.insert(linear.load(output, &program.tables)?),
-    };
-    Ok(linear.diagonals(program.slots, matrices, wanted))
 }
 
 impl<A: Algebra> SlotAlgebra for Running<'_, '_, '_, A> {
@@ -87,21 +76,15 @@ impl<A: Algebra> SlotAlgebra for Running<'_, '_, '_, A> {
     fn weigh(&mut self, terms: &[(&A::Ciphertext, Diagonal)]) -> Result<A::Ciphertext, Error> {
         let algebra = self.algebra();
         let level = terms.first().map_or(0, |(a, _)| algebra.level(a).0);
-        let diagonals: Vec<Diagonal> = terms.iter().map(|(_, diagonal)| *diagonal).collect();
-        if !self.call.keeps(self.op, &parts(&diagonals)) {
-            let factors = factors(self.call, self.linear, &mut self.matrices, &diagonals)?;
-            let terms: Vec<_> = terms.iter().map(|(a, _)| *a).zip(&factors).collect();
-            let mut sum = algebra.sum_of_weights(&terms)?;
-            algebra.rescale_assign(&mut sum)?;
-            return Ok(sum);
-        }
-        let plains = self.diagonals(&diagonals, level)?;
-        let terms: Vec<_> = terms.iter().zip(&plains).map(|((a, _), plain)| (*a, plain.as_ref())).collect();
-        let Some(((first, plain), rest)) = terms.split_first() else {
-            return Err(Error::execution("a sum of no products"));
+        let (operands, diagonals): (Vec<&A::Ciphertext>, Vec<Diagonal>) = terms.iter().copied().unzip();
+        let parts: Vec<Part> = diagonals.iter().copied().map(Part::Diagonal).collect();
+        let mut sum = if self.call.keeps(self.op, &parts) {
+            let plains = self.encoded(&diagonals, &parts, level)?;
+            let plains = plains.iter().map(Arc::as_ref);
+            algebra.sum_of_products(&operands.into_iter().zip(plains).collect::<Vec<_>>())?
+        } else {
+            algebra.sum_of_weights(&operands, &self.factors(&diagonals)?, level)?
         };
-        let mut sum = algebra.multiply_plain(first, plain)?;
-        algebra.multiply_plain_accumulate(&mut sum, rest)?;
         algebra.rescale_assign(&mut sum)?;
         Ok(sum)
     }

@@ -41,15 +41,6 @@ impl CpuBackend {
         (self.0.kernels.lift)(row, coefficients, &self.0.rows[index]);
     }
 
-    pub(super) fn lift_wide(&self, coefficients: &[i128], limbs: &[usize]) -> Result<CpuBuffer, HalError> {
-        let mut result = self.lift_target("lift_signed_wide", coefficients.len(), limbs)?;
-        let (degree, polynomials) = (self.0.tables.degree, result.shape().polynomials);
-        self.for_rows(&mut result, polynomials, limbs.len(), |i, j, row| {
-            self.lift_wide_row(row, &coefficients[i * degree..(i + 1) * degree], limbs[j]);
-        });
-        Ok(result)
-    }
-
     /// Each coefficient is (a·2^42 + b)·2^42 + c with 0 ≤ b, c < 2^42 and a signed.
     pub(super) fn lift_wide_row(&self, row: &mut [u64], coefficients: &[i128], index: usize) {
         if row.len() < SHORTEST_VECTOR_ROW {
@@ -75,6 +66,61 @@ impl CpuBackend {
                 (kernels.add)(block, residues, m.q);
             }
         }
+    }
+
+    pub(super) fn lift_subring<T: Sync>(
+        &self,
+        operation: &'static str,
+        coefficients: &[T],
+        limbs: &[usize],
+        lift: impl Fn(&mut [u64], &[T], usize) + Sync,
+    ) -> Result<CpuBuffer, HalError> {
+        self.check(operation, limbs, &[])?;
+        let degree = coefficients.len();
+        let repetition = check::repetition(operation, self.0.tables.degree, degree)?;
+        let subring = (repetition > 1).then(|| self.subring(degree));
+        let transforms = subring.as_deref().unwrap_or(&self.0.transforms);
+        let mut result = CpuBuffer::repeated(&self.0.tables.pool, 1, limbs.len(), degree, repetition)?;
+        let rows = result.words_mut().par_chunks_mut(degree).enumerate();
+        rows.with_min_len(WORDS_PER_TASK.div_ceil(degree)).for_each(|(j, row)| {
+            lift(row, coefficients, limbs[j]);
+            transforms[limbs[j]].forward(row);
+        });
+        Ok(result)
+    }
+
+    /// Increases all polynomials of `sum` by Σ a·c. A task takes a limb and a share of the pairs, so that there are tasks for
+    /// all threads, and some pairs at a time, whose rows stay in the second cache level.
+    pub(super) fn dot_lifted(&self, sum: &mut CpuBuffer, pairs: &[(&CpuBuffer, &[i64])], limbs: &[usize]) {
+        const PAIRS_AT_ONCE: usize = 2;
+        let (degree, polynomials) = (self.0.tables.degree, sum.shape().polynomials);
+        let shares = rayon::current_num_threads().div_ceil(limbs.len().max(1));
+        let share = pairs.len().div_ceil(shares).max(1);
+        let shares: Vec<&[(&CpuBuffer, &[i64])]> = pairs.chunks(share).collect();
+        let task = |task: usize| -> Vec<u64> {
+            let (position, index) = (task % limbs.len(), limbs[task % limbs.len()]);
+            let mut partial = vec![0; polynomials * degree];
+            let mut lifted = vec![0; PAIRS_AT_ONCE * degree];
+            for pairs in shares[task / limbs.len()].chunks(PAIRS_AT_ONCE) {
+                for ((_, coefficients), row) in pairs.iter().zip(lifted.chunks_exact_mut(degree)) {
+                    self.lift_row(row, coefficients, index);
+                    self.forward_row(index, row);
+                }
+                for (i, partial) in partial.chunks_exact_mut(degree).enumerate() {
+                    let pick = |a: &CpuBuffer| i % a.shape().polynomials;
+                    let rows = pairs.iter().zip(lifted.chunks_exact(degree));
+                    let rows: Vec<_> = rows.map(|((a, _), row)| (a.row(pick(a), position), row)).collect();
+                    (self.0.kernels.dot)(partial, &rows, true, &self.0.rows[index]);
+                }
+            }
+            partial
+        };
+        let partials: Vec<Vec<u64>> = (0..shares.len() * limbs.len()).into_par_iter().map(task).collect();
+        self.for_rows(sum, polynomials, limbs.len(), |i, position, row| {
+            for partial in partials.iter().skip(position).step_by(limbs.len()) {
+                (self.0.kernels.add)(row, &partial[i * degree..(i + 1) * degree], self.q(limbs[position]));
+            }
+        });
     }
 
     fn lift_target(
