@@ -98,29 +98,6 @@ impl ScalarBackend {
         Ok(())
     }
 
-    fn lift<T: Copy>(
-        &self,
-        operation: &'static str,
-        coefficients: &[T],
-        limbs: &[usize],
-        reduce: impl Fn(&Modulus, T) -> u64,
-    ) -> Result<CpuBuffer, HalError> {
-        self.check(operation, limbs, &[])?;
-        let degree = self.tables.degree;
-        let polynomials = coefficients.len() / degree;
-        check::equal(operation, "coefficients", polynomials * degree, coefficients.len())?;
-        let mut result = CpuBuffer::zeros(&self.tables.pool, polynomials, limbs.len(), degree)?;
-        for (polynomial, coefficients) in coefficients.chunks(degree).enumerate() {
-            for (position, index) in limbs.iter().enumerate() {
-                let q = self.modulus(*index);
-                for (d, c) in result.row_mut(polynomial, position).iter_mut().zip(coefficients) {
-                    *d = reduce(&q, *c);
-                }
-            }
-        }
-        Ok(result)
-    }
-
     /// The plain transform of a ring of lower degree, whose root of unity is a power of this one's.
     fn lift_subring<T: Copy>(
         &self,
@@ -418,7 +395,20 @@ impl Backend for ScalarBackend {
     }
 
     fn lift_signed(&self, coefficients: &[i64], limbs: &[usize]) -> Result<CpuBuffer, HalError> {
-        self.lift("lift_signed", coefficients, limbs, Modulus::reduce_signed)
+        self.check("lift_signed", limbs, &[])?;
+        let degree = self.tables.degree;
+        let polynomials = coefficients.len() / degree;
+        check::equal("lift_signed", "coefficients", polynomials * degree, coefficients.len())?;
+        let mut result = CpuBuffer::zeros(&self.tables.pool, polynomials, limbs.len(), degree)?;
+        for (polynomial, coefficients) in coefficients.chunks(degree).enumerate() {
+            for (position, index) in limbs.iter().enumerate() {
+                let q = self.modulus(*index);
+                for (d, c) in result.row_mut(polynomial, position).iter_mut().zip(coefficients) {
+                    *d = q.reduce_signed(*c);
+                }
+            }
+        }
+        Ok(result)
     }
 
     fn lift_repeated(&self, coefficients: &[i64], limbs: &[usize]) -> Result<CpuBuffer, HalError> {

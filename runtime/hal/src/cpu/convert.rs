@@ -25,8 +25,11 @@ const PART_BITS: u32 = 42;
 
 impl CpuBackend {
     pub(super) fn lift(&self, coefficients: &[i64], limbs: &[usize]) -> Result<CpuBuffer, HalError> {
-        let mut result = self.lift_target("lift_signed", coefficients.len(), limbs)?;
-        let (degree, polynomials) = (self.0.tables.degree, result.shape().polynomials);
+        self.check("lift_signed", limbs, &[])?;
+        let degree = self.0.tables.degree;
+        let polynomials = coefficients.len() / degree;
+        check::equal("lift_signed", "coefficients", polynomials * degree, coefficients.len())?;
+        let mut result = self.buffer(polynomials, limbs.len())?;
         self.for_rows(&mut result, polynomials, limbs.len(), |i, j, row| {
             self.lift_row(row, &coefficients[i * degree..(i + 1) * degree], limbs[j]);
         });
@@ -121,19 +124,6 @@ impl CpuBackend {
                 (self.0.kernels.add)(row, &partial[i * degree..(i + 1) * degree], self.q(limbs[position]));
             }
         });
-    }
-
-    fn lift_target(
-        &self,
-        operation: &'static str,
-        coefficients: usize,
-        limbs: &[usize],
-    ) -> Result<CpuBuffer, HalError> {
-        self.check(operation, limbs, &[])?;
-        let degree = self.0.tables.degree;
-        let polynomials = coefficients / degree;
-        check::equal(operation, "coefficients", polynomials * degree, coefficients)?;
-        self.buffer(polynomials, limbs.len())
     }
 
     /// Rows that a task combines together: enough tasks for all threads, and enough rows to
