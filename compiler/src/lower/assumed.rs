@@ -6,7 +6,7 @@
 //! predicted of such a program is what an ordinary model of its shape costs. None of it is true of a model at hand.
 
 use cachemir_ir::graph::{Definition, ValueId};
-use cachemir_ir::slots::{SlotGraph, SlotOp};
+use cachemir_ir::slots::{Purpose, SlotGraph, SlotOp};
 use cachemir_ir::tensor::Range;
 
 use super::plan::{SiteRange, SoftmaxPlan};
@@ -73,10 +73,18 @@ pub(super) fn magnitudes(program: &mut SlotProgram, layers: usize) {
     }
 }
 
-/// Whether a value holds queries, keys or values as their weights give them.
+/// Whether a value holds queries, keys or values, normalised and turned.
 fn is_attended(graph: &SlotGraph, value: ValueId, layers: usize) -> bool {
     let Definition::Result(op, _) = graph.values[value.index()].definition else { return false };
-    let SlotOp::Linear(linear) = &graph.node(op).op else { return false };
-    let maps = linear.matrices().filter_map(|(_, matrix)| map_of(matrix.weights, layers));
-    maps.into_iter().any(|map| matches!(map, Map::Query | Map::Key | Map::Value))
+    let node = graph.node(op);
+    match &node.op {
+        SlotOp::Linear(linear) => {
+            let maps = linear.matrices().filter_map(|(_, matrix)| map_of(matrix.weights, layers));
+            maps.into_iter().any(|map| matches!(map, Map::Query | Map::Key | Map::Value))
+        }
+        SlotOp::Multiply | SlotOp::Add | SlotOp::MultiplyPlain { purpose: Purpose::Rope, .. } => {
+            is_attended(graph, node.inputs[0], layers)
+        }
+        _ => false,
+    }
 }

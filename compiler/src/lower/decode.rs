@@ -11,7 +11,7 @@ use cachemir_ir::slots::{Fill, Purpose};
 
 use super::builder::{Builder, doubling, layout};
 use super::checks::Rows;
-use super::entry::{BuiltEntry, EntryBuilder, indicator, key_state, value_state};
+use super::entry::{BuiltEntry, EntryBuilder, Normed, indicator, key_state, value_state};
 use super::plan::Plan;
 use super::roles::Roles;
 use super::shape::{Shape, both};
@@ -20,39 +20,38 @@ use super::tables::Map;
 /// Builds the decode entry point; its loops are numbered from `first_counter` on.
 pub(super) fn decode(shape: &Shape, roles: &Roles, plan: &Plan, first_counter: u32) -> BuiltEntry {
     let mut entry = EntryBuilder::new(shape, roles, plan, 1, first_counter);
-    let [mut x, mut normed] = entry.inputs(layout(shape.stride(), Fill::Zero));
+    let [mut x, first] = entry.inputs(layout(shape.stride(), Fill::Zero));
     let rows = || (Integer::slot() % shape.stride()).equal(0);
     let one = Integer::from(1_i64);
     for layer in 0..roles.layers.len() {
         entry.builder.set_layer(Some(layer));
-        if layer > 0 {
-            normed = entry.norm(2 * layer, x, rows(), None);
-        }
+        let normed = if layer == 0 { Normed::applied(first) } else { Normed::of(2 * layer, x) };
         let attended = attention(&mut entry, layer, normed);
         let [update] = entry.project(layer, [Map::Output], attended, 1, &one, None);
         x = entry.residual(layer, 0, x, update, rows());
         x = entry.gated(layer, x, 1, &one);
     }
     entry.builder.set_layer(None);
-    let normed = entry.norm(2 * roles.layers.len(), x, rows(), None);
+    let normed = entry.scaled(Normed::of(2 * roles.layers.len(), x), &one, None);
     let logits = entry.head(normed);
     entry.finish(logits)
 }
 
-/// Attention of a layer, from the norm's result to the outputs in the order of `Features::RotatedQuery`.
-fn attention(entry: &mut EntryBuilder<'_>, layer: usize, normed: ValueId) -> ValueId {
+/// Attention of a layer, from its norm to the outputs in the order of `Features::RotatedQuery`.
+fn attention(entry: &mut EntryBuilder<'_>, layer: usize, normed: Normed) -> ValueId {
     let shape = entry.shape;
     let roles = &entry.roles.layers[layer];
     let tokens = shape.tokens();
     let inner = Integer::position() % tokens;
     let one = Integer::from(1_i64);
-    let [q, k, v] = entry.project(layer, [Map::Query, Map::Key, Map::Value], normed, 1, &one, Some(&inner));
-    let q = entry.builder.refresh(q);
-    let (k, v) = entry.builder.refresh_pair(k, v);
+    let maps = [Map::Query, Map::Key, Map::Value];
+    let ([q, k, v], factor) = entry.project_normed(layer, maps, normed, 1, &one, Some(&inner));
 
     entry.origin(roles.ropes[1].as_ref());
     let here = (Integer::slot() % tokens).equal(inner);
     let k = entry.rope(k, &Integer::position(), here.clone(), 1.0);
+    let [k, v] = [k, v].map(|value| entry.times(value, factor));
+    let (k, v) = entry.builder.refresh_pair(k, v);
     entry.builder.set_layout(k, layout(tokens, Fill::Tokens));
     entry.origin(roles.append_key.as_ref());
     entry.builder.accumulate(key_state(layer), Integer::position() / tokens, k);
@@ -60,7 +59,8 @@ fn attention(entry: &mut EntryBuilder<'_>, layer: usize, normed: ValueId) -> Val
     push_value(entry, layer, v, &here);
 
     entry.origin(roles.ropes[0].as_ref());
-    let members: Vec<ValueId> = (0..shape.model.group()).map(|member| isolate(entry, layer, q, member)).collect();
+    let isolated = (0..shape.model.group()).map(|member| isolate(entry, layer, q, factor, member));
+    let members: Vec<ValueId> = isolated.collect();
     entry.origin(roles.scores.as_ref());
     let scores = scores(entry, layer, &members);
     entry.origin(roles.softmax.as_ref());
@@ -82,11 +82,12 @@ fn push_value(entry: &mut EntryBuilder<'_>, layer: usize, v: ValueId, here: &Int
 }
 
 /// One member's rotated query, copied to all slots of its KV head.
-fn isolate(entry: &mut EntryBuilder<'_>, layer: usize, q: ValueId, member: usize) -> ValueId {
+fn isolate(entry: &mut EntryBuilder<'_>, layer: usize, q: ValueId, factor: Option<ValueId>, member: usize) -> ValueId {
     let shape = entry.shape;
     let offset = (member * shape.query_stride()) as i64;
     let own = (Integer::slot() % shape.tokens()).equal(offset);
     let alone = entry.rope(q, &Integer::position(), own, entry.score_factor(layer));
+    let alone = entry.times(alone, factor);
     let steps = doubling(1, shape.tokens()).map(|k| if offset & k == 0 { -k } else { k });
     let copies = entry.builder.fold(alone, steps);
     entry.builder.set_layout(copies, layout(shape.tokens(), Fill::Replica));

@@ -4,8 +4,9 @@
 //! the weights that follow, the norm's factors γ multiplied in, gives at most (1 + slack)·√d·‖w‖ by Cauchy and Schwarz, and
 //! its bias b at most |b| more.
 //!
-//! A slot that does not matter holds parts of the sums of two neighbouring rows over different entries of the norm's result,
-//! which together are at most √2 times as large.
+//! A slot that does not matter holds parts of the sums of two neighbouring rows over different entries of the norm's operand,
+//! which together are at most √2 times as large, multiplied by the norm's factor or by that of half its interval, which is at
+//! most √2 times as large.
 //!
 //! A score is the inner product of a head's query and a key, of which each has at most the length (1 + slack)·√d·σ + ‖b‖
 //! for the largest singular value σ of the head's weights W·diag(γ) and its bias b. Rotary embedding turns both, by cosines
@@ -24,7 +25,7 @@ use crate::Error;
 use crate::approximate::SLACK;
 
 /// By how much slots that do not matter may exceed those that do.
-pub(super) const JUNK: f64 = std::f64::consts::SQRT_2;
+pub(super) const JUNK: f64 = 2.0;
 
 /// Whether no slot of a step's argument, whose values lie in the derived range, leaves the interval of its polynomial.
 pub(super) fn holds(step: &Step, derived: Range) -> bool {

@@ -33,6 +33,27 @@ pub(super) struct SiteUse {
     pub(super) meaningful: Option<Integer>,
 }
 
+/// What a norm acts on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Normed {
+    /// σ·x with the norm's σ, or its result.
+    x: ValueId,
+    /// Number of the norm; absent for the first, which the client applied.
+    index: Option<usize>,
+}
+
+impl Normed {
+    /// Norm number `index` of σ·x.
+    pub(super) fn of(index: usize, x: ValueId) -> Self {
+        Self { x, index: Some(index) }
+    }
+
+    /// The result of the first norm, which the client applied.
+    pub(super) fn applied(x: ValueId) -> Self {
+        Self { x, index: None }
+    }
+}
+
 /// An entry point under construction.
 pub(super) struct EntryBuilder<'a> {
     /// Emits the ops.
@@ -194,21 +215,69 @@ impl<'a> EntryBuilder<'a> {
         (plan.layers[layer].softmax.exponents[stage] != 0.0).then(|| Vector::Table(table, position + offset))
     }
 
-    /// x/(√d·rms(x)) for σ·x, with the norm's σ, in the slots where `rows` holds and zeros elsewhere. The mask, if any, rides on the
-    /// coefficients and leaves only the slots where it holds.
-    pub(super) fn norm(&mut self, index: usize, x: ValueId, rows: Integer, mask: Option<Integer>) -> ValueId {
+    /// 1/(σ·√d·rms(x)) in the slots of all tokens at every multiple of `period`, where the mask holds if there is one: it rides on
+    /// the coefficients. Where `period` is more than the tokens of a call, slots between tokens hold that of half the
+    /// interval.
+    fn inverse_root(
+        &mut self,
+        index: usize,
+        x: ValueId,
+        tokens: &Integer,
+        period: usize,
+        mask: Option<Integer>,
+    ) -> ValueId {
         let (plan, shape) = (self.plan, self.shape);
         let step = plan.norm(index);
         self.origin(self.roles.norms[index].gamma.origin.as_ref());
         let square = self.builder.multiply(x, x);
         // σ²·d times the mean square, that is 1/half times it.
-        let sum = self.builder.fold(square, doubling(shape.stride(), shape.slots));
-        let argument = self.argument(step, sum, Some(rows.clone()));
+        let sum = self.builder.fold(square, doubling(period, shape.slots));
+        let rows = (period > 1).then(|| (Integer::slot() % period).less(tokens.clone()));
+        let argument = self.argument(step, sum, rows.clone());
         self.checks.norm(&mut self.builder, shape, step, index, argument);
-        let inverse = self.polynomial(step, argument, mask, None, Some(rows));
+        self.polynomial(step, argument, mask, None, rows)
+    }
+
+    /// A norm's result x/(√d·rms(x)), refreshed. The mask, if any, leaves only the slots where it holds.
+    pub(super) fn scaled(&mut self, normed: Normed, tokens: &Integer, mask: Option<Integer>) -> ValueId {
+        let Normed { x, index: Some(index) } = normed else { return normed.x };
+        let inverse = self.inverse_root(index, x, tokens, self.shape.stride(), mask);
         let result = self.builder.multiply(x, inverse);
-        self.builder.set_layout(result, layout(shape.stride(), Fill::Zero));
+        self.builder.set_layout(result, layout(self.shape.stride(), Fill::Zero));
         self.builder.refresh(result)
+    }
+
+    /// Linear layers of a norm's result, in vectors of `unit` tokens as with [`Self::project`], and what their results are still
+    /// to be multiplied by ([`Self::times`]).
+    ///
+    /// W·(x·r) is (W·x)·r for the norm's factor r, which is made while W·x is; where W has a bias, x·r comes first.
+    pub(super) fn project_normed<const N: usize>(
+        &mut self,
+        layer: usize,
+        maps: [Map; N],
+        normed: Normed,
+        unit: usize,
+        tokens: &Integer,
+        landing: Option<&Integer>,
+    ) -> ([ValueId; N], Option<ValueId>) {
+        let shape = self.shape;
+        let biased = maps.iter().any(|&map| self.roles.layers[layer].linears[map as usize].bias.is_some());
+        let Normed { x, index: Some(index) } = normed else {
+            return (self.project(layer, maps, normed.x, unit, tokens, landing), None);
+        };
+        if biased {
+            let x = self.scaled(normed, tokens, None);
+            return (self.project(layer, maps, x, unit, tokens, landing), None);
+        }
+        let results = self.project(layer, maps, x, unit, tokens, landing);
+        // Rotary embeddings and caches take them from any slot, the gate from those of its stride.
+        let period = if index.is_multiple_of(2) { unit } else { shape.wide_stride() };
+        (results, Some(self.inverse_root(index, x, tokens, period, None)))
+    }
+
+    /// a·factor where there is one.
+    pub(super) fn times(&mut self, a: ValueId, factor: Option<ValueId>) -> ValueId {
+        factor.map_or(a, |factor| self.builder.multiply(a, factor))
     }
 
     /// Linear layers of the model's layer `layer` that share an operand, in vectors of `unit` tokens, of which the first
@@ -335,8 +404,9 @@ impl<'a> EntryBuilder<'a> {
     /// of each group of slots hold tokens.
     pub(super) fn gated(&mut self, layer: usize, x: ValueId, unit: usize, tokens: &Integer) -> ValueId {
         let shape = self.shape;
-        let normed = self.norm(2 * layer + 1, x, (Integer::slot() % shape.stride()).less(tokens.clone()), None);
-        let [gate, up] = self.project(layer, [Map::Gate, Map::Up], normed, unit, tokens, None);
+        let normed = Normed::of(2 * layer + 1, x);
+        let (maps, factor) = self.project_normed(layer, [Map::Gate, Map::Up], normed, unit, tokens, None);
+        let [gate, up] = maps.map(|result| self.times(result, factor));
         let real = (shape.model.mlp < shape.mlp).then(|| (Integer::slot() / shape.wide_stride()).less(shape.model.mlp));
         let rows = both((Integer::slot() % shape.wide_stride()).less(tokens.clone()), real);
         let (op, result) = self.builder.definition(up).expect("a projection is an op");

@@ -325,7 +325,8 @@ impl<'m> Survey<'m> {
         };
         let mut ranges = seen.ranges.clone();
         if calibrated {
-            let (program, uses) = pack(&Plan::provisional(&model.hyperparameters, roles, &seen.softmaxes))?;
+            let exact = Plan::provisional(&model.hyperparameters, roles, &seen.softmaxes, &ranges, options);
+            let (program, uses) = pack(&exact)?;
             ranges = calibrate::site_ranges(model, shape, &program, &uses, &sequences, ranges, observer)?;
             derived::add(model, roles, &mut ranges)?;
         }

@@ -183,8 +183,15 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// A plan with identity maps and polynomials of degree 0: for running the program with exact functions.
-    pub(super) fn provisional(model: &Hyperparameters, roles: &Roles, softmaxes: &[SoftmaxPlan]) -> Self {
+    /// A plan with polynomials of degree 0 and identity maps but for norms: for running the program with exact functions.
+    /// Norms have their maps, as slots that hold no mean square hold the middle of the map.
+    pub(super) fn provisional(
+        model: &Hyperparameters,
+        roles: &Roles,
+        softmaxes: &[SoftmaxPlan],
+        ranges: &SiteRanges,
+        options: &LowerOptions,
+    ) -> Self {
         let step = |site: Site, function: Function| Step {
             site,
             function,
@@ -198,7 +205,9 @@ impl Plan {
             derived: None,
         };
         let norm = |(index, norm): (usize, &super::roles::Norm)| {
-            step(Site::Norm { index }, Function::InverseSquareRoot { epsilon: norm.epsilon, factor: 1.0 })
+            let site = Site::Norm { index };
+            let affine = ranges.get(&site).map_or(Affine::IDENTITY, |seen| norm_map(seen, options));
+            Step { affine, ..step(site, norm_function(norm.epsilon, affine)) }
         };
         let layer = |(layer, softmax): (usize, &SoftmaxPlan)| LayerPlan {
             softmax: softmax.clone(),
@@ -235,9 +244,8 @@ impl Plan {
             (1..).zip(&roles.norms[1..]).map(|(index, norm)| (of(Site::Norm { index }), norm.epsilon)).collect();
         let root = |key: usize, least_depth: u32| {
             let (site, epsilon) = keys[key];
-            let affine = Affine::onto(0.0, (1.0 + options.sane_margin) * site.rare.max.max(site.text.max));
-            // The norm's result is x/(√d·rms(x)), and √d·σ is 1/√half.
-            let function = Function::InverseSquareRoot { epsilon, factor: affine.half.sqrt() };
+            let affine = norm_map(&site, options);
+            let function = norm_function(epsilon, affine);
             let ranges = site.tiers(options).map(|range| [range.min, range.max]);
             let demand = approximate::RootDemand { ranges, error: options.norm_error, least_depth };
             (function, affine, approximate::inverse_root(function, affine, demand))
@@ -344,6 +352,16 @@ impl Plan {
             checked: !matches!(step.site, Site::Scores { .. } | Site::Gate { .. } | Site::Up { .. }),
         }
     }
+}
+
+/// The map of a norm's mean squares: from zero to somewhat more than was seen.
+fn norm_map(seen: &SiteRange, options: &LowerOptions) -> Affine {
+    Affine::onto(0.0, (1.0 + options.sane_margin) * seen.rare.max.max(seen.text.max))
+}
+
+/// What σ·x is multiplied by for a norm's result x/(√d·rms(x)): √d·σ is 1/√half.
+fn norm_function(epsilon: f64, affine: Affine) -> Function {
+    Function::InverseSquareRoot { epsilon, factor: affine.half.sqrt() }
 }
 
 /// What, squared `doublings` times, is y_0 times a factor.

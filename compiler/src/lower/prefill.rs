@@ -17,7 +17,7 @@ use cachemir_ir::slots::Fill;
 
 use super::builder::{doubling, layout};
 use super::checks::Rows;
-use super::entry::{BuiltEntry, EntryBuilder, key_state, value_state};
+use super::entry::{BuiltEntry, EntryBuilder, Normed, key_state, value_state};
 use super::plan::Plan;
 use super::roles::Roles;
 use super::shape::{Shape, both};
@@ -26,14 +26,12 @@ use super::tables::Map;
 /// Builds the prefill entry point; its loops are numbered from `first_counter` on.
 pub(super) fn prefill(shape: &Shape, roles: &Roles, plan: &Plan, first_counter: u32) -> BuiltEntry {
     let mut entry = EntryBuilder::new(shape, roles, plan, shape.chunk, first_counter);
-    let [mut x, mut normed] = entry.inputs(layout(shape.stride(), Fill::Tokens));
+    let [mut x, first] = entry.inputs(layout(shape.stride(), Fill::Tokens));
     let chunk = shape.chunk;
     let token = || Integer::slot() % shape.stride();
     for layer in 0..roles.layers.len() {
         entry.builder.set_layer(Some(layer));
-        if layer > 0 {
-            normed = entry.norm(2 * layer, x, token().less(Integer::count()), None);
-        }
+        let normed = if layer == 0 { Normed::applied(first) } else { Normed::of(2 * layer, x) };
         let attended = attention(&mut entry, layer, normed);
         let [update] = entry.project(layer, [Map::Output], attended, chunk, &Integer::count(), None);
         x = entry.residual(layer, 0, x, update, token().less(chunk));
@@ -42,7 +40,7 @@ pub(super) fn prefill(shape: &Shape, roles: &Roles, plan: &Plan, first_counter: 
     entry.builder.set_layer(None);
     // Only the last token is kept, by a mask on the coefficients of the last norm.
     let last = token().equal(Integer::count() - 1);
-    let normed = entry.norm(2 * roles.layers.len(), x, token().less(Integer::count()), Some(last));
+    let normed = entry.scaled(Normed::of(2 * roles.layers.len(), x), &Integer::count(), Some(last));
     let normed = entry.builder.rotate_by_bits(normed, &(Integer::count() - 1), doubling(1, chunk), 1);
     entry.builder.set_layout(normed, layout(shape.stride(), Fill::Zero));
     let logits = entry.head(normed);
@@ -56,20 +54,20 @@ enum Cache {
     Values,
 }
 
-fn attention(entry: &mut EntryBuilder<'_>, layer: usize, normed: ValueId) -> ValueId {
+fn attention(entry: &mut EntryBuilder<'_>, layer: usize, normed: Normed) -> ValueId {
     let shape = entry.shape;
     let roles = &entry.roles.layers[layer];
     let (tokens, chunk) = (shape.tokens(), shape.chunk);
     let maps = [Map::Query, Map::Key, Map::Value];
-    let [q, k, v] = entry.project(layer, maps, normed, chunk, &Integer::count(), None);
-    let q = entry.builder.refresh(q);
-    let (k, v) = entry.builder.refresh_pair(k, v);
+    let ([q, k, v], factor) = entry.project_normed(layer, maps, normed, chunk, &Integer::count(), None);
 
     let start = Integer::position() % tokens;
     let block = Integer::position() / tokens;
     entry.origin(roles.ropes[1].as_ref());
     let inner = Integer::slot() % tokens;
     let k = entry.rope(k, &(Integer::position() + inner.clone()), inner.clone().less(Integer::count()), 1.0);
+    let [k, v] = [k, v].map(|value| entry.times(value, factor));
+    let (k, v) = entry.builder.refresh_pair(k, v);
     entry.origin(roles.append_key.as_ref());
     let k = entry.builder.rotate_by_bits(k, &start, doubling(chunk, tokens), -1);
     entry.builder.set_layout(k, layout(tokens, Fill::Tokens));
@@ -87,8 +85,9 @@ fn attention(entry: &mut EntryBuilder<'_>, layer: usize, normed: ValueId) -> Val
     entry.origin(roles.ropes[0].as_ref());
     let place = shape.query_stride();
     let own = Integer::slot() % place;
-    let factor = entry.score_factor(layer);
-    let q = entry.rope(q, &(Integer::position() + own.clone()), own.less(Integer::count()), factor);
+    let score_factor = entry.score_factor(layer);
+    let q = entry.rope(q, &(Integer::position() + own.clone()), own.less(Integer::count()), score_factor);
+    let q = entry.times(q, factor);
     entry.builder.set_layout(q, layout(place, Fill::Tokens));
     let q = entry.builder.refresh(q);
     let queries = entry.builder.multiples(q, shape.lane() as i64, shape.head_dim);

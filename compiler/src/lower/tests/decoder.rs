@@ -11,11 +11,11 @@ use cachemir_ir::tensor::{
 };
 
 use super::super::calibrate::{Embedding, Recorder};
-use super::super::plan::{Plan, SoftmaxPlan};
+use super::super::plan::{Plan, SiteRanges, SoftmaxPlan};
 use super::super::prefix::Prefix;
 use super::super::roles::Roles;
 use super::super::tables::tables;
-use super::super::{Shape, build, counts};
+use super::super::{LowerOptions, Shape, build, counts};
 use super::{Numbers, model};
 use crate::calibration::Calibration;
 use crate::guard::guard;
@@ -130,7 +130,7 @@ fn check_model(slots: usize, model: &TensorModel, squarings: usize) {
     let shape = Shape::new(h, slots).unwrap();
     let roles = Roles::new(model).unwrap();
     let softmaxes = vec![SoftmaxPlan { reference: 1.0, exponents: vec![0.5; squarings + 1] }; h.layers];
-    let plan = Plan::provisional(h, &roles, &softmaxes);
+    let plan = Plan::provisional(h, &roles, &softmaxes, &SiteRanges::new(), &LowerOptions::default());
     let (program, uses) = build(&shape, &roles, &plan, &Prefix::default(), tables(model, &roles, &plan).unwrap());
     for entry in &program.entries {
         assert_eq!(entry.graph.verify_structure(), Vec::<String>::new());
