@@ -17,28 +17,13 @@ use rayon::prelude::*;
 use super::entry::SiteUse;
 use super::plan::{SiteRange, SiteRanges, SoftmaxPlan};
 use super::roles::Roles;
-use super::{LowerOptions, Shape, Site, SlotProgram, assumed};
+use super::{LowerOptions, Shape, Site, SlotProgram, assumed, reference};
 use crate::Error;
 use crate::calibration::Calibration;
 use crate::progress::{Observer, Parts, Pass};
 
 /// Most squarings of a softmax.
 const MOST_SQUARINGS: usize = 8;
-
-/// Sequences cut to the context, as many tokens as allowed in all beside those of the prefix that they begin with.
-pub(super) fn excerpt(sequences: &[Vec<u32>], prefix: usize, context: usize, tokens: usize) -> Vec<Vec<u32>> {
-    let mut taken = Vec::new();
-    let mut left = tokens;
-    for sequence in sequences {
-        // At most half of them from one sequence, for the cores to share.
-        let length = sequence.len().min(context).min(prefix + left.min(tokens.div_ceil(2)));
-        if length > prefix {
-            taken.push(sequence[..length].to_vec());
-            left -= length - prefix;
-        }
-    }
-    taken
-}
 
 /// What the tensor stage tells.
 pub(super) struct TensorRanges {
@@ -140,7 +125,7 @@ impl Seen {
     fn collect(
         model: &TensorModel,
         norms: &[OpId],
-        softmaxes: &[OpId],
+        softmaxes: &[(OpId, Vec<f32>)],
         sequences: &[Vec<u32>],
         prefix: &[u32],
         parts: &Parts<'_>,
@@ -160,8 +145,12 @@ impl Seen {
                     seen.mean_squares[first + session][index].include(tensor::mean_square(x));
                 }
             }
-            seen.rows.par_iter_mut().zip(softmaxes).for_each(|(rows, &op)| {
-                interpreter.rows(model.graph.node(op).inputs[0]).for_each(|row| rows.include(row));
+            seen.rows.par_iter_mut().zip(softmaxes).for_each(|(rows, (op, keys))| {
+                let queries = reference::Rows::of(model, *op).into_iter();
+                for (fall, row) in queries.flat_map(|queries| queries.lowered(interpreter, keys)) {
+                    let lowered: Vec<f64> = row.iter().map(|score| score - fall).collect();
+                    rows.include(&lowered);
+                }
             });
             parts.some(interpreter.places().len());
         })?;
@@ -185,6 +174,8 @@ pub(super) fn tensor_ranges(
     let norms = ops(|op| matches!(op, TensorOp::RmsNorm { .. }));
     let softmaxes = ops(|op| matches!(op, TensorOp::Softmax));
     let linears = ops(|op| matches!(op, TensorOp::Linear { .. }));
+    let keys = reference::fit(model, &softmaxes, calibration)?;
+    let softmaxes: Vec<(OpId, Vec<f32>)> = softmaxes.into_iter().zip(keys).collect();
     let kinds = [&calibration.text, &calibration.everyday, &calibration.rare];
     let collect =
         |sequences: &&Vec<Vec<u32>>| Seen::collect(model, &norms, &softmaxes, sequences, &calibration.prefix, &parts);
@@ -200,7 +191,7 @@ pub(super) fn tensor_ranges(
         insert(Site::Norm { index }, &|seen| seen.ranges.mean_square(op));
     }
     let mut plans = Vec::new();
-    for (layer, rows) in text.rows.iter().enumerate().take(roles.layers.len()) {
+    for (layer, (rows, (_, keys))) in text.rows.iter().zip(&softmaxes).enumerate().take(roles.layers.len()) {
         let narrow = |squarings: &usize| {
             let sums = &rows.sums[squarings - 1][0];
             let range = sums[narrowest(sums)].widened_ratio(options.margin);
@@ -225,7 +216,7 @@ pub(super) fn tensor_ranges(
             let value = graph.node(linears[7 * layer + which]).results[0];
             insert(site, &|seen| seen.ranges.value(value));
         }
-        plans.push(SoftmaxPlan { reference, exponents });
+        plans.push(SoftmaxPlan { reference, reference_keys: keys.clone(), exponents });
     }
     let everyday = tiers.swap_remove(1).mean_squares;
     Ok(TensorRanges { softmaxes: plans, ranges: seen, everyday })

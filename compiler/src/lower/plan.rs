@@ -63,6 +63,9 @@ pub(super) type SiteRanges = BTreeMap<Site, SiteRange>;
 pub(super) struct SoftmaxPlan {
     /// The score c whose exponential is 1.
     pub(super) reference: f64,
+    /// What keys are stored less of, `[kv_heads][head_dim]` (see [`super::reference`]): scores are those with the others. Empty
+    /// where they are stored whole.
+    pub(super) reference_keys: Vec<f32>,
     /// For y_0, …, y_k: the power of the position plus one that they carry. There are k ≥ 1 squarings.
     pub(super) exponents: Vec<f64>,
 }
@@ -71,6 +74,13 @@ impl SoftmaxPlan {
     /// Squarings k.
     pub(super) fn squarings(&self) -> usize {
         self.exponents.len() - 1
+    }
+
+    /// The reference keys, `[kv_heads][head_dim]`; zeros where keys are stored whole.
+    pub(super) fn keys(&self, model: &Hyperparameters) -> Vec<f32> {
+        let mut keys = self.reference_keys.clone();
+        keys.resize(model.kv_heads * model.head_dim, 0.0);
+        keys
     }
 }
 

@@ -230,7 +230,7 @@ mod tests {
 
     /// The exponential for scores in text from `least` to 20, the largest of which is the reference, with junk up to `most`.
     fn exponential_of(least: f64, most: f64, rounding: f64) -> (Exponential, f64) {
-        let softmax = SoftmaxPlan { reference: 20.0, exponents: vec![0.0; 3] };
+        let softmax = SoftmaxPlan { reference: 20.0, reference_keys: Vec::new(), exponents: vec![0.0; 3] };
         let range = Range { min: 5e-3, max: 10.0 };
         let affine = Affine::onto(0.0, range.max);
         let site = Site::Sum { layer: 0, stage: 0 };

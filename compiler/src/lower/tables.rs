@@ -63,19 +63,24 @@ pub(super) fn scale_table(layers: usize) -> TableId {
     TableId((layers * MAPS.len() + 3) as u32)
 }
 
+/// Reference keys, `[layers][kv_heads][head_dim]`; see [`super::reference`].
+pub(super) fn reference_table(layers: usize) -> TableId {
+    TableId((layers * MAPS.len() + 4) as u32)
+}
+
 /// Table of the bias of a layer's linear map, if it has one: biases come after the tables that all models have.
 pub(super) fn bias_table(roles: &Roles, layer: usize, map: Map) -> Option<TableId> {
     let before = layer * MAPS.len() + map as usize;
     let mut linears = roles.layers.iter().flat_map(|layer| &layer.linears);
     let earlier = linears.by_ref().take(before).filter(|linear| linear.bias.is_some()).count();
     linears.next()?.bias?;
-    Some(TableId(scale_table(roles.layers.len()).0 + 1 + earlier as u32))
+    Some(TableId(reference_table(roles.layers.len()).0 + 1 + earlier as u32))
 }
 
 /// The first table of the public prefix, after all others.
 pub(super) fn prefix_table(roles: &Roles) -> TableId {
     let biases = roles.layers.iter().flat_map(|layer| &layer.linears).filter(|linear| linear.bias.is_some()).count();
-    TableId(scale_table(roles.layers.len()).0 + 1 + biases as u32)
+    TableId(reference_table(roles.layers.len()).0 + 1 + biases as u32)
 }
 
 /// Offset of a layer's stage in the table of scales.
@@ -96,7 +101,7 @@ pub(super) fn tables(model: &TensorModel, roles: &Roles, plan: &Plan) -> Result<
         Ok(weight.weights.as_ref().map(|_| weight.load()).transpose()?.map(Region::of_numbers))
     };
     let gammas = (0..=2 * layers).map(gamma).collect::<Result<Vec<_>, _>>()?;
-    let mut tables = Vec::with_capacity(layers * MAPS.len() + 4);
+    let mut tables = Vec::with_capacity(layers * MAPS.len() + 5);
     for (layer, layer_roles) in roles.layers.iter().enumerate() {
         for map in MAPS {
             let weight = model.weight(layer_roles.linears[map as usize].weight);
@@ -124,6 +129,10 @@ pub(super) fn tables(model: &TensorModel, roles: &Roles, plan: &Plan) -> Result<
     let values: Vec<f32> = plan.layers.iter().flat_map(scales).collect();
     let shape = vec![(values.len() / context.max(1)) as u32, context as u32];
     tables.push(Table::new("softmax.scales", shape, values));
+    let model_shape = &model.hyperparameters;
+    let keys = plan.layers.iter().flat_map(|layer| layer.softmax.keys(model_shape)).collect();
+    let shape = [layers, model_shape.kv_heads, model_shape.head_dim].map(|extent| extent as u32);
+    tables.push(Table::new("softmax.reference_keys", shape.to_vec(), keys));
     for (index, linear) in roles.layers.iter().flat_map(|layer| &layer.linears).enumerate() {
         if let Some(bias) = linear.bias.map(|bias| model.weight(bias)) {
             let (layer, map) = (index / MAPS.len(), MAPS[index % MAPS.len()]);
