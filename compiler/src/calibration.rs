@@ -54,6 +54,21 @@ pub(crate) fn slot_tokens(model: &TensorModel) -> usize {
     share(model, SLOT_TOKENS)
 }
 
+/// Sequences cut to the context, as many tokens as allowed in all beside those of the prefix that they begin with.
+pub(crate) fn excerpt(sequences: &[Vec<u32>], prefix: usize, context: usize, tokens: usize) -> Vec<Vec<u32>> {
+    let mut taken = Vec::new();
+    let mut left = tokens;
+    for sequence in sequences {
+        // At most half of them from one sequence, for the cores to share.
+        let length = sequence.len().min(context).min(prefix + left.min(tokens.div_ceil(2)));
+        if length > prefix {
+            taken.push(sequence[..length].to_vec());
+            left -= length - prefix;
+        }
+    }
+    taken
+}
+
 /// Token sequences, each from the beginning of a session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Calibration {
@@ -310,12 +325,10 @@ fn continued(
         let fed: Vec<(usize, &[u32])> =
             parts.iter().map(|(session, range)| (*session, &sequences[*session][range.clone()])).collect();
         let logits = interpreter.feed_each(&fed)?;
-        let mut last = 0;
-        for (session, range) in parts {
-            last += range.len();
+        for ((session, range), logits) in parts.into_iter().zip(logits) {
             taken[session] = range.end;
             if range.end == sequences[session].len() {
-                sequences[session].push(draw(&logits[last - 1], &mut random[session])?);
+                sequences[session].push(draw(logits, &mut random[session])?);
             }
         }
     }

@@ -8,8 +8,7 @@ mod variants;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use cachemir_ir::graph::Node;
-use cachemir_ir::tensor::{CacheKind, Interpreter, Ranges, TensorModel, TensorOp};
+use cachemir_ir::tensor::{self, CacheKind, Interpreter, Range, TensorModel, TensorOp};
 use proptest::prelude::*;
 use prost::Message;
 
@@ -197,24 +196,36 @@ fn calibration_text_stays_in_the_measured_ranges() {
     let text = fs::read_to_string(folder().join("calibration.txt")).expect("the text is there");
     let encode = |line: &str| tokenizer.encode(line, true).expect("the text encodes");
     let sequences: Vec<Vec<u32>> = text.lines().map(encode).collect();
-    let ranges = Ranges::calibrate(&imported.model, &sequences).expect("the tokens are known");
-    assert_eq!(ranges.tokens, sequences.iter().map(Vec::len).sum::<usize>());
+    let slices: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
     let graph = &imported.model.graph;
-    let find =
-        |wanted: fn(&Node<TensorOp>) -> bool| graph.body.ops.iter().copied().filter(move |&op| wanted(graph.node(op)));
     // Bounds are those of ranges.json over more text, with some room.
-    for op in find(|node| node.op == TensorOp::Softmax) {
-        let seen = ranges.row_spread(op);
-        assert!(seen.min >= 0.0 && seen.max > 5.0 && seen.max < 17.0, "{seen:?}");
-    }
-    for op in find(|node| matches!(node.op, TensorOp::RmsNorm { .. })) {
-        let seen = ranges.mean_square(op);
-        assert!(seen.min > 0.1 && seen.max < 3.5, "{seen:?}");
-    }
-    for op in find(|node| node.op == TensorOp::Silu) {
-        let seen = ranges.value(graph.node(op).inputs[0]);
-        assert!(seen.min > -4.5 && seen.max < 4.0 && seen.max > seen.min, "{seen:?}");
-    }
+    let (mut spreads, mut mean_squares, mut gates) = (Range::default(), Range::default(), Range::default());
+    let mut tokens = 0;
+    tensor::read(&imported.model, &[], &slices, |interpreter, _| {
+        tokens += interpreter.places().len();
+        for &op in &graph.body.ops {
+            let Some(&operand) = graph.node(op).inputs.first() else { continue };
+            match graph.node(op).op {
+                TensorOp::Softmax => interpreter.rows(operand).for_each(|row| {
+                    let mut range = Range::default();
+                    for &x in row {
+                        range.include(x);
+                    }
+                    spreads.include(range.max - range.min);
+                }),
+                TensorOp::RmsNorm { .. } => {
+                    interpreter.fed(operand).iter().for_each(|x| mean_squares.include(tensor::mean_square(x)));
+                }
+                TensorOp::Silu => interpreter.fed(operand).iter().flatten().for_each(|&x| gates.include(x)),
+                _ => {}
+            }
+        }
+    })
+    .expect("the tokens are known");
+    assert_eq!(tokens, sequences.iter().map(Vec::len).sum::<usize>());
+    assert!(spreads.min >= 0.0 && spreads.max > 5.0 && spreads.max < 17.0, "{spreads:?}");
+    assert!(mean_squares.min > 0.1 && mean_squares.max < 3.5, "{mean_squares:?}");
+    assert!(gates.min > -4.5 && gates.max < 4.0 && gates.max > gates.min, "{gates:?}");
 }
 
 #[test]

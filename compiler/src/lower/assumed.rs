@@ -40,9 +40,9 @@ pub(super) fn range(site: Site, context: usize) -> SiteRange {
     SiteRange { text: range, everyday: range, rare: range, all: range, derived: None }
 }
 
-/// One squaring, of scores up to the largest.
+/// One squaring, of scores up to the largest, of whole keys.
 pub(super) fn softmax() -> SoftmaxPlan {
-    SoftmaxPlan { reference: SCORE, exponents: vec![0.0; 2] }
+    SoftmaxPlan { reference: SCORE, reference_keys: Vec::new(), exponents: vec![0.0; 2] }
 }
 
 /// Fills in the magnitudes of a program of so many layers.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cachemir_ir::expression::Environment;
-use cachemir_ir::graph::{Definition, OpId};
+use cachemir_ir::graph::{Definition, OpId, ValueId};
 use cachemir_ir::program::{EntryPoint, pack};
 use cachemir_ir::slots::{SlotGraph, SlotOp};
 use cachemir_ir::slots_interpreter::{Hooks, Interpreter, Prepared};
@@ -17,28 +17,14 @@ use rayon::prelude::*;
 use super::entry::SiteUse;
 use super::plan::{SiteRange, SiteRanges, SoftmaxPlan};
 use super::roles::Roles;
-use super::{LowerOptions, Shape, Site, SlotProgram, assumed};
+use super::tables::{MAPS, Map};
+use super::{LowerOptions, Shape, Site, SlotProgram, assumed, reference, softmax};
 use crate::Error;
 use crate::calibration::Calibration;
 use crate::progress::{Observer, Parts, Pass};
 
 /// Most squarings of a softmax.
 const MOST_SQUARINGS: usize = 8;
-
-/// Sequences cut to the context, as many tokens as allowed in all beside those of the prefix that they begin with.
-pub(super) fn excerpt(sequences: &[Vec<u32>], prefix: usize, context: usize, tokens: usize) -> Vec<Vec<u32>> {
-    let mut taken = Vec::new();
-    let mut left = tokens;
-    for sequence in sequences {
-        // At most half of them from one sequence, for the cores to share.
-        let length = sequence.len().min(context).min(prefix + left.min(tokens.div_ceil(2)));
-        if length > prefix {
-            taken.push(sequence[..length].to_vec());
-            left -= length - prefix;
-        }
-    }
-    taken
-}
 
 /// What the tensor stage tells.
 pub(super) struct TensorRanges {
@@ -129,9 +115,10 @@ fn narrowest(ranges: &[Range; EXPONENTS.len()]) -> usize {
 
 /// What was seen in the tensor stage.
 struct Seen {
-    ranges: tensor::Ranges,
-    /// By softmax.
-    rows: Vec<Rows>,
+    /// By value that was asked for: its entries.
+    values: Vec<Range>,
+    /// By softmax: of whole keys, and of keys less their references where there are any.
+    rows: Vec<Vec<Rows>>,
     /// By sequence and norm: the mean squares.
     mean_squares: Vec<Vec<Range>>,
 }
@@ -140,28 +127,35 @@ impl Seen {
     fn collect(
         model: &TensorModel,
         norms: &[OpId],
-        softmaxes: &[OpId],
+        softmaxes: &[(OpId, Vec<f32>)],
+        values: &[ValueId],
         sequences: &[Vec<u32>],
         prefix: &[u32],
         parts: &Parts<'_>,
     ) -> Result<Self, Error> {
         let mut seen = Self {
-            ranges: tensor::Ranges::new(model),
-            rows: vec![Rows::new(); softmaxes.len()],
+            values: vec![Range::default(); values.len()],
+            rows: softmaxes.iter().map(|(_, keys)| vec![Rows::new(); if keys.is_empty() { 1 } else { 2 }]).collect(),
             mean_squares: Vec::new(),
         };
         seen.mean_squares = vec![vec![Range::default(); norms.len()]; sequences.len()];
         let slices: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
         tensor::read(model, prefix, &slices, |interpreter, first| {
-            seen.ranges.record(model, interpreter);
+            seen.values.par_iter_mut().zip(values).for_each(|(range, &value)| {
+                interpreter.fed(value).iter().flatten().for_each(|&x| range.include(x));
+            });
             for (index, &op) in norms.iter().enumerate() {
                 let fed = interpreter.fed(model.graph.node(op).inputs[0]);
                 for (x, &(session, _)) in fed.iter().zip(interpreter.places()) {
                     seen.mean_squares[first + session][index].include(tensor::mean_square(x));
                 }
             }
-            seen.rows.par_iter_mut().zip(softmaxes).for_each(|(rows, &op)| {
-                interpreter.rows(model.graph.node(op).inputs[0]).for_each(|row| rows.include(row));
+            seen.rows.par_iter_mut().zip(softmaxes).for_each(|(rows, (op, keys))| {
+                interpreter.rows(model.graph.node(*op).inputs[0]).for_each(|row| rows[0].include(row));
+                if let (Some(rows), Some(queries)) = (rows.get_mut(1), reference::Rows::of(model, *op)) {
+                    let lower = |(fall, row): (f64, &[f64])| row.iter().map(|score| score - fall).collect::<Vec<f64>>();
+                    queries.lowered(interpreter, keys).for_each(|row| rows.include(&lower(row)));
+                }
             });
             parts.some(interpreter.places().len());
         })?;
@@ -185,50 +179,85 @@ pub(super) fn tensor_ranges(
     let norms = ops(|op| matches!(op, TensorOp::RmsNorm { .. }));
     let softmaxes = ops(|op| matches!(op, TensorOp::Softmax));
     let linears = ops(|op| matches!(op, TensorOp::Linear { .. }));
+    let gated = |layer: usize| {
+        [Map::Gate, Map::Up].map(|map| graph.node(linears[MAPS.len() * layer + map as usize]).results[0])
+    };
+    let values: Vec<ValueId> = (0..roles.layers.len()).flat_map(gated).collect();
+    let keys = reference::fit(model, &softmaxes, calibration)?;
+    let softmaxes: Vec<(OpId, Vec<f32>)> = softmaxes.into_iter().zip(keys).collect();
     let kinds = [&calibration.text, &calibration.everyday, &calibration.rare];
-    let collect =
-        |sequences: &&Vec<Vec<u32>>| Seen::collect(model, &norms, &softmaxes, sequences, &calibration.prefix, &parts);
+    let collect = |sequences: &&Vec<Vec<u32>>| {
+        Seen::collect(model, &norms, &softmaxes, &values, sequences, &calibration.prefix, &parts)
+    };
     let mut tiers: Vec<Seen> = kinds.iter().map(collect).collect::<Result<_, _>>()?;
-    let text = &tiers[0];
 
     let mut seen = SiteRanges::new();
-    let mut insert = |site: Site, of: &dyn Fn(&Seen) -> Range| {
-        let [text, everyday, rare] = [0, 1, 2].map(|tier| of(&tiers[tier]));
-        seen.insert(site, SiteRange { text, everyday, rare, all: text, derived: None });
-    };
-    for (index, &op) in norms.iter().enumerate().skip(1) {
-        insert(Site::Norm { index }, &|seen| seen.ranges.mean_square(op));
+    let range = |of: &dyn Fn(&Seen) -> Range| SiteRange::of([0, 1, 2].map(|tier| of(&tiers[tier])));
+    for index in 1..norms.len() {
+        let union =
+            |seen: &Seen| seen.mean_squares.iter().map(|norms| norms[index]).fold(Range::default(), Range::union);
+        seen.insert(Site::Norm { index }, range(&union));
     }
     let mut plans = Vec::new();
-    for (layer, rows) in text.rows.iter().enumerate().take(roles.layers.len()) {
-        let narrow = |squarings: &usize| {
-            let sums = &rows.sums[squarings - 1][0];
-            let range = sums[narrowest(sums)].widened_ratio(options.margin);
-            range.max / range.min <= options.rough_ratio
-        };
-        let squarings = (1..=MOST_SQUARINGS).find(narrow).unwrap_or(MOST_SQUARINGS);
-        let reference = rows.scores.max;
-        let factor = (-reference / f64::from(1u32 << squarings)).exp();
-        let mut exponents = Vec::new();
-        for (stage, ranges) in rows.sums[squarings - 1].iter().enumerate() {
-            let which = narrowest(ranges);
-            let site = if stage < squarings { Site::Sum { layer, stage } } else { Site::Denominator { layer } };
-            let factor = if stage == 0 { factor } else { 1.0 };
-            insert(site, &|seen| {
-                let range = seen.rows[layer].sums[squarings - 1][stage][which];
-                Range { min: range.min * factor, max: range.max * factor }
-            });
-            exponents.push(EXPONENTS[which]);
+    for (layer, (_, keys)) in softmaxes.into_iter().enumerate().take(roles.layers.len()) {
+        let ways = [Vec::new(), keys].into_iter().enumerate().take(tiers[0].rows[layer].len());
+        let ways = ways.map(|(way, keys)| (keys, [0, 1, 2].map(|tier| &tiers[tier].rows[layer][way])));
+        let (plan, ranges) = shallowest_softmax(layer, ways, options);
+        plans.push(plan);
+        seen.extend(ranges);
+        for (which, site) in [Site::Gate { layer }, Site::Up { layer }].into_iter().enumerate() {
+            seen.insert(site, range(&|seen| seen.values[2 * layer + which]));
         }
-        insert(Site::Scores { layer }, &|seen| seen.rows[layer].scores);
-        for (site, which) in [(Site::Gate { layer }, 4), (Site::Up { layer }, 5)] {
-            let value = graph.node(linears[7 * layer + which]).results[0];
-            insert(site, &|seen| seen.ranges.value(value));
-        }
-        plans.push(SoftmaxPlan { reference, exponents });
     }
     let everyday = tiers.swap_remove(1).mean_squares;
     Ok(TensorRanges { softmaxes: plans, ranges: seen, everyday })
+}
+
+/// Of several reference keys, with what was seen in the rows of each, the first that leads to the fewest squarings, each of
+/// which is a pass over all keys, and then to the fewest levels.
+fn shallowest_softmax<'r>(
+    layer: usize,
+    ways: impl Iterator<Item = (Vec<f32>, [&'r Rows; 3])>,
+    options: &LowerOptions,
+) -> (SoftmaxPlan, SiteRanges) {
+    let ways = ways.map(|(keys, tiers)| plan_softmax(layer, keys, tiers, options));
+    let price = |(plan, ranges): &(SoftmaxPlan, SiteRanges)| {
+        (plan.squarings(), softmax::steps(layer, plan, &|site| ranges[&site], options).depth())
+    };
+    ways.min_by_key(price).expect("keys can be stored whole")
+}
+
+/// The squarings and reference of a softmax with these reference keys, and the ranges of its sites, from what was seen in the
+/// rows of text, of everyday prompts and of rare tokens.
+fn plan_softmax(
+    layer: usize,
+    reference_keys: Vec<f32>,
+    tiers: [&Rows; 3],
+    options: &LowerOptions,
+) -> (SoftmaxPlan, SiteRanges) {
+    let rows = tiers[0];
+    let narrow = |squarings: &usize| {
+        let sums = &rows.sums[squarings - 1][0];
+        let range = sums[narrowest(sums)].widened_ratio(options.margin);
+        range.max / range.min <= options.rough_ratio
+    };
+    let squarings = (1..=MOST_SQUARINGS).find(narrow).unwrap_or(MOST_SQUARINGS);
+    let reference = rows.scores.max;
+    let factor = (-reference / f64::from(1u32 << squarings)).exp();
+    let mut ranges = SiteRanges::from([(Site::Scores { layer }, SiteRange::of(tiers.map(|rows| rows.scores)))]);
+    let mut exponents = Vec::new();
+    for (stage, sums) in rows.sums[squarings - 1].iter().enumerate() {
+        let which = narrowest(sums);
+        let site = if stage < squarings { Site::Sum { layer, stage } } else { Site::Denominator { layer } };
+        let factor = if stage == 0 { factor } else { 1.0 };
+        let range = |rows: &Rows| {
+            let range = rows.sums[squarings - 1][stage][which];
+            Range { min: range.min * factor, max: range.max * factor }
+        };
+        ranges.insert(site, SiteRange::of(tiers.map(range)));
+        exponents.push(EXPONENTS[which]);
+    }
+    (SoftmaxPlan { reference, reference_keys, exponents }, ranges)
 }
 
 /// The embedding of a model.
@@ -439,5 +468,35 @@ pub(super) fn bound_arguments(graph: &mut SlotGraph) {
     for value in arguments {
         let magnitude = &mut graph.values[value.index()].ty.max_abs;
         *magnitude = magnitude.min(1.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Rows, shallowest_softmax};
+    use crate::lower::LowerOptions;
+
+    /// Rows of scores that lie around each of these numbers.
+    fn rows_around(levels: &[f64]) -> Rows {
+        let mut rows = Rows::new();
+        for level in levels {
+            rows.include(&[-1.0, -0.5, 0.0, 0.5, 1.0].map(|x| level + x));
+        }
+        rows
+    }
+
+    #[test]
+    fn keys_are_stored_less_references_where_that_saves_squarings() {
+        let [whole, lowered] = [rows_around(&[-12.0, 0.0, 12.0]), rows_around(&[-1.0, 0.0, 1.0])];
+        let chosen = |tiers: [&Rows; 2]| {
+            let ways = [(Vec::new(), tiers[0]), (vec![1.0], tiers[1])].into_iter();
+            shallowest_softmax(0, ways.map(|(keys, rows)| (keys, [rows; 3])), &LowerOptions::default()).0
+        };
+        let references = chosen([&whole, &lowered]);
+        assert_eq!((references.reference_keys.len(), references.squarings()), (1, 1));
+        let kept = chosen([&lowered, &whole]);
+        assert_eq!((kept.reference_keys.len(), kept.squarings()), (0, 1));
+        assert!(chosen([&whole, &whole]).squarings() > 1, "rows as far apart as these take more");
+        assert!(chosen([&lowered, &lowered]).reference_keys.is_empty(), "what brings nothing is not done");
     }
 }

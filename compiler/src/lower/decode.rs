@@ -53,6 +53,7 @@ fn attention(entry: &mut EntryBuilder<'_>, layer: usize, normed: ValueId) -> Val
     entry.origin(roles.ropes[1].as_ref());
     let here = (Integer::slot() % tokens).equal(inner);
     let k = entry.rope(k, &Integer::position(), here.clone(), 1.0);
+    let k = entry.less_reference_keys(layer, k, here.clone());
     entry.builder.set_layout(k, layout(tokens, Fill::Tokens));
     entry.origin(roles.append_key.as_ref());
     entry.builder.accumulate(key_state(layer), Integer::position() / tokens, k);

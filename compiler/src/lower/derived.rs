@@ -9,7 +9,8 @@
 //!
 //! A score is the inner product of a head's query and a key, of which each has at most the length (1 + slack)·√d·σ + ‖b‖
 //! for the largest singular value σ of the head's weights W·diag(γ) and its bias b. Rotary embedding turns both, by cosines
-//! and sines whose own length is a factor. Every slot of scores holds a whole inner product or zero.
+//! and sines whose own length is a factor; what keys are stored less of adds its length to
+//! theirs. Every slot of scores holds a whole inner product or zero.
 
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use cachemir_ir::tensor::{Range, RopeTable, TensorModel};
 use nalgebra::DMatrix;
 use rayon::prelude::*;
 
-use super::plan::{SiteRanges, Step};
+use super::plan::{SiteRanges, SoftmaxPlan, Step};
 use super::roles::{Roles, Weighted};
 use super::{Site, tables::Map};
 use crate::Error;
@@ -34,7 +35,12 @@ pub(super) fn holds(step: &Step, derived: Range) -> bool {
 }
 
 /// Adds what is known to the ranges of scores, gates and up-projections.
-pub(super) fn add(model: &TensorModel, roles: &Roles, ranges: &mut SiteRanges) -> Result<(), Error> {
+pub(super) fn add(
+    model: &TensorModel,
+    roles: &Roles,
+    softmaxes: &[SoftmaxPlan],
+    ranges: &mut SiteRanges,
+) -> Result<(), Error> {
     let found: Vec<[(Site, f64); 3]> = roles
         .layers
         .par_iter()
@@ -43,7 +49,8 @@ pub(super) fn add(model: &TensorModel, roles: &Roles, ranges: &mut SiteRanges) -
             let linear = |map: Map| &layer_roles.linears[map as usize];
             let gamma = |norm: usize| model.weight(roles.norms[norm].gamma.weight).load();
             let (first, second) = (gamma(2 * layer)?, gamma(2 * layer + 1)?);
-            let score = largest_score(model, linear(Map::Query), linear(Map::Key), &first)?;
+            let score =
+                largest_score(model, linear(Map::Query), linear(Map::Key), &first, &softmaxes[layer].reference_keys)?;
             Ok([
                 (Site::Scores { layer }, layer_roles.scale * score),
                 (Site::Gate { layer }, largest_entry(model, linear(Map::Gate), &second)?),
@@ -74,8 +81,14 @@ fn largest_entry(model: &TensorModel, linear: &Weighted, gamma: &[f32]) -> Resul
     Ok(longest_norm(gamma.len()) * row + bias)
 }
 
-/// The largest product of a query and a key of its head, ahead of the factor of the scores.
-fn largest_score(model: &TensorModel, query: &Weighted, key: &Weighted, gamma: &[f32]) -> Result<f64, Error> {
+/// The largest product of a query and a key of its head less its reference, ahead of the factor of the scores.
+fn largest_score(
+    model: &TensorModel,
+    query: &Weighted,
+    key: &Weighted,
+    gamma: &[f32],
+    references: &[f32],
+) -> Result<f64, Error> {
     let dim = model.hyperparameters.head_dim;
     let lengths = |linear: &Weighted| -> Result<Vec<f64>, Error> {
         let (weights, bias) = (model.weight(linear.weight).load()?, bias_of(model, linear)?);
@@ -88,8 +101,13 @@ fn largest_score(model: &TensorModel, query: &Weighted, key: &Weighted, gamma: &
     };
     let (queries, keys) = (lengths(query)?, lengths(key)?);
     let group = (queries.len() / keys.len().max(1)).max(1);
-    let products = queries.iter().enumerate().map(|(head, query)| query * keys.get(head / group).unwrap_or(&0.0));
-    Ok(products.fold(0.0, f64::max) * rope_factor(&model.rope).powi(2))
+    let turning = rope_factor(&model.rope);
+    let key = |head: usize| {
+        let reference = references.get(head * dim..(head + 1) * dim).unwrap_or(&[]);
+        turning * keys.get(head).unwrap_or(&0.0) + reference.iter().map(|k| f64::from(*k).powi(2)).sum::<f64>().sqrt()
+    };
+    let products = queries.iter().enumerate().map(|(head, query)| turning * query * key(head / group));
+    Ok(products.fold(0.0, f64::max))
 }
 
 /// The most that rotary embedding makes a vector longer.

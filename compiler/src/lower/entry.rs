@@ -273,6 +273,14 @@ impl<'a> EntryBuilder<'a> {
         self.builder.add(straight, crossed)
     }
 
+    /// A token's rotated keys, which are zero but where the condition holds, less the reference keys of the layer there.
+    pub(super) fn less_reference_keys(&mut self, layer: usize, keys: ValueId, condition: Integer) -> ValueId {
+        let Some(table) = tables::reference_table(self.roles, self.plan, layer) else { return keys };
+        let (entry, real) = self.shape.key_entry();
+        let references = Vector::Table(table, entry).masked(both(condition, real)).times(-1.0);
+        self.builder.add_plain(keys, references)
+    }
+
     /// The factor of scores: their scale, over half the width of the exponential's interval.
     pub(super) fn score_factor(&self, layer: usize) -> f64 {
         self.roles.layers[layer].scale / self.plan.layers[layer].exponential.step.affine.half

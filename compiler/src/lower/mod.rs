@@ -22,6 +22,7 @@ mod linear;
 mod plan;
 mod prefill;
 mod prefix;
+mod reference;
 mod roles;
 mod shape;
 mod softmax;
@@ -43,7 +44,7 @@ use cachemir_ir::tensor::{Hyperparameters, TensorModel};
 
 use crate::Error;
 use crate::approximate::Target;
-use crate::calibration::Calibration;
+use crate::calibration::{Calibration, excerpt};
 use crate::progress::{Observer, Pass};
 use builder::layout;
 use calibrate::TensorRanges;
@@ -318,7 +319,7 @@ impl<'m> Survey<'m> {
     ) -> Result<(SlotProgram, LowerReport), Error> {
         let Self { model, roles, prefix, text, seen } = self;
         let context = model.hyperparameters.context;
-        let sequences = calibrate::excerpt(text, prefix.tokens.len(), context, options.calibration_tokens);
+        let sequences = excerpt(text, prefix.tokens.len(), context, options.calibration_tokens);
         let calibrated = !sequences.is_empty();
         let pack = |plan: &Plan| -> Result<_, Error> {
             Ok(build(shape, roles, plan, prefix, tables::tables(model, roles, plan)?))
@@ -327,7 +328,7 @@ impl<'m> Survey<'m> {
         if calibrated {
             let (program, uses) = pack(&Plan::provisional(&model.hyperparameters, roles, &seen.softmaxes))?;
             ranges = calibrate::site_ranges(model, shape, &program, &uses, &sequences, ranges, observer)?;
-            derived::add(model, roles, &mut ranges)?;
+            derived::add(model, roles, &seen.softmaxes, &mut ranges)?;
         }
         observer.begin(Pass::Approximate);
         let plan = Plan::new(&model.hyperparameters, roles, &seen.softmaxes, &ranges, &seen.everyday, options);
@@ -411,7 +412,7 @@ fn build(
     };
     let states = (0..roles.layers.len())
         .flat_map(|layer| {
-            let [keys, values] = prefix.initial(shape, layer, tables::prefix_table(roles));
+            let [keys, values] = prefix.initial(shape, layer, tables::prefix_table(roles, plan));
             [
                 state(format!("layers.{layer}.k_cache"), shape.key_capacity(), keys),
                 state(format!("layers.{layer}.v_cache"), shape.blocks, values),
@@ -423,7 +424,7 @@ fn build(
     let program = Program {
         slots: shape.slots as u32,
         context: shape.model.context as u32,
-        tables: tables.into_iter().chain(prefix.tables(shape)).collect::<Vec<_>>().into(),
+        tables: tables.into_iter().chain(prefix.tables(shape, plan)).collect::<Vec<_>>().into(),
         states,
         prefix: prefix.tokens.clone(),
         entries,

@@ -47,6 +47,11 @@ pub(super) struct SiteRange {
 }
 
 impl SiteRange {
+    /// What was seen of the slots that matter, in text, in everyday prompts and with tokens that are rare in text.
+    pub(super) fn of([text, everyday, rare]: [Range; 3]) -> Self {
+        Self { text, everyday, rare, all: text, derived: None }
+    }
+
     /// Text, then with everyday prompts, then with rare tokens, each with its margin and holding the one before.
     pub(super) fn tiers(&self, options: &LowerOptions) -> [Range; 3] {
         let text = self.text.widened_ratio(options.margin);
@@ -63,6 +68,9 @@ pub(super) type SiteRanges = BTreeMap<Site, SiteRange>;
 pub(super) struct SoftmaxPlan {
     /// The score c whose exponential is 1.
     pub(super) reference: f64,
+    /// What keys are stored less of, `[kv_heads][head_dim]` (see [`super::reference`]): scores are those with the others. Empty
+    /// where they are stored whole.
+    pub(super) reference_keys: Vec<f32>,
     /// For y_0, …, y_k: the power of the position plus one that they carry. There are k ≥ 1 squarings.
     pub(super) exponents: Vec<f64>,
 }
@@ -71,6 +79,13 @@ impl SoftmaxPlan {
     /// Squarings k.
     pub(super) fn squarings(&self) -> usize {
         self.exponents.len() - 1
+    }
+
+    /// The reference keys, `[kv_heads][head_dim]`; zeros where keys are stored whole.
+    pub(super) fn keys(&self, model: &Hyperparameters) -> Vec<f32> {
+        let mut keys = self.reference_keys.clone();
+        keys.resize(model.kv_heads * model.head_dim, 0.0);
+        keys
     }
 }
 

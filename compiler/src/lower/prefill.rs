@@ -69,7 +69,9 @@ fn attention(entry: &mut EntryBuilder<'_>, layer: usize, normed: ValueId) -> Val
     let block = Integer::position() / tokens;
     entry.origin(roles.ropes[1].as_ref());
     let inner = Integer::slot() % tokens;
-    let k = entry.rope(k, &(Integer::position() + inner.clone()), inner.clone().less(Integer::count()), 1.0);
+    let known = inner.clone().less(Integer::count());
+    let k = entry.rope(k, &(Integer::position() + inner.clone()), known.clone(), 1.0);
+    let k = entry.less_reference_keys(layer, k, known);
     entry.origin(roles.append_key.as_ref());
     let k = entry.builder.rotate_by_bits(k, &start, doubling(chunk, tokens), -1);
     entry.builder.set_layout(k, layout(tokens, Fill::Tokens));

@@ -9,7 +9,8 @@ use cachemir_ir::program::State;
 use cachemir_ir::table::Table;
 use cachemir_ir::tensor::{CacheKind, Interpreter, TensorModel};
 
-use super::shape::{Shape, all};
+use super::plan::Plan;
+use super::shape::{Shape, both};
 use crate::Error;
 
 /// Keys and values of a prefix.
@@ -36,13 +37,16 @@ impl Prefix {
         Ok(Self { tokens: tokens.to_vec(), caches })
     }
 
-    /// The tables: keys and values of each layer.
-    pub(super) fn tables(&self, shape: &Shape) -> impl Iterator<Item = Table> {
+    /// The tables: keys, less the references of the plan, and values of each layer.
+    pub(super) fn tables(&self, shape: &Shape, plan: &Plan) -> impl Iterator<Item = Table> {
         let extents = [self.tokens.len(), shape.model.kv_heads, shape.model.head_dim].map(|extent| extent as u32);
-        self.caches.iter().enumerate().flat_map(move |(layer, caches)| {
-            caches.iter().zip(KINDS).map(move |(values, (_, name))| {
-                Table::new(format!("layers.{layer}.prefix_{name}"), extents, values.clone())
-            })
+        self.caches.iter().zip(&plan.layers).enumerate().flat_map(move |(layer, ([keys, values], plan))| {
+            let references = plan.softmax.keys(&shape.model);
+            let keys = keys.iter().zip(references.iter().cycle()).map(|(key, reference)| key - reference).collect();
+            [keys, values.clone()]
+                .into_iter()
+                .zip(KINDS)
+                .map(move |(entries, (_, name))| Table::new(format!("layers.{layer}.prefix_{name}"), extents, entries))
         })
     }
 
@@ -56,17 +60,10 @@ impl Prefix {
         let block = (lane.clone() / shape.group + index.clone()) % shape.blocks;
         let vector = |kind: usize, block: Integer| {
             let token = block * shape.tokens() + Integer::slot() % shape.tokens();
-            let head = Integer::slot() / shape.tokens() % shape.kv_heads;
-            // Lanes l and l + head_dim/2 hold the features that the rotary embedding turns together.
-            let (half, pairs) = (shape.head_dim / 2, shape.model.head_dim / 2);
-            let (pair, second) = (lane.clone() % half, lane.clone() / half);
-            let feature = second * pairs + pair.clone();
             let known = token.clone().less(self.tokens.len());
-            let real_head = (shape.kv_heads > shape.model.kv_heads).then(|| head.clone().less(shape.model.kv_heads));
-            let real_pair = (half > pairs).then(|| pair.less(pairs));
-            let real = all([Some(known), real_head, real_pair]).expect("one is there");
-            let entry = (token * shape.model.kv_heads + head) * shape.model.head_dim + feature;
-            Some(Vector::Table(TableId(first.0 + (2 * layer + kind) as u32), entry).masked(real))
+            let (entry, real) = shape.key_entry();
+            let entry = token * (shape.model.kv_heads * shape.model.head_dim) + entry;
+            Some(Vector::Table(TableId(first.0 + (2 * layer + kind) as u32), entry).masked(both(known, real)))
         };
         [vector(0, index.clone()), vector(1, block)]
     }

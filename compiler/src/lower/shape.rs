@@ -151,6 +151,18 @@ impl Shape {
         all([self.real_head(&head), self.real_member(member)])
     }
 
+    /// Which entry of a token's keys or values, `[kv_heads][head_dim]`, a slot of a cache holds, and the condition that it is none
+    /// of padding.
+    pub(super) fn key_entry(&self) -> (Integer, Option<Integer>) {
+        let (lane, head) = (self.lane_of_slot(), Integer::slot() / self.tokens() % self.kv_heads);
+        // Lanes l and l + head_dim/2 hold the features that the rotary embedding turns together.
+        let (half, pairs) = (self.head_dim / 2, self.model.head_dim / 2);
+        let (pair, second) = (lane.clone() % half, lane / half);
+        let real_pair = (half > pairs).then(|| pair.clone().less(pairs));
+        let entry = head.clone() * self.model.head_dim + second * pairs + pair;
+        (entry, all([self.real_head(&head), real_pair]))
+    }
+
     /// The lane of a slot.
     pub fn lane_of_slot(&self) -> Integer {
         Integer::slot() / self.lane()

@@ -16,6 +16,15 @@ pub(super) struct Steps {
     pub(super) newton: bool,
 }
 
+impl Steps {
+    /// Levels from the scores to the divided result.
+    pub(super) fn depth(&self) -> u32 {
+        // Each rough reciprocal is multiplied by its row and the product squared; the last one meets the mix.
+        let rough: u32 = self.rough.iter().map(|step| step.depth() + 2).sum();
+        self.exponential.depth() + rough + self.reciprocal.depth() + u32::from(self.newton) + 1
+    }
+}
+
 /// The approximations of a layer's softmax.
 pub(super) fn steps(
     layer: usize,
@@ -230,7 +239,7 @@ mod tests {
 
     /// The exponential for scores in text from `least` to 20, the largest of which is the reference, with junk up to `most`.
     fn exponential_of(least: f64, most: f64, rounding: f64) -> (Exponential, f64) {
-        let softmax = SoftmaxPlan { reference: 20.0, exponents: vec![0.0; 3] };
+        let softmax = SoftmaxPlan { reference: 20.0, reference_keys: Vec::new(), exponents: vec![0.0; 3] };
         let range = Range { min: 5e-3, max: 10.0 };
         let affine = Affine::onto(0.0, range.max);
         let site = Site::Sum { layer: 0, stage: 0 };

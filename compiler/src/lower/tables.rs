@@ -30,7 +30,7 @@ pub(super) enum Map {
 }
 
 /// Linear maps of a layer.
-const MAPS: [Map; 7] = [Map::Query, Map::Key, Map::Value, Map::Output, Map::Gate, Map::Up, Map::Down];
+pub(super) const MAPS: [Map; 7] = [Map::Query, Map::Key, Map::Value, Map::Output, Map::Gate, Map::Up, Map::Down];
 
 /// Table of a layer's linear map.
 pub(super) fn map_table(layer: usize, map: Map) -> TableId {
@@ -58,7 +58,7 @@ pub(super) fn sine_table(layers: usize) -> TableId {
     TableId((layers * MAPS.len() + 2) as u32)
 }
 
-/// Scales of softmaxes by layer, stage and position; see [`SoftmaxPlan::scale`].
+/// Scales of softmaxes by layer, stage and position; see [`LayerPlan::softmax_scale`].
 pub(super) fn scale_table(layers: usize) -> TableId {
     TableId((layers * MAPS.len() + 3) as u32)
 }
@@ -72,10 +72,22 @@ pub(super) fn bias_table(roles: &Roles, layer: usize, map: Map) -> Option<TableI
     Some(TableId(scale_table(roles.layers.len()).0 + 1 + earlier as u32))
 }
 
+/// Table of a layer's reference keys, `[kv_heads][head_dim]`, if it has any (see [`super::reference`]): they come after biases.
+pub(super) fn reference_table(roles: &Roles, plan: &Plan, layer: usize) -> Option<TableId> {
+    let none = plan.layers[layer].softmax.reference_keys.is_empty();
+    (!none).then(|| after_references(roles, &plan.layers[..layer]))
+}
+
 /// The first table of the public prefix, after all others.
-pub(super) fn prefix_table(roles: &Roles) -> TableId {
+pub(super) fn prefix_table(roles: &Roles, plan: &Plan) -> TableId {
+    after_references(roles, &plan.layers)
+}
+
+/// The table that follows those of the biases and of these layers' reference keys.
+fn after_references(roles: &Roles, layers: &[LayerPlan]) -> TableId {
     let biases = roles.layers.iter().flat_map(|layer| &layer.linears).filter(|linear| linear.bias.is_some()).count();
-    TableId(scale_table(roles.layers.len()).0 + 1 + biases as u32)
+    let references = layers.iter().filter(|layer| !layer.softmax.reference_keys.is_empty()).count();
+    TableId(scale_table(roles.layers.len()).0 + 1 + (biases + references) as u32)
 }
 
 /// Offset of a layer's stage in the table of scales.
@@ -130,6 +142,11 @@ pub(super) fn tables(model: &TensorModel, roles: &Roles, plan: &Plan) -> Result<
             let factor = factors(plan, layer, map, root_width).output;
             tables.push(folded(bias, bias.name.clone(), None, factor)?);
         }
+    }
+    let shape = [model.hyperparameters.kv_heads as u32, model.hyperparameters.head_dim as u32];
+    for (layer, plan) in plan.layers.iter().enumerate().filter(|(_, plan)| !plan.softmax.reference_keys.is_empty()) {
+        let keys = plan.softmax.reference_keys.clone();
+        tables.push(Table::new(format!("layers.{layer}.reference_keys"), shape.to_vec(), keys));
     }
     Ok(tables)
 }

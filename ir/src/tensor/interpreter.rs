@@ -101,7 +101,8 @@ impl<'m> Interpreter<'m> {
         }
     }
 
-    /// What each of the tokens fed last gave a value; nothing for a cache and for the token itself.
+    /// What each of the tokens fed last gave a value; nothing for a cache and for the token itself, and logits only for the last
+    /// of each session.
     pub fn fed(&self, id: ValueId) -> &[Vec<f64>] {
         &self.last[id.index()]
     }
@@ -130,21 +131,21 @@ impl<'m> Interpreter<'m> {
     /// [`Error::Execution`] if the token is not in the vocabulary or the context is full, and those of
     /// [`Weight::load`](super::Weight::load).
     pub fn step(&mut self, token: u32) -> Result<Vec<f64>, Error> {
-        Ok(self.feed(&[token])?.last().cloned().unwrap_or_default())
+        Ok(self.feed(&[token])?.to_vec())
     }
 
-    /// Feeds tokens to the first session, all through a layer ahead of the next one, and returns the logits after each of
-    /// them.
+    /// Feeds tokens to the first session, all through a layer ahead of the next one, and returns the logits after the last of
+    /// them; nothing for no tokens.
     ///
     /// # Errors
     /// [`Error::Execution`] if a token is not in the vocabulary or the context has no room for them, and those of
     /// [`Weight::load`](super::Weight::load).
-    pub fn feed(&mut self, tokens: &[u32]) -> Result<&[Vec<f64>], Error> {
-        self.feed_each(&[(0, tokens)])
+    pub fn feed(&mut self, tokens: &[u32]) -> Result<&[f64], Error> {
+        Ok(self.feed_each(&[(0, tokens)])?.first().map_or(&[], Vec::as_slice))
     }
 
     /// Feeds tokens to several sessions, each named once, all through a layer ahead of the next one, and returns the logits
-    /// after each of them.
+    /// after the last token of each that was given any.
     ///
     /// # Errors
     /// As those of [`Self::feed`].
@@ -196,8 +197,14 @@ impl<'m> Interpreter<'m> {
                     x.iter().zip(&*gamma).map(|(x, &gamma)| x * factor * f64::from(gamma)).collect()
                 })
             }
-            TensorOp::Linear { weight, bias: None } | TensorOp::LmHead { weight } => {
+            TensorOp::Linear { weight, bias: None } => {
                 products(&entries(weight)?, model.weight(weight).columns(), operand(0))
+            }
+            TensorOp::LmHead { weight } => {
+                let last = |index: usize| self.places.get(index + 1).is_none_or(|next| next.0 != self.places[index].0);
+                let lasts = operand(0).iter().enumerate().filter(|&(index, _)| last(index));
+                let lasts: Vec<Vec<f64>> = lasts.map(|(_, x)| x.clone()).collect();
+                products(&entries(weight)?, model.weight(weight).columns(), &lasts)
             }
             TensorOp::Linear { weight, bias: Some(bias) } => {
                 let mut results = products(&entries(weight)?, model.weight(weight).columns(), operand(0));

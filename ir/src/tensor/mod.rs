@@ -17,20 +17,19 @@
 //! of features (i, i + h/2) of a head by the angle of position p and pair i, read from [`RopeTable`]. A graph has one
 //! input, the token, and one yield, the logits; the caches are state of the session, addressed by layer.
 //!
-//! [`verify`] checks the invariants, [`Interpreter`] executes a graph in the clear, [`Ranges`] collects what
-//! calibration text does to every value.
+//! [`verify`] checks the invariants, [`Interpreter`] executes a graph in the clear, and [`read`] takes text through one.
 
 mod interpreter;
 mod op;
 mod products;
-mod ranges;
+mod range;
 #[cfg(test)]
 mod tests;
 mod verifier;
 
 pub use interpreter::{Interpreter, PORTION, mean_square, read};
 pub use op::{CacheKind, TensorOp};
-pub use ranges::{Range, Ranges};
+pub use range::Range;
 pub use verifier::verify;
 
 use std::fmt;

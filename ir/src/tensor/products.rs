@@ -67,15 +67,20 @@ impl WithSimd for Rows<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Vec<f64> {
-        // As many sums as there are registers for.
-        if S::F64_LANES == LANES { self.tiled::<S, 4, 4>(simd) } else { self.tiled::<S, 2, 2>(simd) }
+        // As many sums as there are registers for; the last is how many of these hold the parts of one.
+        match S::F64_LANES {
+            LANES => self.tiled::<S, 4, 4, 1>(simd),
+            4 => self.tiled::<S, 2, 2, 2>(simd),
+            2 => self.tiled::<S, 2, 2, 4>(simd),
+            _ => self.tiled::<S, 1, 1, LANES>(simd),
+        }
     }
 }
 
 impl Rows<'_> {
     /// Products of R rows with X vectors at a time.
     #[inline(always)]
-    fn tiled<S: Simd, const R: usize, const X: usize>(self, simd: S) -> Vec<f64> {
+    fn tiled<S: Simd, const R: usize, const X: usize, const PARTS: usize>(self, simd: S) -> Vec<f64> {
         let Self { weights, columns, x } = self;
         let rows = weights.len() / columns.max(1);
         let mut results = vec![0.0; rows * x.len()];
@@ -87,7 +92,7 @@ impl Rows<'_> {
             let tile: [&[f64]; R] = from_fn(|index| &wide[index.min(there - 1) * columns..][..columns]);
             for (x, results) in x.chunks(X).zip(results.chunks_mut(X * rows)) {
                 let vectors: [&[f64]; X] = from_fn(|index| &x[index.min(x.len() - 1)][..columns]);
-                let sums = tile_products(simd, tile, vectors);
+                let sums = tile_products::<S, R, X, PARTS>(simd, tile, vectors);
                 for (index, results) in results.chunks_exact_mut(rows).enumerate() {
                     for (result, sums) in results[first..].iter_mut().zip(&sums[..there]) {
                         *result = sums[index];
@@ -99,35 +104,42 @@ impl Rows<'_> {
     }
 }
 
-/// ⟨row, x⟩ for each row and each x.
+/// ⟨row, x⟩ for each row and each x. How many registers hold the parts of a sum is a constant, as sums stay in registers only so.
 #[inline(always)]
-fn tile_products<S: Simd, const R: usize, const X: usize>(simd: S, rows: [&[f64]; R], x: [&[f64]; X]) -> [[f64; X]; R] {
+// Sums that are borrowed, as iterators over them are, would be stored again and again.
+#[allow(clippy::needless_range_loop)]
+fn tile_products<S: Simd, const R: usize, const X: usize, const PARTS: usize>(
+    simd: S,
+    rows: [&[f64]; R],
+    x: [&[f64]; X],
+) -> [[f64; X]; R] {
     let whole = rows[0].len() - rows[0].len() % LANES;
-    // Registers that hold the parts of a sum.
-    let registers = LANES / S::F64_LANES;
     let weights = rows.map(|row| S::as_simd_f64s(&row[..whole]).0);
     let vectors = x.map(|x| S::as_simd_f64s(&x[..whole]).0);
-    let mut sums = [[[simd.splat_f64s(0.0); LANES]; X]; R];
-    for at in (0..whole / S::F64_LANES).step_by(registers) {
-        for register in 0..registers {
-            let vectors: [S::f64s; X] = from_fn(|index| vectors[index][at + register]);
-            for (sums, weights) in sums.iter_mut().zip(weights) {
-                let weight = weights[at + register];
-                for (sums, &vector) in sums.iter_mut().zip(&vectors) {
-                    sums[register] = simd.mul_add_f64s(weight, vector, sums[register]);
+    let mut sums = [[[simd.splat_f64s(0.0); PARTS]; X]; R];
+    for at in (0..whole / S::F64_LANES).step_by(PARTS) {
+        for part in 0..PARTS {
+            let vectors: [S::f64s; X] = from_fn(|x| vectors[x][at + part]);
+            for row in 0..R {
+                let weight = weights[row][at + part];
+                for x in 0..X {
+                    sums[row][x][part] = simd.mul_add_f64s(weight, vectors[x], sums[row][x][part]);
                 }
             }
         }
     }
-    from_fn(|row| {
-        from_fn(|index| {
+    let mut results = [[0.0; X]; R];
+    for row in 0..R {
+        for index in 0..X {
             let mut lanes = [0.0; LANES];
             let (parts, _) = S::as_mut_simd_f64s(&mut lanes);
-            parts.copy_from_slice(&sums[row][index][..registers]);
+            parts.iter_mut().enumerate().for_each(|(part, lanes)| *lanes = sums[row][index][part]);
             let rest = rows[row][whole..].iter().zip(&x[index][whole..]);
-            lanes.iter().sum::<f64>() + rest.fold(0.0, |sum, (weight, x)| weight.mul_add(*x, sum))
-        })
-    })
+            results[row][index] =
+                lanes.iter().sum::<f64>() + rest.fold(0.0, |sum, (weight, x)| weight.mul_add(*x, sum));
+        }
+    }
+    results
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use super::super::plan::{Plan, SoftmaxPlan};
 use super::super::prefix::Prefix;
 use super::super::roles::Roles;
 use super::super::tables::tables;
-use super::super::{Shape, build, counts};
+use super::super::{Shape, build, counts, reference};
 use super::{Numbers, model};
 use crate::calibration::Calibration;
 use crate::guard::guard;
@@ -129,7 +129,11 @@ fn check_model(slots: usize, model: &TensorModel, squarings: usize) {
     let h = &model.hyperparameters;
     let shape = Shape::new(h, slots).unwrap();
     let roles = Roles::new(model).unwrap();
-    let softmaxes = vec![SoftmaxPlan { reference: 1.0, exponents: vec![0.5; squarings + 1] }; h.layers];
+    let mut numbers = Numbers(17);
+    let mut reference_keys = || (0..h.kv_width()).map(|_| numbers.next() as f32).collect();
+    let softmax =
+        |_| SoftmaxPlan { reference: 1.0, reference_keys: reference_keys(), exponents: vec![0.5; squarings + 1] };
+    let softmaxes: Vec<SoftmaxPlan> = (0..h.layers).map(softmax).collect();
     let plan = Plan::provisional(h, &roles, &softmaxes);
     let (program, uses) = build(&shape, &roles, &plan, &Prefix::default(), tables(model, &roles, &plan).unwrap());
     for entry in &program.entries {
@@ -147,7 +151,7 @@ fn check_model(slots: usize, model: &TensorModel, squarings: usize) {
     let mut arguments = Vec::new();
     for &token in &tokens {
         want.push(reference.step(token).unwrap());
-        arguments.push(shown(model, &reference, squarings));
+        arguments.push(shown(model, &reference, squarings, &softmaxes));
     }
     let compare_arguments = |got: &[Vec<f64>], entry: usize, positions: Range<usize>| {
         let checks = &program.entries[entry].checks;
@@ -226,7 +230,12 @@ fn check_model(slots: usize, model: &TensorModel, squarings: usize) {
 }
 
 /// What a step shows the client of norms and of the first sums of softmaxes, by site.
-fn shown(model: &TensorModel, step: &tensor::Interpreter<'_>, squarings: usize) -> Vec<(String, Vec<f64>)> {
+fn shown(
+    model: &TensorModel,
+    step: &tensor::Interpreter<'_>,
+    squarings: usize,
+    plans: &[SoftmaxPlan],
+) -> Vec<(String, Vec<f64>)> {
     let graph = &model.graph;
     let (mut norms, mut softmaxes, mut shown) = (0, 0, Vec::new());
     for &op in &graph.body.ops {
@@ -242,10 +251,13 @@ fn shown(model: &TensorModel, step: &tensor::Interpreter<'_>, squarings: usize) 
             }
             TensorOp::Softmax => {
                 // As the plan has it: reference 1, and the root of the number of tokens.
-                let y = |x: &f64| ((x - 1.0) / f64::from(1 << squarings)).exp();
-                let rows = operand().chunks_exact(step.position());
-                let sum = |row: &[f64]| row.iter().map(y).sum::<f64>() * (step.position() as f64).sqrt();
-                shown.push((format!("layer {softmaxes} rough reciprocal 0"), rows.map(sum).collect()));
+                let rows = reference::Rows::of(model, op).unwrap();
+                let sum = |(fall, row): (f64, &[f64])| {
+                    let y = |x: &f64| ((x - fall - 1.0) / f64::from(1 << squarings)).exp();
+                    row.iter().map(y).sum::<f64>() * (step.position() as f64).sqrt()
+                };
+                let sums = rows.lowered(step, &plans[softmaxes].reference_keys).map(sum).collect();
+                shown.push((format!("layer {softmaxes} rough reciprocal 0"), sums));
                 softmaxes += 1;
             }
             _ => {}
