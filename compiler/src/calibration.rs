@@ -6,7 +6,8 @@
 
 use std::path::Path;
 
-use cachemir_ir::tensor::{Interpreter, PORTION, TensorModel};
+use cachemir_ir::graph::ValueId;
+use cachemir_ir::tensor::{Interpreter, PORTION, TensorModel, TensorOp, mean_square};
 use rand::SeedableRng;
 use rand::distr::Distribution;
 use rand::distr::weighted::WeightedIndex;
@@ -20,6 +21,14 @@ use crate::progress::{Observer, Parts, Pass};
 /// Sequences and tokens in each that are sampled from the model where no text is given.
 const SAMPLED_SEQUENCES: usize = 12;
 const SAMPLED_TOKENS: usize = 64;
+
+/// More of them, and tokens in each: rows as short as theirs are found nowhere else, and are of many kinds.
+const OPENINGS: usize = 96;
+const OPENING_TOKENS: usize = 8;
+
+/// By which factor the largest mean square of a norm's operand in a sequence exceeds that of half the sequences, where no
+/// polynomial covers both.
+const MASSIVE: f64 = 512.0;
 
 /// Longest sequence of a user's text; a longer text is cut into several.
 const TEXT_TOKENS: usize = 128;
@@ -80,6 +89,10 @@ pub struct Calibration {
     pub everyday: Vec<Vec<u32>>,
     /// Tokens in random order.
     pub rare: Vec<Vec<u32>>,
+    /// Sequences that the model wrote, or of everyday prompts or rare tokens, which are not among these, as states in them are
+    /// so large (massive activations, arXiv 2402.17762) that no polynomial covers them with those of the others. The client
+    /// refuses such a text, as it sees the arguments of the norms.
+    pub left_out: usize,
 }
 
 impl Calibration {
@@ -98,11 +111,15 @@ impl Calibration {
         let parts = Parts::begin(observer, Pass::Calibrate, 3);
         let model = &imported.model;
         let beginning = if prefix.is_empty() { beginning(imported)? } else { Beginning::Tokens(prefix.clone()) };
+        let mut left_out = 0;
         let given = match text {
             Some(path) => read(imported, path, &prefix)?,
             None => {
-                let length = model.hyperparameters.context.min(prefix.len() + SAMPLED_TOKENS);
-                continued(model, &vec![beginning.clone(); SAMPLED_SEQUENCES], |_| length)?
+                let mut sampled = |sequences: usize, tokens: usize| {
+                    let continued = continued(model, &vec![beginning.clone(); sequences], |_| prefix.len() + tokens);
+                    Ok::<_, Error>(continued?.ordinary(&mut left_out))
+                };
+                [sampled(SAMPLED_SEQUENCES, SAMPLED_TOKENS)?, sampled(OPENINGS, OPENING_TOKENS)?].concat()
             }
         };
         parts.one();
@@ -122,12 +139,16 @@ impl Calibration {
                 tokens.truncate(room);
                 Beginning::Tokens(tokens)
             };
-            this.everyday =
-                continued(model, &prompts.map(cut).collect::<Vec<_>>(), |length| length + CONTINUED_TOKENS)?;
+            let prompts: Vec<Beginning> = prompts.map(cut).collect();
+            let continued = continued(model, &prompts, |length| length + CONTINUED_TOKENS)?;
+            this.everyday = continued.ordinary(&mut left_out);
         }
         let begun = if let Beginning::Tokens(tokens) = beginning { tokens } else { Vec::new() };
-        this.rare = shuffled_vocabulary(model, &begun, prefix.is_empty());
+        let rare = shuffled_vocabulary(model, &begun, prefix.is_empty());
+        let rare: Vec<Beginning> = rare.into_iter().map(Beginning::Tokens).collect();
+        this.rare = continued(model, &rare, |length| length)?.ordinary(&mut left_out);
         this.prefix = prefix;
+        this.left_out += left_out;
         parts.one();
         Ok(this)
     }
@@ -140,9 +161,21 @@ impl Calibration {
         let context = model.hyperparameters.context;
         let mut sequences = text.into_iter().filter(|sequence| !sequence.is_empty());
         let starts: Vec<Beginning> = sequences.by_ref().take(CONTINUATIONS).map(Beginning::Tokens).collect();
-        let mut text = continued(model, &starts, |_| context)?;
+        let mut left_out = 0;
+        let mut text = continued(model, &starts, |_| context)?.ordinary(&mut left_out);
         text.extend(sequences);
-        Ok(Self { text, ..Self::default() })
+        Ok(Self { text, left_out, ..Self::default() })
+    }
+
+    /// What the user is told of sequences that were left out.
+    pub(crate) fn note(&self) -> Option<String> {
+        (self.left_out > 0).then(|| {
+            let (left_out, all) = (self.left_out, self.left_out + self.sequences().count());
+            format!(
+                "{left_out} of {all} sequences that the model was tried on are left out: massive activations, as of tokens that \
+                 begin a text, would take polynomials of too wide a range; the client refuses such a text"
+            )
+        })
     }
 
     /// All sequences.
@@ -278,13 +311,39 @@ fn beginning(imported: &ImportedModel) -> Result<Beginning, Error> {
     Ok(Beginning::After(separator.unwrap_or(0)))
 }
 
+/// Sequences, and how large states get in them.
+struct Continued {
+    sequences: Vec<Vec<u32>>,
+    /// By sequence and norm: the largest mean square behind what all sequences begin with.
+    most: Vec<Vec<f64>>,
+}
+
+impl Continued {
+    /// The sequences without those in which states are far larger than in others, which are counted.
+    fn ordinary(self, left_out: &mut usize) -> Vec<Vec<u32>> {
+        let norms = self.most.first().map_or(0, Vec::len);
+        let bound = |norm: usize| {
+            let mut most: Vec<f64> = self.most.iter().map(|norms| norms[norm]).collect();
+            let middle = most.len() / 2;
+            MASSIVE * *most.select_nth_unstable_by(middle, f64::total_cmp).1
+        };
+        let bounds: Vec<f64> = (0..norms).map(bound).collect();
+        let ordinary = |most: &Vec<f64>| most.iter().zip(&bounds).all(|(most, bound)| most <= bound);
+        let count = self.sequences.len();
+        let kept = self.sequences.into_iter().zip(&self.most).filter(|(_, most)| ordinary(most));
+        let kept: Vec<Vec<u32>> = kept.map(|(sequence, _)| sequence).collect();
+        *left_out += count - kept.len();
+        kept
+    }
+}
+
 /// Sequences that the model writes itself, from their beginning to a length that may depend on the beginning's, at most the
 /// context; drawn from its distribution at temperature 1 by a fixed generator, so that the same model gives the same text.
 fn continued(
     model: &TensorModel,
     beginnings: &[Beginning],
     length: impl Fn(usize) -> usize,
-) -> Result<Vec<Vec<u32>>, Error> {
+) -> Result<Continued, Error> {
     let context = model.hyperparameters.context;
     let mut random: Vec<ChaCha8Rng> =
         (0..beginnings.len()).map(|index| ChaCha8Rng::seed_from_u64(index as u64)).collect();
@@ -297,37 +356,47 @@ fn continued(
         tokens.truncate(context);
         sequences.push(tokens);
     }
-    let lengths: Vec<usize> = sequences.iter().map(|tokens| length(tokens.len()).min(context)).collect();
+    let lengths: Vec<usize> =
+        sequences.iter().map(|tokens| length(tokens.len()).clamp(tokens.len(), context)).collect();
     // What all of them begin with is taken in once; the last token of each is to be fed.
-    let mut common = sequences.first().map_or(0, |first| first.len() - 1);
-    for tokens in &sequences {
-        let alike = tokens.iter().zip(&sequences[0]).take_while(|(a, b)| a == b).count();
-        common = common.min(alike).min(tokens.len() - 1);
-    }
+    let alike = |tokens: &Vec<u32>| tokens.iter().zip(&sequences[0]).take_while(|(a, b)| a == b).count();
+    let alike = sequences.iter().map(alike).min().unwrap_or(0);
+    let common = sequences.iter().map(|tokens| tokens.len() - 1).min().unwrap_or(0).min(alike);
     let mut begun = Interpreter::new(model)?;
     begun.feed(sequences.first().map_or(&[], |first| &first[..common]))?;
     let mut interpreter = begun.fork(beginnings.len());
     let mut taken = vec![common; beginnings.len()];
+    let norms = model.graph.body.ops.iter().map(|&op| model.graph.node(op));
+    let norms = norms.filter(|node| matches!(node.op, TensorOp::RmsNorm { .. })).map(|node| node.inputs[0]);
+    let norms: Vec<ValueId> = norms.collect();
+    let mut most = vec![vec![0.0f64; norms.len()]; beginnings.len()];
     loop {
         // As many sessions as have tokens to be taken in, up to a portion; long beginnings go in by parts.
         let mut parts: Vec<(usize, std::ops::Range<usize>)> = Vec::new();
         let mut room = PORTION;
         for (session, tokens) in sequences.iter().enumerate() {
-            if tokens.len() < lengths[session] && room > 0 {
+            if taken[session] < tokens.len() && room > 0 {
                 let end = tokens.len().min(taken[session] + room);
                 room -= end - taken[session];
                 parts.push((session, taken[session]..end));
             }
         }
         if parts.is_empty() {
-            return Ok(sequences);
+            return Ok(Continued { sequences, most });
         }
         let fed: Vec<(usize, &[u32])> =
             parts.iter().map(|(session, range)| (*session, &sequences[*session][range.clone()])).collect();
-        let logits = interpreter.feed_each(&fed)?;
+        interpreter.feed_each(&fed)?;
+        for (index, &norm) in norms.iter().enumerate() {
+            let fed = interpreter.fed(norm).iter().zip(interpreter.places());
+            for (x, &(session, _)) in fed.filter(|(_, (_, position))| *position >= alike) {
+                most[session][index] = most[session][index].max(mean_square(x));
+            }
+        }
+        let logits = interpreter.fed(model.graph.body.yields[0]);
         for ((session, range), logits) in parts.into_iter().zip(logits) {
             taken[session] = range.end;
-            if range.end == sequences[session].len() {
+            if range.end == sequences[session].len() && range.end < lengths[session] {
                 sequences[session].push(draw(logits, &mut random[session])?);
             }
         }
@@ -372,4 +441,22 @@ fn shuffled_vocabulary(model: &TensorModel, prefix: &[u32], only_every_other: bo
         rest = after;
     }
     sequences
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Continued;
+
+    #[test]
+    fn sequences_with_massive_activations_are_left_out() {
+        let continued = |most: [[f64; 2]; 4]| {
+            let sequences = (0..4).map(|token| vec![token]).collect();
+            let mut left_out = 0;
+            let kept = Continued { sequences, most: most.map(Vec::from).into() }.ordinary(&mut left_out);
+            (kept.concat(), left_out)
+        };
+        assert_eq!(continued([[1.0, 2.0], [3.0, 900.0], [2.0, 2.0], [1.0, 1e6]]), (vec![0, 1, 2], 1));
+        // What half of all do is what the model does.
+        assert_eq!(continued([[1e6, 2.0], [1e6, 2.0], [1e6, 2.0], [1.0, 3.0]]), (vec![0, 1, 2, 3], 0));
+    }
 }

@@ -126,7 +126,7 @@ pub fn compile_watched(path: &Path, options: &CompileOptions, observer: &dyn Obs
     }
     let costs = cost_table(options.cost_table.as_deref(), &parameters)?;
     observer.begin(Pass::Import);
-    let imported = import::load(
+    let mut imported = import::load(
         path,
         &ImportOptions {
             config: options.config.clone(),
@@ -145,6 +145,7 @@ pub fn compile_watched(path: &Path, options: &CompileOptions, observer: &dyn Obs
     } else {
         Calibration::of(&imported, options.calibration.as_deref(), prefix, chat, observer)?
     };
+    imported.notes.extend(calibration.note());
 
     let levels = parameters.levels();
     let costs = costs.for_weights(imported.model.linear_weights());

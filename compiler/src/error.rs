@@ -148,7 +148,8 @@ pub enum Error {
     #[error(
         "{site} (node `{node}`) is asked for values over a range, {} to {}, that is too wide: the best polynomial, of \
          degree {degree}, has the precision {error:.1e} where {tolerated:.0e} is needed. Calibrate with text that keeps to \
-         a shorter range (--calibrate), or leave out tokens with massive activations",
+         a shorter range (--calibrate); or make public what texts begin with (--public-prefix), where it is a first token's massive \
+         activations that take so long a range",
         range[0], range[1]
     )]
     Imprecise {

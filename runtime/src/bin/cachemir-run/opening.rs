@@ -137,6 +137,7 @@ fn announce(
     let costs = CostTable::of_program(&plan.parameters, &plan.program);
     let expected_ns = |costs: &CostTable| estimate::steps_ns(&costs.predictions(&plan.program), steps);
     let prompt = prepared.conversation().steps(1);
+    let beginning = beginning(prepared.conversation())?;
     let Some((engine, requirements)) = prepared.engine() else {
         let noise = if matches!(options.backend, Backend::Noisy { .. }) {
             ", with the noise that encryption would add"
@@ -144,7 +145,8 @@ fn announce(
             ""
         };
         let warning = format!("NONE: in the clear{noise}, nothing is encrypted (--backend cpu encrypts)");
-        output::rows(&[("model", plan.model.name.clone()), ("encryption", warning)]);
+        let model = [("model", plan.model.name.clone())].into_iter();
+        output::rows(&model.chain(beginning).chain([("encryption", warning)]).collect::<Vec<_>>());
         if json {
             let event = json!({"event": "start", "backend": options.representation(), "encrypted": false,
                 "parameters": plan.parameters.name, "slots": plan.program.slots, "context": plan.program.context});
@@ -169,8 +171,9 @@ fn announce(
     let size = memory::format_bytes;
     let memory_text = available.map_or(String::new(), |available| format!(" of {} available", size(available)));
     let Requirements { key_bytes, matrix_bytes, state_bytes, working_bytes } = *requirements;
+    let model = [("model", format!("{}; {} slots", plan.model.name, plan.program.slots))].into_iter();
+    output::rows(&model.chain(beginning).collect::<Vec<_>>());
     output::rows(&[
-        ("model", format!("{}; {} slots", plan.model.name, plan.program.slots)),
         ("security", security(&plan.parameters)),
         ("kernels", format!("{}, on {}", ring.backend().description(), counted(threads, "thread"))),
         (
@@ -205,6 +208,22 @@ fn announce(
     }
     let (ntt_ns, keys_seconds, requirements) = (Some(ntt_ns), None, Some(*requirements));
     Ok(Surroundings { costs, ntt_ns, keys_seconds, requirements, expected_ns, prompt })
+}
+
+/// What the prompt goes on behind, which is public and easily written twice; nothing for a session that begins with the prompt.
+fn beginning(conversation: &Conversation<'_>) -> Result<Option<(&'static str, String)>, Error> {
+    /// Most characters that are shown of it.
+    const SHOWN: usize = 40;
+    let texts = conversation.texts();
+    let prefix = texts.prefix();
+    if prefix.is_empty() {
+        return Ok(None);
+    }
+    let text = texts.tokenizer().decode(prefix)?;
+    let dots = if text.chars().count() > SHOWN { "…" } else { "" };
+    let text: String = text.chars().take(SHOWN).collect();
+    let tokens = counted(prefix.len(), "public token");
+    Ok(Some(("begins", format!("with {tokens}, {text:?}{dots}, which the prompt goes on behind"))))
 }
 
 /// What reports say of an execution in the clear instead of its security.
