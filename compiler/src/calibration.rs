@@ -89,8 +89,8 @@ pub struct Calibration {
     pub everyday: Vec<Vec<u32>>,
     /// Tokens in random order.
     pub rare: Vec<Vec<u32>>,
-    /// Sequences that the model wrote, or of everyday prompts or rare tokens, which are not among these, as states in them are
-    /// so large (massive activations, arXiv 2402.17762) that no polynomial covers them with those of the others. The client
+    /// Sequences that are not among these, as states in them are so large (massive activations, arXiv 2402.17762) that no
+    /// polynomial covers them with those of the others: of text only those that the model wrote or went on with. The client
     /// refuses such a text, as it sees the arguments of the norms.
     pub left_out: usize,
 }

@@ -252,12 +252,13 @@ proptest! {
         let (mut seen, mut ends) = (0, 0);
         read(&model, &prefix, &slices, |interpreter, first| {
             let mut got = interpreter.fed(logits).iter();
-            for (index, (x, &(session, position))) in interpreter.fed(last_state).iter().zip(interpreter.places()).enumerate() {
+            let places = interpreter.places();
+            for (index, (x, &(session, position))) in interpreter.fed(last_state).iter().zip(places).enumerate() {
                 let mut alone = Interpreter::new(&model).expect("the model is valid");
                 let expected = alone.feed(&sequences[first + session][..=position]).expect("known tokens").to_vec();
                 assert_eq!(x, &alone.fed(last_state)[position]);
                 // Logits are those of the last token of each session.
-                if interpreter.places().get(index + 1).is_none_or(|next| next.0 != session) {
+                if places.get(index + 1).is_none_or(|next| next.0 != session) {
                     assert_eq!(got.next(), Some(&expected));
                     ends += 1;
                 }
