@@ -366,9 +366,8 @@ fn continued(
     begun.feed(sequences.first().map_or(&[], |first| &first[..common]))?;
     let mut interpreter = begun.fork(beginnings.len());
     let mut taken = vec![common; beginnings.len()];
-    let norms = model.graph.body.ops.iter().map(|&op| model.graph.node(op));
-    let norms = norms.filter(|node| matches!(node.op, TensorOp::RmsNorm { .. })).map(|node| node.inputs[0]);
-    let norms: Vec<ValueId> = norms.collect();
+    let norms = model.ops().filter(|(_, node)| matches!(node.op, TensorOp::RmsNorm { .. }));
+    let norms: Vec<ValueId> = norms.map(|(_, node)| node.inputs[0]).collect();
     let mut most = vec![vec![0.0f64; norms.len()]; beginnings.len()];
     loop {
         // As many sessions as have tokens to be taken in, up to a portion; long beginnings go in by parts.

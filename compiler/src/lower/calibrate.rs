@@ -46,48 +46,67 @@ impl TensorRanges {
 /// Powers of the number of tokens that sums may be multiplied by.
 const EXPONENTS: [f64; 9] = [0.0, -0.25, 0.25, -0.5, 0.5, -0.75, 0.75, -1.0, 1.0];
 
-/// What was seen in the rows of one softmax.
+/// Ranges of the sums of one y, times each power.
+type SumRanges = [Range; EXPONENTS.len()];
+
+/// What was seen in the rows of one softmax, with one choice of its reference keys.
 #[derive(Clone)]
 struct Rows {
     scores: Range,
-    /// By squarings k = 1, 2, …: for j = 0..=k the ranges of Σ y_j, with reference 0, times each power.
-    sums: Vec<Vec<[Range; EXPONENTS.len()]>>,
+    /// By number k of squarings: for j = 0..=k the ranges of Σ y_j, with reference 0.
+    sums: BTreeMap<usize, Vec<SumRanges>>,
 }
 
 impl Rows {
-    fn new() -> Self {
-        let sums = (1..=MOST_SQUARINGS).map(|squarings| vec![Default::default(); squarings + 1]).collect();
+    /// Nothing yet, for each of these numbers of squarings.
+    fn new(squarings: impl Iterator<Item = usize>) -> Self {
+        let sums = squarings.map(|squarings| (squarings, vec![SumRanges::default(); squarings + 1])).collect();
         Self { scores: Range::default(), sums }
     }
 
-    fn include(&mut self, row: &[f64]) {
-        for &x in row {
-            self.scores.include(x);
-        }
+    /// Includes a row in each of several choices of reference keys, given what each lowers its scores by: Σ y_0 changes by a
+    /// factor then, and later sums, of y that were normalised, not at all.
+    fn include(ways: &mut [Self], falls: &[f64], row: &[f64]) {
         let powers = EXPONENTS.map(|exponent| (row.len() as f64).powf(exponent));
+        let wanted = |ways: &[Self], squarings: usize| ways.iter().any(|rows| rows.sums.contains_key(&squarings));
+        let Some(most) = (1..=MOST_SQUARINGS).rev().find(|&squarings| wanted(ways, squarings)) else { return };
         // exp(x/2^k) for the largest k, then its squares.
-        let divisor = f64::from(1u32 << MOST_SQUARINGS);
-        let mut roots: Vec<f64> = row.iter().map(|x| (x / divisor).exp()).collect();
+        let mut roots: Vec<f64> = row.iter().map(|x| (x / f64::from(1u32 << most)).exp()).collect();
         let mut y = Vec::with_capacity(row.len());
-        for sums in self.sums.iter_mut().rev() {
-            y.clone_from(&roots);
-            for root in &mut roots {
-                *root *= *root;
-            }
-            let stages = sums.len();
-            for (stage, ranges) in sums.iter_mut().enumerate() {
-                let sum = sum(&y);
-                for (range, power) in ranges.iter_mut().zip(powers) {
-                    range.include(sum * power);
-                }
-                if stage + 1 < stages {
-                    let factor = 1.0 / sum;
-                    for y in &mut y {
-                        *y = (*y * factor).powi(2);
+        for squarings in (1..=most).rev() {
+            if wanted(ways, squarings) {
+                y.clone_from(&roots);
+                for stage in 0..=squarings {
+                    let sum = sum(&y);
+                    for (rows, fall) in ways.iter_mut().zip(falls) {
+                        let Some(stages) = rows.sums.get_mut(&squarings) else { continue };
+                        let lowered = if stage == 0 { sum * (-fall / f64::from(1u32 << squarings)).exp() } else { sum };
+                        for (range, power) in stages[stage].iter_mut().zip(powers) {
+                            range.include(lowered * power);
+                        }
+                    }
+                    if stage < squarings {
+                        let factor = 1.0 / sum;
+                        y.iter_mut().for_each(|y| *y = (*y * factor).powi(2));
                     }
                 }
             }
+            roots.iter_mut().for_each(|root| *root *= *root);
         }
+        let mut scores = Range::default();
+        row.iter().for_each(|&x| scores.include(x));
+        for (rows, fall) in ways.iter_mut().zip(falls) {
+            rows.scores = rows.scores.union(Range { min: scores.min - fall, max: scores.max - fall });
+        }
+    }
+
+    /// The fewest squarings after which the first sums vary as little as a rough reciprocal may have it.
+    fn squarings(&self, options: &LowerOptions) -> usize {
+        let narrow = |(_, stages): &(&usize, &Vec<SumRanges>)| {
+            let range = stages[0][narrowest(&stages[0])].widened_ratio(options.margin);
+            range.max / range.min <= options.rough_ratio
+        };
+        self.sums.iter().find(narrow).map_or(MOST_SQUARINGS, |(&squarings, _)| squarings)
     }
 }
 
@@ -113,32 +132,68 @@ fn narrowest(ranges: &[Range; EXPONENTS.len()]) -> usize {
     best
 }
 
+/// A softmax of the model.
+struct Softmax {
+    op: OpId,
+    /// Reference keys that its keys may be stored less; empty if there are none.
+    keys: Vec<f32>,
+}
+
+impl Softmax {
+    /// Ways to store keys: whole, and less the reference keys.
+    fn ways(&self) -> impl Iterator<Item = Vec<f32>> {
+        [Vec::new(), self.keys.clone()].into_iter().take(if self.keys.is_empty() { 1 } else { 2 })
+    }
+
+    /// Includes the rows of the tokens fed last in each of the ways.
+    fn include(&self, model: &TensorModel, interpreter: &tensor::Interpreter<'_>, ways: &mut [Rows]) {
+        match reference::Rows::of(model, self.op) {
+            Some(rows) if ways.len() > 1 => {
+                rows.lowered(interpreter, &self.keys).for_each(|(fall, row)| Rows::include(ways, &[0.0, fall], row));
+            }
+            _ => {
+                let rows = interpreter.rows(model.graph.node(self.op).inputs[0]);
+                rows.for_each(|row| Rows::include(ways, &[0.0], row));
+            }
+        }
+    }
+}
+
+/// What of a model is watched.
+struct Watched<'m> {
+    model: &'m TensorModel,
+    /// Norms, by their mean squares.
+    norms: Vec<OpId>,
+    softmaxes: Vec<Softmax>,
+    /// Values, by their entries.
+    values: Vec<ValueId>,
+}
+
 /// What was seen in the tensor stage.
 struct Seen {
-    /// By value that was asked for: its entries.
+    /// By value that was watched: its entries.
     values: Vec<Range>,
-    /// By softmax: of whole keys, and of keys less their references where there are any.
+    /// By softmax: in each way to store its keys.
     rows: Vec<Vec<Rows>>,
     /// By sequence and norm: the mean squares.
     mean_squares: Vec<Vec<Range>>,
 }
 
-impl Seen {
-    fn collect(
-        model: &TensorModel,
-        norms: &[OpId],
-        softmaxes: &[(OpId, Vec<f32>)],
-        values: &[ValueId],
-        sequences: &[Vec<u32>],
+impl Watched<'_> {
+    /// Reads sequences behind a prefix. `rows` are to be filled.
+    fn read(
+        &self,
         prefix: &[u32],
+        sequences: &[Vec<u32>],
+        rows: Vec<Vec<Rows>>,
         parts: &Parts<'_>,
-    ) -> Result<Self, Error> {
-        let mut seen = Self {
+    ) -> Result<Seen, Error> {
+        let Self { model, norms, softmaxes, values } = self;
+        let mut seen = Seen {
             values: vec![Range::default(); values.len()],
-            rows: softmaxes.iter().map(|(_, keys)| vec![Rows::new(); if keys.is_empty() { 1 } else { 2 }]).collect(),
-            mean_squares: Vec::new(),
+            rows,
+            mean_squares: vec![vec![Range::default(); norms.len()]; sequences.len()],
         };
-        seen.mean_squares = vec![vec![Range::default(); norms.len()]; sequences.len()];
         let slices: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
         tensor::read(model, prefix, &slices, |interpreter, first| {
             seen.values.par_iter_mut().zip(values).for_each(|(range, &value)| {
@@ -150,13 +205,8 @@ impl Seen {
                     seen.mean_squares[first + session][index].include(tensor::mean_square(x));
                 }
             }
-            seen.rows.par_iter_mut().zip(softmaxes).for_each(|(rows, (op, keys))| {
-                interpreter.rows(model.graph.node(*op).inputs[0]).for_each(|row| rows[0].include(row));
-                if let (Some(rows), Some(queries)) = (rows.get_mut(1), reference::Rows::of(model, *op)) {
-                    let lower = |(fall, row): (f64, &[f64])| row.iter().map(|score| score - fall).collect::<Vec<f64>>();
-                    queries.lowered(interpreter, keys).for_each(|row| rows.include(&lower(row)));
-                }
-            });
+            let rows = seen.rows.par_iter_mut().zip(softmaxes);
+            rows.for_each(|(ways, softmax)| softmax.include(model, interpreter, ways));
             parts.some(interpreter.places().len());
         })?;
         Ok(seen)
@@ -171,37 +221,45 @@ pub(super) fn tensor_ranges(
     options: &LowerOptions,
     observer: &dyn Observer,
 ) -> Result<TensorRanges, Error> {
-    let parts = Parts::begin(observer, Pass::ModelRanges, calibration.sequences().map(Vec::len).sum());
-    let graph = &model.graph;
+    let prefix = &calibration.prefix;
+    let fitted = reference::sequences(model, calibration);
+    let tokens =
+        fitted.iter().chain(calibration.sequences()).map(|sequence| sequence.len().saturating_sub(prefix.len()));
+    let parts = Parts::begin(observer, Pass::ModelRanges, tokens.sum());
     let ops = |wanted: fn(&TensorOp) -> bool| -> Vec<OpId> {
-        graph.body.ops.iter().copied().filter(|&op| wanted(&graph.node(op).op)).collect()
+        model.ops().filter(|(_, node)| wanted(&node.op)).map(|(op, _)| op).collect()
     };
     let norms = ops(|op| matches!(op, TensorOp::RmsNorm { .. }));
     let softmaxes = ops(|op| matches!(op, TensorOp::Softmax));
     let linears = ops(|op| matches!(op, TensorOp::Linear { .. }));
     let gated = |layer: usize| {
-        [Map::Gate, Map::Up].map(|map| graph.node(linears[MAPS.len() * layer + map as usize]).results[0])
+        let linear = |map: Map| model.graph.node(linears[MAPS.len() * layer + map as usize]);
+        [Map::Gate, Map::Up].map(|map| linear(map).results[0])
     };
     let values: Vec<ValueId> = (0..roles.layers.len()).flat_map(gated).collect();
-    let keys = reference::fit(model, &softmaxes, calibration)?;
-    let softmaxes: Vec<(OpId, Vec<f32>)> = softmaxes.into_iter().zip(keys).collect();
-    let kinds = [&calibration.text, &calibration.everyday, &calibration.rare];
-    let collect = |sequences: &&Vec<Vec<u32>>| {
-        Seen::collect(model, &norms, &softmaxes, &values, sequences, &calibration.prefix, &parts)
-    };
-    let mut tiers: Vec<Seen> = kinds.iter().map(collect).collect::<Result<_, _>>()?;
+    let keys = reference::fit(model, &softmaxes, prefix, &fitted, &parts)?;
+    let softmaxes = softmaxes.into_iter().zip(keys).map(|(op, keys)| Softmax { op, keys }).collect();
+    let watched = Watched { model, norms, softmaxes, values };
+    // Text decides the squarings of each way to store keys, and others are seen with these alone.
+    let all = |softmax: &Softmax| softmax.ways().map(|_| Rows::new(1..=MOST_SQUARINGS)).collect();
+    let rows = watched.softmaxes.iter().map(all).collect();
+    let text = watched.read(prefix, &calibration.text, rows, &parts)?;
+    let chosen = |ways: &Vec<Rows>| ways.iter().map(|rows| Rows::new([rows.squarings(options)].into_iter())).collect();
+    let rows: Vec<Vec<Rows>> = text.rows.iter().map(chosen).collect();
+    let everyday = watched.read(prefix, &calibration.everyday, rows.clone(), &parts)?;
+    let rare = watched.read(prefix, &calibration.rare, rows, &parts)?;
+    let tiers = [&text, &everyday, &rare];
 
     let mut seen = SiteRanges::new();
-    let range = |of: &dyn Fn(&Seen) -> Range| SiteRange::of([0, 1, 2].map(|tier| of(&tiers[tier])));
-    for index in 1..norms.len() {
+    let range = |of: &dyn Fn(&Seen) -> Range| SiteRange::of(tiers.map(of));
+    for index in 1..watched.norms.len() {
         let union =
             |seen: &Seen| seen.mean_squares.iter().map(|norms| norms[index]).fold(Range::default(), Range::union);
         seen.insert(Site::Norm { index }, range(&union));
     }
     let mut plans = Vec::new();
-    for (layer, (_, keys)) in softmaxes.into_iter().enumerate().take(roles.layers.len()) {
-        let ways = [Vec::new(), keys].into_iter().enumerate().take(tiers[0].rows[layer].len());
-        let ways = ways.map(|(way, keys)| (keys, [0, 1, 2].map(|tier| &tiers[tier].rows[layer][way])));
+    for (layer, softmax) in watched.softmaxes.iter().enumerate().take(roles.layers.len()) {
+        let ways = softmax.ways().enumerate().map(|(way, keys)| (keys, tiers.map(|tier| &tier.rows[layer][way])));
         let (plan, ranges) = shallowest_softmax(layer, ways, options);
         plans.push(plan);
         seen.extend(ranges);
@@ -209,8 +267,7 @@ pub(super) fn tensor_ranges(
             seen.insert(site, range(&|seen| seen.values[2 * layer + which]));
         }
     }
-    let everyday = tiers.swap_remove(1).mean_squares;
-    Ok(TensorRanges { softmaxes: plans, ranges: seen, everyday })
+    Ok(TensorRanges { softmaxes: plans, ranges: seen, everyday: everyday.mean_squares })
 }
 
 /// Of several reference keys, with what was seen in the rows of each, the first that leads to the fewest squarings, each of
@@ -236,22 +293,17 @@ fn plan_softmax(
     options: &LowerOptions,
 ) -> (SoftmaxPlan, SiteRanges) {
     let rows = tiers[0];
-    let narrow = |squarings: &usize| {
-        let sums = &rows.sums[squarings - 1][0];
-        let range = sums[narrowest(sums)].widened_ratio(options.margin);
-        range.max / range.min <= options.rough_ratio
-    };
-    let squarings = (1..=MOST_SQUARINGS).find(narrow).unwrap_or(MOST_SQUARINGS);
+    let squarings = rows.squarings(options);
     let reference = rows.scores.max;
     let factor = (-reference / f64::from(1u32 << squarings)).exp();
     let mut ranges = SiteRanges::from([(Site::Scores { layer }, SiteRange::of(tiers.map(|rows| rows.scores)))]);
     let mut exponents = Vec::new();
-    for (stage, sums) in rows.sums[squarings - 1].iter().enumerate() {
+    for (stage, sums) in rows.sums[&squarings].iter().enumerate() {
         let which = narrowest(sums);
         let site = if stage < squarings { Site::Sum { layer, stage } } else { Site::Denominator { layer } };
         let factor = if stage == 0 { factor } else { 1.0 };
         let range = |rows: &Rows| {
-            let range = rows.sums[squarings - 1][stage][which];
+            let range = rows.sums[&squarings][stage][which];
             Range { min: range.min * factor, max: range.max * factor }
         };
         ranges.insert(site, SiteRange::of(tiers.map(range)));
@@ -269,8 +321,7 @@ pub(super) struct Embedding {
 impl Embedding {
     /// Reads it.
     pub(super) fn of(model: &TensorModel) -> Result<Self, Error> {
-        let graph = &model.graph;
-        let weight = graph.body.ops.iter().find_map(|&op| match graph.node(op).op {
+        let weight = model.ops().find_map(|(_, node)| match node.op {
             TensorOp::Embedding { weight } => Some(model.weight(weight)),
             _ => None,
         });
@@ -473,16 +524,39 @@ pub(super) fn bound_arguments(graph: &mut SlotGraph) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Rows, shallowest_softmax};
+    use cachemir_ir::tensor::Range;
+
+    use super::{MOST_SQUARINGS, Rows, shallowest_softmax};
     use crate::lower::LowerOptions;
 
     /// Rows of scores that lie around each of these numbers.
     fn rows_around(levels: &[f64]) -> Rows {
-        let mut rows = Rows::new();
+        let mut rows = Rows::new(1..=MOST_SQUARINGS);
         for level in levels {
-            rows.include(&[-1.0, -0.5, 0.0, 0.5, 1.0].map(|x| level + x));
+            let row = [-1.0, -0.5, 0.0, 0.5, 1.0].map(|x| level + x);
+            Rows::include(std::slice::from_mut(&mut rows), &[0.0], &row);
         }
         rows
+    }
+
+    /// What a row lowers its scores by enters the first sums alone, and is seen with any choice of squarings.
+    #[test]
+    fn rows_are_seen_less_what_their_scores_fall_by() {
+        let row = [3.0, -1.0, 0.5];
+        let mut ways = [Rows::new(1..=MOST_SQUARINGS), Rows::new([2].into_iter())];
+        Rows::include(&mut ways, &[0.0, 2.0], &row);
+        let mut lowered = Rows::new(1..=MOST_SQUARINGS);
+        Rows::include(std::slice::from_mut(&mut lowered), &[0.0], &row.map(|x| x - 2.0));
+        let [whole, less] = ways;
+        assert_eq!((whole.scores, less.scores), (Range { min: -1.0, max: 3.0 }, lowered.scores));
+        assert_eq!(less.sums.keys().collect::<Vec<_>>(), [&2]);
+        for (stage, (seen, expected)) in less.sums[&2].iter().zip(&lowered.sums[&2]).enumerate() {
+            for (seen, expected) in seen.iter().zip(expected) {
+                assert!((seen.max / expected.max - 1.0).abs() < 1e-12, "stage {stage}: {seen:?} is not {expected:?}");
+            }
+        }
+        let exponentials: f64 = row.iter().map(|x| (x / 4.0f64).exp()).sum();
+        assert!((whole.sums[&2][0][0].max - exponentials).abs() < 1e-12);
     }
 
     #[test]

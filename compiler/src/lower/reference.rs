@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 use crate::Error;
 use crate::calibration::{Calibration, excerpt};
+use crate::progress::Parts;
 
 /// Tokens of text, and of those that are rare in it, that references are fitted to, at most.
 const TOKENS: [usize; 2] = [1536, 768];
@@ -99,16 +100,24 @@ fn log_sum_exp(row: &[f64]) -> f64 {
     most + row.iter().map(|x| (x - most).exp()).sum::<f64>().ln()
 }
 
-/// By softmax: the reference keys, `[kv_heads][head_dim]` as the rotary embedding leaves keys. Empty where there is too little
-/// text for a fit.
-pub(super) fn fit(model: &TensorModel, softmaxes: &[OpId], calibration: &Calibration) -> Result<Vec<Vec<f32>>, Error> {
-    let (dim, prefix) = (model.hyperparameters.head_dim, &calibration.prefix);
+/// What references are fitted to: the beginnings of text and of rare tokens.
+pub(super) fn sequences(model: &TensorModel, calibration: &Calibration) -> Vec<Vec<u32>> {
+    let (prefix, context) = (calibration.prefix.len(), model.hyperparameters.context);
     let parts = [&calibration.text, &calibration.rare].into_iter().zip(TOKENS);
-    let cut = |(sequences, tokens): (&Vec<Vec<u32>>, usize)| {
-        excerpt(sequences, prefix.len(), model.hyperparameters.context, tokens)
-    };
-    let sequences: Vec<Vec<u32>> = parts.flat_map(cut).collect();
-    let tokens: usize = sequences.iter().map(|sequence| sequence.len() - prefix.len()).sum();
+    parts.flat_map(|(sequences, tokens)| excerpt(sequences, prefix, context, tokens)).collect()
+}
+
+/// By softmax: the reference keys, `[kv_heads][head_dim]` as the rotary embedding leaves keys, from [`sequences`] behind a
+/// prefix. Empty where there is too little text for a fit.
+pub(super) fn fit(
+    model: &TensorModel,
+    softmaxes: &[OpId],
+    prefix: &[u32],
+    sequences: &[Vec<u32>],
+    parts: &Parts<'_>,
+) -> Result<Vec<Vec<f32>>, Error> {
+    let dim = model.hyperparameters.head_dim;
+    let tokens: usize = sequences.iter().map(|sequence| sequence.len().saturating_sub(prefix.len())).sum();
     let rows: Option<Vec<Rows<'_>>> = softmaxes.iter().map(|&op| Rows::of(model, op)).collect();
     let Some(rows) = rows.filter(|_| tokens >= LEAST_TOKENS * dim) else {
         return Ok(vec![Vec::new(); softmaxes.len()]);
@@ -119,6 +128,7 @@ pub(super) fn fit(model: &TensorModel, softmaxes: &[OpId], calibration: &Calibra
         equations.par_iter_mut().zip(&rows).for_each(|(equations, rows)| {
             rows.each(interpreter).for_each(|(head, query, row)| equations[head].include(query, rows.scale, row));
         });
+        parts.some(interpreter.places().len());
     })?;
     let solved = |equations: Vec<Equations>| equations.into_iter().flat_map(Equations::solve).collect();
     Ok(equations.into_par_iter().map(solved).collect())

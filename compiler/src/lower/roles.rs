@@ -68,8 +68,7 @@ impl Roles {
     pub(super) fn new(model: &TensorModel) -> Result<Self, Error> {
         let graph = &model.graph;
         let (mut norms, mut layers, mut head) = (Vec::new(), Vec::<LayerRoles>::new(), None);
-        for &op in &graph.body.ops {
-            let node = graph.node(op);
+        for (_, node) in model.ops() {
             let origin = node.origin.map(|id| graph.origins[id.index()].clone());
             match node.op {
                 TensorOp::RmsNorm { weight, epsilon } => {

@@ -166,8 +166,7 @@ impl<'m> Interpreter<'m> {
             *position += tokens.len();
         }
         let model = self.model;
-        for &op in &model.graph.body.ops {
-            let node = model.graph.node(op);
+        for (_, node) in model.ops() {
             let result = self.evaluate(node, &tokens)?;
             self.last[node.results[0].index()] = result;
         }

@@ -36,7 +36,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::Error;
-use crate::graph::{Definition, Graph, OpId, ValueId};
+use crate::graph::{Definition, Graph, Node, OpId, ValueId};
 use crate::hashes::hash_of;
 use crate::weights::{Kept, Weights};
 
@@ -266,6 +266,11 @@ impl TensorModel {
         &self.weights[id.index()]
     }
 
+    /// The ops in the order in which they run.
+    pub fn ops(&self) -> impl Iterator<Item = (OpId, &Node<TensorOp>)> {
+        self.graph.body.ops.iter().map(|&op| (op, self.graph.node(op)))
+    }
+
     /// The op that defines a value, or `None` for the token.
     pub fn definition(&self, value: ValueId) -> Option<OpId> {
         match self.graph.values[value.index()].definition {
@@ -286,8 +291,7 @@ impl TensorModel {
 
     /// Number of weights of linear layers and the output head: those of the program's linear maps, of which each has a table.
     pub fn linear_weights(&self) -> u64 {
-        let ops = self.graph.body.ops.iter().map(|&op| self.graph.node(op).op);
-        let entries = ops.map(|op| match op {
+        let entries = self.ops().map(|(_, node)| match node.op {
             TensorOp::Linear { weight, .. } | TensorOp::LmHead { weight } => {
                 self.weight(weight).shape.iter().map(|&extent| extent as u64).product()
             }
