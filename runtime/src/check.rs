@@ -45,7 +45,8 @@ impl<L> ClearPart for (L, ClearCiphertext) {
 #[derive(Clone, Debug, Default)]
 pub struct RangeCheck {
     violations: usize,
-    first: Option<String>,
+    /// The first value that left the interval of a polynomial, and the first beyond the magnitude of a bootstrap, in words.
+    first: [Option<String>; 2],
     bootstraps: usize,
     fullest: f64,
 }
@@ -66,22 +67,22 @@ impl RangeCheck {
         self.violations
     }
 
-    /// The first value that left its range, in words.
-    pub fn first(&self) -> Option<&str> {
-        self.first.as_deref()
+    /// The first value that left its range, in words. Where both do, it is the first that left the interval of a polynomial, which
+    /// spoils all that follows, and then the first beyond the magnitude of a bootstrap, which may have had room for it.
+    pub fn first(&self) -> Option<String> {
+        let first: Vec<&str> = self.first.iter().flatten().map(String::as_str).collect();
+        (!first.is_empty()).then(|| first.join("; and of bootstraps: "))
     }
 
     /// An error if any value left its range.
     pub fn finish(&self) -> Result<(), Error> {
-        match &self.first {
-            None => Ok(()),
-            Some(first) => Err(Error::Check { count: self.violations, first: first.clone() }),
-        }
+        self.first().map_or(Ok(()), |first| Err(Error::Check { count: self.violations, first }))
     }
 
     fn violation(&mut self, site: Site<'_>, message: &str) {
         self.violations += 1;
-        self.first.get_or_insert_with(|| format!("{}: {message}", place(site)));
+        let kind = usize::from(matches!(site.graph.node(site.op).op, CkksOp::Bootstrap(_)));
+        self.first[kind].get_or_insert_with(|| format!("{}: {message}", place(site)));
     }
 }
 
@@ -295,7 +296,36 @@ impl<B: Backend> Watch<(Ciphertext<B>, ClearCiphertext)> for (RangeCheck, Probe<
 
 #[cfg(test)]
 mod tests {
+    use cachemir_ir::ckks::{Bootstrap, CkksGraph};
+    use cachemir_ir::expression::Environment;
+    use cachemir_ir::slots::Chebyshev;
+
     use super::*;
+
+    /// A polynomial behind a bootstrap whose room is passed is the one to look at.
+    #[test]
+    fn polynomials_are_named_ahead_of_bootstraps() {
+        let bootstrap = Bootstrap { complex: false, keep: None, factor: 1.0, log2_magnitude: 0 };
+        let polynomial = Chebyshev { coefficients: vec![0.0, 1.0], interval: [-1.0, 1.0] };
+        let ops = [CkksOp::Bootstrap(bootstrap), CkksOp::Polynomial { polynomial, mask: None }];
+        let mut graph = CkksGraph::default();
+        let ops = ops.map(|op| graph.add_node(op, Vec::new(), Vec::new(), None, None).0);
+        let environment = Environment::new(7, 1);
+        let first = |seen: &[(usize, f64)]| {
+            let mut ranges = RangeCheck::default();
+            for &(op, slot) in seen {
+                let site = Site { graph: &graph, op: ops[op], environment: &environment };
+                ranges.before(site, &[&ClearCiphertext::fresh(&[0.0, slot], 3)]).unwrap();
+            }
+            (ranges.violations(), ranges.first().unwrap_or_default())
+        };
+        assert_eq!(first(&[(0, 1.0), (1, -1.0)]), (0, String::new()));
+        let (count, room) = first(&[(0, 1.25), (0, 1.5)]);
+        assert!(count == 2 && room.contains("1.250 times the bootstrap's magnitude"), "{room}");
+        let (count, both) = first(&[(0, 1.25), (1, 3.0)]);
+        assert!(count == 2 && both.contains("outside the polynomial's [-1, 1]; and of bootstraps: "), "{both}");
+        assert!(both.ends_with(&room), "{both}");
+    }
 
     #[test]
     fn precision_is_relative_to_the_largest_slot() {
