@@ -9,8 +9,24 @@ use crate::expression::{Environment, Integer};
 
 /// Slots rotated to the left.
 pub fn rotated<T: Copy>(slots: &[T], by: i64) -> Vec<T> {
-    let by = by.rem_euclid(slots.len().max(1) as i64) as usize;
-    [&slots[by..], &slots[..by]].concat()
+    let (ahead, behind) = parted(slots, by);
+    [behind, ahead].concat()
+}
+
+/// Slots plus the same rotated to the left.
+pub fn plus_rotated(slots: &[f64], by: i64) -> Vec<f64> {
+    let (ahead, behind) = parted(slots, by);
+    let (first, last) = slots.split_at(behind.len());
+    let mut sums = Vec::with_capacity(slots.len());
+    for (slots, turned) in [(first, behind), (last, ahead)] {
+        sums.extend(slots.iter().zip(turned).map(|(slot, turned)| slot + turned));
+    }
+    sums
+}
+
+/// What a rotation to the left moves to the end, and what it moves to the beginning.
+fn parted<T>(slots: &[T], by: i64) -> (&[T], &[T]) {
+    slots.split_at(by.rem_euclid(slots.len().max(1) as i64) as usize)
 }
 
 /// The additions by which the vector's rotations are summed: each turns a into a plus its rotations by some amounts. Two
@@ -89,6 +105,17 @@ pub fn relative_cost(steps: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn slots_are_added_to_themselves_turned() {
+        let slots: Vec<f64> = (0..8u8).map(|slot| f64::from(slot * slot)).collect();
+        for by in [0, 1, 3, 8, -2, 21] {
+            let expected: Vec<f64> = slots.iter().zip(rotated(&slots, by)).map(|(a, b)| a + b).collect();
+            assert_eq!(plus_rotated(&slots, by), expected, "by {by}");
+        }
+        assert_eq!(plus_rotated(&slots, 3)[6], 36.0 + 1.0);
+        assert!(plus_rotated(&[], 3).is_empty());
+    }
 
     #[test]
     fn additions_do_what_the_steps_do_one_by_one() {

@@ -16,7 +16,7 @@ use crate::chebyshev;
 use crate::expression::{Environment, Integer, Variable, Vector};
 use crate::graph::{OpId, Region, ValueId};
 use crate::program::{EntryPoint, Program};
-use crate::rotations::rotated;
+use crate::rotations::{plus_rotated, rotated};
 use crate::slots::{Chebyshev, SlotGraph, SlotOp, SlotType, StateId, WriteMode};
 use crate::weights::Kept;
 use formulas::{Formulas, Plain};
@@ -345,11 +345,6 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Slots rotated to the left.
-    fn rotated(&self, a: &[f64], by: &Integer) -> Vec<f64> {
-        rotated(a, by.evaluate(&self.environment))
-    }
-
     fn op(&mut self, op: OpId) -> Result<Vec<Slots>, Error> {
         let graph = self.graph;
         let node = graph.node(op);
@@ -383,15 +378,14 @@ impl Run<'_> {
             }
             SlotOp::Rotate { by } => {
                 let a = operand(self, 0)?;
-                Ok(vec![Rc::new(self.rotated(&a, by))])
+                Ok(vec![Rc::new(rotated(&a, by.evaluate(&self.environment)))])
             }
             SlotOp::RotateAndSum { steps } => {
-                let mut sum = operand(self, 0)?.to_vec();
+                let mut sum = operand(self, 0)?;
                 for step in steps {
-                    let turned = self.rotated(&sum, step);
-                    sum.iter_mut().zip(turned).for_each(|(sum, turned)| *sum += turned);
+                    sum = Rc::new(plus_rotated(&sum, step.evaluate(&self.environment)));
                 }
-                Ok(vec![Rc::new(sum)])
+                Ok(vec![sum])
             }
             SlotOp::Polynomial { polynomial, .. } => {
                 let a = operand(self, 0)?;

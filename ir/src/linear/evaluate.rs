@@ -4,7 +4,7 @@
 use super::{Diagonal, Linear, Matrices, Output, Parts, Scheme, Sizes, SlotAlgebra, table};
 use crate::Error;
 use crate::expression::Environment;
-use crate::rotations::rotated;
+use crate::rotations::{plus_rotated, rotated};
 use crate::table::Table;
 use crate::weights::Kept;
 
@@ -148,8 +148,7 @@ impl Linear {
                 let weights = table(tables, matrix.weights)?.load_kept(kept)?;
                 let mut sum = self.partial_products(slots, output, &weights, entries);
                 for by in &reduction {
-                    let turned = rotated(&sum, by * i64::from(self.unit));
-                    sum.iter_mut().zip(turned).for_each(|(sum, turned)| *sum += turned);
+                    sum = plus_rotated(&sum, by * i64::from(self.unit));
                 }
                 if matrix.bias.is_some() {
                     let bias = self.bias(slots, environment, tables, number, index)?;

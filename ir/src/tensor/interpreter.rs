@@ -5,6 +5,8 @@ use std::ops::Range;
 use std::slice::Chunks;
 use std::sync::Arc;
 
+use rayon::prelude::*;
+
 use super::products::{dot, products};
 use super::{CacheKind, TensorModel, TensorOp, WeightId};
 use crate::Error;
@@ -167,22 +169,43 @@ impl<'m> Interpreter<'m> {
         }
         let model = self.model;
         for (_, node) in model.ops() {
+            if let TensorOp::KvAppend { layer, kind } = node.op {
+                self.append(layer as usize, kind, node.inputs[0]);
+            }
             let result = self.evaluate(node, &tokens)?;
             self.last[node.results[0].index()] = result;
         }
         Ok(&self.last[model.graph.body.yields[0].index()])
     }
 
-    fn evaluate(&mut self, node: &Node<TensorOp>, tokens: &[u32]) -> Result<Vec<Vec<f64>>, Error> {
-        let (model, kept) = (self.model, &self.entries);
-        let entries = |weight: WeightId| model.weight(weight).load_kept(kept);
+    /// Adds what each of the tokens fed last gave a value to a cache of its session.
+    fn append(&mut self, layer: usize, kind: CacheKind, value: ValueId) {
+        for (entries, &(session, _)) in self.last[value.index()].iter().zip(&self.places) {
+            let Session { keys, values, .. } = &mut self.sessions[session];
+            let cache = if kind == CacheKind::Key { keys } else { values };
+            cache[layer].extend(entries);
+        }
+    }
+
+    fn evaluate(&self, node: &Node<TensorOp>, tokens: &[u32]) -> Result<Vec<Vec<f64>>, Error> {
+        let model = self.model;
+        let dim = model.hyperparameters.head_dim;
+        let entries = |weight: WeightId| model.weight(weight).load_kept(&self.entries);
         let operand = |index: usize| self.last[node.inputs[index].index()].as_slice();
-        let each = |f: &dyn Fn(&[f64]) -> Vec<f64>| operand(0).iter().map(|x| f(x)).collect();
+        // From an operand's entries, with the session and the position of their token.
+        let each = |f: &(dyn Fn(&[f64], usize, usize) -> Vec<f64> + Sync)| {
+            of_each(tokens.len(), |token| {
+                let (session, position) = self.places[token];
+                f(&operand(0)[token], session, position)
+            })
+        };
         let pairs = |f: fn(f64, f64) -> f64| {
-            let pair = |(a, b): (&Vec<f64>, &Vec<f64>)| a.iter().zip(b).map(|(a, b)| f(*a, *b)).collect();
-            operand(0).iter().zip(operand(1)).map(pair).collect()
+            let pair = |(a, b): (&f64, &f64)| f(*a, *b);
+            of_each(tokens.len(), |token| operand(0)[token].iter().zip(&operand(1)[token]).map(pair).collect())
         };
         Ok(match node.op {
+            // The caches hold it.
+            TensorOp::KvAppend { .. } => Vec::new(),
             TensorOp::Embedding { weight } => {
                 let (entries, width) = (entries(weight)?, model.weight(weight).columns());
                 let row =
@@ -191,7 +214,7 @@ impl<'m> Interpreter<'m> {
             }
             TensorOp::RmsNorm { weight, epsilon } => {
                 let gamma = entries(weight)?;
-                each(&|x| {
+                each(&|x, _, _| {
                     let factor = 1.0 / (mean_square(x) + epsilon).sqrt();
                     x.iter().zip(&*gamma).map(|(x, &gamma)| x * factor * f64::from(gamma)).collect()
                 })
@@ -213,23 +236,10 @@ impl<'m> Interpreter<'m> {
                 }
                 results
             }
-            TensorOp::Rope { .. } => {
-                let turned = operand(0).iter().zip(&self.places).map(|(x, &(_, position))| self.rotate(x, position));
-                turned.collect()
-            }
-            TensorOp::KvAppend { layer, kind } => {
-                let fed = &self.last[node.inputs[0].index()];
-                for (entries, &(session, _)) in fed.iter().zip(&self.places) {
-                    let Session { keys, values, .. } = &mut self.sessions[session];
-                    let cache = if kind == CacheKind::Key { keys } else { values };
-                    cache[layer as usize].extend(entries);
-                }
-                Vec::new()
-            }
+            TensorOp::Rope { .. } => each(&|x, _, position| self.rotate(x, position)),
             TensorOp::Scores { heads, kv_heads, scale } => {
-                let (dim, width) = (model.hyperparameters.head_dim, model.hyperparameters.kv_width());
-                let group = (heads / kv_heads) as usize;
-                let rows = operand(0).iter().zip(&self.places).map(|(q, &(session, position))| {
+                let (width, group) = (model.hyperparameters.kv_width(), (heads / kv_heads) as usize);
+                each(&|q, session, position| {
                     let known = &self.cache_in(session, node.inputs[1])[..(position + 1) * width];
                     let mut scores = Vec::with_capacity(heads as usize * known.len() / width);
                     for (head, q) in q.chunks_exact(dim).enumerate() {
@@ -237,19 +247,12 @@ impl<'m> Interpreter<'m> {
                         scores.extend(known.chunks_exact(width).map(|key| scale * dot(q, &key[offset..offset + dim])));
                     }
                     scores
-                });
-                rows.collect()
+                })
             }
-            TensorOp::Softmax => {
-                let softmaxes = |(rows, &(_, position)): (&Vec<f64>, &(usize, usize))| {
-                    rows.chunks_exact(position + 1).flat_map(softmax).collect()
-                };
-                operand(0).iter().zip(&self.places).map(softmaxes).collect()
-            }
+            TensorOp::Softmax => each(&|rows, _, position| rows.chunks_exact(position + 1).flat_map(softmax).collect()),
             TensorOp::Mix { heads, kv_heads } => {
-                let (dim, width) = (model.hyperparameters.head_dim, model.hyperparameters.kv_width());
-                let group = (heads / kv_heads) as usize;
-                let rows = operand(0).iter().zip(&self.places).map(|(rows, &(session, position))| {
+                let (width, group) = (model.hyperparameters.kv_width(), (heads / kv_heads) as usize);
+                each(&|rows, session, position| {
                     let values = self.cache_in(session, node.inputs[1]);
                     let mut mixed = vec![0.0; heads as usize * dim];
                     for (head, row) in rows.chunks_exact(position + 1).enumerate() {
@@ -262,10 +265,9 @@ impl<'m> Interpreter<'m> {
                         }
                     }
                     mixed
-                });
-                rows.collect()
+                })
             }
-            TensorOp::Silu => each(&|x| x.iter().map(|x| x / (1.0 + (-x).exp())).collect()),
+            TensorOp::Silu => each(&|x, _, _| x.iter().map(|x| x / (1.0 + (-x).exp())).collect()),
             TensorOp::Mul => pairs(|a, b| a * b),
             TensorOp::Add => pairs(|a, b| a + b),
         })
@@ -291,6 +293,14 @@ impl<'m> Interpreter<'m> {
         }
         rotated
     }
+}
+
+/// Tokens from which on it pays to use all cores for what is done token by token.
+const SHARED: usize = 16;
+
+/// f of each of so many tokens.
+fn of_each(tokens: usize, f: impl Fn(usize) -> Vec<f64> + Sync) -> Vec<Vec<f64>> {
+    if tokens < SHARED { (0..tokens).map(f).collect() } else { (0..tokens).into_par_iter().map(&f).collect() }
 }
 
 /// Tokens that are fed at once: enough to read weights seldom, and few enough for their values to be held.
