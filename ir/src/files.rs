@@ -27,18 +27,30 @@ pub fn is_same(a: &Path, b: &Path) -> bool {
     place(a).is_some_and(|a| place(b) == Some(a))
 }
 
+/// Whether a device or a pipe is at this path: what can be written to, and not replaced.
+pub fn is_stream(path: &Path) -> bool {
+    path.metadata().is_ok_and(|there| !there.is_file() && !there.is_dir())
+}
+
+/// Fails where a device or a pipe would be replaced by a file.
+fn check_replaceable(path: &Path) -> io::Result<()> {
+    if is_stream(path) {
+        let message = "it is no file but a device or a pipe, which a file would replace; choose another name";
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
+    }
+    Ok(())
+}
+
 /// Fails where a file of a kind could not be written at this path, so that nobody computes in vain, and where it would take
-/// the place of another kind's: what is there already must be empty or begin with these bytes.
+/// the place of another kind's: what is there already must be a file that is empty or begins with these bytes.
 pub fn check_writable(path: &Path, kind: &[u8]) -> io::Result<()> {
     let names_folder = path.file_name().is_none() || path.as_os_str().as_encoded_bytes().ends_with(b"/");
     if path.is_dir() || names_folder {
         return Err(io::ErrorKind::IsADirectory.into());
     }
+    check_replaceable(path)?;
     if path.exists() {
         OpenOptions::new().append(true).open(path)?;
-        if !path.is_file() {
-            return Ok(());
-        }
         let mut begin = Vec::new();
         File::open(path)?.take(kind.len() as u64).read_to_end(&mut begin)?;
         if !begin.is_empty() && begin != kind {
@@ -78,6 +90,7 @@ pub struct Partial<'p> {
 impl<'p> Partial<'p> {
     /// A file to be written; a secret one can be read by its owner only.
     pub fn create(target: &'p Path, secret: bool) -> io::Result<Self> {
+        check_replaceable(target)?;
         let mut partial = Self { target, path: partial_path(target), file: None };
         partial.file = Some(create(&partial.path, secret)?);
         Ok(partial)
@@ -169,6 +182,29 @@ mod tests {
         check_writable_folder(&folder.path().join("new/folder")).unwrap();
         assert!(!new("new").exists());
         assert!(check_writable_folder(&file).is_err());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn devices_and_pipes_are_not_replaced() {
+        use std::os::unix::fs::{FileTypeExt, symlink};
+
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("link");
+        symlink("/dev/null", &link).unwrap();
+        // A socket stands for a pipe: neither is a file, and both are waited for where they are opened.
+        let socket = folder.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        for path in [Path::new("/dev/null"), &link, &socket] {
+            assert!(is_stream(path));
+            for refused in [check_writable(path, b"k"), replace(path, &[b"new"], false)] {
+                let message = refused.unwrap_err().to_string();
+                assert!(message.contains("a device or a pipe"), "{message}");
+            }
+        }
+        assert!(Path::new("/dev/null").metadata().unwrap().file_type().is_char_device());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+        assert!(!is_stream(folder.path()) && !is_stream(&folder.path().join("new")));
     }
 
     #[test]

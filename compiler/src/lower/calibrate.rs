@@ -87,14 +87,20 @@ impl Rows {
                     }
                     if stage < squarings {
                         let factor = 1.0 / sum;
-                        y.iter_mut().for_each(|y| *y = (*y * factor).powi(2));
+                        for y in &mut y {
+                            *y = (*y * factor).powi(2);
+                        }
                     }
                 }
             }
-            roots.iter_mut().for_each(|root| *root *= *root);
+            for root in &mut roots {
+                *root *= *root;
+            }
         }
         let mut scores = Range::default();
-        row.iter().for_each(|&x| scores.include(x));
+        for &x in row {
+            scores.include(x);
+        }
         for (rows, fall) in ways.iter_mut().zip(falls) {
             rows.scores = rows.scores.union(Range { min: scores.min - fall, max: scores.max - fall });
         }

@@ -192,8 +192,7 @@ impl<'m> Interpreter<'m> {
         let dim = model.hyperparameters.head_dim;
         let entries = |weight: WeightId| model.weight(weight).load_kept(&self.entries);
         let operand = |index: usize| self.last[node.inputs[index].index()].as_slice();
-        // From an operand's entries, with the session and the position of their token.
-        let each = |f: &(dyn Fn(&[f64], usize, usize) -> Vec<f64> + Sync)| {
+        let each = |f: &OfToken<'_>| {
             of_each(tokens.len(), |token| {
                 let (session, position) = self.places[token];
                 f(&operand(0)[token], session, position)
@@ -294,6 +293,9 @@ impl<'m> Interpreter<'m> {
         rotated
     }
 }
+
+/// What is made of a token's entries, given its session and its position.
+type OfToken<'f> = dyn Fn(&[f64], usize, usize) -> Vec<f64> + Sync + 'f;
 
 /// Tokens from which on it pays to use all cores for what is done token by token.
 const SHARED: usize = 16;

@@ -103,7 +103,10 @@ fn check_outputs(options: &Generate) -> Result<(), Error> {
             let message = format!("{} is written by another option too; choose another name", file.display());
             return Err(Error::BadOption { option, message });
         }
-        check_writable(file, kind)?;
+        // Logits are written line by line, into a pipe as well.
+        if *option != "--logits" || !files::is_stream(file) {
+            check_writable(file, kind)?;
+        }
     }
     Ok(())
 }
