@@ -69,7 +69,7 @@ impl Rows {
     fn include(ways: &mut [Self], falls: &[f64], row: &[f64]) {
         let powers = EXPONENTS.map(|exponent| (row.len() as f64).powf(exponent));
         let wanted = |ways: &[Self], squarings: usize| ways.iter().any(|rows| rows.sums.contains_key(&squarings));
-        let Some(most) = (1..=MOST_SQUARINGS).rev().find(|&squarings| wanted(ways, squarings)) else { return };
+        let most = ways.iter().filter_map(|rows| rows.sums.keys().next_back().copied()).max().unwrap_or(0);
         // exp(x/2^k) for the largest k, then its squares.
         let mut roots: Vec<f64> = row.iter().map(|x| (x / f64::from(1u32 << most)).exp()).collect();
         let mut y = Vec::with_capacity(row.len());
@@ -128,7 +128,7 @@ fn sum(numbers: &[f64]) -> f64 {
 }
 
 /// The number of the power that makes the ratio of a sum's largest to its smallest value least.
-fn narrowest(ranges: &[Range; EXPONENTS.len()]) -> usize {
+fn narrowest(ranges: &SumRanges) -> usize {
     let mut best = 0;
     for (index, range) in ranges.iter().enumerate() {
         if range.max * ranges[best].min < 0.99 * ranges[best].max * range.min {

@@ -97,16 +97,15 @@ fn check_outputs(options: &Generate) -> Result<(), Error> {
         outputs.push(("--save-session", file.clone(), &SavedSession::MAGIC));
         outputs.push(("--save-session", SavedClient::path(file), &SavedClient::MAGIC));
     }
-    outputs.extend(options.logits.iter().map(|file| ("--logits", file.clone(), b"{".as_slice())));
+    // Logits are written line by line, into a pipe as well.
+    let logits = options.logits.iter().filter(|file| !files::is_stream(file));
+    outputs.extend(logits.map(|file| ("--logits", file.clone(), b"{".as_slice())));
     for (index, (option, file, kind)) in outputs.iter().enumerate() {
         if outputs[..index].iter().any(|(_, other, _)| files::is_same(file, other)) {
             let message = format!("{} is written by another option too; choose another name", file.display());
             return Err(Error::BadOption { option, message });
         }
-        // Logits are written line by line, into a pipe as well.
-        if *option != "--logits" || !files::is_stream(file) {
-            check_writable(file, kind)?;
-        }
+        check_writable(file, kind)?;
     }
     Ok(())
 }
