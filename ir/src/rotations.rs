@@ -65,6 +65,8 @@ pub enum Sharing {
     Nothing,
     /// The decomposition of the operand.
     Decomposition,
+    /// The division by P: it is of another operand, and the two are added.
+    Division,
     /// The decomposition, and the division by P: the two are added.
     Sum,
     /// As [`Sum`](Self::Sum), by the sum of two steps: it takes the place of a rotation of the first step's result, and is
@@ -87,11 +89,12 @@ impl Sharing {
         self != Self::Joined
     }
 
-    /// What a rotation costs as a fraction of one that shares nothing.
+    /// What a rotation costs as a fraction of one that shares nothing, at the levels of linear maps.
     pub fn relative_cost(self) -> f64 {
         match self {
             Self::Nothing => 1.0,
-            Self::Decomposition => 0.6,
+            Self::Decomposition => 0.7,
+            Self::Division => 0.5,
             Self::Sum | Self::Joined => 0.25,
         }
     }

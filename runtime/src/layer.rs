@@ -337,8 +337,9 @@ impl Workload {
         Ok(Exact { results: recorder.results, outputs, ranges })
     }
 
-    /// Runs the layer by an executor of its program, measures it and compares it with exact results, which takes a
-    /// decryption of each. `progress` is told the predicted time of what is done, in nanoseconds.
+    /// Runs the layer twice by an executor of its program. The first run leaves memory and what is kept in it as the layers
+    /// before this one would; the second is measured and compared with exact results, which takes a decryption of each.
+    /// `progress` is told the predicted time of what is done of both, in nanoseconds.
     pub fn measure<A, C>(
         &self,
         executor: &Executor<'_, A>,
@@ -356,26 +357,22 @@ impl Workload {
             let slots: Vec<f64> = clear.slots.iter().map(|slot| slot.re).collect();
             cipher.encrypt(&slots, clear.level)
         };
-        let inputs = self.inputs.iter().map(encrypt).collect::<Result<_, _>>()?;
-        let mut states = States::new(&self.layer.program);
-        for (array, exact) in states.arrays_mut().iter_mut().zip(self.states.arrays()) {
-            for (element, exact) in array.iter_mut().zip(exact) {
-                *element = exact.as_ref().map(|exact| encrypt(exact).map(Arc::new)).transpose()?;
+        let run = |watch: &mut dyn Observer<A::Ciphertext>| {
+            let inputs = self.inputs.iter().map(encrypt).collect::<Result<_, _>>()?;
+            let mut states = States::new(&self.layer.program);
+            for (array, exact) in states.arrays_mut().iter_mut().zip(self.states.arrays()) {
+                for (element, exact) in array.iter_mut().zip(exact) {
+                    *element = exact.as_ref().map(|exact| encrypt(exact).map(Arc::new)).transpose()?;
+                }
             }
-        }
-        let mut watch = Stopwatch {
-            slots: self.layer.program.slots,
-            parts: &self.parts,
-            costs,
-            cipher,
-            exact: exact.results.iter(),
-            interrupt,
-            progress,
-            done_ns: 0.0,
-            rows: BTreeMap::new(),
-            mark: Instant::now(),
+            executor.call(DECODE, self.position as usize, 1, inputs, &mut states, watch)
         };
-        let outputs = executor.call(DECODE, self.position as usize, 1, inputs, &mut states, &mut watch)?;
+        let mut pace = Pace { slots: self.layer.program.slots, costs, interrupt, progress, done_ns: 0.0 };
+        run(&mut pace)?;
+        let (rows, exact_results) = (BTreeMap::new(), exact.results.iter());
+        let mut watch =
+            Stopwatch { pace, parts: &self.parts, cipher, exact: exact_results, rows, mark: Instant::now() };
+        let outputs = run(&mut watch)?;
         let mut precision = None;
         for (output, exact) in outputs.iter().zip(&exact.outputs) {
             if let Some(found) = precision_bits(&cipher.decrypt(output)?, &exact.slots) {
@@ -436,16 +433,46 @@ impl Observer<ClearCiphertext> for Recorder {
     }
 }
 
-/// Takes the time of every op, and then compares what it gave.
-struct Stopwatch<'a, C> {
+/// Tells how much is done, and stops when asked to.
+struct Pace<'a> {
     slots: u32,
-    parts: &'a [Part],
     costs: &'a CostTable,
-    cipher: &'a C,
-    exact: std::slice::Iter<'a, Vec<ClearCiphertext>>,
     interrupt: &'a AtomicBool,
     progress: &'a mut dyn FnMut(f64),
     done_ns: f64,
+}
+
+impl Pace<'_> {
+    fn check(&self) -> Result<(), Error> {
+        if self.interrupt.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
+    }
+
+    /// The predicted time of an op that is done, in nanoseconds.
+    fn advance(&mut self, site: Site<'_>) -> f64 {
+        let predicted_ns = self.costs.node_ns(site.graph, site.op, self.slots);
+        self.done_ns += predicted_ns;
+        (self.progress)(self.done_ns);
+        predicted_ns
+    }
+}
+
+impl<C> Observer<C> for Pace<'_> {
+    fn before(&mut self, _: Site<'_>, _: &[&C]) -> Result<(), Error> {
+        self.check()
+    }
+
+    fn after(&mut self, site: Site<'_>, _: &[&C]) -> Result<(), Error> {
+        self.advance(site);
+        Ok(())
+    }
+}
+
+/// Takes the time of every op, and then compares what it gave.
+struct Stopwatch<'a, C> {
+    pace: Pace<'a>,
+    parts: &'a [Part],
+    cipher: &'a C,
+    exact: std::slice::Iter<'a, Vec<ClearCiphertext>>,
     rows: BTreeMap<(Part, &'static str), Row>,
     /// Since when the next op is paid for.
     mark: Instant,
@@ -453,12 +480,12 @@ struct Stopwatch<'a, C> {
 
 impl<C: Cipher> Observer<C::Ciphertext> for Stopwatch<'_, C> {
     fn before(&mut self, _: Site<'_>, _: &[&C::Ciphertext]) -> Result<(), Error> {
-        if self.interrupt.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
+        self.pace.check()
     }
 
     fn after(&mut self, site: Site<'_>, results: &[&C::Ciphertext]) -> Result<(), Error> {
         let seconds = self.mark.elapsed().as_secs_f64();
-        let predicted_ns = self.costs.node_ns(site.graph, site.op, self.slots);
+        let predicted_ns = self.pace.advance(site);
         let mut row = Row { count: 1, seconds, predicted_seconds: predicted_ns / 1e9, precision: None };
         for (result, exact) in results.iter().zip(self.exact.next().into_iter().flatten()) {
             if let Some(found) = precision_bits(&self.cipher.decrypt(result)?, &exact.slots) {
@@ -467,8 +494,6 @@ impl<C: Cipher> Observer<C::Ciphertext> for Stopwatch<'_, C> {
         }
         let mnemonic = site.graph.node(site.op).op.mnemonic();
         self.rows.entry((self.parts[site.op.index()], mnemonic)).or_default().add(&row);
-        self.done_ns += predicted_ns;
-        (self.progress)(self.done_ns);
         self.mark = Instant::now();
         Ok(())
     }

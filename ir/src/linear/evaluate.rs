@@ -1,7 +1,7 @@
 //! Linear maps in the clear: by their diagonals as on ciphertexts, or, as operands are zero where they hold no entry, by
 //! rows of the weights as they are.
 
-use super::{Diagonal, Linear, Matrices, Output, Parts, Scheme, Sizes, SlotAlgebra, table};
+use super::{Diagonal, Giant, Linear, Matrices, Output, Parts, Scheme, Sizes, SlotAlgebra, table};
 use crate::Error;
 use crate::expression::Environment;
 use crate::rotations::{plus_rotated, rotated};
@@ -15,6 +15,15 @@ struct Clear<'a> {
     environment: &'a Environment,
     /// Those of the output that is being computed.
     matrices: Option<Matrices>,
+}
+
+/// sum ← sum + a
+fn add(sum: &mut Parts, a: &Parts) {
+    let add = |sum: &mut [f64], a: &[f64]| sum.iter_mut().zip(a).for_each(|(sum, a)| *sum += a);
+    add(&mut sum.real, &a.real);
+    if let (Some(sum), Some(a)) = (&mut sum.imaginary, &a.imaginary) {
+        add(sum, a);
+    }
 }
 
 fn add_product(sum: &mut [f64], a: &[f64], weights: &[f32]) {
@@ -34,21 +43,40 @@ impl SlotAlgebra for Clear<'_> {
     }
 
     fn add_rotations(&mut self, a: &Parts, by: &[i64]) -> Result<Parts, Self::Error> {
-        let turned = self.rotate(a, by)?;
-        let copy = Parts { real: a.real.clone(), imaginary: a.imaginary.clone() };
-        turned.iter().try_fold(copy, |sum, turned| self.add(turned, sum))
+        let mut sum = a.clone();
+        self.rotate(a, by)?.iter().for_each(|turned| add(&mut sum, turned));
+        Ok(sum)
     }
 
-    fn add(&mut self, a: &Parts, mut b: Parts) -> Result<Parts, Self::Error> {
-        let add = |a: &[f64], b: &mut [f64]| b.iter_mut().zip(a).for_each(|(b, a)| *b += a);
-        add(&a.real, &mut b.real);
-        if let (Some(a), Some(b)) = (&a.imaginary, &mut b.imaginary) {
-            add(a, b);
+    fn weigh(&mut self, giants: &[Giant<'_, Parts>]) -> Result<Parts, Self::Error> {
+        let mut total: Option<Parts> = None;
+        for giant in giants {
+            let products = self.products(&giant.terms)?;
+            let turned = self.rotate(&products, &[giant.by])?.remove(0);
+            match &mut total {
+                Some(total) => add(total, &turned),
+                None => total = Some(turned),
+            }
         }
-        Ok(b)
+        Ok(total.unwrap_or(Parts { real: Vec::new(), imaginary: None }))
     }
 
-    fn weigh(&mut self, terms: &[(&Parts, Diagonal)]) -> Result<Parts, Self::Error> {
+    fn parts(&mut self, z: Parts) -> Result<[Parts; 2], Self::Error> {
+        let twice = |part: Vec<f64>| Parts { real: part.into_iter().map(|x| 2.0 * x).collect(), imaginary: None };
+        let imaginary = z.imaginary.unwrap_or_else(|| vec![0.0; z.real.len()]);
+        Ok([twice(z.real), twice(imaginary)])
+    }
+
+    fn add_bias(&mut self, mut a: Parts, output: u32, matrix: u32) -> Result<Parts, Self::Error> {
+        let bias = self.linear.bias(a.real.len() as u32, self.environment, self.tables, output, matrix)?;
+        a.real.iter_mut().zip(bias).for_each(|(a, b)| *a += b);
+        Ok(a)
+    }
+}
+
+impl Clear<'_> {
+    /// Σ a·diagonal over one or more terms.
+    fn products(&mut self, terms: &[(&Parts, Diagonal)]) -> Result<Parts, Error> {
         let mut sum: Option<Parts> = None;
         for (a, diagonal) in terms {
             let known = self.matrices.take().filter(|matrices| matrices.output() == diagonal.output);
@@ -68,18 +96,6 @@ impl SlotAlgebra for Clear<'_> {
             }
         }
         Ok(sum.unwrap_or(Parts { real: Vec::new(), imaginary: None }))
-    }
-
-    fn parts(&mut self, z: Parts) -> Result<[Parts; 2], Self::Error> {
-        let twice = |part: Vec<f64>| Parts { real: part.into_iter().map(|x| 2.0 * x).collect(), imaginary: None };
-        let imaginary = z.imaginary.unwrap_or_else(|| vec![0.0; z.real.len()]);
-        Ok([twice(z.real), twice(imaginary)])
-    }
-
-    fn add_bias(&mut self, mut a: Parts, output: u32, matrix: u32) -> Result<Parts, Self::Error> {
-        let bias = self.linear.bias(a.real.len() as u32, self.environment, self.tables, output, matrix)?;
-        a.real.iter_mut().zip(bias).for_each(|(a, b)| *a += b);
-        Ok(a)
     }
 }
 

@@ -3,7 +3,8 @@
 //! A vector of P_in positions at stride s_in = n/P_in, zero elsewhere, is multiplied by matrices into P_out positions at
 //! stride s_out = n/P_out. [`Linear::apply`] spreads the vector (log2 s_in rotations) so that each group of slots holds
 //! several of its entries, multiplies by M = max(1, P_in·P_out/n) plaintext diagonals by baby steps and giant steps with the
-//! giant shifts folded into the weights, and sums inside each output group. It takes one level. Slots s_out·o hold the
+//! giant shifts folded into the weights, and sums inside each output group. Babies share one decomposition; giants are added
+//! ahead of their division by P, which is one for an output and rescales as well (ePrint 2020/1203). It takes one level. Slots s_out·o hold the
 //! result, the others junk.
 //!
 //! - P_out ≥ P_in: after the spread slot i·s_in + r holds entry i + r, and diagonal m holds in slot S the weight of
@@ -28,6 +29,7 @@ mod steps;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -117,6 +119,15 @@ impl Matrices {
     }
 }
 
+/// Σ a·diagonal over one or more terms, turned to the left.
+#[derive(Debug)]
+pub struct Giant<'v, V> {
+    /// By how many slots.
+    pub by: i64,
+    /// The operands, and what each is multiplied by.
+    pub terms: Vec<(&'v V, Diagonal)>,
+}
+
 /// What a linear map is computed with.
 pub trait SlotAlgebra {
     /// A packed vector.
@@ -130,11 +141,8 @@ pub trait SlotAlgebra {
     /// a plus its rotations to the left by the amounts, of which there are few.
     fn add_rotations(&mut self, a: &Self::Value, by: &[i64]) -> Result<Self::Value, Self::Error>;
 
-    /// a + b
-    fn add(&mut self, a: &Self::Value, b: Self::Value) -> Result<Self::Value, Self::Error>;
-
-    /// Σ a·diagonal over one or more terms, one level lower.
-    fn weigh(&mut self, terms: &[(&Self::Value, Diagonal)]) -> Result<Self::Value, Self::Error>;
+    /// The sum of one or more giant steps, one level lower. The first of them turns nothing.
+    fn weigh(&mut self, giants: &[Giant<'_, Self::Value>]) -> Result<Self::Value, Self::Error>;
 
     /// Real and imaginary part of a vector of half their size: z + z̄ and (z̄ − z)·i.
     fn parts(&mut self, z: Self::Value) -> Result<[Self::Value; 2], Self::Error>;
@@ -156,8 +164,8 @@ fn doubling(start: u32, stop: u32) -> impl Iterator<Item = i64> {
     std::iter::successors(Some(start), |k| Some(2 * k)).take_while(move |&k| k < stop).map(i64::from)
 }
 
-/// Diagonals that are made together.
-const DIAGONALS_AT_ONCE: usize = 8;
+/// Groups of slots of several diagonals that are made together.
+const TILE: u32 = 64;
 
 /// In place of an entry: the position holds none.
 const NOTHING: usize = usize::MAX;
@@ -273,8 +281,9 @@ impl Linear {
     /// Number of babies of outputs with so many products, a power of two; the babies serve all of them.
     fn babies(&self, slots: u32, products: u32) -> u32 {
         let sharing = self.outputs.iter().filter(|output| self.sizes(slots, output).products == products).count();
-        let hoisted = Sharing::Decomposition.relative_cost();
-        let cost = |babies: u32| hoisted * f64::from(babies - 1) + sharing as f64 * f64::from(products / babies - 1);
+        let [baby, giant] = [Sharing::Decomposition, Sharing::Division].map(Sharing::relative_cost);
+        let cost =
+            |babies: u32| baby * f64::from(babies - 1) + giant * sharing as f64 * f64::from(products / babies - 1);
         let powers = std::iter::successors(Some(1), |k| Some(2 * k)).take_while(|&k| k <= products);
         powers.min_by(|&a, &b| cost(a).total_cmp(&cost(b))).unwrap_or(1)
     }
@@ -303,25 +312,16 @@ impl Linear {
             let sizes = self.sizes(slots, output);
             let count = self.babies(slots, sizes.products);
             let shift = sizes.in_stride * sizes.out_stride;
-            let mut sum: Option<A::Value> = None;
-            for giant in 0..sizes.products / count {
+            let giant = |giant: u32| {
                 let offset = giant * count * shift;
-                let terms: Vec<_> = (0..count)
-                    .map(|j| {
-                        let diagonal = Diagonal { output: number, index: giant * count + j, shift: offset };
-                        (baby(i64::from(j * shift) * unit), diagonal)
-                    })
-                    .collect();
-                let mut part = algebra.weigh(&terms)?;
-                if giant > 0 {
-                    part = algebra.rotate(&part, &[i64::from(offset) * unit])?.remove(0);
-                }
-                sum = Some(match sum {
-                    Some(sum) => algebra.add(&sum, part)?,
-                    None => part,
-                });
-            }
-            let Some(mut sum) = sum else { continue };
+                let term = |j: u32| {
+                    let diagonal = Diagonal { output: number, index: giant * count + j, shift: offset };
+                    (baby(i64::from(j * shift) * unit), diagonal)
+                };
+                Giant { by: i64::from(offset) * unit, terms: (0..count).map(term).collect() }
+            };
+            let giants: Vec<_> = (0..sizes.products / count).map(giant).collect();
+            let mut sum = algebra.weigh(&giants)?;
             let landing = output.landing.as_ref().map(|landing| landing.evaluate(environment));
             for amounts in additions(&steps(Self::reduction(sizes, landing)), slots) {
                 sum = algebra.add_rotations(&sum, &amounts)?;
@@ -355,7 +355,7 @@ impl Linear {
     }
 
     /// Vectors that are held at once at most while the results are computed, the operand and finished results left out: the
-    /// babies, and two sums.
+    /// babies, and two sums, one of them before its division by P.
     pub fn live_vectors(&self, slots: u32) -> u32 {
         let babies = |output: &Output| self.babies(slots, self.sizes(slots, output).products);
         self.outputs.iter().map(babies).max().unwrap_or(1) + 2
@@ -372,55 +372,67 @@ impl Linear {
     }
 
     /// The values of several diagonals of an output in all slots, made on all cores. The matrices of a complex output are
-    /// halved, for [`SlotAlgebra::parts`]. Neighbouring diagonals take neighbouring entries of a row, so that each line of the
-    /// cache that is read serves several.
+    /// halved, for [`SlotAlgebra::parts`]. Neighbouring diagonals take neighbouring entries of a row, so that each line of
+    /// memory that is read serves several.
     ///
     /// # Panics
     /// Where a table is shorter than [`problems`](Self::problems) allows.
     pub fn diagonals(&self, slots: u32, matrices: &Matrices, wanted: &[Diagonal]) -> Vec<Factor> {
         let output = &self.outputs[matrices.output as usize];
-        let columns = positions_of(&self.input);
-        let rows = positions_of(&output.order);
-        let width = self.input.features.width() as usize;
-        let unit = self.unit as usize;
-        let (real, imaginary) = (&matrices.entries[0], matrices.entries.get(1));
-        let factor = if imaginary.is_some() { 0.5 } else { 1.0 };
-        let zeros = || vec![0.0; slots as usize];
-        let part = |wanted: &[Diagonal]| -> Vec<Factor> {
-            let empty = |_: &Diagonal| Factor { real: zeros(), imaginary: imaginary.map(|_| zeros()) };
-            let mut found: Vec<Factor> = wanted.iter().map(empty).collect();
-            self.for_each_entry(slots, output, wanted, |diagonal, group, row, column| {
-                let (row, column) = (rows[row as usize], columns[column as usize]);
-                if row == NOTHING || column == NOTHING {
-                    return;
-                }
-                let (place, entry) = (group as usize * unit, row * width + column);
-                let weights = &mut found[diagonal];
-                weights.real[place..place + unit].fill(factor * real[entry]);
-                if let (Some(values), Some(imaginary)) = (&mut weights.imaginary, imaginary) {
-                    values[place..place + unit].fill(factor * imaginary[entry]);
-                }
+        let Sizes { groups, inputs, out_stride, scheme, .. } = self.sizes(slots, output);
+        let (columns, rows) = (positions_of(&self.input), positions_of(&output.order));
+        let (width, unit) = (self.input.features.width() as usize, self.unit as usize);
+        let factor = if matrices.entries.len() > 1 { 0.5 } else { 1.0 };
+        let jump = |index: u32| if scheme == Scheme::Shared { 0 } else { index * out_stride };
+        let jumps: Vec<u32> = wanted.iter().map(|diagonal| jump(diagonal.index)).collect();
+        let tile = groups.min(TILE);
+        // By tile, diagonal, and group ahead of the diagonal's shift.
+        let tiles = |entries: &Arc<[f32]>| {
+            let mut tiles = vec![0.0; groups as usize * wanted.len()];
+            let rows_of = tiles.par_chunks_exact_mut(tile as usize * wanted.len()).enumerate();
+            rows_of.for_each(|(number, values)| {
+                let start = number as u32 * tile;
+                self.for_each_meeting(slots, output, start..start + tile, |source, row, position| {
+                    let row = rows[row as usize];
+                    if row == NOTHING {
+                        return;
+                    }
+                    let row = &entries[row * width..][..width];
+                    for (jump, values) in jumps.iter().zip(values.chunks_exact_mut(tile as usize)) {
+                        // The number of positions is a power of two.
+                        if let Some(entry) = row.get(columns[((position + jump) & (inputs - 1)) as usize]) {
+                            values[(source - start) as usize] = factor * entry;
+                        }
+                    }
+                });
             });
-            found
+            tiles
         };
-        wanted.par_chunks(DIAGONALS_AT_ONCE).flat_map_iter(part).collect()
+        let parts: Vec<Vec<f32>> = matrices.entries.iter().map(tiles).collect();
+        let turned = |tiles: &Vec<f32>, number: usize| {
+            let mut values = vec![0.0; slots as usize];
+            let (first, last) = values.split_at_mut((wanted[number].shift % groups) as usize * unit);
+            let places = last.chunks_exact_mut(unit).chain(first.chunks_exact_mut(unit));
+            let own = tiles.chunks_exact(tile as usize).skip(number).step_by(wanted.len()).flatten();
+            own.zip(places).for_each(|(value, slots)| slots.fill(*value));
+            values
+        };
+        let factor = |number: usize| Factor {
+            real: turned(&parts[0], number),
+            imaginary: parts.get(1).map(|tiles| turned(tiles, number)),
+        };
+        (0..wanted.len()).into_par_iter().map(factor).collect()
     }
 
-    /// Visits every group of slots in which one of the diagonals of an output meets an input: the diagonal's place in the
-    /// list, the group, its output's and its input's position.
-    fn for_each_entry(
-        &self,
-        slots: u32,
-        output: &Output,
-        diagonals: &[Diagonal],
-        mut visit: impl FnMut(usize, u32, u32, u32),
-    ) {
-        let Sizes { groups, inputs, outputs, in_stride, out_stride, scheme, .. } = self.sizes(slots, output);
+    /// Visits those of some groups of slots in which the diagonals of an output meet an input, ahead of their shifts: the
+    /// group, its output's position, and that of the input that it meets in diagonal 0.
+    fn for_each_meeting(&self, slots: u32, output: &Output, sources: Range<u32>, mut visit: impl FnMut(u32, u32, u32)) {
+        let Sizes { inputs, outputs, in_stride, out_stride, scheme, .. } = self.sizes(slots, output);
         // All of them are powers of two.
         let ratio = inputs / outputs.min(inputs);
         let quotient = |a: u32, power: u32| a >> power.trailing_zeros();
         let remainder = |a: u32, power: u32| a & (power - 1);
-        for source in 0..groups {
+        for source in sources {
             let row = quotient(source, out_stride);
             let (position, inner, limit) = match scheme {
                 Scheme::Up => {
@@ -436,13 +448,8 @@ impl Linear {
                     (row * ratio + inner, inner, inputs)
                 }
             };
-            if inner >= limit {
-                continue;
-            }
-            for (place, diagonal) in diagonals.iter().enumerate() {
-                let jump = if scheme == Scheme::Shared { 0 } else { diagonal.index * out_stride };
-                let column = remainder(position + jump, inputs);
-                visit(place, remainder(source + diagonal.shift, groups), row, column);
+            if inner < limit {
+                visit(source, row, position);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The operations that a linear map takes, for prices, counts and keys.
 
-use super::{Diagonal, Linear, SlotAlgebra};
+use super::{Giant, Linear, SlotAlgebra};
 use crate::expression::Environment;
 use crate::rotations::Sharing;
 
@@ -16,7 +16,7 @@ pub enum Step {
     },
     /// A product by a diagonal, added to others.
     MultiplyPlain,
-    /// A rescale of a sum of products.
+    /// A rescale of a sum of products, unless giant steps' division by P rescales as well.
     Rescale,
     /// A sum or a difference of two ciphertexts, or a product with i.
     Add,
@@ -55,17 +55,19 @@ impl SlotAlgebra for Counter<'_> {
         Ok(*a)
     }
 
-    fn add(&mut self, a: &u32, _: u32) -> Result<u32, Self::Error> {
-        (self.visit)(Step::Add, *a);
-        Ok(*a)
-    }
-
-    fn weigh(&mut self, terms: &[(&u32, Diagonal)]) -> Result<u32, Self::Error> {
-        for (a, _) in terms {
-            (self.visit)(Step::MultiplyPlain, **a);
+    fn weigh(&mut self, giants: &[Giant<'_, u32>]) -> Result<u32, Self::Error> {
+        let level = giants.iter().flat_map(|giant| &giant.terms).map(|(a, _)| **a).max().unwrap_or_default();
+        for (place, giant) in giants.iter().enumerate() {
+            giant.terms.iter().for_each(|(a, _)| (self.visit)(Step::MultiplyPlain, **a));
+            if place > 0 {
+                let by = giant.by.rem_euclid(i64::from(self.slots)) as u32;
+                let sharing = if place > 1 { Sharing::Division } else { Sharing::Nothing };
+                (self.visit)(Step::Rotate { by, sharing }, level);
+            }
         }
-        let level = terms.first().map_or(0, |(a, _)| **a);
-        (self.visit)(Step::Rescale, level);
+        if giants.len() == 1 {
+            (self.visit)(Step::Rescale, level);
+        }
         Ok(level + 1)
     }
 

@@ -201,7 +201,8 @@ impl OperationCosts {
         } else {
             cost += self.mod_down(2, false) * babies;
             cost += self.constant_products(diagonals);
-            cost += self.switch() * giants + self.rescale();
+            cost += (self.decompose() + self.inner_product()) * giants;
+            cost += if giants > 0 { self.mod_down(2, true) } else { self.rescale() };
         }
         cost
     }

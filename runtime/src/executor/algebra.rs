@@ -19,6 +19,8 @@ pub trait Algebra: Sync {
     type Decomposition;
     /// An encoded plaintext vector.
     type Plaintext: Send + Sync;
+    /// A sum of rotations ahead of their division by P (double hoisting, ePrint 2020/1203).
+    type Extended;
 
     /// Number n of slots.
     fn slots(&self) -> usize;
@@ -136,6 +138,15 @@ pub trait Algebra: Sync {
         by.iter().try_for_each(|&by| self.add_assign(&mut sum, &self.rotate(a, by)?))?;
         Ok(sum)
     }
+
+    /// Begins a sum of rotations with a product as it is.
+    fn extend(&self, a: Self::Ciphertext) -> Result<Self::Extended, Error>;
+
+    /// sum ← sum + a rotated to the left by `by` slots, for a product of the same level
+    fn add_rotated(&self, sum: &mut Self::Extended, a: &Self::Ciphertext, by: usize) -> Result<(), Error>;
+
+    /// The sum, rescaled.
+    fn rescale_extended(&self, sum: Self::Extended) -> Result<Self::Ciphertext, Error>;
 
     /// The slots' complex conjugates.
     fn conjugate(&self, a: &Self::Ciphertext) -> Result<Self::Ciphertext, Error>;

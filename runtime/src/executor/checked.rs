@@ -27,6 +27,7 @@ impl<L: Algebra, R: Algebra> Algebra for Checked<L, R> {
     type Ciphertext = (L::Ciphertext, R::Ciphertext);
     type Decomposition = (L::Decomposition, R::Decomposition);
     type Plaintext = (L::Plaintext, R::Plaintext);
+    type Extended = (L::Extended, R::Extended);
 
     fn slots(&self) -> usize {
         self.left.slots()
@@ -138,6 +139,19 @@ impl<L: Algebra, R: Algebra> Algebra for Checked<L, R> {
 
     fn add_rotations(&self, a: &Self::Ciphertext, by: &[usize]) -> Result<Self::Ciphertext, Error> {
         Ok((self.left.add_rotations(&a.0, by)?, self.right.add_rotations(&a.1, by)?))
+    }
+
+    fn extend(&self, a: Self::Ciphertext) -> Result<Self::Extended, Error> {
+        Ok((self.left.extend(a.0)?, self.right.extend(a.1)?))
+    }
+
+    fn add_rotated(&self, sum: &mut Self::Extended, a: &Self::Ciphertext, by: usize) -> Result<(), Error> {
+        self.left.add_rotated(&mut sum.0, &a.0, by)?;
+        self.right.add_rotated(&mut sum.1, &a.1, by)
+    }
+
+    fn rescale_extended(&self, sum: Self::Extended) -> Result<Self::Ciphertext, Error> {
+        Ok((self.left.rescale_extended(sum.0)?, self.right.rescale_extended(sum.1)?))
     }
 
     fn conjugate(&self, a: &Self::Ciphertext) -> Result<Self::Ciphertext, Error> {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cachemir_ckks::circuits::bootstrapping::{BootstrapEntry, Bootstrapper, SlotKind};
 use cachemir_ckks::circuits::polynomials::{EvaluationPlan, Polynomial};
-use cachemir_ckks::{Ciphertext, CkksError, Digits, EvaluationKeys, Evaluator, Plaintext, Ring};
+use cachemir_ckks::{Ciphertext, CkksError, Digits, EvaluationKeys, Evaluator, ExtendedCiphertext, Plaintext, Ring};
 use cachemir_hal::{Backend, HalError};
 use cachemir_ir::ckks::{Bootstrap, CiphertextType, polynomial_depth};
 use cachemir_ir::linear::Factor;
@@ -119,6 +119,7 @@ impl<B: Backend> Algebra for Encrypted<B> {
     type Ciphertext = Ciphertext<B>;
     type Decomposition = Digits<B>;
     type Plaintext = Plaintext<B>;
+    type Extended = ExtendedCiphertext<B>;
 
     fn slots(&self) -> usize {
         self.slots
@@ -240,6 +241,18 @@ impl<B: Backend> Algebra for Encrypted<B> {
 
     fn add_rotations(&self, a: &Ciphertext<B>, by: &[usize]) -> Result<Ciphertext<B>, Error> {
         Ok(self.evaluator.sum_with_rotations(a, by, &self.keys)?)
+    }
+
+    fn extend(&self, a: Ciphertext<B>) -> Result<ExtendedCiphertext<B>, Error> {
+        Ok(self.evaluator.extend(&a)?)
+    }
+
+    fn add_rotated(&self, sum: &mut ExtendedCiphertext<B>, a: &Ciphertext<B>, by: usize) -> Result<(), Error> {
+        Ok(self.evaluator.rotate_accumulate_extended(sum, a, by as i64, &self.keys)?)
+    }
+
+    fn rescale_extended(&self, sum: ExtendedCiphertext<B>) -> Result<Ciphertext<B>, Error> {
+        Ok(self.evaluator.mod_down_rescale(&sum)?)
     }
 
     fn conjugate(&self, a: &Ciphertext<B>) -> Result<Ciphertext<B>, Error> {

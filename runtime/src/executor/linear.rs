@@ -1,10 +1,11 @@
-//! Linear maps on the ciphertexts of an [`Algebra`]: one decomposition for all babies, a rescale for each giant. Its
-//! diagonals are encoded on all cores and kept, or used once and not encoded as a whole where there is no room for them.
+//! Linear maps on the ciphertexts of an [`Algebra`]: one decomposition for all babies, and one division by P, which
+//! rescales as well, for all giants. Babies have their own: a product by one that keeps P takes as many more limbs as P has,
+//! and at the levels of linear maps those are as many again. Diagonals are encoded on all cores and kept, or used once and not encoded as a whole where there is no room for them.
 
 use std::sync::Arc;
 
 use cachemir_ir::graph::OpId;
-use cachemir_ir::linear::{Diagonal, Factor, Linear, Matrices, SlotAlgebra};
+use cachemir_ir::linear::{Diagonal, Factor, Giant, Linear, Matrices, SlotAlgebra};
 
 use super::plaintexts::Part;
 use super::{Algebra, Call};
@@ -22,6 +23,25 @@ pub(super) struct Running<'c, 'a, 'p, A: Algebra> {
 impl<'c, A: Algebra> Running<'c, '_, '_, A> {
     fn algebra(&self) -> &'c A {
         &self.call.executor.algebra
+    }
+
+    /// A rotation's amount modulo the number of slots.
+    fn amount(&self, by: i64) -> usize {
+        by.rem_euclid(self.algebra().slots() as i64) as usize
+    }
+
+    /// Σ a·diagonal over one or more terms, a product.
+    fn products(&mut self, terms: &[(&A::Ciphertext, Diagonal)]) -> Result<A::Ciphertext, Error> {
+        let algebra = self.algebra();
+        let level = terms.first().map_or(0, |(a, _)| algebra.level(a).0);
+        let (operands, diagonals): (Vec<&A::Ciphertext>, Vec<Diagonal>) = terms.iter().copied().unzip();
+        let parts: Vec<Part> = diagonals.iter().copied().map(Part::Diagonal).collect();
+        if self.call.keeps(self.op, &parts) {
+            let plains = self.encoded(&diagonals, &parts, level)?;
+            let plains = plains.iter().map(Arc::as_ref);
+            return algebra.sum_of_products(&operands.into_iter().zip(plains).collect::<Vec<_>>());
+        }
+        algebra.sum_of_weights(&operands, &self.factors(&diagonals)?, level)
     }
 
     /// Diagonals of one output, made of its matrices, which are read unless they are the ones at hand.
@@ -56,37 +76,30 @@ impl<A: Algebra> SlotAlgebra for Running<'_, '_, '_, A> {
 
     fn rotate(&mut self, a: &A::Ciphertext, by: &[i64]) -> Result<Vec<A::Ciphertext>, Error> {
         let algebra = self.algebra();
-        let amount = |by: i64| by.rem_euclid(algebra.slots() as i64) as usize;
         if let [by] = by {
-            return Ok(vec![algebra.rotate(a, amount(*by))?]);
+            return Ok(vec![algebra.rotate(a, self.amount(*by))?]);
         }
         let decomposition = algebra.decompose(a)?;
-        by.iter().map(|&by| algebra.rotate_decomposed(a, &decomposition, amount(by))).collect()
+        by.iter().map(|&by| algebra.rotate_decomposed(a, &decomposition, self.amount(by))).collect()
     }
 
     fn add_rotations(&mut self, a: &A::Ciphertext, by: &[i64]) -> Result<A::Ciphertext, Error> {
         self.call.add_rotations(a, by)
     }
 
-    fn add(&mut self, a: &A::Ciphertext, mut b: A::Ciphertext) -> Result<A::Ciphertext, Error> {
-        self.algebra().add_assign(&mut b, a)?;
-        Ok(b)
-    }
-
-    fn weigh(&mut self, terms: &[(&A::Ciphertext, Diagonal)]) -> Result<A::Ciphertext, Error> {
+    fn weigh(&mut self, giants: &[Giant<'_, A::Ciphertext>]) -> Result<A::Ciphertext, Error> {
         let algebra = self.algebra();
-        let level = terms.first().map_or(0, |(a, _)| algebra.level(a).0);
-        let (operands, diagonals): (Vec<&A::Ciphertext>, Vec<Diagonal>) = terms.iter().copied().unzip();
-        let parts: Vec<Part> = diagonals.iter().copied().map(Part::Diagonal).collect();
-        let mut sum = if self.call.keeps(self.op, &parts) {
-            let plains = self.encoded(&diagonals, &parts, level)?;
-            let plains = plains.iter().map(Arc::as_ref);
-            algebra.sum_of_products(&operands.into_iter().zip(plains).collect::<Vec<_>>())?
-        } else {
-            algebra.sum_of_weights(&operands, &self.factors(&diagonals)?, level)?
-        };
-        algebra.rescale_assign(&mut sum)?;
-        Ok(sum)
+        let (first, others) = giants.split_first().ok_or_else(|| Error::execution("a sum of no products"))?;
+        let mut first = self.products(&first.terms)?;
+        if others.is_empty() {
+            algebra.rescale_assign(&mut first)?;
+            return Ok(first);
+        }
+        let mut sum = algebra.extend(first)?;
+        for giant in others {
+            algebra.add_rotated(&mut sum, &self.products(&giant.terms)?, self.amount(giant.by))?;
+        }
+        algebra.rescale_extended(sum)
     }
 
     fn parts(&mut self, z: A::Ciphertext) -> Result<[A::Ciphertext; 2], Error> {

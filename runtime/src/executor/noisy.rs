@@ -101,6 +101,7 @@ impl Algebra for Noisy {
     type Ciphertext = ClearCiphertext;
     type Decomposition = ();
     type Plaintext = ClearPlaintext;
+    type Extended = ClearCiphertext;
 
     fn slots(&self) -> usize {
         self.slots
@@ -193,6 +194,19 @@ impl Algebra for Noisy {
 
     fn rotate_decomposed(&self, a: &ClearCiphertext, _decomposition: &(), by: usize) -> Result<ClearCiphertext, Error> {
         self.rotate(a, by)
+    }
+
+    fn extend(&self, a: ClearCiphertext) -> Result<ClearCiphertext, Error> {
+        self.clear.extend(a)
+    }
+
+    fn add_rotated(&self, sum: &mut ClearCiphertext, a: &ClearCiphertext, by: usize) -> Result<(), Error> {
+        self.add_assign(sum, &self.rotate(a, by)?)
+    }
+
+    fn rescale_extended(&self, mut sum: ClearCiphertext) -> Result<ClearCiphertext, Error> {
+        self.rescale_assign(&mut sum)?;
+        Ok(sum)
     }
 
     fn conjugate(&self, a: &ClearCiphertext) -> Result<ClearCiphertext, Error> {

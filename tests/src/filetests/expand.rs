@@ -3,7 +3,7 @@
 use cachemir_ir::Error;
 use cachemir_ir::expression::Environment;
 use cachemir_ir::graph::ValueId;
-use cachemir_ir::linear::{Diagonal, Linear, SlotAlgebra};
+use cachemir_ir::linear::{Diagonal, Giant, Linear, SlotAlgebra};
 use cachemir_ir::slots::SlotOp;
 use cachemir_ir::slots_interpreter::SlotProgram;
 use cachemir_ir::table::Table;
@@ -59,6 +59,14 @@ impl Listing<'_> {
         names
     }
 
+    /// A product of a vector and a diagonal.
+    fn term(&self, a: &str, diagonal: Diagonal) -> Result<String, Error> {
+        let matrices = self.linear.load(diagonal.output, self.tables)?;
+        let weights = self.linear.diagonals(self.slots, &matrices, &[diagonal]).remove(0);
+        let imaginary = weights.imaginary.map(|values| format!(" + i·{}", self.numbers(&values)));
+        Ok(format!("{a} by {}{}", self.numbers(&weights.real), imaginary.unwrap_or_default()))
+    }
+
     fn numbers<N: ToString>(&self, values: &[N]) -> String {
         if self.slots > MOST_SLOTS_LISTED { "…".to_owned() } else { written(values.iter().map(ToString::to_string)) }
     }
@@ -78,19 +86,22 @@ impl SlotAlgebra for Listing<'_> {
         Ok(self.push(1, &format!("sum of {a} and its rotations by {}", amounts.join(", "))).remove(0))
     }
 
-    fn add(&mut self, a: &String, b: String) -> Result<String, Error> {
-        Ok(self.push(1, &format!("add {a}, {b}")).remove(0))
-    }
-
-    fn weigh(&mut self, terms: &[(&String, Diagonal)]) -> Result<String, Error> {
-        let term = |(a, diagonal): &(&String, Diagonal)| {
-            let matrices = self.linear.load(diagonal.output, self.tables)?;
-            let weights = self.linear.diagonals(self.slots, &matrices, &[*diagonal]).remove(0);
-            let imaginary = weights.imaginary.map(|values| format!(" + i·{}", self.numbers(&values)));
-            Ok(format!("{a} by {}{}", self.numbers(&weights.real), imaginary.unwrap_or_default()))
-        };
-        let terms: Vec<String> = terms.iter().map(term).collect::<Result<_, Error>>()?;
-        Ok(self.push(1, &format!("sum of products {}", terms.join(", "))).remove(0))
+    fn weigh(&mut self, giants: &[Giant<'_, String>]) -> Result<String, Error> {
+        let mut turned = Vec::with_capacity(giants.len());
+        for giant in giants {
+            let terms = giant.terms.iter().map(|(a, diagonal)| self.term(a, *diagonal));
+            let terms: Vec<String> = terms.collect::<Result<_, Error>>()?;
+            let sum = self.push(1, &format!("sum of products {}", terms.join(", "))).remove(0);
+            turned.push(match giant.by.rem_euclid(i64::from(self.slots)) {
+                0 => sum,
+                by => format!("{sum} rotated by {by}"),
+            });
+        }
+        Ok(if giants.len() > 1 {
+            self.push(1, &format!("sum of {}", turned.join(", "))).remove(0)
+        } else {
+            turned.remove(0)
+        })
     }
 
     fn parts(&mut self, z: String) -> Result<[String; 2], Error> {

@@ -205,7 +205,18 @@ impl<B: Backend> Evaluator<B> {
     ) -> Result<(), CkksError> {
         check_scales("rotate_accumulate_extended", accumulator.scale, a.scale)?;
         Self::check_extended_level("rotate_accumulate_extended", accumulator.level, a.level)?;
-        self.add_extended_assign(accumulator, &self.rotate_extended(a, &self.decompose(a)?, rotation, keys)?)
+        let (ring, level, special) = (&self.ring, a.level, accumulator.special);
+        let amount = Self::normalise(a.slots, rotation);
+        if amount == 0 {
+            return switching::accumulate_times_special(ring, &mut accumulator.buffer, &a.buffer, 2, level, special);
+        }
+        let key = self.key(keys, KeyRole::Rotation(amount), level)?.view(level);
+        let digits = self.decompose(a)?;
+        let factors = ring.special_product(special, ring.chain(level));
+        let constant = Addend { source: &a.buffer, polynomials: 1, factors: &factors };
+        let (element, limbs) = (ring.galois_element(amount), ring.extended(level, special));
+        let sum = &mut accumulator.buffer;
+        Ok(ring.backend().inner_product_accumulate(sum, &digits.buffer, &key, Some(&constant), element, &limbs)?)
     }
 
     /// The sum of a ciphertext and its rotations by other amounts than zero, with one decomposition and one division by P.

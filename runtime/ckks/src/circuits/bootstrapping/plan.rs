@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use num_complex::Complex64;
 
 use crate::circuits::fourier::{coefficients_to_slots, radix_split, slots_to_coefficients};
-use crate::circuits::linear::{DiagonalMatrix, StepPlan, one_period};
+use crate::circuits::linear::{DiagonalMatrix, Hoisting, StepPlan, one_period};
 use crate::circuits::modular_reduction::{ModularReduction, ModularReductionLiteral};
 use crate::circuits::polynomials::{EvaluationPlan, Polynomial};
 use crate::ckks::encoder::stored_words;
@@ -318,7 +318,7 @@ fn cts_split(parameters: &Parameters, slots: usize, packed: bool) -> Option<Vec<
             }
             for (factor, butterflies) in split.iter().rev().enumerate() {
                 let offsets: BTreeSet<usize> = (1..2 << butterflies).collect();
-                let steps = StepPlan::new(&offsets, 4 << butterflies, &BTreeSet::new(), KEY_COST);
+                let steps = StepPlan::new(&offsets, 4 << butterflies, &BTreeSet::new(), KEY_COST, Hoisting::Double);
                 let (babies, giants) = steps.rotation_counts();
                 cost += at(top - 1 - factor).linear(offsets.len(), babies, giants, true);
             }
@@ -367,7 +367,7 @@ fn cts_factors(
     let special = parameters.raised_gadget().special;
     let first = Factor { matrix: raised, steps, level: top, scale: scales[0], special };
     let special = |level: usize| parameters.gadget(level).special;
-    let rest = factors(matrices, &levels[1..], &scales[1..], special, available);
+    let rest = factors(matrices, &levels[1..], &scales[1..], special, Hoisting::Double, available);
     Some(std::iter::once(first).chain(rest).collect())
 }
 
@@ -385,7 +385,7 @@ fn stc_factors(
     let consumed: f64 = (1..=count).map(primes).product();
     let scale = (target * consumed / parameters.canonical_scale(count)).powf(1.0 / count as f64);
     let levels: Vec<usize> = (0..count).map(|f| count - f).collect();
-    factors(matrices, &levels, &vec![scale; count], |_| 0, available)
+    factors(matrices, &levels, &vec![scale; count], |_| 0, Hoisting::Single, available)
 }
 
 /// Plans the steps of every factor, those of small stride first, each making its rotations available to the next.
@@ -394,6 +394,7 @@ fn factors(
     levels: &[usize],
     scales: &[f64],
     special: impl Fn(usize) -> usize,
+    hoisting: Hoisting,
     available: &mut BTreeSet<usize>,
 ) -> Vec<Factor> {
     let offsets = |matrix: &DiagonalMatrix| matrix.diagonals().keys().copied().collect::<BTreeSet<_>>();
@@ -401,7 +402,7 @@ fn factors(
     order.sort_by_key(|&f| offsets(&matrices[f]).into_iter().find(|&offset| offset != 0));
     let mut steps: Vec<Option<StepPlan>> = vec![None; matrices.len()];
     for f in order {
-        let plan = StepPlan::new(&offsets(&matrices[f]), matrices[f].slots(), available, KEY_COST);
+        let plan = StepPlan::new(&offsets(&matrices[f]), matrices[f].slots(), available, KEY_COST, hoisting);
         available.extend(plan.rotations());
         steps[f] = Some(plan);
     }

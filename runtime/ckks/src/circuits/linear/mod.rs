@@ -7,6 +7,8 @@
 //!   pays at low levels, where `P` has more limbs than `Q`.
 //! - [`Hoisting::Double`]: babies stay modulo `QP`, are multiplied by plaintexts modulo `QP`, and only the sums are divided
 //!   by `P`; a giant's first polynomial is not divided at all until the end.
+//!
+//! Giants are summed modulo `QP` by both, and divided by `P` together.
 
 use std::collections::BTreeMap;
 
@@ -32,7 +34,7 @@ pub use raised::RaisedTransform;
 /// Where the sums of a linear transform are accumulated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hoisting {
-    /// Modulo `Q`: small plaintexts, one ModDown for each baby.
+    /// Modulo `Q`: small plaintexts, one ModDown for each baby and one for all giants.
     Single,
     /// Modulo `QP`: larger plaintexts, one ModDown for each giant.
     Double,
@@ -49,6 +51,12 @@ struct Group<P> {
 enum Diagonals<B: Backend> {
     Plain(Vec<Group<Plaintext<B>>>),
     Extended(Vec<Group<ExtendedPlaintext<B>>>),
+}
+
+/// What single hoisting sums up to: without giants, nothing awaits a division by `P`.
+enum SingleSum<B: Backend> {
+    Plain(Ciphertext<B>),
+    Extended(ExtendedCiphertext<B>),
 }
 
 /// An encoded linear map.
@@ -167,12 +175,15 @@ impl<B: Backend> LinearTransform<B> {
     ) -> Result<Ciphertext<B>, CkksError> {
         let input = self.admit(evaluator, input)?;
         match &self.diagonals {
-            Diagonals::Plain(groups) => self.apply_single(groups, evaluator, keys, &input),
+            Diagonals::Plain(groups) => match self.apply_single(groups, evaluator, keys, &input)? {
+                SingleSum::Plain(sum) => Ok(sum),
+                SingleSum::Extended(sum) => evaluator.mod_down(&sum),
+            },
             Diagonals::Extended(groups) => evaluator.mod_down(&self.apply_double(groups, evaluator, keys, &input)?),
         }
     }
 
-    /// As [`apply`](Self::apply) and rescaled, in one division where hoisting is double.
+    /// As [`apply`](Self::apply) and rescaled, in one division.
     pub fn apply_rescale(
         &self,
         evaluator: &Evaluator<B>,
@@ -181,7 +192,10 @@ impl<B: Backend> LinearTransform<B> {
     ) -> Result<Ciphertext<B>, CkksError> {
         let input = self.admit(evaluator, input)?;
         match &self.diagonals {
-            Diagonals::Plain(groups) => evaluator.rescale(&self.apply_single(groups, evaluator, keys, &input)?),
+            Diagonals::Plain(groups) => match self.apply_single(groups, evaluator, keys, &input)? {
+                SingleSum::Plain(sum) => evaluator.rescale(&sum),
+                SingleSum::Extended(sum) => evaluator.mod_down_rescale(&sum),
+            },
             Diagonals::Extended(groups) => {
                 evaluator.mod_down_rescale(&self.apply_double(groups, evaluator, keys, &input)?)
             }
@@ -202,7 +216,7 @@ impl<B: Backend> LinearTransform<B> {
         evaluator: &Evaluator<B>,
         keys: &EvaluationKeys<B>,
         input: &Ciphertext<B>,
-    ) -> Result<Ciphertext<B>, CkksError> {
+    ) -> Result<SingleSum<B>, CkksError> {
         let digits = evaluator.decompose(input)?;
         let babies = self
             .steps
@@ -211,18 +225,22 @@ impl<B: Backend> LinearTransform<B> {
             .map(|baby| Ok((baby, evaluator.rotate_decomposed(input, &digits, baby as i64, keys)?)))
             .collect::<Result<BTreeMap<_, _>, CkksError>>()?;
         let scale = input.scale() * self.scale;
-        let mut sum = evaluator.zero(self.level, scale, input.slots())?;
-        for group in groups {
+        let products = |group: &Group<Plaintext<B>>| {
             let pairs: Vec<_> = group.terms.iter().map(|(baby, p)| (&babies[baby], p)).collect();
-            if group.giant == 0 {
-                evaluator.mul_plain_accumulate_many(&mut sum, &pairs)?;
-            } else {
-                let mut inner = evaluator.zero(self.level, scale, input.slots())?;
-                evaluator.mul_plain_accumulate_many(&mut inner, &pairs)?;
-                evaluator.add_assign(&mut sum, &evaluator.rotate(&inner, group.giant as i64, keys)?)?;
-            }
+            let mut sum = evaluator.zero(self.level, scale, input.slots())?;
+            evaluator.mul_plain_accumulate_many(&mut sum, &pairs)?;
+            Ok::<_, CkksError>(sum)
+        };
+        if let [only] = groups
+            && only.giant == 0
+        {
+            return Ok(SingleSum::Plain(products(only)?));
         }
-        Ok(sum)
+        let mut sum = evaluator.zero_extended(self.level, scale, input.slots())?;
+        for group in groups {
+            evaluator.rotate_accumulate_extended(&mut sum, &products(group)?, group.giant as i64, keys)?;
+        }
+        Ok(SingleSum::Extended(sum))
     }
 
     fn apply_double(

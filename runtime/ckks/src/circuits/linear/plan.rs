@@ -6,27 +6,42 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::Hoisting;
+
 /// Which rotations a linear map takes: giant → babies that it combines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StepPlan {
     groups: BTreeMap<usize, Vec<usize>>,
 }
 
-/// How much dearer a giant is than a baby: it needs its own ModDown and decomposition besides the product with the key.
-const GIANT_COST: usize = 4;
+/// Costs of a baby and of a giant, about in products of the digits with a key at the levels where each hoisting is used. A
+/// giant needs its own decomposition; a baby has a ModDown of two polynomials by single hoisting, a giant one of one by double.
+fn step_costs(hoisting: Hoisting) -> (usize, usize) {
+    match hoisting {
+        Hoisting::Single => (3, 2),
+        Hoisting::Double => (1, 4),
+    }
+}
 
 impl StepPlan {
     /// The cheapest plan for these offsets in `0 .. slots` (`slots` a power of two), over all power-of-two numbers of babies.
     ///
     /// `available` rotations (those of other factors, say) cost no key; each other rotation costs `key_cost` babies more.
-    pub fn new(offsets: &BTreeSet<usize>, slots: usize, available: &BTreeSet<usize>, key_cost: usize) -> Self {
+    pub fn new(
+        offsets: &BTreeSet<usize>,
+        slots: usize,
+        available: &BTreeSet<usize>,
+        key_cost: usize,
+        hoisting: Hoisting,
+    ) -> Self {
+        let (baby_cost, giant_cost) = step_costs(hoisting);
         let stride = offsets.iter().fold(slots, |gcd, &o| greatest_common_divisor(gcd, o));
         let mut best: Option<(usize, Self)> = None;
         let mut giant_step = stride;
         while giant_step <= slots {
             let plan = Self::with_giant_step(offsets, giant_step);
             let new_keys = plan.rotations().difference(available).count();
-            let cost = plan.babies().len() + GIANT_COST * plan.giants().count() + key_cost * new_keys;
+            let cost = baby_cost * (plan.babies().len() + key_cost * new_keys) + giant_cost * plan.giants().count();
             if best.as_ref().is_none_or(|(least, _)| cost < *least) {
                 best = Some((cost, plan));
             }
@@ -87,7 +102,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_offset_is_reached_once(offsets in prop::collection::btree_set(0usize..256, 1..60), key_cost in 0usize..4) {
-            let plan = StepPlan::new(&offsets, 256, &BTreeSet::new(), key_cost);
+            let plan = StepPlan::new(&offsets, 256, &BTreeSet::new(), key_cost, Hoisting::Double);
             let mut reached: Vec<usize> = plan
                 .groups()
                 .iter()
@@ -101,7 +116,7 @@ mod tests {
     #[test]
     fn a_dense_band_takes_about_twice_the_square_root() {
         let offsets: BTreeSet<usize> = (0..64).map(|o| o * 4).collect();
-        let plan = StepPlan::new(&offsets, 1024, &BTreeSet::new(), 2);
+        let plan = StepPlan::new(&offsets, 1024, &BTreeSet::new(), 2, Hoisting::Double);
         assert!(plan.rotations().len() <= 18, "{plan:?}");
     }
 
@@ -109,6 +124,6 @@ mod tests {
     fn available_rotations_are_preferred() {
         let offsets: BTreeSet<usize> = (0..16).collect();
         let available: BTreeSet<usize> = (1..16).collect();
-        assert!(StepPlan::new(&offsets, 16, &available, 100).rotations().is_subset(&available));
+        assert!(StepPlan::new(&offsets, 16, &available, 100, Hoisting::Double).rotations().is_subset(&available));
     }
 }

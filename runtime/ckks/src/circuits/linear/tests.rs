@@ -12,7 +12,7 @@ fn both_hoistings_agree_with_the_clear_map() {
     let slots = 64;
     let matrix = &slots_to_coefficients(slots, 2)[1];
     let offsets: BTreeSet<usize> = matrix.diagonals().keys().copied().collect();
-    let steps = StepPlan::new(&offsets, slots, &BTreeSet::new(), 2);
+    let steps = StepPlan::new(&offsets, slots, &BTreeSet::new(), 2, Hoisting::Double);
     assert!(steps.giants().count() > 0);
     let level = 6;
     let fixture = Fixture::<CpuBackend>::new(&|manifest| {
