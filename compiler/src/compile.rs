@@ -41,6 +41,8 @@ impl PublicPrefix {
         let tokenizer =
             imported.tokenizer.as_ref().ok_or_else(|| bad("the model has no tokenizer to read it with".to_owned()))?;
         let tokens = match self {
+            // Some tokenizers put a token in front of any text.
+            Self::Text(text) if text.is_empty() => Vec::new(),
             Self::Text(text) => tokenizer.encode(&[text.as_str()], &tokenizer.path)?.concat(),
             Self::Chat => tokenizer.constant_beginning()?,
         };
@@ -136,7 +138,7 @@ pub fn compile_watched(path: &Path, options: &CompileOptions, observer: &dyn Obs
         },
     )?;
     cachemir_ir::tensor::verify(&imported.model)?;
-    observer.layers(imported.model.hyperparameters.layers);
+    observer.model(&imported.model)?;
 
     let prefix = options.prefix.as_ref().map(|prefix| prefix.tokens(&imported)).transpose()?.unwrap_or_default();
     let chat = options.prefix == Some(PublicPrefix::Chat);

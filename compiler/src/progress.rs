@@ -2,6 +2,10 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use cachemir_ir::tensor::TensorModel;
+
+use crate::Error;
+
 /// A pass of the compilation; in the order in which they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Pass {
@@ -91,8 +95,8 @@ pub trait Observer: Sync {
     /// A pass begins, and with it the one before ends.
     fn begin(&self, pass: Pass);
 
-    /// The model is known: the number of its layers.
-    fn layers(&self, layers: usize);
+    /// The model is known. An error ends the compilation ahead of all work.
+    fn model(&self, model: &TensorModel) -> Result<(), Error>;
 
     /// So much of the running pass is done, from 0 to 1.
     fn advance(&self, fraction: f64);
@@ -102,7 +106,9 @@ pub trait Observer: Sync {
 impl Observer for () {
     fn begin(&self, _: Pass) {}
 
-    fn layers(&self, _: usize) {}
+    fn model(&self, _: &TensorModel) -> Result<(), Error> {
+        Ok(())
+    }
 
     fn advance(&self, _: f64) {}
 }

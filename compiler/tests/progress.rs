@@ -5,6 +5,8 @@ use std::sync::Mutex;
 
 use cachemir_compiler::compile::{CompileOptions, compile_watched};
 use cachemir_compiler::progress::{Observer, Pass};
+use cachemir_compiler::{Compilation, Error};
+use cachemir_ir::tensor::TensorModel;
 
 #[derive(Default)]
 struct Seen {
@@ -18,9 +20,10 @@ impl Observer for Seen {
         self.passes.lock().unwrap().push((pass, Vec::new()));
     }
 
-    fn layers(&self, layers: usize) {
+    fn model(&self, model: &TensorModel) -> Result<(), Error> {
         let running = self.passes.lock().unwrap().last().unwrap().0;
-        *self.layers.lock().unwrap() = Some((layers, running));
+        *self.layers.lock().unwrap() = Some((model.hyperparameters.layers, running));
+        Ok(())
     }
 
     fn advance(&self, fraction: f64) {
@@ -28,12 +31,17 @@ impl Observer for Seen {
     }
 }
 
-#[test]
-fn passes_come_in_order_and_advance_to_their_ends() {
+/// Compiles the shipped model.
+fn compile(observer: &dyn Observer) -> Result<Compilation, Error> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tinystories2l_bounded");
     let options = CompileOptions { context: Some(32), ..CompileOptions::default() };
+    compile_watched(&folder.join("onnx/optimum/model.onnx"), &options, observer)
+}
+
+#[test]
+fn passes_come_in_order_and_advance_to_their_ends() {
     let seen = Seen::default();
-    if let Err(error) = compile_watched(&folder.join("onnx/optimum/model.onnx"), &options, &seen) {
+    if let Err(error) = compile(&seen) {
         panic!("{error}");
     }
     assert_eq!(seen.layers.into_inner().unwrap(), Some((2, Pass::Import)));
@@ -50,4 +58,30 @@ fn passes_come_in_order_and_advance_to_their_ends() {
             _ => assert_eq!(most, 1.0, "{pass:?}"),
         }
     }
+}
+
+/// Wants no model, and nothing after it.
+struct Refuses;
+
+impl Observer for Refuses {
+    fn begin(&self, pass: Pass) {
+        assert_eq!(pass, Pass::Import);
+    }
+
+    fn model(&self, model: &TensorModel) -> Result<(), Error> {
+        let message = format!("{} bytes of weights", model.stored_bytes());
+        Err(Error::BadOption { option: "--output", message })
+    }
+
+    fn advance(&self, _: f64) {}
+}
+
+#[test]
+fn an_observer_that_wants_no_such_model_ends_the_compilation() {
+    let error = compile(&Refuses).err().unwrap().to_string();
+    // The embedding is the output head's matrix and stored once.
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tinystories2l_bounded/onnx/optimum/model.onnx");
+    let file = data.metadata().unwrap().len();
+    let found: u64 = error.split_whitespace().find_map(|word| word.parse().ok()).unwrap();
+    assert!(found > file / 2 && found < file, "{error}: {file} bytes in the file");
 }

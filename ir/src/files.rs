@@ -4,6 +4,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use crate::text::format_bytes;
+
 /// The folder that a path names a file in.
 pub(crate) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
@@ -59,6 +61,27 @@ pub fn check_writable(path: &Path, kind: &[u8]) -> io::Result<()> {
         }
     }
     check_folder(folder_of(path), path)
+}
+
+/// Bytes that this user may still write to the file system that a folder is on; `None` where the system does not tell.
+fn available_bytes(folder: &Path) -> Option<u64> {
+    #[cfg(unix)]
+    return rustix::fs::statvfs(folder).ok().map(|system| system.f_bavail.saturating_mul(system.f_frsize));
+    #[cfg(not(unix))]
+    return None;
+}
+
+/// Fails where a file of so many bytes would not fit at this path, beside one that it replaces.
+pub fn check_room(path: &Path, bytes: u64) -> io::Result<()> {
+    let folder = folder_of(path);
+    match available_bytes(folder) {
+        Some(available) if available < bytes => {
+            let [needed, available] = [bytes, available].map(format_bytes);
+            let message = format!("it takes about {needed}, and {} has room for {available}", folder.display());
+            Err(io::Error::new(io::ErrorKind::StorageFull, message))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Fails where no file could be made in a folder, nor the folder where there is none. Nothing is left behind.
@@ -182,6 +205,18 @@ mod tests {
         check_writable_folder(&folder.path().join("new/folder")).unwrap();
         assert!(!new("new").exists());
         assert!(check_writable_folder(&file).is_err());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_is_larger_than_the_room_is_refused_with_both_figures() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        check_room(&file, 1).unwrap();
+        let error = check_room(&file, 1 << 60).unwrap_err();
+        let (text, begin) = (error.to_string(), format!("it takes about {}, and ", format_bytes(1 << 60)));
+        assert!(text.starts_with(&begin) && text.contains("has room for"), "{text}");
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
     }
 
     #[cfg(unix)]

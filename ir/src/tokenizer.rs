@@ -34,9 +34,9 @@ impl Tokenizer {
         Ok(special.take_while(|(special, _)| **special == 1).map(|(_, token)| *token).collect())
     }
 
-    /// The text of tokens, without special ones.
-    pub fn decode(&self, tokens: &[u32]) -> std::result::Result<String, String> {
-        contained(|| self.0.decode(tokens, true))
+    /// The text of tokens; that of special ones as well where the text is `whole`.
+    pub fn decode(&self, tokens: &[u32], whole: bool) -> std::result::Result<String, String> {
+        contained(|| self.0.decode(tokens, !whole))
     }
 
     /// Number of tokens.

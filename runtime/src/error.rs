@@ -105,7 +105,8 @@ pub enum Error {
     },
     /// Too little memory.
     #[error("{needed_bytes} bytes of memory are needed ({needed}), and {available_bytes} are available ({available})",
-        needed = crate::memory::format_bytes(*needed_bytes), available = crate::memory::format_bytes(*available_bytes))]
+        needed = cachemir_ir::text::format_bytes(*needed_bytes),
+        available = cachemir_ir::text::format_bytes(*available_bytes))]
     Memory {
         /// Bytes of keys, matrices, state and working set.
         needed_bytes: u64,

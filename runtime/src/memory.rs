@@ -26,18 +26,6 @@ pub fn resident_bytes() -> Option<u64> {
     meminfo_bytes(&fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")
 }
 
-/// A number of bytes for people, in binary units.
-pub fn format_bytes(bytes: u64) -> String {
-    let units = ["KiB", "MiB", "GiB", "TiB"];
-    let mut value = bytes as f64 / 1024.0;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < units.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if bytes < 1024 { format!("{bytes} B") } else { format!("{value:.1} {}", units[unit]) }
-}
-
 /// The number of bytes on a line such as `MemAvailable:   24000 kB`.
 fn meminfo_bytes(text: &str, key: &str) -> Option<u64> {
     let line = text.lines().find(|line| line.starts_with(key))?;
@@ -62,13 +50,6 @@ fn control_group_bytes(limit: impl AsRef<Path>, used: impl AsRef<Path>) -> Optio
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bytes_are_readable() {
-        assert_eq!(format_bytes(512), "512 B");
-        assert_eq!(format_bytes(1536), "1.5 KiB");
-        assert_eq!(format_bytes(12 << 30), "12.0 GiB");
-    }
 
     #[test]
     fn lines_of_meminfo() {

@@ -10,6 +10,7 @@ use cachemir_hal::{Backend, CpuBackend};
 use cachemir_ir::ckks::{CiphertextType, CkksOp};
 use cachemir_ir::graph::{OpId, Region};
 use cachemir_ir::plan::{ClientPlan, Plan, client_path};
+use cachemir_ir::program::State;
 
 use crate::Error;
 use crate::client::check_levels;
@@ -192,10 +193,7 @@ impl<B: Backend> Engine<B> {
             let rest = bootstrap.slots_to_coefficients().iter().skip(1).chain(bootstrap.coefficients_to_slots());
             matrix_bytes += rest.map(|factor| factor.bytes(parameters)).sum::<u64>();
         }
-        let ciphertext_bytes = |level: u32| 2 * u64::from(level + 1) * limb_bytes;
-        let state = |state: &cachemir_ir::program::State| {
-            u64::from(state.capacity) * ciphertext_bytes(state.level.unwrap_or(0))
-        };
+        let ciphertext_bytes = |level| ciphertext_bytes(parameters, level);
         // Two dozen ciphertexts modulo QP: digits and sums of giant steps in CoeffsToSlots, later the powers of EvalMod.
         let full = (parameters.primes().len() + parameters.special_primes().len()) as u64;
         let inside_bootstrap = if self.bootstraps.is_empty() { 0 } else { 24 * 2 * full * limb_bytes };
@@ -211,7 +209,7 @@ impl<B: Backend> Engine<B> {
         Requirements {
             key_bytes: self.manifest.key_bytes(parameters, self.ring().uniform_halves()),
             matrix_bytes,
-            state_bytes: program.states.iter().map(state).sum(),
+            state_bytes: session_bytes(parameters, program, program.context as usize),
             // Released buffers are kept for reuse, and are of other lengths than what lives.
             working_bytes: working + working.min(cachemir_hal::RETAINED_BYTES as u64),
         }
@@ -233,6 +231,20 @@ pub fn plaintext_budget_bytes(requirements: Option<&Requirements>, available_byt
     let left =
         available_bytes.map_or(MAXIMUM_PLAINTEXT_BYTES, |available| available.saturating_sub(needed + RESERVE_BYTES));
     left.min(MAXIMUM_PLAINTEXT_BYTES) as usize
+}
+
+/// Bytes of a ciphertext of a level.
+fn ciphertext_bytes(parameters: &Parameters, level: u32) -> u64 {
+    2 * u64::from(level + 1) * (parameters.degree() * size_of::<u64>()) as u64
+}
+
+/// Bytes of what the state arrays hold after so many tokens, of which each element takes in equally many.
+pub fn session_bytes(parameters: &Parameters, program: &CkksProgram, tokens: usize) -> u64 {
+    let state = |state: &State| {
+        let held = (state.capacity as usize * tokens).div_ceil(program.context as usize);
+        held as u64 * ciphertext_bytes(parameters, state.level.unwrap_or(0))
+    };
+    program.states.iter().map(state).sum()
 }
 
 /// Fails where a file that begins with `kind` could not be written at this path, so that nobody computes in vain, or would

@@ -2,8 +2,9 @@
 
 mod common;
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use cachemir_ir::cost::CostTable;
 use cachemir_ir::parameters::Parameters;
@@ -41,6 +42,30 @@ fn expect_failure(output: &Output, exit: i32, code: &str) {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(exit), "{stderr}");
     assert!(stderr.contains(code), "{stderr}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_run_that_is_interrupted_keeps_what_it_has_and_says_so_in_its_exit_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = common::write_plan(folder.path(), 1024);
+    let saved = folder.path().join("session");
+    let arguments = ["--prompt", "one", "-n", "1000", "--json", "--save-session", text(&saved)];
+    let mut run = Command::new(env!("CARGO_BIN_EXE_cachemir-run"))
+        .arg(&plan)
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(run.stdout.take().unwrap()).lines().map(|line| line.unwrap());
+    assert!(lines.any(|line| line.contains("\"token\"")));
+    assert!(Command::new("kill").args(["-INT", &run.id().to_string()]).status().unwrap().success());
+    let summary: Value = serde_json::from_str(&lines.last().unwrap()).unwrap();
+    assert_eq!(run.wait().unwrap().code(), Some(130));
+    assert_eq!(summary["stop"], "interrupted");
+    let tokens = summary["token_ids"].as_array().unwrap().len();
+    assert!(tokens > 0 && tokens < 1000 && saved.exists(), "{tokens} tokens");
 }
 
 #[test]

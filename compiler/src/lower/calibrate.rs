@@ -51,13 +51,13 @@ type SumRanges = [Range; EXPONENTS.len()];
 
 /// What was seen in the rows of one softmax, with one choice of its reference keys.
 #[derive(Clone)]
-struct Rows {
+struct RowRanges {
     scores: Range,
     /// By number k of squarings: for j = 0..=k the ranges of Σ y_j, with reference 0.
     sums: BTreeMap<usize, Vec<SumRanges>>,
 }
 
-impl Rows {
+impl RowRanges {
     /// Nothing yet, for each of these numbers of squarings.
     fn new(squarings: impl Iterator<Item = usize>) -> Self {
         let sums = squarings.map(|squarings| (squarings, vec![SumRanges::default(); squarings + 1])).collect();
@@ -152,14 +152,15 @@ impl Softmax {
     }
 
     /// Includes the rows of the tokens fed last in each of the ways.
-    fn include(&self, model: &TensorModel, interpreter: &tensor::Interpreter<'_>, ways: &mut [Rows]) {
-        match reference::Rows::of(model, self.op) {
+    fn include(&self, model: &TensorModel, interpreter: &tensor::Interpreter<'_>, ways: &mut [RowRanges]) {
+        match reference::ScoreRows::of(model, self.op) {
             Some(rows) if ways.len() > 1 => {
-                rows.lowered(interpreter, &self.keys).for_each(|(fall, row)| Rows::include(ways, &[0.0, fall], row));
+                rows.lowered(interpreter, &self.keys)
+                    .for_each(|(fall, row)| RowRanges::include(ways, &[0.0, fall], row));
             }
             _ => {
                 let rows = interpreter.rows(model.graph.node(self.op).inputs[0]);
-                rows.for_each(|row| Rows::include(ways, &[0.0], row));
+                rows.for_each(|row| RowRanges::include(ways, &[0.0], row));
             }
         }
     }
@@ -180,7 +181,7 @@ struct Seen {
     /// By value that was watched: its entries.
     values: Vec<Range>,
     /// By softmax: in each way to store its keys.
-    rows: Vec<Vec<Rows>>,
+    rows: Vec<Vec<RowRanges>>,
     /// By sequence and norm: the mean squares.
     mean_squares: Vec<Vec<Range>>,
 }
@@ -191,7 +192,7 @@ impl Watched<'_> {
         &self,
         prefix: &[u32],
         sequences: &[Vec<u32>],
-        rows: Vec<Vec<Rows>>,
+        rows: Vec<Vec<RowRanges>>,
         parts: &Parts<'_>,
     ) -> Result<Seen, Error> {
         let Self { model, norms, softmaxes, values } = self;
@@ -247,11 +248,12 @@ pub(super) fn tensor_ranges(
     let softmaxes = softmaxes.into_iter().zip(keys).map(|(op, keys)| Softmax { op, keys }).collect();
     let watched = Watched { model, norms, softmaxes, values };
     // Text decides the squarings of each way to store keys, and others are seen with these alone.
-    let all = |softmax: &Softmax| softmax.ways().map(|_| Rows::new(1..=MOST_SQUARINGS)).collect();
+    let all = |softmax: &Softmax| softmax.ways().map(|_| RowRanges::new(1..=MOST_SQUARINGS)).collect();
     let rows = watched.softmaxes.iter().map(all).collect();
     let text = watched.read(prefix, &calibration.text, rows, &parts)?;
-    let chosen = |ways: &Vec<Rows>| ways.iter().map(|rows| Rows::new([rows.squarings(options)].into_iter())).collect();
-    let rows: Vec<Vec<Rows>> = text.rows.iter().map(chosen).collect();
+    let chosen =
+        |ways: &Vec<RowRanges>| ways.iter().map(|rows| RowRanges::new([rows.squarings(options)].into_iter())).collect();
+    let rows: Vec<Vec<RowRanges>> = text.rows.iter().map(chosen).collect();
     let everyday = watched.read(prefix, &calibration.everyday, rows.clone(), &parts)?;
     let rare = watched.read(prefix, &calibration.rare, rows, &parts)?;
     let tiers = [&text, &everyday, &rare];
@@ -280,7 +282,7 @@ pub(super) fn tensor_ranges(
 /// which is a pass over all keys, and then to the fewest levels.
 fn shallowest_softmax<'r>(
     layer: usize,
-    ways: impl Iterator<Item = (Vec<f32>, [&'r Rows; 3])>,
+    ways: impl Iterator<Item = (Vec<f32>, [&'r RowRanges; 3])>,
     options: &LowerOptions,
 ) -> (SoftmaxPlan, SiteRanges) {
     let ways = ways.map(|(keys, tiers)| plan_softmax(layer, keys, tiers, options));
@@ -295,7 +297,7 @@ fn shallowest_softmax<'r>(
 fn plan_softmax(
     layer: usize,
     reference_keys: Vec<f32>,
-    tiers: [&Rows; 3],
+    tiers: [&RowRanges; 3],
     options: &LowerOptions,
 ) -> (SoftmaxPlan, SiteRanges) {
     let rows = tiers[0];
@@ -308,7 +310,7 @@ fn plan_softmax(
         let which = narrowest(sums);
         let site = if stage < squarings { Site::Sum { layer, stage } } else { Site::Denominator { layer } };
         let factor = if stage == 0 { factor } else { 1.0 };
-        let range = |rows: &Rows| {
+        let range = |rows: &RowRanges| {
             let range = rows.sums[&squarings][stage][which];
             Range { min: range.min * factor, max: range.max * factor }
         };
@@ -532,15 +534,15 @@ pub(super) fn bound_arguments(graph: &mut SlotGraph) {
 mod tests {
     use cachemir_ir::tensor::Range;
 
-    use super::{MOST_SQUARINGS, Rows, shallowest_softmax};
+    use super::{MOST_SQUARINGS, RowRanges, shallowest_softmax};
     use crate::lower::LowerOptions;
 
     /// Rows of scores that lie around each of these numbers.
-    fn rows_around(levels: &[f64]) -> Rows {
-        let mut rows = Rows::new(1..=MOST_SQUARINGS);
+    fn rows_around(levels: &[f64]) -> RowRanges {
+        let mut rows = RowRanges::new(1..=MOST_SQUARINGS);
         for level in levels {
             let row = [-1.0, -0.5, 0.0, 0.5, 1.0].map(|x| level + x);
-            Rows::include(std::slice::from_mut(&mut rows), &[0.0], &row);
+            RowRanges::include(std::slice::from_mut(&mut rows), &[0.0], &row);
         }
         rows
     }
@@ -549,10 +551,10 @@ mod tests {
     #[test]
     fn rows_are_seen_less_what_their_scores_fall_by() {
         let row = [3.0, -1.0, 0.5];
-        let mut ways = [Rows::new(1..=MOST_SQUARINGS), Rows::new([2].into_iter())];
-        Rows::include(&mut ways, &[0.0, 2.0], &row);
-        let mut lowered = Rows::new(1..=MOST_SQUARINGS);
-        Rows::include(std::slice::from_mut(&mut lowered), &[0.0], &row.map(|x| x - 2.0));
+        let mut ways = [RowRanges::new(1..=MOST_SQUARINGS), RowRanges::new([2].into_iter())];
+        RowRanges::include(&mut ways, &[0.0, 2.0], &row);
+        let mut lowered = RowRanges::new(1..=MOST_SQUARINGS);
+        RowRanges::include(std::slice::from_mut(&mut lowered), &[0.0], &row.map(|x| x - 2.0));
         let [whole, less] = ways;
         assert_eq!((whole.scores, less.scores), (Range { min: -1.0, max: 3.0 }, lowered.scores));
         assert_eq!(less.sums.keys().collect::<Vec<_>>(), [&2]);
@@ -568,7 +570,7 @@ mod tests {
     #[test]
     fn keys_are_stored_less_references_where_that_saves_squarings() {
         let [whole, lowered] = [rows_around(&[-12.0, 0.0, 12.0]), rows_around(&[-1.0, 0.0, 1.0])];
-        let chosen = |tiers: [&Rows; 2]| {
+        let chosen = |tiers: [&RowRanges; 2]| {
             let ways = [(Vec::new(), tiers[0]), (vec![1.0], tiers[1])].into_iter();
             shallowest_softmax(0, ways.map(|(keys, rows)| (keys, [rows; 3])), &LowerOptions::default()).0
         };

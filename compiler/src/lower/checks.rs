@@ -16,7 +16,7 @@ use super::shape::Shape;
 
 /// Where the sums of a softmax's rows lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rows {
+pub(super) enum SumPlaces {
     /// Member l mod g in lane l, in the first slot of each head.
     Lanes,
     /// Each member in its own place of each head, token by token, alike in all lanes that are multiples of g.
@@ -31,7 +31,7 @@ pub(super) struct Sums {
     /// Squarings before them.
     pub(super) stage: usize,
     /// Where the rows lie.
-    pub(super) rows: Rows,
+    pub(super) places: SumPlaces,
 }
 
 /// The outputs that show arguments, and what the client finds there.
@@ -68,7 +68,7 @@ impl Checks {
         step: &Step,
         argument: ValueId,
     ) {
-        let Sums { layer, stage, rows } = sums;
+        let Sums { layer, stage, places } = sums;
         let (tokens, place, lane_slots, group) = (shape.tokens(), shape.query_stride(), shape.lane(), shape.group);
         let norms = 2 * plan.layers.len();
         let norm_outputs = norms.div_ceil(shape.hidden);
@@ -78,13 +78,13 @@ impl Checks {
         let place_of = taken + (before + stage) * group;
         let (output, lane) = (norm_outputs - 1 + place_of / shape.head_dim, place_of % shape.head_dim);
         let inner = Integer::slot() % tokens;
-        let condition = match rows {
-            Rows::Lanes => (shape.lane_of_slot() / group).equal(lane / group).and(inner.equal(0)),
-            Rows::Places => shape.lane_of_slot().equal(lane).and((inner % place).less(self.unit)),
+        let condition = match places {
+            SumPlaces::Lanes => (shape.lane_of_slot() / group).equal(lane / group).and(inner.equal(0)),
+            SumPlaces::Places => shape.lane_of_slot().equal(lane).and((inner % place).less(self.unit)),
         };
-        let slot = |head: usize, member: usize| match rows {
-            Rows::Lanes => (lane + member) * lane_slots + head * tokens,
-            Rows::Places => lane * lane_slots + head * tokens + member * place,
+        let slot = |head: usize, member: usize| match places {
+            SumPlaces::Lanes => (lane + member) * lane_slots + head * tokens,
+            SumPlaces::Places => lane * lane_slots + head * tokens + member * place,
         };
         let members = shape.model.group();
         let slots = (0..shape.model.kv_heads).flat_map(|head| (0..members).map(move |member| slot(head, member)));

@@ -10,7 +10,7 @@ use cachemir_ir::graph::ValueId;
 use cachemir_ir::slots::{Fill, Purpose};
 
 use super::builder::{Builder, doubling, layout};
-use super::checks::Rows;
+use super::checks::SumPlaces;
 use super::entry::{BuiltEntry, EntryBuilder, indicator, key_state, value_state};
 use super::plan::Plan;
 use super::roles::Roles;
@@ -135,7 +135,7 @@ fn softmax(entry: &mut EntryBuilder<'_>, layer: usize, scores: ValueId) -> Value
         let sum = entry.builder.fold(y, block_steps(shape).chain(doubling(1, tokens)));
         entry.builder.set_layout(sum, layout(tokens, Fill::Junk));
         let landing = both((Integer::slot() % tokens).equal(0), row.clone());
-        let inverse = entry.rough_reciprocal(layer, stage, sum, Rows::Lanes, landing, Integer::position());
+        let inverse = entry.rough_reciprocal(layer, stage, sum, SumPlaces::Lanes, landing, Integer::position());
         let copies = entry.builder.fold(inverse, doubling(1, tokens).map(|k| -k));
         entry.builder.set_layout(copies, layout(tokens, Fill::Replica));
         let root = entry.builder.multiply(y, copies);

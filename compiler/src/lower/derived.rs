@@ -9,8 +9,8 @@
 //!
 //! A score is the inner product of a head's query and a key, of which each has at most the length (1 + slack)·√d·σ + ‖b‖
 //! for the largest singular value σ of the head's weights W·diag(γ) and its bias b. Rotary embedding turns both, by cosines
-//! and sines whose own length is a factor; what keys are stored less of adds its length to
-//! theirs. Every slot of scores holds a whole inner product or zero.
+//! and sines whose own length is a factor; what keys are stored less of adds its length to theirs. Every slot of scores
+//! holds a whole inner product or zero.
 
 use std::sync::Arc;
 

@@ -8,7 +8,7 @@ use cachemir_ir::slots::{Fill, Layout, Purpose, SlotGraph, StateId};
 
 use super::Site;
 use super::builder::{Builder, doubling, layout};
-use super::checks::{Checks, Rows, Sums};
+use super::checks::{Checks, SumPlaces, Sums};
 use super::linear::{Layer, linear};
 use super::plan::{Plan, Step};
 use super::roles::Roles;
@@ -159,7 +159,7 @@ impl<'a> EntryBuilder<'a> {
         layer: usize,
         stage: usize,
         sum: ValueId,
-        sums: Rows,
+        places: SumPlaces,
         rows: Integer,
         position: Integer,
     ) -> ValueId {
@@ -169,7 +169,7 @@ impl<'a> EntryBuilder<'a> {
         if steps.len() > 1 || steps[stage].approximation.polynomial.degree() > 7 {
             argument = self.builder.refresh(argument);
         }
-        let sums = Sums { layer, stage, rows: sums };
+        let sums = Sums { layer, stage, places };
         self.checks.sums(&mut self.builder, self.shape, plan, sums, &steps[stage], argument);
         let scale = self.softmax_scale(layer, stage + 1, position);
         self.polynomial(&steps[stage], argument, Some(rows), scale, None)
@@ -300,7 +300,7 @@ impl<'a> EntryBuilder<'a> {
         let step = &plan.reciprocal;
         let argument = self.argument(step, denominator, Some(rows.clone()));
         let (numerator, argument) = self.builder.refresh_pair(numerator, argument);
-        let sums = Sums { layer, stage: plan.softmax.squarings(), rows: Rows::Places };
+        let sums = Sums { layer, stage: plan.softmax.squarings(), places: SumPlaces::Places };
         self.checks.sums(&mut self.builder, self.shape, self.plan, sums, step, argument);
         let mask = masked.then(|| rows.clone());
         let inverse = self.polynomial(step, argument, mask, None, Some(rows.clone()));

@@ -16,7 +16,7 @@ use cachemir_ir::graph::ValueId;
 use cachemir_ir::slots::Fill;
 
 use super::builder::{doubling, layout};
-use super::checks::Rows;
+use super::checks::SumPlaces;
 use super::entry::{BuiltEntry, EntryBuilder, key_state, value_state};
 use super::plan::Plan;
 use super::roles::Roles;
@@ -102,7 +102,7 @@ fn attention(entry: &mut EntryBuilder<'_>, layer: usize, normed: ValueId) -> Val
         let total = over_chunks(entry, |entry, index| vec![weights(entry, layer, &queries, index, &inverses)])[0];
         let sum = sum_over_lanes(entry, total);
         let position = Integer::position() + Integer::slot() % place;
-        inverses.push(entry.rough_reciprocal(layer, stage, sum, Rows::Places, rows(shape), position));
+        inverses.push(entry.rough_reciprocal(layer, stage, sum, SumPlaces::Places, rows(shape), position));
     }
     let sums = over_chunks(entry, |entry, index| {
         let weights = weights(entry, layer, &queries, index, &inverses);

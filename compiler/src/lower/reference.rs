@@ -25,7 +25,7 @@ const RIDGE: f64 = 1e-3;
 
 /// Queries ahead of a softmax, and how they become scores.
 #[derive(Clone, Copy)]
-pub(super) struct Rows<'m> {
+pub(super) struct ScoreRows<'m> {
     model: &'m TensorModel,
     softmax: OpId,
     scores: OpId,
@@ -34,7 +34,7 @@ pub(super) struct Rows<'m> {
     scale: f64,
 }
 
-impl<'m> Rows<'m> {
+impl<'m> ScoreRows<'m> {
     /// Those of a softmax; `None` where its operand is no product of queries and keys.
     pub(super) fn of(model: &'m TensorModel, softmax: OpId) -> Option<Self> {
         let scores = model.definition(model.graph.node(softmax).inputs[0])?;
@@ -118,7 +118,7 @@ pub(super) fn fit(
 ) -> Result<Vec<Vec<f32>>, Error> {
     let dim = model.hyperparameters.head_dim;
     let tokens: usize = sequences.iter().map(|sequence| sequence.len().saturating_sub(prefix.len())).sum();
-    let rows: Option<Vec<Rows<'_>>> = softmaxes.iter().map(|&op| Rows::of(model, op)).collect();
+    let rows: Option<Vec<ScoreRows<'_>>> = softmaxes.iter().map(|&op| ScoreRows::of(model, op)).collect();
     let Some(rows) = rows.filter(|_| tokens >= LEAST_TOKENS * dim) else {
         return Ok(vec![Vec::new(); softmaxes.len()]);
     };

@@ -11,7 +11,7 @@ pub const SCHEMA: &str = include_str!("cachemir-summary.schema.json");
 pub const SCHEMA_NAME: &str = "cachemir-summary.schema.json";
 
 /// Version of the object's form.
-pub const SCHEMA_VERSION: u32 = 6;
+pub const SCHEMA_VERSION: u32 = 7;
 
 /// The plan as a JSON object.
 pub fn json(plan: &Plan) -> Value {
@@ -54,6 +54,7 @@ pub fn json(plan: &Plan) -> Value {
         "slots": program.slots,
         "context_tokens": program.context,
         "prefix_tokens": program.prefix,
+        "prefix_text": super::prefix_text(plan),
         "compiler": {
             "version": plan.provenance.compiler_version,
             "options": plan.provenance.options,

@@ -9,9 +9,10 @@ use cachemir_ir::ckks::{CiphertextType, CkksOp};
 use cachemir_ir::cost::CostTable;
 use cachemir_ir::expression::Environment;
 use cachemir_ir::operations::{Operations, typical_calls};
-use cachemir_ir::plan::{CallCounts, MaskCount};
+use cachemir_ir::plan::{CallCounts, MaskCount, Plan};
 use cachemir_ir::program::Program;
 use cachemir_ir::slots::{SlotOp, SlotType};
+use cachemir_ir::tokenizer::Tokenizer;
 
 use crate::lower;
 
@@ -19,6 +20,12 @@ pub use json::{SCHEMA, SCHEMA_NAME, SCHEMA_VERSION, json};
 
 /// Why a mask is left that no op of the slots stage names.
 const REFRESH_REASON: &str = "slots to clear where no bootstrap clears them";
+
+/// The text of the tokens that every session begins with, special ones included; `None` without any, or without a tokenizer.
+fn prefix_text(plan: &Plan) -> Option<String> {
+    let tokenizer = plan.model.tokenizer.as_ref().filter(|_| !plan.program.prefix.is_empty())?;
+    Tokenizer::from_bytes(tokenizer).ok()?.decode(&plan.program.prefix, true).ok()
+}
 
 /// What typical calls execute and take, with the reasons why masks are left.
 pub fn counts(

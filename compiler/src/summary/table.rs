@@ -7,6 +7,11 @@ use cachemir_ir::program::EntryKind;
 use cachemir_ir::table::Table;
 use cachemir_ir::text::{counted, short};
 
+use super::prefix_text;
+
+/// Most characters of a public prefix that are shown.
+const PREFIX_CHARACTERS: usize = 240;
+
 /// Narrowest width that text is broken for.
 const LEAST_COLUMNS: usize = 60;
 
@@ -91,10 +96,19 @@ fn head(plan: &Plan, columns: usize) -> String {
     let mut head = paragraph(&first, columns) + &paragraph(&second, columns);
     if !program.prefix.is_empty() {
         let prefix = counted(program.prefix.len(), "token");
-        head +=
-            &paragraph(&format!("sessions begin with a public prefix of {prefix}, which the server knows"), columns);
+        let text = prefix_text(plan).map_or_else(String::new, |text| format!(": {}", quoted(&text)));
+        let known = format!("sessions begin with a public prefix of {prefix}, which the server knows{text}");
+        head += &paragraph(&known, columns);
     }
     head
+}
+
+/// A text between quotes, its line breaks escaped and the end of a long one left out.
+fn quoted(text: &str) -> String {
+    match text.char_indices().nth(PREFIX_CHARACTERS) {
+        Some((end, _)) => format!("{:?} …", &text[..end]),
+        None => format!("{text:?}"),
+    }
 }
 
 /// The two lines above a call's numbers.

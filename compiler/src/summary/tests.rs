@@ -10,6 +10,7 @@ use cachemir_ir::plan::{Approximation, CallCounts, ClientModel, Guard, MaskCount
 use cachemir_ir::program::{EmbeddingForm, Entry, EntryKind, Placement, Program, State};
 use cachemir_ir::slots::{Domain, Fill, Layout};
 use cachemir_ir::table::Table;
+use cachemir_ir::tokenizer::Tokenizer;
 use serde_json::Value;
 
 use super::{SCHEMA, json, table};
@@ -143,6 +144,24 @@ fn both_forms_say_where_prefill_is_used() {
     }
     assert!(with(&[5; 4]).contains("predicted to be slower than decoding"));
     assert!(!table::text(&plan(), 80).contains("Prefill"));
+}
+
+#[test]
+fn the_public_prefix_is_shown_as_the_text_that_the_server_knows() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/tinystories2l_bounded/tokenizer.json");
+    let bytes = std::fs::read(path).unwrap();
+    let tokens = |text: &str| Tokenizer::from_bytes(&bytes).unwrap().encode(text, true).unwrap();
+    let mut plan = plan();
+    assert_eq!(json(&plan)["prefix_text"], Value::Null);
+    plan.program.prefix = tokens("Once upon a time");
+    let count = format!("a public prefix of {} tokens, which the server knows", plan.program.prefix.len());
+    assert!(table::text(&plan, 200).contains(&format!("{count}\n")), "tokens alone, without a tokenizer");
+    plan.model.tokenizer = Some(bytes.clone());
+    let shown = json(&plan)["prefix_text"].as_str().unwrap().to_owned();
+    assert!(shown.ends_with("Once upon a time"), "{shown}");
+    assert!(table::text(&plan, 200).contains(&format!("{count}: {shown:?}\n")));
+    plan.program.prefix = tokens(&"Once upon a time. ".repeat(40));
+    assert!(table::text(&plan, 2000).contains("\" …\n"));
 }
 
 #[test]

@@ -32,6 +32,7 @@ pub use op::{CacheKind, TensorOp};
 pub use range::Range;
 pub use verifier::verify;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -298,6 +299,13 @@ impl TensorModel {
             _ => 0,
         });
         entries.sum()
+    }
+
+    /// Bytes of the parameters' values as they are stored, equal ones once.
+    pub fn stored_bytes(&self) -> u64 {
+        let regions = self.weights.iter().flat_map(|weight| &weight.weights).flat_map(Weights::regions);
+        let distinct: BTreeMap<[u8; 32], u64> = regions.map(|region| (region.hash(), region.length())).collect();
+        distinct.values().sum()
     }
 
     /// Number of parameters.

@@ -38,7 +38,7 @@ pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
 pub(super) fn products(weights: &[f32], columns: usize, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
     let rows = weights.len() / columns.max(1);
     let arch = Arch::new();
-    let block = |weights| arch.dispatch(Rows { weights, columns, x });
+    let block = |weights| arch.dispatch(RowBlock { weights, columns, x });
     let blocks: Vec<Vec<f64>> = if rows * columns * x.len() < PARALLEL {
         weights.chunks((ROWS * columns).max(1)).map(block).collect()
     } else {
@@ -55,13 +55,13 @@ pub(super) fn products(weights: &[f32], columns: usize, x: &[Vec<f64>]) -> Vec<V
 }
 
 /// Some rows of weights, to be multiplied with each x.
-struct Rows<'a> {
+struct RowBlock<'a> {
     weights: &'a [f32],
     columns: usize,
     x: &'a [Vec<f64>],
 }
 
-impl WithSimd for Rows<'_> {
+impl WithSimd for RowBlock<'_> {
     /// `[x][rows]`
     type Output = Vec<f64>;
 
@@ -77,7 +77,7 @@ impl WithSimd for Rows<'_> {
     }
 }
 
-impl Rows<'_> {
+impl RowBlock<'_> {
     /// Products of R rows with X vectors at a time.
     #[inline(always)]
     fn tiled<S: Simd, const R: usize, const X: usize, const PARTS: usize>(self, simd: S) -> Vec<f64> {

@@ -67,6 +67,18 @@ pub fn counted(count: usize, thing: &str) -> String {
     format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
 
+/// A number of bytes for people, in binary units.
+pub fn format_bytes(bytes: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB"];
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if bytes < 1024 { format!("{bytes} B") } else { format!("{value:.1} {}", units[unit]) }
+}
+
 /// Finds entries among tables, for [`parse`].
 pub fn weights_of(tables: &[Table]) -> impl Fn(&[u8; 32]) -> Option<Weights> {
     let known: Vec<_> = tables.iter().filter_map(Table::weights).map(|weights| (weights.hash(), weights)).collect();

@@ -45,7 +45,7 @@ impl Tokenizer {
     /// The text of tokens, without special ones.
     pub fn decode(&self, tokens: &[u32]) -> Result<String, Error> {
         match &self.inner {
-            Some(inner) => inner.decode(tokens).map_err(Error::Tokenizer),
+            Some(inner) => inner.decode(tokens, false).map_err(Error::Tokenizer),
             None => Ok(tokens.iter().flat_map(|token| [token.to_string(), " ".to_owned()]).collect()),
         }
     }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use cachemir_compiler::compile::compile_watched;
 use cachemir_compiler::progress::Pass;
 use cachemir_compiler::{Compilation, CompileOptions, Error, PublicPrefix, dump, locate, summary};
-use cachemir_ir::plan::{CLIENT_MAGIC, PLAN_MAGIC, Plan, client_path};
+use cachemir_ir::plan::{CLIENT_MAGIC, PLAN_MAGIC, Plan, Storage, client_path};
 use cachemir_ir::{diagnostics, files, json as dump_form};
 use clap::{CommandFactory, Parser};
 use console::Term;
@@ -66,14 +66,15 @@ fn compile(arguments: &CompileArguments, quiet: bool) -> Result<(), Error> {
         cost_table: arguments.cost_table.clone(),
         shapes_only: arguments.shapes_only,
     };
-    let progress = Progress::new(quiet);
+    let storage = Storage::from(arguments.weights);
+    let progress = Progress::new(quiet, output.clone(), storage);
     let compiled = compile_watched(&model, &options, &progress);
     let passes = progress.finish();
     let compilation = compiled?;
+    compilation.plan.write_with(&output, storage)?;
     if let Some(folder) = &arguments.dump_dir {
         dump_stages(&compilation, arguments, folder)?;
     }
-    compilation.plan.write_with(&output, arguments.weights.into())?;
     let client = client_path(&output);
     if arguments.json {
         let mut object = summary::json(&compilation.plan);
@@ -97,15 +98,20 @@ fn compile(arguments: &CompileArguments, quiet: bool) -> Result<(), Error> {
     print(&text)
 }
 
-/// The public prefix that was asked for: the contents of a file of that name, or the text itself.
+/// The public prefix that was asked for: the contents of a file of that name, or the text itself unless it looks like one.
 fn public_prefix(arguments: &CompileArguments) -> Result<Option<PublicPrefix>, Error> {
     let Some(given) = &arguments.public_prefix else { return Ok(arguments.chat.then_some(PublicPrefix::Chat)) };
     let path = Path::new(given);
-    if !path.is_file() {
-        return Ok(Some(PublicPrefix::Text(given.clone())));
+    if path.exists() {
+        let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        return Ok(Some(PublicPrefix::Text(text)));
     }
-    let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-    Ok(Some(PublicPrefix::Text(text)))
+    let named = path.extension().is_some_and(|extension| extension == "txt") || given.contains('/');
+    if named && !given.contains(char::is_whitespace) {
+        let message = format!("there is no file {given}, and a text that is meant as one has spaces");
+        return Err(Error::BadOption { option: "--public-prefix", message });
+    }
+    Ok(Some(PublicPrefix::Text(given.clone())))
 }
 
 /// Fails where the output's two files cannot be made, or would take the place of something else than a plan, before the

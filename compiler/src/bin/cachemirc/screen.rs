@@ -9,6 +9,10 @@ use std::time::{Duration, Instant};
 use cachemir_compiler::progress::{Observer, Pass};
 use cachemir_compiler::{Error, error};
 use cachemir_ir::diagnostics::{self, Failure};
+use cachemir_ir::files;
+use cachemir_ir::plan::Storage;
+use cachemir_ir::tensor::TensorModel;
+use cachemir_ir::weights::Weights;
 use console::Term;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -35,9 +39,13 @@ fn note(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", text.trim_end());
 }
 
-/// Shows progress on stderr and takes the time of passes.
+/// Watches a compilation: shows progress on stderr, takes the time of passes, and ends it where the disk is too small.
 pub(crate) struct Progress {
     show: Show,
+    /// The file that the plan will be written to.
+    plan: PathBuf,
+    /// Where it will have its weights.
+    storage: Storage,
     state: Mutex<State>,
 }
 
@@ -61,14 +69,14 @@ struct State {
 const TICKS: f64 = 10_000.0;
 
 impl Progress {
-    /// Progress of a compilation that begins.
-    pub(crate) fn new(quiet: bool) -> Self {
+    /// Progress of a compilation that begins, whose plan will be written to a file.
+    pub(crate) fn new(quiet: bool, plan: PathBuf, storage: Storage) -> Self {
         let show = match (quiet, io::stderr().is_terminal()) {
             (true, _) => Show::Nothing,
             (false, true) => Show::Bar(bar()),
             (false, false) => Show::Lines,
         };
-        Self { show, state: Mutex::new(State { layers: 1, running: None, finished: Vec::new() }) }
+        Self { show, plan, storage, state: Mutex::new(State { layers: 1, running: None, finished: Vec::new() }) }
     }
 
     /// Clears the bar; the time that each pass took.
@@ -123,8 +131,13 @@ impl Observer for Progress {
         }
     }
 
-    fn layers(&self, layers: usize) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).layers = layers;
+    fn model(&self, model: &TensorModel) -> Result<(), Error> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).layers = model.hyperparameters.layers;
+        // The client's file has its embedding in any case.
+        let embedding = model.weight_named("embed_tokens").and_then(|weight| weight.weights.as_ref());
+        let bytes = embedding.map_or(0, Weights::stored_bytes)
+            + if self.storage == Storage::Embed { model.stored_bytes() } else { 0 };
+        files::check_room(&self.plan, bytes).map_err(|source| Error::Write { path: self.plan.clone(), source })
     }
 
     fn advance(&self, fraction: f64) {

@@ -251,7 +251,7 @@ fn shown(
             }
             TensorOp::Softmax => {
                 // As the plan has it: reference 1, and the root of the number of tokens.
-                let rows = reference::Rows::of(model, op).unwrap();
+                let rows = reference::ScoreRows::of(model, op).unwrap();
                 let sum = |(fall, row): (f64, &[f64])| {
                     let y = |x: &f64| ((x - fall - 1.0) / f64::from(1 << squarings)).exp();
                     row.iter().map(y).sum::<f64>() * (step.position() as f64).sqrt()

@@ -15,7 +15,7 @@ pub(crate) fn misuse(error: &clap::Error, json: bool) -> ! {
     error.exit()
 }
 
-/// Shows an error and gives the exit code: 2 where the command line is at fault, else 1.
+/// Shows an error and gives the exit code: 2 where the command line is at fault, 130 after Ctrl-C, else 1.
 pub(crate) fn report(error: &Error, json: bool) -> ExitCode {
     if matches!(error, Error::Closed) {
         return ExitCode::SUCCESS;
@@ -26,7 +26,7 @@ pub(crate) fn report(error: &Error, json: bool) -> ExitCode {
     }
     if matches!(error, Error::Interrupted) {
         output::complain("interrupted: nothing more was generated");
-        return ExitCode::FAILURE;
+        return ExitCode::from(crate::INTERRUPTED);
     }
     output::complain(&failure.text(output::columns()));
     match error {

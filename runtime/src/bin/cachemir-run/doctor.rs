@@ -7,6 +7,7 @@ use cachemir_ckks::Ring;
 use cachemir_ckks::circuits::bootstrapping::BootstrapPlan;
 use cachemir_hal::{Backend as _, CpuBackend};
 use cachemir_ir::parameters::{PRESET_NAMES, Parameters as Preset};
+use cachemir_ir::text::format_bytes;
 use cachemir_runtime::executor::slot_kind;
 use cachemir_runtime::setup::{Engine, Plans, Requirements, engine_parameters};
 use cachemir_runtime::{Error, memory};
@@ -27,7 +28,7 @@ pub(crate) fn run(options: &Doctor) -> Result<(), Error> {
         format!("kernels       {description}"),
         format!("chosen from   {instructions} (CACHEMIR_ISA overrides)"),
         format!("cores         {cores}"),
-        format!("memory        {} available", available.map_or("unknown".to_owned(), memory::format_bytes)),
+        format!("memory        {} available", available.map_or("unknown".to_owned(), format_bytes)),
     ];
     let mut presets = Vec::new();
     for name in PRESET_NAMES {
@@ -40,7 +41,7 @@ pub(crate) fn run(options: &Doctor) -> Result<(), Error> {
         let mut sizes = Vec::new();
         for log2_slots in BTreeSet::from([12.min(full), full]) {
             let bytes = key_bytes(&ring, 1 << log2_slots)?;
-            lines.push(format!("  keys of a bootstrap of 2^{log2_slots} slots: {}", memory::format_bytes(bytes)));
+            lines.push(format!("  keys of a bootstrap of 2^{log2_slots} slots: {}", format_bytes(bytes)));
             sizes.push(json!({"log2_slots": log2_slots, "bootstrap_key_bytes": bytes}));
         }
         presets.push(
@@ -53,8 +54,8 @@ pub(crate) fn run(options: &Doctor) -> Result<(), Error> {
         (Some(plan), Some(needs)) => lines.push(format!(
             "{}: {} of keys, {} in all, which {}",
             plan.display(),
-            memory::format_bytes(needs.key_bytes),
-            memory::format_bytes(needs.total_bytes()),
+            format_bytes(needs.key_bytes),
+            format_bytes(needs.total_bytes()),
             if fits == Some(true) { "fits" } else { "does not fit" }
         )),
         _ => lines.push("a plan has further keys for its rotations: `cachemir-run doctor PLAN` says all".to_owned()),

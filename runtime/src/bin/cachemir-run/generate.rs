@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use cachemir_ir::files;
-use cachemir_ir::text::counted;
+use cachemir_ir::text::{counted, format_bytes};
 use cachemir_runtime::check::{Findings, LayerPrecision, RangeCheck};
 use cachemir_runtime::client::SavedClient;
+use cachemir_runtime::generation::Step;
 use cachemir_runtime::server::SavedSession;
 use cachemir_runtime::session::Conversation;
-use cachemir_runtime::setup::check_writable;
+use cachemir_runtime::setup::{check_writable, engine_parameters, session_bytes};
 use cachemir_runtime::{
     Error, GenerateOptions, Generation, Plans, Prompt, Sampling, SessionOptions, Stop, UniformHalves, memory,
 };
@@ -49,6 +50,7 @@ pub(crate) fn run(options: &Generate, interrupt: &AtomicBool) -> Result<(), Erro
     };
     conversation.prompt(&prompt)?;
     let expected = conversation.steps(options.count);
+    check_room(options, &plans, &expected)?;
     let (mut session, surroundings) = opening::open(conversation, session_options, &expected, options.json, interrupt)?;
 
     let create = |path: &PathBuf| File::create(path).map_err(|source| Error::Unwritable { path: path.clone(), source });
@@ -108,6 +110,15 @@ fn check_outputs(options: &Generate) -> Result<(), Error> {
         check_writable(file, kind)?;
     }
     Ok(())
+}
+
+/// Fails where the session would not fit on the disk once it is to be saved.
+fn check_room(options: &Generate, plans: &Plans, expected: &[Step]) -> Result<(), Error> {
+    let (Some(file), Backend::Cpu) = (&options.save_session, options.backend) else { return Ok(()) };
+    let plan = &plans.server;
+    let tokens = expected.last().map_or(0, |step| step.position + step.count);
+    let bytes = session_bytes(&engine_parameters(&plan.parameters)?, &plan.program, tokens);
+    files::check_room(file, bytes).map_err(|source| Error::Unwritable { path: file.clone(), source })
 }
 
 /// The summary that ends a run.
@@ -198,7 +209,7 @@ fn report(
         rows.push(("operations", operations(&summary)));
     }
     if let Some(peak) = memory::peak_resident_bytes() {
-        rows.push(("memory", format!("at most {} resident", memory::format_bytes(peak))));
+        rows.push(("memory", format!("at most {} resident", format_bytes(peak))));
     }
     rows.push(secured(plans, surroundings));
     if let Some(file) = &options.save_session {

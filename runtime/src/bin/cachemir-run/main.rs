@@ -1,7 +1,8 @@
 //! `cachemir-run`: executes a plan and streams the text that it generates.
 //!
 //! stdout carries the generated text alone, or one JSON object a line with `--json`; progress and statistics go to
-//! stderr. Exit codes: 0 done, 1 failed, 2 wrong usage.
+//! stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, also where part of the work is
+//! done and shown.
 #![forbid(unsafe_code)]
 
 mod arguments;
@@ -22,6 +23,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arguments::{Arguments, Bench, Command};
 use cachemir_runtime::Error;
 
+/// What shells say of a program that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
+
 /// Stack of each thread, as large as the main thread's usually is.
 const STACK_BYTES: usize = 8 << 20;
 
@@ -34,7 +38,9 @@ fn main() -> ExitCode {
     if arguments.quiet {
         output::be_quiet();
     }
-    match start(arguments) {
+    let interrupt = Arc::new(AtomicBool::new(false));
+    match start(arguments, &interrupt) {
+        Ok(()) if interrupt.load(Ordering::Relaxed) => ExitCode::from(INTERRUPTED),
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => diagnose::report(&error, json),
     }
@@ -42,33 +48,32 @@ fn main() -> ExitCode {
 
 /// Runs everything on a thread of the pool: from there a parallel kernel begins at once, while from any other thread it
 /// would first have to wake one of the pool's, thousands of times a second.
-fn start(arguments: Arguments) -> Result<(), Error> {
+fn start(arguments: Arguments, interrupt: &Arc<AtomicBool>) -> Result<(), Error> {
     let threads = arguments.threads().unwrap_or(0);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).stack_size(STACK_BYTES).build();
     let pool =
         pool.map_err(|error| Error::System { what: "starting threads", source: std::io::Error::other(error) })?;
-    pool.install(|| run(arguments))
+    pool.install(|| run(arguments, interrupt))
 }
 
-fn run(arguments: Arguments) -> Result<(), Error> {
-    let interrupt = Arc::new(AtomicBool::new(false));
+fn run(arguments: Arguments, interrupt: &Arc<AtomicBool>) -> Result<(), Error> {
     match arguments.command {
         None => {
-            catch_interrupts(&interrupt)?;
-            generate::run(&arguments.generate, &interrupt)
+            catch_interrupts(interrupt)?;
+            generate::run(&arguments.generate, interrupt)
         }
         Some(Command::Bench(Bench::Plan(options))) => {
-            catch_interrupts(&interrupt)?;
-            bench::plan(&options, &interrupt)
+            catch_interrupts(interrupt)?;
+            bench::plan(&options, interrupt)
         }
         Some(Command::Bench(Bench::Layer(options))) => {
-            catch_interrupts(&interrupt)?;
-            bench::layer(&options, &interrupt)
+            catch_interrupts(interrupt)?;
+            bench::layer(&options, interrupt)
         }
         Some(Command::Bench(Bench::Ops(options))) => bench::ops(&options),
         Some(Command::Eval(options)) => {
-            catch_interrupts(&interrupt)?;
-            evaluate::run(&options, &interrupt)
+            catch_interrupts(interrupt)?;
+            evaluate::run(&options, interrupt)
         }
         Some(Command::Doctor(options)) => doctor::run(&options),
         Some(Command::Explain { code }) => diagnose::explain(code.as_deref()),
@@ -101,7 +106,7 @@ fn catch_interrupts(interrupt: &Arc<AtomicBool>) -> Result<(), Error> {
     let flag = Arc::clone(interrupt);
     let handler = move || {
         if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(1);
+            std::process::exit(INTERRUPTED.into());
         }
     };
     ctrlc::set_handler(handler)

@@ -6,12 +6,12 @@ use std::time::Instant;
 
 use cachemir_hal::Backend as _;
 use cachemir_ir::cost::{CostTable, keys_ns, speedup};
-use cachemir_ir::text::counted;
+use cachemir_ir::text::{counted, format_bytes};
 use cachemir_runtime::executor::CkksProgram;
 use cachemir_runtime::generation::Step;
 use cachemir_runtime::session::{Conversation, Prepared};
 use cachemir_runtime::setup::Requirements;
-use cachemir_runtime::{Backend, Error, Generation, Plans, Session, SessionOptions, memory};
+use cachemir_runtime::{Backend, Error, Generation, Plans, Session, SessionOptions};
 use serde_json::json;
 
 use crate::estimate;
@@ -103,7 +103,7 @@ pub(crate) fn open<'p>(
     let begin = Instant::now();
     let session = with_key_bar(key_bytes, interrupt, |progress| prepared.open(progress))?;
     let seconds = begin.elapsed().as_secs_f64();
-    output::rows(&[("keys", format!("{} in {}", memory::format_bytes(key_bytes), output::seconds(seconds)))]);
+    output::rows(&[("keys", format!("{} in {}", format_bytes(key_bytes), output::seconds(seconds)))]);
     if json {
         output::line(&json!({"event": "keys", "bytes": key_bytes, "seconds": seconds}))?;
     }
@@ -168,7 +168,7 @@ fn announce(
     let (available, plaintext_bytes) = (prepared.available_bytes(), prepared.plaintext_bytes());
     let threads = rayon::current_num_threads();
     let estimated_seconds = on_this_machine(keys_ns + expected_ns);
-    let size = memory::format_bytes;
+    let size = format_bytes;
     let memory_text = available.map_or(String::new(), |available| format!(" of {} available", size(available)));
     let Requirements { key_bytes, matrix_bytes, state_bytes, working_bytes } = *requirements;
     let model = [("model", format!("{}; {} slots", plan.model.name, plan.program.slots))].into_iter();

@@ -33,6 +33,7 @@
 //! | the next row fetched while one is transformed | transforms of rows in memory −10 % | nothing |
 //! | products with a key divided where they are made, never stored | rotations −20 % | nothing |
 //! | base conversions of up to 16 sources with constants in registers | conversions −30 % | −15 % |
+//! | giant steps of SlotsToCoeffs summed modulo QP, divided by P once | bootstraps −2 %, real −3 % | SlotsToCoeffs −23 to −32 %, 70 MB less |
 //! | baby steps limb by limb, met by all plaintexts before they leave the caches | CoeffsToSlots −25 % | −20 % |
 //! | `2 T_a T_b` as `T_a T_b` at half its scale, on twice the scale | half the rounding noise | 0.6 bits more, 1 in the worst slot |
 //! | uniform halves of keys expanded from seeds by AES as they are used | half the keys, time +5 % | half the keys, time +2 % |

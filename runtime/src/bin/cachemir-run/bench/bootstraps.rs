@@ -6,6 +6,7 @@ use cachemir_ckks::circuits::bootstrapping::{BootstrapPlan, Bootstrapper, Phase,
 use cachemir_ckks::{CkksError, Decryptor, Encryptor, KeyManifest, KeyRole, Parameters};
 use cachemir_hal::Backend as _;
 use cachemir_ir::cost::BootstrapCost;
+use cachemir_ir::text::format_bytes;
 use cachemir_runtime::{Error, memory};
 use num_complex::Complex64;
 use rand::{Rng, SeedableRng};
@@ -232,10 +233,10 @@ fn memory_event(bench: &Bench, key_bytes: u64, keys_seconds: f64, matrix_bytes: 
     let (resident, peak) = (memory::resident_bytes(), memory::peak_resident_bytes());
     let text = format!(
         "{} of keys in {keys_seconds:.1} s, {} of matrices; {} resident, {} at most",
-        memory::format_bytes(key_bytes),
-        memory::format_bytes(matrix_bytes),
-        resident.map_or("?".to_owned(), memory::format_bytes),
-        peak.map_or("?".to_owned(), memory::format_bytes),
+        format_bytes(key_bytes),
+        format_bytes(matrix_bytes),
+        resident.map_or("?".to_owned(), format_bytes),
+        peak.map_or("?".to_owned(), format_bytes),
     );
     let object = json!({
         "key_bytes": key_bytes, "matrix_bytes": matrix_bytes, "resident_bytes": resident, "peak_rss_bytes": peak,

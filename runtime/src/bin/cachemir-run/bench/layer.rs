@@ -6,7 +6,7 @@ use std::time::Instant;
 use cachemir_ckks::UniformHalves;
 use cachemir_ir::cost::{CostTable, speedup};
 use cachemir_ir::layer::Part;
-use cachemir_ir::text::counted;
+use cachemir_ir::text::{counted, format_bytes};
 use cachemir_runtime::client::{SecretCipher, Texts};
 use cachemir_runtime::executor::Executor;
 use cachemir_runtime::layer::{Measured, Options, Precision, Row, Workload};
@@ -90,11 +90,7 @@ pub(crate) fn layer(options: &BenchLayer, interrupt: &AtomicBool) -> Result<(), 
     }
     report(&measured, speedup);
     let peak = memory::peak_resident_bytes().map_or(String::new(), |peak| {
-        format!(
-            "at most {} resident, {} of them keys",
-            memory::format_bytes(peak),
-            memory::format_bytes(requirements.key_bytes)
-        )
+        format!("at most {} resident, {} of them keys", format_bytes(peak), format_bytes(requirements.key_bytes))
     });
     output::rows(&[
         (
@@ -165,7 +161,7 @@ fn announce(
 ) {
     let plan = &plans.server;
     let weights = if plan.has_weights() { "its own weights" } else { "random weights, inputs and caches" };
-    let size = memory::format_bytes;
+    let size = format_bytes;
     output::rows(&[
         (
             "layer",

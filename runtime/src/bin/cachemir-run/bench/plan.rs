@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 
-use cachemir_ir::text::counted;
+use cachemir_ir::text::{counted, format_bytes};
 use cachemir_runtime::session::Conversation;
 use cachemir_runtime::{Error, GenerateOptions, Plans, Prompt, Sampling, SessionOptions, UniformHalves, memory};
 
@@ -82,7 +82,7 @@ pub(crate) fn plan(options: &BenchPlan, interrupt: &AtomicBool) -> Result<(), Er
     }
     rows.push(("operations", operations(&object)));
     if let Some(peak) = memory::peak_resident_bytes() {
-        rows.push(("memory", format!("at most {} resident", memory::format_bytes(peak))));
+        rows.push(("memory", format!("at most {} resident", format_bytes(peak))));
     }
     if let Some(ns) = surroundings.ntt_ns {
         rows.push(("one NTT", format!("{:.1} µs", ns / 1e3)));
