@@ -26,7 +26,7 @@ pub(super) fn linear(
     x: ValueId,
 ) -> Vec<ValueId> {
     let slots = builder.slots() as u32;
-    let of = |outputs| Linear { input, unit: unit as u32, vectors: tokens.clone(), outputs };
+    let of = |outputs| Linear { input, unit: unit as u32, vectors: tokens.clone(), complex_operand: false, outputs };
     let output = |layers: &[Layer]| Output {
         matrices: layers.iter().map(|layer| layer.matrix.clone()).collect(),
         order: layers[0].order,

@@ -204,8 +204,9 @@ impl<'a> Placer<'a> {
         decisions: &Decisions,
     ) -> Result<Program<CkksOp, CiphertextType>, Infeasible> {
         let emitted = program.entries.par_iter().zip(&decisions.assignments).map(|(entry, assignment)| {
-            let graph: CkksGraph = emit(&entry.graph, assignment, self.levels, &decisions.states)
+            let mut graph: CkksGraph = emit(&entry.graph, assignment, self.levels, &decisions.states)
                 .map_err(|misfit| infeasible(entry, misfit))?;
+            self.choose_forms(&mut graph, program.slots);
             Ok(Entry { kind: entry.kind, graph, checks: entry.checks.clone() })
         });
         let entries = emitted.collect::<Result<_, _>>()?;
@@ -221,6 +222,16 @@ impl<'a> Placer<'a> {
             inputs: program.inputs.clone(),
             logits: program.logits.clone(),
         })
+    }
+
+    /// Puts each linear map into the form that is fastest at its level.
+    fn choose_forms(&self, graph: &mut CkksGraph, slots: u32) {
+        for index in 0..graph.nodes.len() {
+            let level = graph.level(OpId(index as u32));
+            if let CkksOp::Linear(linear) = &mut graph.nodes[index].op {
+                *linear = self.costs.fastest_form(linear, level, slots).0;
+            }
+        }
     }
 
     fn infeasible(&self, entry: &Entry<SlotOp, SlotType>, cause: NoRoute) -> Infeasible {

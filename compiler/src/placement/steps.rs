@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use cachemir_ir::ckks::{CkksGraph, Levels};
+use cachemir_ir::ckks::{CkksGraph, CkksOp, Levels};
 use cachemir_ir::cost::CostTable;
 use cachemir_ir::expression::Environment;
 use cachemir_ir::graph::{OpId, Region, ValueId};
@@ -155,9 +155,15 @@ impl<'a> Prices<'a> {
             .map_err(|misfit| Misfit { op, message: misfit.message })
     }
 
-    /// Time of emitted ops, each so many levels lower.
+    /// Time of emitted ops, each so many levels lower, linear maps in their fastest form.
     fn emitted_ns(&self, graph: &CkksGraph, lower: u32) -> f64 {
-        let ns = |&op| self.costs.op_ns(&graph.node(op).op, graph.level(op).saturating_sub(lower), self.slots);
+        let ns = |&op| {
+            let level = graph.level(op).saturating_sub(lower);
+            match &graph.node(op).op {
+                CkksOp::Linear(linear) => self.costs.fastest_form(linear, level, self.slots).1,
+                op => self.costs.op_ns(op, level, self.slots),
+            }
+        };
         graph.body.ops.iter().map(ns).sum()
     }
 

@@ -80,6 +80,17 @@ impl CostTable {
         self.op_ns(&graph.node(op).op, graph.level(op), slots)
     }
 
+    /// The form of a linear map that is fastest for an operand of this level, the operand complex where that pays, and its
+    /// time in nanoseconds.
+    pub fn fastest_form(&self, linear: &Linear, level: u32, slots: u32) -> (Linear, f64) {
+        let priced = |linear: Linear| {
+            let ns = self.linear_ns(&linear, level, slots);
+            (linear, ns)
+        };
+        let (given, other) = (priced(linear.clone()), linear.with_complex_operand(slots).map(priced));
+        other.filter(|other| other.1 < given.1).unwrap_or(given)
+    }
+
     /// Time of a linear map whose operand has this level, in nanoseconds.
     pub fn linear_ns(&self, linear: &Linear, level: u32, slots: u32) -> f64 {
         let mut total = 0.0;
@@ -117,17 +128,36 @@ mod tests {
     use crate::expression::TableId;
     use crate::linear::{Features, Matrix, Order, Output};
 
+    /// A map from one plain vector to another.
+    fn map(input: u32, output: u32) -> Linear {
+        let order = |width| Order::of(Features::Plain { width, offset: 0 });
+        let matrices = vec![Matrix { weights: TableId(0), bias: None }];
+        let outputs = vec![Output { matrices, order: order(output), landing: None }];
+        let vectors = Integer::from(1_i64);
+        Linear { input: order(input), unit: 1, vectors, complex_operand: false, outputs }
+    }
+
     #[test]
     fn weights_that_are_not_held_are_encoded_at_each_use() {
         let table = CostTable::built_in(&Parameters::n16());
-        let order = Order::of(Features::Plain { width: 64, offset: 0 });
-        let matrices = vec![Matrix { weights: TableId(0), bias: None }];
-        let outputs = vec![Output { matrices, order, landing: None }];
-        let linear = Linear { input: order, unit: 1, vectors: Integer::from(1_i64), outputs };
+        let linear = map(64, 64);
         let ns = |weights| table.clone().for_weights(weights).linear_ns(&linear, 5, 1024);
         // Four products.
         let encodings = ns(1 << 30) - ns(1 << 20);
         assert!((encodings / table.ns(CostKind::Encode, 5.0) - 4.0).abs() < 1e-9, "{encodings}");
+    }
+
+    #[test]
+    fn operands_are_complex_where_products_are_dear() {
+        let table = |weights| CostTable::built_in(&Parameters::n16()).for_weights(weights);
+        let is_complex = |weights, input, output| {
+            let (given, slots) = (map(input, output), 1 << 15);
+            let (form, ns) = table(weights).fastest_form(&given, 6, slots);
+            assert!(ns <= table(weights).linear_ns(&given, 6, slots));
+            form.complex_operand
+        };
+        assert!(is_complex(1 << 30, 16384, 4096) && is_complex(1 << 30, 4096, 1024));
+        assert!(!is_complex(1 << 20, 256, 256) && !is_complex(1 << 20, 64, 64));
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub const SCHEMA: &str = include_str!("cachemir-ir.schema.json");
 pub const SCHEMA_NAME: &str = "cachemir-ir.schema.json";
 
 /// Version of the documents.
-pub const FORMAT_VERSION: u32 = 7;
+pub const FORMAT_VERSION: u32 = 8;
 
 /// A number, or `null` for those that JSON does not have: infinities and NaN.
 pub(crate) fn float(value: f64) -> Value {

@@ -26,8 +26,9 @@ fn add(sum: &mut Parts, a: &Parts) {
     }
 }
 
-fn add_product(sum: &mut [f64], a: &[f64], weights: &[f32]) {
-    sum.iter_mut().zip(a.iter().zip(weights)).for_each(|(sum, (a, &weight))| *sum += a * f64::from(weight));
+/// sum ← sum ± a·weights
+fn add_product(sum: &mut [f64], a: &[f64], weights: &[f32], sign: f64) {
+    sum.iter_mut().zip(a.iter().zip(weights)).for_each(|(sum, (a, &weight))| *sum += sign * a * f64::from(weight));
 }
 
 impl SlotAlgebra for Clear<'_> {
@@ -48,6 +49,11 @@ impl SlotAlgebra for Clear<'_> {
         Ok(sum)
     }
 
+    fn add_rotation_times_i(&mut self, a: &Parts, by: i64) -> Result<Parts, Self::Error> {
+        // The operand is real.
+        Ok(Parts { real: a.real.clone(), imaginary: Some(rotated(&a.real, by)) })
+    }
+
     fn weigh(&mut self, giants: &[Giant<'_, Parts>]) -> Result<Parts, Self::Error> {
         let mut total: Option<Parts> = None;
         for giant in giants {
@@ -65,6 +71,11 @@ impl SlotAlgebra for Clear<'_> {
         let twice = |part: Vec<f64>| Parts { real: part.into_iter().map(|x| 2.0 * x).collect(), imaginary: None };
         let imaginary = z.imaginary.unwrap_or_else(|| vec![0.0; z.real.len()]);
         Ok([twice(z.real), twice(imaginary)])
+    }
+
+    fn real_part(&mut self, z: Parts) -> Result<Parts, Self::Error> {
+        let [real, _] = self.parts(z)?;
+        Ok(real)
     }
 
     fn add_bias(&mut self, mut a: Parts, output: u32, matrix: u32) -> Result<Parts, Self::Error> {
@@ -89,10 +100,17 @@ impl Clear<'_> {
             let zero = || vec![0.0; a.real.len()];
             let sum =
                 sum.get_or_insert_with(|| Parts { real: zero(), imaginary: factor.imaginary.as_ref().map(|_| zero()) });
-            // The operand is real.
-            add_product(&mut sum.real, &a.real, &factor.real);
+            add_product(&mut sum.real, &a.real, &factor.real, 1.0);
             if let (Some(sum), Some(factor)) = (&mut sum.imaginary, &factor.imaginary) {
-                add_product(sum, &a.real, factor);
+                add_product(sum, &a.real, factor, 1.0);
+            }
+            if let Some(imaginary) = &a.imaginary {
+                if let Some(factor) = &factor.imaginary {
+                    add_product(&mut sum.real, imaginary, factor, -1.0);
+                }
+                if let Some(sum) = &mut sum.imaginary {
+                    add_product(sum, imaginary, &factor.real, 1.0);
+                }
             }
         }
         Ok(sum.unwrap_or(Parts { real: Vec::new(), imaginary: None }))

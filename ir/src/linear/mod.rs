@@ -19,6 +19,11 @@
 //! **Complex weights.** Two real matrices of one shape make one output: x times W1 + i·W2 has W1·x as its real and W2·x as
 //! its imaginary part, so that products and summing rotations serve both, and one conjugation takes them apart.
 //!
+//! **Complex operands.** Of z_p = x_p + i·x_{p + P_in/2}, at the cost of one rotation, the product with W_p − i·W_{p + P_in/2} has the
+//! terms of both entries as its real part. Diagonals m and m + M/2 meet entries that lie P_in/2 apart: the first half of
+//! them serves both, and a conjugation takes the real part of the result. The slots of the result are the same, junk
+//! included.
+//!
 //! The method is written once, over a [`SlotAlgebra`]: in the clear ([`evaluate`]), counted ([`Linear::for_each_step`]), and
 //! on ciphertexts by the runtime.
 
@@ -72,6 +77,8 @@ pub struct Linear {
     pub unit: u32,
     /// How many of them hold vectors: the others take no bias.
     pub vectors: Integer,
+    /// Whether the second half of the operand's entries becomes the imaginary part of the first, for half the products.
+    pub complex_operand: bool,
     /// What is made of the operand, all by the same spread; each gives one result a matrix.
     pub outputs: Vec<Output>,
 }
@@ -101,7 +108,7 @@ pub struct Parts {
 pub struct Factor {
     /// Of the first matrix.
     pub real: Vec<f32>,
-    /// Of the second matrix of a complex output.
+    /// Of the second matrix of a complex output, or of the entries that are the imaginary part of a complex operand.
     pub imaginary: Option<Vec<f32>>,
 }
 
@@ -141,11 +148,17 @@ pub trait SlotAlgebra {
     /// a plus its rotations to the left by the amounts, of which there are few.
     fn add_rotations(&mut self, a: &Self::Value, by: &[i64]) -> Result<Self::Value, Self::Error>;
 
+    /// a + i·(a rotated to the left), by an amount that is not 0 modulo the number of slots.
+    fn add_rotation_times_i(&mut self, a: &Self::Value, by: i64) -> Result<Self::Value, Self::Error>;
+
     /// The sum of one or more giant steps, one level lower. The first of them turns nothing.
     fn weigh(&mut self, giants: &[Giant<'_, Self::Value>]) -> Result<Self::Value, Self::Error>;
 
     /// Real and imaginary part of a vector of half their size: z + z̄ and (z̄ − z)·i.
     fn parts(&mut self, z: Self::Value) -> Result<[Self::Value; 2], Self::Error>;
+
+    /// Real part of a vector of half its size: z + z̄.
+    fn real_part(&mut self, z: Self::Value) -> Result<Self::Value, Self::Error>;
 
     /// a + the bias of a matrix of an output.
     fn add_bias(&mut self, a: Self::Value, output: u32, matrix: u32) -> Result<Self::Value, Self::Error>;
@@ -233,11 +246,31 @@ impl Linear {
                     Some(_) => {}
                 }
             }
+            if self.complex_operand && (output.matrices.len() > 1 || self.meetings(slots, output) < 2) {
+                found.push("a complex operand takes single matrices of two diagonals at least".to_owned());
+            }
             if self.spread(slots, output) != self.spread(slots, &self.outputs[0]) {
                 found.push("its outputs need different spreads".to_owned());
             }
         }
         found
+    }
+
+    /// Diagonals of an output's matrices.
+    fn meetings(&self, slots: u32, output: &Output) -> u32 {
+        let (inputs, outputs) = (u64::from(self.input.positions), u64::from(output.order.positions));
+        (inputs * outputs / u64::from(slots / self.unit)).max(1) as u32
+    }
+
+    /// The same map with a complex operand, and so with single matrices; `None` where an output has one diagonal only.
+    pub fn with_complex_operand(&self, slots: u32) -> Option<Self> {
+        let alone = |output: &Output| {
+            let of = |matrix: &Matrix| Output { matrices: vec![matrix.clone()], ..output.clone() };
+            output.matrices.iter().map(of).collect::<Vec<_>>()
+        };
+        let halves = self.outputs.iter().all(|output| self.meetings(slots, output) > 1);
+        let outputs = self.outputs.iter().flat_map(alone).collect();
+        (halves && !self.complex_operand).then(|| Self { complex_operand: true, outputs, ..self.clone() })
     }
 
     fn sizes(&self, slots: u32, output: &Output) -> Sizes {
@@ -250,7 +283,7 @@ impl Linear {
         } else {
             Scheme::Down
         };
-        let products = (u64::from(inputs) * u64::from(outputs) / u64::from(groups)).max(1) as u32;
+        let products = self.meetings(slots, output) / if self.complex_operand { 2 } else { 1 };
         Sizes { groups, inputs, outputs, in_stride: groups / inputs, out_stride: groups / outputs, scheme, products }
     }
 
@@ -299,7 +332,10 @@ impl Linear {
         let unit = i64::from(self.unit);
         let steps = |steps: Vec<i64>| -> Vec<i64> { steps.into_iter().map(|step| step * unit).collect() };
         let spreading = self.outputs.first().map(|output| self.spread(slots, output)).unwrap_or_default();
-        let mut spread = None;
+        let mut spread = match self.complex_operand {
+            true => Some(algebra.add_rotation_times_i(x, i64::from(slots / 2))?),
+            false => None,
+        };
         for amounts in additions(&steps(spreading), slots) {
             spread = Some(algebra.add_rotations(spread.as_ref().unwrap_or(x), &amounts)?);
         }
@@ -326,7 +362,11 @@ impl Linear {
             for amounts in additions(&steps(Self::reduction(sizes, landing)), slots) {
                 sum = algebra.add_rotations(&sum, &amounts)?;
             }
-            let values = if output.matrices.len() == 2 { algebra.parts(sum)?.into() } else { vec![sum] };
+            let values = match output.matrices.len() {
+                2 => algebra.parts(sum)?.into(),
+                _ if self.complex_operand => vec![algebra.real_part(sum)?],
+                _ => vec![sum],
+            };
             for ((index, matrix), value) in (0..).zip(&output.matrices).zip(values) {
                 results.push(if matrix.bias.is_some() { algebra.add_bias(value, number, index)? } else { value });
             }
@@ -371,8 +411,8 @@ impl Linear {
         Ok(Matrices { output, entries })
     }
 
-    /// The values of several diagonals of an output in all slots, made on all cores. The matrices of a complex output are
-    /// halved, for [`SlotAlgebra::parts`]. Neighbouring diagonals take neighbouring entries of a row, so that each line of
+    /// The values of several diagonals of an output in all slots, made on all cores. What is complex is halved, for
+    /// [`SlotAlgebra::parts`] and [`SlotAlgebra::real_part`]. Neighbouring diagonals take neighbouring entries of a row, so that each line of
     /// memory that is read serves several.
     ///
     /// # Panics
@@ -382,12 +422,17 @@ impl Linear {
         let Sizes { groups, inputs, out_stride, scheme, .. } = self.sizes(slots, output);
         let (columns, rows) = (positions_of(&self.input), positions_of(&output.order));
         let (width, unit) = (self.input.features.width() as usize, self.unit as usize);
-        let factor = if matrices.entries.len() > 1 { 0.5 } else { 1.0 };
+        // By part: entries, what they are multiplied by, and how far the positions lie that they meet.
+        let parts: Vec<(&Arc<[f32]>, f32, u32)> = match matrices.entries.as_slice() {
+            [only] if self.complex_operand => vec![(only, 0.5, 0), (only, -0.5, inputs / 2)],
+            [only] => vec![(only, 1.0, 0)],
+            several => several.iter().map(|entries| (entries, 0.5, 0)).collect(),
+        };
         let jump = |index: u32| if scheme == Scheme::Shared { 0 } else { index * out_stride };
         let jumps: Vec<u32> = wanted.iter().map(|diagonal| jump(diagonal.index)).collect();
         let tile = groups.min(TILE);
         // By tile, diagonal, and group ahead of the diagonal's shift.
-        let tiles = |entries: &Arc<[f32]>| {
+        let tiles = |&(entries, factor, apart): &(&Arc<[f32]>, f32, u32)| {
             let mut tiles = vec![0.0; groups as usize * wanted.len()];
             let rows_of = tiles.par_chunks_exact_mut(tile as usize * wanted.len()).enumerate();
             rows_of.for_each(|(number, values)| {
@@ -400,7 +445,7 @@ impl Linear {
                     let row = &entries[row * width..][..width];
                     for (jump, values) in jumps.iter().zip(values.chunks_exact_mut(tile as usize)) {
                         // The number of positions is a power of two.
-                        if let Some(entry) = row.get(columns[((position + jump) & (inputs - 1)) as usize]) {
+                        if let Some(entry) = row.get(columns[((position + jump + apart) & (inputs - 1)) as usize]) {
                             values[(source - start) as usize] = factor * entry;
                         }
                     }
@@ -408,7 +453,7 @@ impl Linear {
             });
             tiles
         };
-        let parts: Vec<Vec<f32>> = matrices.entries.iter().map(tiles).collect();
+        let parts: Vec<Vec<f32>> = parts.iter().map(tiles).collect();
         let turned = |tiles: &Vec<f32>, number: usize| {
             let mut values = vec![0.0; slots as usize];
             let (first, last) = values.split_at_mut((wanted[number].shift % groups) as usize * unit);

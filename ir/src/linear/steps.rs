@@ -55,6 +55,12 @@ impl SlotAlgebra for Counter<'_> {
         Ok(*a)
     }
 
+    fn add_rotation_times_i(&mut self, a: &u32, by: i64) -> Result<u32, Self::Error> {
+        self.rotate(a, &[by])?;
+        [Step::Add, Step::Add].into_iter().for_each(|step| (self.visit)(step, *a));
+        Ok(*a)
+    }
+
     fn weigh(&mut self, giants: &[Giant<'_, u32>]) -> Result<u32, Self::Error> {
         let level = giants.iter().flat_map(|giant| &giant.terms).map(|(a, _)| **a).max().unwrap_or_default();
         for (place, giant) in giants.iter().enumerate() {
@@ -76,6 +82,11 @@ impl SlotAlgebra for Counter<'_> {
             (self.visit)(step, z);
         }
         Ok([z, z])
+    }
+
+    fn real_part(&mut self, z: u32) -> Result<u32, Self::Error> {
+        [Step::Conjugate, Step::Add].into_iter().for_each(|step| (self.visit)(step, z));
+        Ok(z)
     }
 
     fn add_bias(&mut self, a: u32, _: u32, _: u32) -> Result<u32, Self::Error> {

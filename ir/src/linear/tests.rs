@@ -26,6 +26,7 @@ fn check(slots: u32, unit: u32, input: u32, outputs: &[u32], pair: bool, landing
         input: plain(input),
         unit,
         vectors: Integer::from(i64::from(unit)),
+        complex_operand: false,
         outputs: outputs
             .iter()
             .map(|&rows| Output {
@@ -49,10 +50,17 @@ fn check(slots: u32, unit: u32, input: u32, outputs: &[u32], pair: bool, landing
     }
     let environment = Environment::new(0, 1);
     let found = linear.evaluate(&x, &tables, &environment, &Kept::default()).unwrap();
-    let by_diagonals = linear.evaluate_by_diagonals(&x, &tables, &environment).unwrap();
-    for (slot, (a, b)) in found.iter().flatten().zip(by_diagonals.iter().flatten()).enumerate() {
-        if (a - b).abs() > 1e-9 {
-            return Err(format!("slot {slot}: {a}, by diagonals {b}"));
+    for form in [Some(linear.clone()), linear.with_complex_operand(slots)].into_iter().flatten() {
+        let problems = form.problems(slots, &tables);
+        if !problems.is_empty() {
+            return Err(problems.join("; "));
+        }
+        let by_diagonals = form.evaluate_by_diagonals(&x, &tables, &environment).unwrap();
+        for (slot, (a, b)) in found.iter().flatten().zip(by_diagonals.iter().flatten()).enumerate() {
+            if (a - b).abs() > 1e-9 {
+                let operand = if form.complex_operand { "a complex operand" } else { "an operand" };
+                return Err(format!("slot {slot}: {a}, by diagonals {b} of {operand}"));
+            }
         }
     }
     for (result, (output, matrix)) in found.iter().zip(linear.matrices()) {
@@ -105,12 +113,16 @@ fn units_hold_several_vectors() {
     }
 }
 
-/// Products, and rotations of spread, baby and giant steps, and reduction.
-fn counted(slots: u32, input: u32, output: u32) -> (usize, usize) {
+/// A map from one plain vector to another.
+fn map(input: u32, output: u32) -> Linear {
     let plain = |width| Order::of(Features::Plain { width, offset: 0 });
     let matrices = vec![Matrix { weights: TableId(0), bias: None }];
     let outputs = vec![Output { matrices, order: plain(output), landing: None }];
-    let linear = Linear { input: plain(input), unit: 1, vectors: Integer::from(1_i64), outputs };
+    Linear { input: plain(input), unit: 1, vectors: Integer::from(1_i64), complex_operand: false, outputs }
+}
+
+/// Products, and rotations of spread, baby and giant steps, and reduction.
+fn counted(slots: u32, linear: &Linear) -> (usize, usize) {
     let (mut products, mut rotations) = (0, 0);
     linear.for_each_step(slots, &Environment::new(0, 1), &mut |step, _| {
         products += usize::from(step == Step::MultiplyPlain);
@@ -126,15 +138,29 @@ fn counts_follow_the_formulas() {
         let products = (inputs * outputs / slots).max(1) as usize;
         let babies = 1 << products.ilog2().div_ceil(2);
         let rotations = log(slots / inputs) + babies - 1 + products / babies - 1 + log(slots / outputs);
-        assert_eq!(counted(slots, inputs, outputs), (products, rotations), "{slots} {inputs} {outputs}");
+        assert_eq!(counted(slots, &map(inputs, outputs)), (products, rotations), "{slots} {inputs} {outputs}");
     }
     // Layers of Llama-3-8B.
-    assert_eq!(counted(32768, 4096, 4096), (512, 52));
-    assert_eq!(counted(32768, 4096, 16384), (2048, 98));
-    assert_eq!(counted(32768, 4096, 1024), (128, 30));
+    assert_eq!(counted(32768, &map(4096, 4096)), (512, 52));
+    assert_eq!(counted(32768, &map(4096, 16384)), (2048, 98));
+    assert_eq!(counted(32768, &map(4096, 1024)), (128, 30));
+    // A complex operand halves products; one rotation makes it.
+    let halved = |input, output| counted(32768, &map(input, output).with_complex_operand(32768).unwrap());
+    assert_eq!(halved(4096, 4096), (256, 37));
+    assert_eq!(halved(16384, 4096), (1024, 67));
     // Narrow vectors take fewer.
-    assert_eq!(counted(8192, 64, 64), (1, 12));
-    assert_eq!(counted(8192, 64, 32), (1, 12));
+    assert_eq!(counted(8192, &map(64, 64)), (1, 12));
+    assert_eq!(counted(8192, &map(64, 32)), (1, 12));
+}
+
+#[test]
+fn one_diagonal_has_no_second_half() {
+    assert_eq!(map(64, 64).with_complex_operand(8192), None);
+    let complex = map(64, 64).with_complex_operand(2048).unwrap();
+    assert_eq!(complex.with_complex_operand(2048), None);
+    let tables = [table("w", [64, 64], 0.0)];
+    assert_eq!(complex.problems(2048, &tables), Vec::<String>::new());
+    assert!(!complex.problems(4096, &tables).is_empty());
 }
 
 #[test]
@@ -143,7 +169,13 @@ fn what_does_not_fit_is_said() {
     let plain = |width| Order::of(Features::Plain { width, offset: 0 });
     let output =
         |rows| Output { matrices: vec![Matrix { weights: TableId(0), bias: None }], order: plain(rows), landing: None };
-    let linear = |unit, outputs| Linear { input: plain(4), unit, vectors: Integer::from(1_i64), outputs };
+    let linear = |unit, outputs| Linear {
+        input: plain(4),
+        unit,
+        vectors: Integer::from(1_i64),
+        complex_operand: false,
+        outputs,
+    };
     assert_eq!(linear(1, vec![output(4)]).problems(64, &tables), Vec::<String>::new());
     for wrong in [
         linear(3, vec![output(4)]),

@@ -28,7 +28,7 @@ use crate::Error;
 use crate::weights::{DataFile, Region};
 
 /// The version of the format that is written, and the only one that is read.
-pub const FORMAT_VERSION: u32 = 11;
+pub const FORMAT_VERSION: u32 = 12;
 
 const FIXED_LENGTH: usize = 64;
 

@@ -103,7 +103,7 @@ fn read_order(cursor: &mut Cursor<'_>) -> Result<Order, Error> {
 }
 
 pub(super) fn write_linear(out: &mut String, linear: &Linear) {
-    out.push_str(" from ");
+    out.push_str(if linear.complex_operand { " complex from " } else { " from " });
     write_order(out, &linear.input);
     out.push_str(&format!(" unit {} of {:#} to {{", linear.unit, linear.vectors));
     for (index, output) in linear.outputs.iter().enumerate() {
@@ -129,6 +129,7 @@ fn read_table(cursor: &mut Cursor<'_>) -> Result<TableId, Error> {
 }
 
 pub(super) fn read_linear(cursor: &mut Cursor<'_>) -> Result<Linear, Error> {
+    let complex_operand = cursor.eat_word("complex");
     cursor.expect_word("from")?;
     let input = read_order(cursor)?;
     cursor.expect_word("unit")?;
@@ -157,7 +158,7 @@ pub(super) fn read_linear(cursor: &mut Cursor<'_>) -> Result<Linear, Error> {
         }
     }
     cursor.expect("}")?;
-    Ok(Linear { input, unit, vectors, outputs })
+    Ok(Linear { input, unit, vectors, complex_operand, outputs })
 }
 
 fn json_order(order: &Order) -> Value {
@@ -197,6 +198,7 @@ pub(super) fn json_linear(linear: &Linear) -> Map<String, Value> {
         ("input", json_order(&linear.input)),
         ("unit_slots", linear.unit.into()),
         ("vectors", json::integer(&linear.vectors)),
+        ("complex_operand", linear.complex_operand.into()),
         ("outputs", outputs.into()),
     ])
 }

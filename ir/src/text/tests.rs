@@ -11,7 +11,14 @@ use crate::program::{Affine, EmbeddingForm, Entry, EntryKind, Placement, Program
 use crate::slots::{Chebyshev, Domain, Fill, Layout, Purpose, SlotGraph, SlotOp, SlotType, StateId, WriteMode};
 use crate::table::Table;
 
-/// A pair with a bias in a unit of two, and two outputs of one matrix each, of which one lands.
+#[test]
+fn bytes_are_readable() {
+    assert_eq!(format_bytes(512), "512 B");
+    assert_eq!(format_bytes(1536), "1.5 KiB");
+    assert_eq!(format_bytes(12 << 30), "12.0 GiB");
+}
+
+/// A pair with a bias in a unit of two, and two outputs of one matrix each of a complex operand, of which one lands.
 fn linear_examples() -> [Linear; 2] {
     let plain_order = |width, offset, positions| Order { positions, features: Features::Plain { width, offset } };
     let matrix = |bias: Option<u32>| Matrix { weights: TableId(0), bias: bias.map(TableId) };
@@ -20,6 +27,7 @@ fn linear_examples() -> [Linear; 2] {
         input,
         unit: 2,
         vectors: Integer::count(),
+        complex_operand: false,
         outputs: vec![Output {
             matrices: vec![matrix(Some(2)), matrix(None)],
             order: plain_order(1, 1, 8),
@@ -27,16 +35,17 @@ fn linear_examples() -> [Linear; 2] {
         }],
     };
     let padded = |real, places| Padded { real, places };
-    let heads = Heads { kv_heads: padded(1, 2), members: padded(1, 1), head_dim: padded(2, 4) };
+    let heads = Heads { kv_heads: padded(1, 4), members: padded(1, 1), head_dim: padded(2, 4) };
     let landed = Linear {
         input,
         unit: 1,
         vectors: Integer::from(1_i64),
+        complex_operand: true,
         outputs: vec![
             Output {
                 matrices: vec![matrix(None)],
                 order: Order::of(Features::KeyValue(heads)),
-                landing: Some(Integer::position() % 4),
+                landing: Some(Integer::position() % 2),
             },
             Output { matrices: vec![matrix(Some(2))], order: Order::of(Features::RotatedQuery(heads)), landing: None },
         ],

@@ -74,9 +74,22 @@ fn program() -> CkksProgram {
         landing: Some(Integer::position() % 8),
     };
     let wide = Output { matrices: vec![matrix(Some(0))], order: order(32), landing: None };
-    let linear = Linear { input: order(8), unit: 1, vectors: Integer::from(1_i64), outputs: vec![pair, wide] };
-    let (op, projected) = g.add_node(CkksOp::Linear(linear), vec![x], vec![ty(15, false); 3], None, None);
-    top.ops.push(op);
+    let linear = Linear {
+        input: order(8),
+        unit: 1,
+        vectors: Integer::from(1_i64),
+        complex_operand: false,
+        outputs: vec![pair, wide.clone()],
+    };
+    // The second of them by a complex operand.
+    let halved = Linear { outputs: vec![wide], ..linear.clone() }.with_complex_operand(SLOTS as u32).unwrap();
+    let mut projected = Vec::new();
+    for linear in [linear, halved] {
+        let types = vec![ty(15, false); linear.results()];
+        let (op, results) = g.add_node(CkksOp::Linear(linear), vec![x], types, None, None);
+        top.ops.push(op);
+        projected.extend(results);
+    }
     top.yields = [vec![real, difference, other, cubic], projected].concat();
     graph.body = top;
 

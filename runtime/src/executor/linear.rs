@@ -87,6 +87,14 @@ impl<A: Algebra> SlotAlgebra for Running<'_, '_, '_, A> {
         self.call.add_rotations(a, by)
     }
 
+    fn add_rotation_times_i(&mut self, a: &A::Ciphertext, by: i64) -> Result<A::Ciphertext, Error> {
+        let algebra = self.algebra();
+        let mut sum = algebra.rotate(a, self.amount(by))?;
+        algebra.multiply_by_i_assign(&mut sum)?;
+        algebra.add_assign(&mut sum, a)?;
+        Ok(sum)
+    }
+
     fn weigh(&mut self, giants: &[Giant<'_, A::Ciphertext>]) -> Result<A::Ciphertext, Error> {
         let algebra = self.algebra();
         let (first, others) = giants.split_first().ok_or_else(|| Error::execution("a sum of no products"))?;
@@ -111,6 +119,13 @@ impl<A: Algebra> SlotAlgebra for Running<'_, '_, '_, A> {
         let mut real = z;
         algebra.add_assign(&mut real, &conjugate)?;
         Ok([real, imaginary])
+    }
+
+    fn real_part(&mut self, mut z: A::Ciphertext) -> Result<A::Ciphertext, Error> {
+        let algebra = self.algebra();
+        let conjugate = algebra.conjugate(&z)?;
+        algebra.add_assign(&mut z, &conjugate)?;
+        Ok(z)
     }
 
     fn add_bias(&mut self, mut a: A::Ciphertext, output: u32, matrix: u32) -> Result<A::Ciphertext, Error> {

@@ -86,6 +86,11 @@ impl SlotAlgebra for Listing<'_> {
         Ok(self.push(1, &format!("sum of {a} and its rotations by {}", amounts.join(", "))).remove(0))
     }
 
+    fn add_rotation_times_i(&mut self, a: &String, by: i64) -> Result<String, Error> {
+        let by = by.rem_euclid(i64::from(self.slots));
+        Ok(self.push(1, &format!("{a} + i·its rotation by {by}")).remove(0))
+    }
+
     fn weigh(&mut self, giants: &[Giant<'_, String>]) -> Result<String, Error> {
         let mut turned = Vec::with_capacity(giants.len());
         for giant in giants {
@@ -108,6 +113,10 @@ impl SlotAlgebra for Listing<'_> {
         let mut parts = self.push(2, &format!("twice the parts of {z}"));
         let imaginary = parts.remove(1);
         Ok([parts.remove(0), imaginary])
+    }
+
+    fn real_part(&mut self, z: String) -> Result<String, Error> {
+        Ok(self.push(1, &format!("twice the real part of {z}")).remove(0))
     }
 
     fn add_bias(&mut self, a: String, output: u32, matrix: u32) -> Result<String, Error> {
