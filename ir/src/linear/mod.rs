@@ -332,10 +332,8 @@ impl Linear {
         let unit = i64::from(self.unit);
         let steps = |steps: Vec<i64>| -> Vec<i64> { steps.into_iter().map(|step| step * unit).collect() };
         let spreading = self.outputs.first().map(|output| self.spread(slots, output)).unwrap_or_default();
-        let mut spread = match self.complex_operand {
-            true => Some(algebra.add_rotation_times_i(x, i64::from(slots / 2))?),
-            false => None,
-        };
+        let mut spread =
+            if self.complex_operand { Some(algebra.add_rotation_times_i(x, i64::from(slots / 2))?) } else { None };
         for amounts in additions(&steps(spreading), slots) {
             spread = Some(algebra.add_rotations(spread.as_ref().unwrap_or(x), &amounts)?);
         }

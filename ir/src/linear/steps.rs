@@ -57,7 +57,9 @@ impl SlotAlgebra for Counter<'_> {
 
     fn add_rotation_times_i(&mut self, a: &u32, by: i64) -> Result<u32, Self::Error> {
         self.rotate(a, &[by])?;
-        [Step::Add, Step::Add].into_iter().for_each(|step| (self.visit)(step, *a));
+        for step in [Step::Add, Step::Add] {
+            (self.visit)(step, *a);
+        }
         Ok(*a)
     }
 
@@ -85,7 +87,9 @@ impl SlotAlgebra for Counter<'_> {
     }
 
     fn real_part(&mut self, z: u32) -> Result<u32, Self::Error> {
-        [Step::Conjugate, Step::Add].into_iter().for_each(|step| (self.visit)(step, z));
+        for step in [Step::Conjugate, Step::Add] {
+            (self.visit)(step, z);
+        }
         Ok(z)
     }
 
