@@ -4,8 +4,8 @@
 //! stride s_out = n/P_out. [`Linear::apply`] spreads the vector (log2 s_in rotations) so that each group of slots holds
 //! several of its entries, multiplies by M = max(1, P_in·P_out/n) plaintext diagonals by baby steps and giant steps with the
 //! giant shifts folded into the weights, and sums inside each output group. Babies share one decomposition; giants are added
-//! ahead of their division by P, which is one for an output and rescales as well (ePrint 2020/1203). It takes one level. Slots s_out·o hold the
-//! result, the others junk.
+//! ahead of their division by P, which is one for an output and rescales as well (ePrint 2020/1203). It takes one level.
+//! Slots s_out·o hold the result, the others junk.
 //!
 //! - P_out ≥ P_in: after the spread slot i·s_in + r holds entry i + r, and diagonal m holds in slot S the weight of
 //!   output S / s_out and input (S / s_in + S % s_in + m·s_out) mod P_in.
@@ -19,10 +19,10 @@
 //! **Complex weights.** Two real matrices of one shape make one output: x times W1 + i·W2 has W1·x as its real and W2·x as
 //! its imaginary part, so that products and summing rotations serve both, and one conjugation takes them apart.
 //!
-//! **Complex operands.** Of z_p = x_p + i·x_{p + P_in/2}, at the cost of one rotation, the product with W_p − i·W_{p + P_in/2} has the
-//! terms of both entries as its real part. Diagonals m and m + M/2 meet entries that lie P_in/2 apart: the first half of
-//! them serves both, and a conjugation takes the real part of the result. The slots of the result are the same, junk
-//! included.
+//! **Complex operands.** Of z_p = x_p + i·x_{p + P_in/2}, at the cost of one rotation, the product with
+//! W_p − i·W_{p + P_in/2} has the terms of both entries as its real part. Diagonals m and m + M/2 meet entries that lie
+//! P_in/2 apart: the first half of them serves both, and a conjugation takes the real part of the result. The slots of the
+//! result are the same, junk included.
 //!
 //! The method is written once, over a [`SlotAlgebra`]: in the clear ([`evaluate`]), counted ([`Linear::for_each_step`]), and
 //! on ciphertexts by the runtime.
