@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use cachemir_ir::diagnostics;
-use cachemir_ir::text::counted;
+use cachemir_ir::text::{counted, format_bytes};
 
 use crate::executor;
 
@@ -105,8 +105,7 @@ pub enum Error {
     },
     /// Too little memory.
     #[error("{needed_bytes} bytes of memory are needed ({needed}), and {available_bytes} are available ({available})",
-        needed = cachemir_ir::text::format_bytes(*needed_bytes),
-        available = cachemir_ir::text::format_bytes(*available_bytes))]
+        needed = format_bytes(*needed_bytes), available = format_bytes(*available_bytes))]
     Memory {
         /// Bytes of keys, matrices, state and working set.
         needed_bytes: u64,

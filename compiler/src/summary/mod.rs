@@ -21,7 +21,8 @@ pub use json::{SCHEMA, SCHEMA_NAME, SCHEMA_VERSION, json};
 /// Why a mask is left that no op of the slots stage names.
 const REFRESH_REASON: &str = "slots to clear where no bootstrap clears them";
 
-/// The text of the tokens that every session begins with, special ones included; `None` without any, or without a tokenizer.
+/// The text of the tokens that every session begins with, special ones included; `None` without any, or without a
+/// tokenizer.
 fn prefix_text(plan: &Plan) -> Option<String> {
     let tokenizer = plan.model.tokenizer.as_ref().filter(|_| !plan.program.prefix.is_empty())?;
     Tokenizer::from_bytes(tokenizer).ok()?.decode(&plan.program.prefix, true).ok()

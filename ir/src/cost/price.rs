@@ -125,17 +125,7 @@ fn polynomial_products(degree: usize) -> (f64, u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::expression::TableId;
-    use crate::linear::{Features, Matrix, Order, Output};
-
-    /// A map from one plain vector to another.
-    fn map(input: u32, output: u32) -> Linear {
-        let order = |width| Order::of(Features::Plain { width, offset: 0 });
-        let matrices = vec![Matrix { weights: TableId(0), bias: None }];
-        let outputs = vec![Output { matrices, order: order(output), landing: None }];
-        let vectors = Integer::from(1_i64);
-        Linear { input: order(input), unit: 1, vectors, complex_operand: false, outputs }
-    }
+    use crate::linear::tests::map;
 
     #[test]
     fn weights_that_are_not_held_are_encoded_at_each_use() {

@@ -31,7 +31,7 @@ pub mod evaluate;
 mod features;
 mod steps;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -264,13 +264,11 @@ impl Linear {
 
     /// The same map with a complex operand, and so with single matrices; `None` where an output has one diagonal only.
     pub fn with_complex_operand(&self, slots: u32) -> Option<Self> {
-        let alone = |output: &Output| {
-            let of = |matrix: &Matrix| Output { matrices: vec![matrix.clone()], ..output.clone() };
-            output.matrices.iter().map(of).collect::<Vec<_>>()
-        };
-        let halves = self.outputs.iter().all(|output| self.meetings(slots, output) > 1);
-        let outputs = self.outputs.iter().flat_map(alone).collect();
-        (halves && !self.complex_operand).then(|| Self { complex_operand: true, outputs, ..self.clone() })
+        if self.complex_operand || self.outputs.iter().any(|output| self.meetings(slots, output) < 2) {
+            return None;
+        }
+        let alone = |(output, matrix): (&Output, &Matrix)| Output { matrices: vec![matrix.clone()], ..output.clone() };
+        Some(Self { complex_operand: true, outputs: self.matrices().map(alone).collect(), ..self.clone() })
     }
 
     fn sizes(&self, slots: u32, output: &Output) -> Sizes {
@@ -410,8 +408,8 @@ impl Linear {
     }
 
     /// The values of several diagonals of an output in all slots, made on all cores. What is complex is halved, for
-    /// [`SlotAlgebra::parts`] and [`SlotAlgebra::real_part`]. Neighbouring diagonals take neighbouring entries of a row, so that each line of
-    /// memory that is read serves several.
+    /// [`SlotAlgebra::parts`] and [`SlotAlgebra::real_part`]. Neighbouring diagonals take neighbouring entries of a row, so
+    /// that each line of memory that is read serves several.
     ///
     /// # Panics
     /// Where a table is shorter than [`problems`](Self::problems) allows.

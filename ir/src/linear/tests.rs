@@ -114,7 +114,7 @@ fn units_hold_several_vectors() {
 }
 
 /// A map from one plain vector to another.
-fn map(input: u32, output: u32) -> Linear {
+pub(crate) fn map(input: u32, output: u32) -> Linear {
     let plain = |width| Order::of(Features::Plain { width, offset: 0 });
     let matrices = vec![Matrix { weights: TableId(0), bias: None }];
     let outputs = vec![Output { matrices, order: plain(output), landing: None }];

@@ -1,6 +1,7 @@
 //! Linear maps on the ciphertexts of an [`Algebra`]: one decomposition for all babies, and one division by P, which
 //! rescales as well, for all giants. Babies have their own: a product by one that keeps P takes as many more limbs as P has,
-//! and at the levels of linear maps those are as many again. Diagonals are encoded on all cores and kept, or used once and not encoded as a whole where there is no room for them.
+//! and at the levels of linear maps those are as many again. Diagonals are encoded on all cores and kept, or used once and
+//! not encoded as a whole where there is no room for them.
 
 use std::sync::Arc;
 

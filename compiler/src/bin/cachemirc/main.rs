@@ -98,7 +98,8 @@ fn compile(arguments: &CompileArguments, quiet: bool) -> Result<(), Error> {
     print(&text)
 }
 
-/// The public prefix that was asked for: the contents of a file of that name, or the text itself unless it looks like one.
+/// The public prefix that was asked for: the contents of a file of that name, or the text itself, unless that looks like the
+/// name of a file that is not there.
 fn public_prefix(arguments: &CompileArguments) -> Result<Option<PublicPrefix>, Error> {
     let Some(given) = &arguments.public_prefix else { return Ok(arguments.chat.then_some(PublicPrefix::Chat)) };
     let path = Path::new(given);

@@ -1,8 +1,8 @@
 //! `cachemir-run`: executes a plan and streams the text that it generates.
 //!
 //! stdout carries the generated text alone, or one JSON object a line with `--json`; progress and statistics go to
-//! stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, also where part of the work is
-//! done and shown.
+//! stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, also where
+//! part of the work is done and shown.
 #![forbid(unsafe_code)]
 
 mod arguments;

@@ -168,8 +168,7 @@ fn announce(
     let (available, plaintext_bytes) = (prepared.available_bytes(), prepared.plaintext_bytes());
     let threads = rayon::current_num_threads();
     let estimated_seconds = on_this_machine(keys_ns + expected_ns);
-    let size = format_bytes;
-    let memory_text = available.map_or(String::new(), |available| format!(" of {} available", size(available)));
+    let memory_text = available.map_or(String::new(), |available| format!(" of {} available", format_bytes(available)));
     let Requirements { key_bytes, matrix_bytes, state_bytes, working_bytes } = *requirements;
     let model = [("model", format!("{}; {} slots", plan.model.name, plan.program.slots))].into_iter();
     output::rows(&model.chain(beginning).collect::<Vec<_>>());
@@ -180,12 +179,12 @@ fn announce(
             "memory",
             format!(
                 "{} keys + {} matrices + {} caches + {} working = {}{memory_text}, and up to {} of encoded weights",
-                size(key_bytes),
-                size(matrix_bytes),
-                size(state_bytes),
-                size(working_bytes),
-                size(requirements.total_bytes()),
-                size(plaintext_bytes as u64)
+                format_bytes(key_bytes),
+                format_bytes(matrix_bytes),
+                format_bytes(state_bytes),
+                format_bytes(working_bytes),
+                format_bytes(requirements.total_bytes()),
+                format_bytes(plaintext_bytes as u64)
             ),
         ),
         (

@@ -161,7 +161,6 @@ fn announce(
 ) {
     let plan = &plans.server;
     let weights = if plan.has_weights() { "its own weights" } else { "random weights, inputs and caches" };
-    let size = format_bytes;
     output::rows(&[
         (
             "layer",
@@ -173,7 +172,11 @@ fn announce(
         ("security", security(&plan.parameters)),
         (
             "memory",
-            format!("{} needed, and {} of weights", size(requirements.total_bytes()), size(workload.weight_bytes())),
+            format!(
+                "{} needed, and {} of weights",
+                format_bytes(requirements.total_bytes()),
+                format_bytes(workload.weight_bytes())
+            ),
         ),
         ("predicted", format!("{} for the layer", output::seconds(predicted_seconds))),
     ]);
